@@ -1,0 +1,95 @@
+"""What a container can do; `zarr` and `hdf5` beside this file are its two sisters.
+
+A container holds groups with attributes, columns (small, compressed arrays) and
+payloads (one-dimensional uint8 arrays, uncompressed). Paths are like
+``train/label``; the root is the empty path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from arraystore.byterange import ChunkManifest
+    from arraystore.schema import Column
+
+
+class ContainerReader(Protocol):
+    """Read a container through a `arraystore.storage.RangeReader`.
+
+    Whatever is not as ``docs/format.md`` says is a `FormatError` that names the
+    place, what was expected and what was found.
+    """
+
+    def attributes(self, path: str = "") -> dict[str, Any]:
+        """Return the attributes of a group, or of an array, as plain Python values."""
+        ...
+
+    def read_column(self, path: str, data_type: str) -> NDArray[Any]:
+        """Return a whole column.
+
+        Parameters
+        ----------
+        path : str
+            Such as ``train/label``.
+        data_type : str
+            What the column must hold: a NumPy name, or ``"string"``, which
+            comes back as `numpy.dtypes.StringDType`.
+
+        Raises
+        ------
+        FormatError
+            If the column or a chunk of it is missing, damaged or of another type.
+        """
+        ...
+
+    def manifest(self, path: str) -> ChunkManifest:
+        """Return where the chunks of a payload are stored."""
+        ...
+
+
+class ContainerWriter(Protocol):
+    """Write a container on the local disk, to be closed and opened again in between.
+
+    A payload's place is made by `create_payload`; its bytes are then written to
+    the places that a reader's `ContainerReader.manifest` tells, while no writer
+    is open.
+    """
+
+    def create_group(self, path: str) -> None:
+        """Create a group; the root is there from the start."""
+        ...
+
+    def create_payload(self, path: str, nbytes: int) -> None:
+        """Create a payload and reserve the disk space of all its chunks.
+
+        Raises
+        ------
+        StorageError
+            If the disk has not that much room. A container may notice only
+            when it is closed.
+        """
+        ...
+
+    def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
+        """Write a whole column."""
+        ...
+
+    def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
+        """Set attributes (str, int, bool or list of str) of a group."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was written since the writer was opened."""
+        ...
+
+
+def as_string_array(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:
+    """Return text as a NumPy array of variable-width strings."""
+    return np.array(values, dtype=np.dtypes.StringDType())

@@ -1,0 +1,293 @@
+"""HDF5: one file, the payload's chunks at addresses known before they are written.
+
+Everything read here is of fixed length: text is fixed-length UTF-8, so that
+nothing depends on HDF5's global heap. Dimensions are made as netCDF-4 makes one
+that has no variable, so that netCDF4, h5netcdf and xarray see their names.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from typing_extensions import Buffer, override
+
+from arraystore.byterange import ByteRange, ChunkManifest
+from arraystore.containers.base import ContainerReader, ContainerWriter, as_string_array
+from arraystore.errors import FormatError, ShortReadError
+from arraystore.schema import COLUMN_CHUNK_ROWS, HDF5_CHUNK_NBYTES, STRING, Column
+from arraystore.storage import RangeReader, reserve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
+"""The first bytes of every HDF5 file that has no user block."""
+
+_LIBVER: Final = ("v110", "v110")
+_MIN_TEXT_WIDTH: Final = 2
+"""netCDF4 takes fixed-length text of width 1 for an array of characters."""
+
+
+class HDF5Reader(ContainerReader):
+    """Read an HDF5 file.
+
+    The file is opened by libhdf5 for each question and closed again, so that
+    nothing is held across threads and forks.
+
+    Parameters
+    ----------
+    reader : RangeReader
+        Where the file is.
+    key : str
+        Its key.
+    where : str
+        Address of the store, for messages.
+    """
+
+    def __init__(self, reader: RangeReader, key: str, where: str) -> None:
+        self._reader = reader
+        self._key = key
+        self._where = where
+
+    @override
+    def attributes(self, path: str = "") -> dict[str, Any]:
+        with self._open(path) as node:
+            return {
+                name: _plain(node.attrs[name])
+                for name in node.attrs
+                if _has_fixed_length(node.attrs.get_id(name))
+            }
+
+    @override
+    def read_column(self, path: str, data_type: str) -> NDArray[Any]:
+        import h5py
+
+        with self._open(path) as dataset:
+            where = self._at(path)
+            if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
+                raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
+            found = dataset.dtype
+            if data_type == STRING:
+                if found.kind != "S":
+                    raise FormatError(f"{where}: must hold fixed-length text, got {found}")
+                try:
+                    return as_string_array(np.strings.decode(dataset[:], "utf-8"))
+                except UnicodeDecodeError as error:
+                    raise FormatError(f"{where}: must be UTF-8: {error}") from None
+            if found != np.dtype(data_type):
+                raise FormatError(f"{where}: must hold {data_type}, got {found}")
+            values: NDArray[Any] = dataset[:]
+            return values
+
+    @override
+    def manifest(self, path: str) -> ChunkManifest:
+        import h5py
+
+        with self._open(path) as dataset:
+            where = self._at(path)
+            if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
+                raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
+            n_filters = dataset.id.get_create_plist().get_nfilters()
+            if dataset.dtype != np.uint8 or n_filters:
+                raise FormatError(
+                    f"{where}: must be uint8 without filters, got {dataset.dtype} with {n_filters}"
+                )
+            chunk_nbytes, starts = _chunk_starts(dataset, where)
+            zeros = np.zeros(len(starts), dtype=np.int64)
+            return ChunkManifest((self._key,), zeros, starts, chunk_nbytes, len(dataset))
+
+    def _at(self, path: str) -> str:
+        return f"{self._where}/{path}" if path else self._where
+
+    @contextmanager
+    def _open(self, path: str) -> Iterator[Any]:
+        """Open a group or dataset, and tell libhdf5's errors as ours."""
+        import h5py
+
+        try:
+            with h5py.File(_RangeFile(self._reader, self._key), "r") as file:
+                if path and path not in file:
+                    raise FormatError(f"{self._at(path)}: is missing")
+                yield file[path or "/"]
+        except FileNotFoundError:
+            raise
+        except (OSError, RuntimeError, KeyError) as error:
+            kind = ShortReadError if "truncated file" in str(error) else FormatError
+            raise kind(f"{self._at(path)}: HDF5 cannot read it: {error}") from error
+
+
+def _chunk_starts(dataset: Any, where: str) -> tuple[int, NDArray[np.int64]]:
+    """Return the length of a payload's chunks in bytes, and where in the file each begins."""
+    length = len(dataset)
+    if dataset.chunks is None:
+        offset = dataset.id.get_offset()
+        if length and offset is None:
+            raise FormatError(f"{where}: has no storage in this file")
+        return max(length, 1), np.full(min(length, 1), offset or 0, dtype=np.int64)
+    (chunk_nbytes,) = dataset.chunks
+    starts = np.full(-(-length // chunk_nbytes), -1, dtype=np.int64)
+
+    # chunk_iter walks the index once; asking for one chunk after another is quadratic.
+    def record(chunk: Any) -> None:
+        starts[chunk.chunk_offset[0] // chunk_nbytes] = chunk.byte_offset
+
+    dataset.id.chunk_iter(record)
+    missing = np.flatnonzero(starts < 0)
+    if len(missing):
+        raise FormatError(f"{where}: chunk {missing[0]} of {len(starts)} is missing")
+    return int(chunk_nbytes), starts
+
+
+def _has_fixed_length(attribute: Any) -> bool:
+    return not attribute.dtype.hasobject
+
+
+def _plain(value: Any) -> Any:
+    """Turn what h5py returns for an attribute into plain Python values."""
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+class _RangeFile(io.RawIOBase):
+    """A stored object as a file for h5py."""
+
+    def __init__(self, reader: RangeReader, key: str) -> None:
+        self._reader = reader
+        self._key = key
+        self._size = reader.size(key)
+        self._at = 0
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    @override
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        stop = min(self._at + len(view), self._size)
+        if stop <= self._at:
+            return 0
+        (data,) = self._reader.read_ranges([ByteRange(self._key, self._at, stop)])
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+class HDF5Writer(ContainerWriter):
+    """Write an HDF5 file on the local disk.
+
+    Parameters
+    ----------
+    path : Path
+        The file, created if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import h5py
+
+        self._path = path
+        self._has_new_payload = False
+        self._file: Any = h5py.File(path, "a", libver=_LIBVER)
+
+    @override
+    def create_group(self, path: str) -> None:
+        self._file.create_group(path)
+
+    @override
+    def create_payload(self, path: str, nbytes: int) -> None:
+        from h5py import h5d, h5p, h5s, h5t
+
+        properties = h5p.create(h5p.DATASET_CREATE)
+        properties.set_obj_track_times(False)
+        if nbytes:
+            properties.set_chunk((min(HDF5_CHUNK_NBYTES, nbytes),))
+            properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+            properties.set_fill_time(h5d.FILL_TIME_NEVER)
+        group, name = self._parent(path)
+        space = h5s.create_simple((nbytes,))
+        h5d.create(group.id, name.encode(), h5t.STD_U8LE, space, properties)
+        self._attach_dimension(path, "byte", nbytes)
+        self._file[path].attrs["dense"] = np.int8(1)
+        self._has_new_payload = True
+
+    @override
+    def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
+        is_text = column.data_type == STRING
+        data = _fixed_width(values) if is_text else np.asarray(values, column.data_type)
+        options: dict[str, Any] = {}
+        if len(data):
+            chunk_rows = min(COLUMN_CHUNK_ROWS, len(data))
+            options = {"chunks": (chunk_rows,), "shuffle": True, "compression": "gzip"}
+        if not is_text:
+            options["fillvalue"] = column.fill
+        self._file.create_dataset(path, data=data, dtype=data.dtype, track_times=False, **options)
+        self._attach_dimension(path, column.dimension, len(data))
+
+    @override
+    def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
+        node = self._file[path or "/"]
+        for name, value in attributes.items():
+            if isinstance(value, bool):
+                node.attrs[name] = np.int8(value)
+            elif isinstance(value, int):
+                node.attrs[name] = np.int64(value)
+            else:
+                text = _fixed_width([value] if isinstance(value, str) else value)
+                node.attrs.create(
+                    name, text[0] if isinstance(value, str) else text, dtype=text.dtype
+                )
+
+    @override
+    def close(self) -> None:
+        self._file.close()
+        if self._has_new_payload:
+            reserve(self._path, self._path.stat().st_size)
+
+    def _parent(self, path: str) -> tuple[Any, str]:
+        parent, _, name = path.rpartition("/")
+        return self._file[parent or "/"], name
+
+    def _attach_dimension(self, path: str, dimension: str, length: int) -> None:
+        """Attach a dimension of the same group, made as netCDF-4 makes one without a variable."""
+        from h5py import h5d, h5ds, h5p, h5s, h5t
+
+        group, name = self._parent(path)
+        if dimension not in group:
+            properties = h5p.create(h5p.DATASET_CREATE)
+            properties.set_obj_track_times(False)
+            space = h5s.create_simple((length,))
+            scale = h5d.create(group.id, dimension.encode(), h5t.IEEE_F32BE, space, properties)
+            text = f"This is a netCDF dimension but not a netCDF variable.{length:10d}"
+            h5ds.set_scale(scale, text.encode())
+        h5ds.attach_scale(group[name].id, group[dimension].id, 0)
+
+
+def _fixed_width(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:
+    """Return text as fixed-length UTF-8, as wide as its longest value."""
+    import h5py
+
+    encoded = [str(value).encode() for value in values]
+    width = max(_MIN_TEXT_WIDTH, *map(len, encoded), 0)
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", width))

@@ -1,0 +1,364 @@
+"""Zarr v3: one file a shard of the payload, one file a chunk of a column.
+
+Reading needs the metadata documents and raw objects alone, so nothing is ever
+listed and a plain HTTP server would do. Writing goes through zarr-python, but for
+the shards of a payload: those are `INNER_CHUNK_NBYTES` long chunks back to back
+and an index that depends on lengths alone, so they are laid out here and filled
+in place.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from typing_extensions import override
+
+from arraystore.byterange import ZEROS, ByteRange, ChunkManifest
+from arraystore.containers.base import ContainerReader, ContainerWriter, as_string_array
+from arraystore.errors import FormatError
+from arraystore.schema import (
+    COLUMN_CHUNK_ROWS,
+    INNER_CHUNK_NBYTES,
+    SHARD_NBYTES,
+    STRING,
+    Column,
+)
+from arraystore.storage import RangeReader, crc32c, read_exactly, read_object, reserve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+METADATA: Final = "zarr.json"
+_INDEX_ENTRY_NBYTES: Final = 16
+_INDEX_CHECKSUM_NBYTES: Final = 4
+_ABSENT: Final = 2**64 - 1
+_ZSTD_LEVEL: Final = 3
+_PAYLOAD_CODECS: Final = {
+    "codecs": ["bytes"],
+    "index_codecs": ["bytes", "crc32c"],
+    "index_location": "end",
+}
+
+
+class ZarrReader(ContainerReader):
+    """Read a Zarr v3 hierarchy.
+
+    Parameters
+    ----------
+    reader : RangeReader
+        Its keys are paths below the root group.
+    where : str
+        Address of the store, for messages.
+    """
+
+    def __init__(self, reader: RangeReader, where: str) -> None:
+        self._reader = reader
+        self._where = where
+        self._nodes: dict[str, dict[str, Any]] = {}
+        root = self._node("", "group")
+        consolidated = root.get("consolidated_metadata")
+        if isinstance(consolidated, dict) and isinstance(consolidated.get("metadata"), dict):
+            self._nodes |= consolidated["metadata"]
+
+    @override
+    def attributes(self, path: str = "") -> dict[str, Any]:
+        attributes = self._node(path).get("attributes", {})
+        if not isinstance(attributes, dict):
+            raise FormatError(f"{self._at(path)}: attributes must be a JSON object")
+        return attributes
+
+    @override
+    def read_column(self, path: str, data_type: str) -> NDArray[Any]:
+        first, *rest = ["vlen-utf8" if data_type == STRING else "bytes", "zstd", "crc32c"]
+        node, length, chunk_rows = self._array(path, data_type, [first, *rest])
+        if node["codecs"][0].get("configuration", {}).get("endian", "little") != "little":
+            raise FormatError(f"{self._at(path)}: must be little-endian")
+        n_chunks = -(-length // chunk_rows)
+        chunks = [
+            self._column_chunk(f"{path}/c/{index}", data_type, chunk_rows)
+            for index in range(n_chunks)
+        ]
+        if not chunks:
+            return as_string_array([]) if data_type == STRING else np.empty(0, data_type)
+        return np.concatenate(chunks)[:length]
+
+    @override
+    def manifest(self, path: str) -> ChunkManifest:
+        node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
+        inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
+        n_shards = -(-length // shard_nbytes)
+        keys = tuple(f"{path}/c/{index}" for index in range(n_shards))
+        object_nbytes = np.array([self._size(key) for key in keys], dtype=np.int64)
+        expected = np.array(
+            [
+                shard_object_nbytes(n, shard_nbytes, inner_nbytes)
+                for n in _split(length, shard_nbytes)
+            ],
+            dtype=np.int64,
+        )
+        if self.attributes(path).get("dense") and np.array_equal(object_nbytes, expected):
+            objects = np.arange(n_shards, dtype=np.int64)
+            return ChunkManifest(keys, objects, np.zeros_like(objects), shard_nbytes, length)
+        per_shard = shard_nbytes // inner_nbytes
+        starts = [
+            self._shard_index(key, int(size), per_shard, inner_nbytes)
+            for key, size in zip(keys, object_nbytes, strict=True)
+        ]
+        return ChunkManifest(
+            keys,
+            np.repeat(np.arange(n_shards, dtype=np.int64), per_shard),
+            np.concatenate([np.empty(0, np.int64), *starts]),
+            inner_nbytes,
+            length,
+        )
+
+    def _at(self, path: str) -> str:
+        return f"{self._where}/{path}" if path else self._where
+
+    def _node(self, path: str, kind: str | None = None) -> dict[str, Any]:
+        node = self._nodes.get(path)
+        if node is None:
+            node = self._nodes[path] = self._read_node(path)
+        if node.get("zarr_format") != 3:
+            raise FormatError(
+                f"{self._at(path)}: 'zarr_format' must be 3, got {node.get('zarr_format')!r}"
+            )
+        if kind is not None and node.get("node_type") != kind:
+            raise FormatError(f"{self._at(path)}: must be {kind}, got {node.get('node_type')!r}")
+        return node
+
+    def _read_node(self, path: str) -> dict[str, Any]:
+        key = f"{path}/{METADATA}" if path else METADATA
+        try:
+            node = json.loads(bytes(read_object(self._reader, key)))
+        except FileNotFoundError:
+            raise FormatError(f"{self._at(path)}: is missing (there is no {key})") from None
+        except ValueError as error:
+            raise FormatError(f"{self._at(key)}: must be JSON: {error}") from None
+        if not isinstance(node, dict):
+            raise FormatError(f"{self._at(key)}: must be a JSON object")
+        return node
+
+    def _array(
+        self, path: str, data_type: str, codecs: list[str]
+    ) -> tuple[dict[str, Any], int, int]:
+        """Return a one-dimensional array's document, length and chunk length, all checked."""
+        node, where = self._node(path, "array"), self._at(path)
+        try:
+            found = node["data_type"], [codec["name"] for codec in node["codecs"]]
+            (length,) = map(int, node["shape"])
+            grid, separator = node["chunk_grid"], node["chunk_key_encoding"]
+            (chunk_length,) = map(int, grid["configuration"]["chunk_shape"])
+            layout = grid["name"], separator["name"], separator["configuration"]["separator"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{where}: not the metadata of a 1-d array: {error!r}") from None
+        if found != (data_type, codecs):
+            raise FormatError(
+                f"{where}: must hold {data_type} with codecs {codecs}, got {found[0]} with "
+                f"{found[1]}"
+            )
+        if layout != ("regular", "default", "/") or length < 0 or chunk_length < 1:
+            raise FormatError(f"{where}: unknown chunk layout {layout}, {length}, {chunk_length}")
+        return node, length, chunk_length
+
+    def _inner_chunk(self, path: str, node: dict[str, Any], shard_nbytes: int) -> int:
+        try:
+            found = node["codecs"][0]["configuration"]
+            (inner_nbytes,) = map(int, found["chunk_shape"])
+            names = {
+                name: [codec["name"] for codec in found[name]]
+                for name in ("codecs", "index_codecs")
+            } | {"index_location": found.get("index_location", "end")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{self._at(path)}: not a sharded array: {error!r}") from None
+        if names != _PAYLOAD_CODECS:
+            raise FormatError(
+                f"{self._at(path)}: shards must have {_PAYLOAD_CODECS} (no compressor), got {names}"
+            )
+        if inner_nbytes < 1 or shard_nbytes % inner_nbytes:
+            raise FormatError(
+                f"{self._at(path)}: inner chunks of {inner_nbytes} bytes do not fill a shard of "
+                f"{shard_nbytes}"
+            )
+        return inner_nbytes
+
+    def _size(self, key: str) -> int:
+        try:
+            return self._reader.size(key)
+        except FileNotFoundError:
+            raise FormatError(f"{self._at(key)}: the chunk is missing") from None
+
+    def _shard_index(self, key: str, size: int, per_shard: int, inner_nbytes: int) -> NDArray[Any]:
+        """Read where a shard says that its inner chunks begin."""
+        index_nbytes = per_shard * _INDEX_ENTRY_NBYTES
+        tail = index_nbytes + _INDEX_CHECKSUM_NBYTES
+        if size < tail:
+            raise FormatError(f"{self._at(key)}: has {size} bytes, its index alone needs {tail}")
+        (raw,) = read_exactly(self._reader, [ByteRange(key, size - tail, size)])
+        if crc32c(raw[:index_nbytes]) != struct.unpack("<I", raw[index_nbytes:])[0]:
+            raise FormatError(
+                f"{self._at(key)}: the shard's index does not match its checksum; the file of "
+                f"{size} bytes is truncated or damaged"
+            )
+        offset, nbytes = np.frombuffer(raw[:index_nbytes], "<u8").reshape(-1, 2).T
+        is_stored = offset != _ABSENT
+        if np.any(nbytes[is_stored] != inner_nbytes) or np.any(
+            offset[is_stored] > size - tail - inner_nbytes
+        ):
+            raise FormatError(f"{self._at(key)}: the shard's index points outside of it")
+        return np.where(is_stored, offset.astype(np.int64), ZEROS)
+
+    def _column_chunk(self, key: str, data_type: str, chunk_rows: int) -> NDArray[Any]:
+        try:
+            raw = read_object(self._reader, key)
+        except FileNotFoundError:
+            raise FormatError(f"{self._at(key)}: the chunk is missing") from None
+        body = raw[:-_INDEX_CHECKSUM_NBYTES]
+        if bytes(raw[len(body) :]) != struct.pack("<I", crc32c(body)):
+            raise FormatError(f"{self._at(key)}: the chunk does not match its checksum")
+        try:
+            values = _decoded(body, data_type)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise FormatError(f"{self._at(key)}: cannot be decoded: {error}") from None
+        if len(values) != chunk_rows:
+            raise FormatError(f"{self._at(key)}: must hold {chunk_rows} values, got {len(values)}")
+        return values
+
+
+def _decoded(body: memoryview, data_type: str) -> NDArray[Any]:
+    from numcodecs.vlen import VLenUTF8
+    from numcodecs.zstd import Zstd
+
+    plain = Zstd().decode(bytes(body))
+    if data_type == STRING:
+        return as_string_array(VLenUTF8().decode(plain))
+    return np.frombuffer(plain, np.dtype(data_type).newbyteorder("<")).astype(data_type)
+
+
+class ZarrWriter(ContainerWriter):
+    """Write a Zarr v3 hierarchy on the local disk.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the root group, created if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import zarr
+
+        self._path = path
+        self._root: Any = zarr.open_group(
+            path, mode="a", zarr_format=3, use_consolidated=False
+        )
+
+    @override
+    def create_group(self, path: str) -> None:
+        self._root.create_group(path)
+
+    @override
+    def create_payload(self, path: str, nbytes: int) -> None:
+        self._root.create_array(
+            path,
+            shape=(nbytes,),
+            dtype="uint8",
+            chunks=(INNER_CHUNK_NBYTES,),
+            shards=(SHARD_NBYTES,),
+            compressors=None,
+            filters=None,
+            fill_value=0,
+            dimension_names=["byte"],
+            attributes={"dense": True},
+        )
+        folder = self._path / path / "c"
+        for index, length in enumerate(_split(nbytes, SHARD_NBYTES)):
+            folder.mkdir(exist_ok=True)
+            shard = folder / str(index)
+            reserve(shard, shard_object_nbytes(length, SHARD_NBYTES, INNER_CHUNK_NBYTES))
+            with shard.open("r+b") as file:
+                footer = shard_footer(length, SHARD_NBYTES, INNER_CHUNK_NBYTES)
+                file.seek(-len(footer), 2)
+                file.write(footer)
+
+    @override
+    def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+
+        is_text = column.data_type == STRING
+        array = self._root.create_array(
+            path,
+            shape=(len(values),),
+            dtype=str if is_text else column.data_type,
+            chunks=(COLUMN_CHUNK_ROWS,),
+            compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
+            filters=None,
+            fill_value=column.fill,
+            dimension_names=[column.dimension],
+            # zarr-python drops chunks equal to the fill value otherwise; a chunk that is not
+            # there must be a loss that the reader can tell.
+            config={"write_empty_chunks": True},
+        )
+        if len(values):
+            array[:] = as_string_array(values) if is_text else np.asarray(values)
+
+    @override
+    def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
+        node = self._root[path] if path else self._root
+        node.attrs.update(attributes)
+
+    @override
+    def close(self) -> None:
+        """Write the root's metadata again, with that of all other nodes in it.
+
+        `zarr.consolidate_metadata` would do the same in the order in which the
+        file system lists the nodes; sorted, the same store gives the same bytes.
+        """
+        nodes = {
+            str(file.parent.relative_to(self._path)): json.loads(file.read_bytes())
+            for file in sorted(self._path.rglob(METADATA))
+        }
+        root = nodes.pop(".")
+        root["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": nodes,
+        }
+        (self._path / METADATA).write_text(json.dumps(root, indent=2))
+
+
+def shard_object_nbytes(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> int:
+    """Return the size of a shard object that holds `nbytes` elements, none of them left out.
+
+    Examples
+    --------
+    >>> shard_object_nbytes(10, shard_nbytes=64, inner_nbytes=8)
+    148
+    """
+    n_chunks = shard_nbytes // inner_nbytes
+    stored = -(-nbytes // inner_nbytes) * inner_nbytes
+    return stored + n_chunks * _INDEX_ENTRY_NBYTES + _INDEX_CHECKSUM_NBYTES
+
+
+def shard_footer(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> bytes:
+    """Return the index of a shard that holds `nbytes` elements, and its checksum.
+
+    Zarr's ``sharding_indexed`` codec (ZEP 2): offset and length of each inner
+    chunk as uint64, both 2**64 - 1 for one that is not stored, then a crc32c.
+    """
+    n_stored = -(-nbytes // inner_nbytes)
+    index = np.full((shard_nbytes // inner_nbytes, 2), _ABSENT, dtype="<u8")
+    index[:n_stored, 0] = np.arange(n_stored) * inner_nbytes
+    index[:n_stored, 1] = inner_nbytes
+    body = index.tobytes()
+    return body + struct.pack("<I", crc32c(body))
+
+
+def _split(length: int, size: int) -> list[int]:
+    """Lengths of the parts when `length` is divided into parts of `size`."""
+    return [min(size, length - start) for start in range(0, length, size)]

@@ -1,0 +1,175 @@
+"""From a source's samples to a split's: probed, encoded anew where needed, in their order.
+
+Whatever can be wrong with an image and be seen from outside is found here, before
+the first byte is written.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from arraystore import image
+from arraystore.errors import SourceError
+from arraystore.layout import sample_order
+from arraystore.sources.base import SampleTable
+from arraystore.storage import open_file, read_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from numpy.typing import NDArray
+
+    from arraystore.progress import Meter
+    from arraystore.sources.base import Source
+
+    Ints = NDArray[np.int64]
+
+ON_ERROR: Final = ("raise", "skip")
+"""What may be done about an image that cannot be read; the first is the default."""
+
+_PROBERS: Final = 8
+_BATCH: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlan:
+    """A split as it will be stored.
+
+    Attributes
+    ----------
+    table : SampleTable
+        The samples in their order; `SampleTable.file` indexes the source's files
+        and, one beyond them, the spool.
+    height, width : ndarray of int32, shape (n,)
+        From the images' headers.
+    skipped : tuple of (str, str)
+        File name of each image left out, and the reason.
+    reencoded : tuple of str
+        File name of each image encoded anew.
+    """
+
+    table: SampleTable
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    skipped: tuple[tuple[str, str], ...]
+    reencoded: tuple[str, ...]
+
+
+def plan_split(
+    source: Source,
+    name: str,
+    spool: BinaryIO,
+    *,
+    order: str,
+    seed: int,
+    on_error: str,
+    meter: Meter,
+) -> SplitPlan:
+    """Probe every image of a split, and decide its place.
+
+    Parameters
+    ----------
+    source : Source
+    name : str
+        The split.
+    spool : binary file
+        Images that must be encoded anew are appended to it.
+    order, seed
+        See `arraystore.layout.sample_order`.
+    on_error : {"raise", "skip"}
+    meter : Meter
+
+    Returns
+    -------
+    SplitPlan
+
+    Raises
+    ------
+    SourceError
+        If images cannot be read, and `on_error` is ``"raise"``; the message has
+        their number, and the name, place and fault of the first.
+    """
+    table = source.splits[name]
+    meter.start(f"{name}: probing images", len(table), int(table.nbytes.sum()))
+    size = np.zeros((2, len(table)), dtype=np.int32)
+    faults: dict[int, str] = {}
+    anew: list[int] = []
+
+    def probe(first: int) -> tuple[int, list[image.ImageHeader | str]]:
+        return first, [
+            _probe(source.files, table, i) for i in range(first, min(first + _BATCH, len(table)))
+        ]
+
+    with ThreadPoolExecutor(_PROBERS) as pool:
+        for first, headers in pool.map(probe, range(0, len(table), _BATCH)):
+            for i, header in enumerate(headers, first):
+                if isinstance(header, str):
+                    faults[i] = header
+                    continue
+                size[:, i] = header.height, header.width
+                if source.reencode and image.needs_reencoding(header):
+                    anew.append(i)
+            stop = first + len(headers)
+            meter.advance(len(headers), int(table.nbytes[first:stop].sum()))
+    table = _encode_anew(source, table, anew, spool, faults)
+    if faults and on_error == "raise":
+        i = min(faults)
+        raise SourceError(
+            f"{_place(source.files, table, i)}: {faults[i]}"
+            + (f"; {len(faults) - 1} more in {name}" if len(faults) > 1 else "")
+            + "; give on_error='skip' (--on-error skip) to leave such images out"
+        )
+    keep = np.array([i for i in range(len(table)) if i not in faults], dtype=np.int64)
+    kept = table.take(keep)
+    ordered = sample_order(order, seed, kept.file_name, kept.label)
+    return SplitPlan(
+        table=kept.take(ordered),
+        height=size[0][keep][ordered],
+        width=size[1][keep][ordered],
+        skipped=tuple((table.file_name[i], faults[i]) for i in sorted(faults)),
+        reencoded=tuple(table.file_name[i] for i in anew if i not in faults),
+    )
+
+
+def _probe(files: tuple[Path, ...], table: SampleTable, i: int) -> image.ImageHeader | str:
+    """Return the header of an image, or what is wrong with it."""
+    file = open_file(str(files[table.file[i]]))
+    offset, nbytes = int(table.offset[i]), int(table.nbytes[i])
+    try:
+        return image.probe(lambda a, b: read_at(file, offset + a, b - a), nbytes)
+    except ValueError as error:
+        return str(error)
+
+
+def _encode_anew(
+    source: Source,
+    table: SampleTable,
+    positions: list[int],
+    spool: BinaryIO,
+    faults: dict[int, str],
+) -> SampleTable:
+    """Append images, encoded as RGB JPEGs, to the spool; return the table that points there."""
+    file, offset, nbytes = table.file.copy(), table.offset.copy(), table.nbytes.copy()
+    for i in positions:
+        origin = open_file(str(source.files[file[i]]))
+        try:
+            data = image.reencode_jpeg(read_at(origin, int(offset[i]), int(nbytes[i])))
+        except ValueError as error:
+            faults[i] = str(error)
+            continue
+        file[i], offset[i], nbytes[i] = len(source.files), spool.tell(), len(data)
+        spool.write(data)
+    spool.flush()
+    return SampleTable(table.file_name, table.label, file, offset, nbytes)
+
+
+def _place(files: tuple[Path, ...], table: SampleTable, i: int) -> str:
+    """Say where an image lies."""
+    path, offset = files[table.file[i]], int(table.offset[i])
+    name = table.file_name[i]
+    return f"{path}" if offset == 0 else f"{path}: {name} (at byte {offset:,})"

@@ -1,0 +1,385 @@
+"""What is on disk, as names, types and versions: the Python spelling of ``docs/format.md``.
+
+This module reads and writes nothing. A store is one group::
+
+    /                       attributes of the data set
+    ├── label_name          string (class,)
+    ├── label_words         string (class,)
+    └── train/ …            one group a split
+        ├── image_payload   uint8  (byte,)      the encoded images, end to end
+        ├── image_start     int64  (sample,)    image i is image_payload[image_start[i] :
+        ├── image_nbytes    int64  (sample,)        image_start[i] + image_nbytes[i]]
+        ├── image_height    int32  (sample,)
+        ├── image_width     int32  (sample,)
+        ├── image_crc32c    uint32 (sample,)
+        ├── label           int64  (sample,)
+        ├── file_name       string (sample,)
+        ├── label_order     int64  (labelled,)
+        └── label_indptr    int64  (class_bound,)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from arraystore.errors import FormatError, VersionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ARRAYSTORE_VERSION: Final = "0.1.0"
+"""Version of this package."""
+
+FORMAT_NAME: Final = "arraystore"
+"""Value of the root attribute ``format``."""
+
+FORMAT_VERSION: Final = (1, 0)
+"""Major and minor version that this release writes; it reads every minor of the major."""
+
+SPLIT_ENCODING: Final = "image-split"
+"""Value of a split's attribute ``encoding-type``."""
+
+SPLIT_ENCODING_VERSION: Final = "1.0"
+"""Value of a split's attribute ``encoding-version``."""
+
+UNLABELLED: Final = -1
+"""Label of a sample that has none; also the fill value of the column."""
+
+ORDERS: Final = ("shuffled", "label", "source")
+"""How the samples of a split may be ordered; the first is the default."""
+
+SHARD_NBYTES: Final = 64 * 2**20
+"""Length of a Zarr shard of the payload, and of a block of filling, in bytes."""
+
+INNER_CHUNK_NBYTES: Final = 128 * 2**10
+"""Length of the chunks inside a Zarr shard, in bytes: what a plain client reads at least."""
+
+HDF5_CHUNK_NBYTES: Final = 8 * 2**20
+"""Largest length of an HDF5 chunk of the payload, in bytes; it divides `SHARD_NBYTES`."""
+
+COLUMN_CHUNK_ROWS: Final = 64 * 2**10
+"""Length of the chunks of every column, in rows."""
+
+PAYLOAD: Final = "image_payload"
+STRING: Final = "string"
+"""The data type of a column of text."""
+
+
+class Column(NamedTuple):
+    """Data type, dimension and fill value of a column."""
+
+    data_type: str
+    dimension: str
+    fill: int | str = 0
+
+
+COLUMNS: Final[Mapping[str, Column]] = {
+    "image_start": Column("int64", "sample"),
+    "image_nbytes": Column("int64", "sample"),
+    "image_height": Column("int32", "sample"),
+    "image_width": Column("int32", "sample"),
+    "image_crc32c": Column("uint32", "sample"),
+    "label": Column("int64", "sample", UNLABELLED),
+    "file_name": Column(STRING, "sample", ""),
+    "label_order": Column("int64", "labelled"),
+    "label_indptr": Column("int64", "class_bound"),
+}
+"""The columns of a split."""
+
+ROOT_COLUMNS: Final[Mapping[str, Column]] = {
+    "label_name": Column(STRING, "class", ""),
+    "label_words": Column(STRING, "class", ""),
+}
+"""The columns of the root."""
+
+FEATURES: Final = {
+    "image": {"dtype": "uint8", "shape": [None, None, 3]},
+    "label": {"dtype": "int64", "shape": []},
+    "file_name": {"dtype": "string", "shape": []},
+}
+"""What a sample decodes to; stored in the root attribute ``features``."""
+
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_RESERVED = frozenset({*ROOT_COLUMNS, "selections", "class"})
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """What a store says of its data set as a whole.
+
+    Attributes
+    ----------
+    name, config, version : str
+        As in ``imagenet2012_subset/1pct:5.0.0``; `config` may be empty.
+    description, homepage, citation : str
+        For people; `citation` is BibTeX.
+    splits : tuple of str
+        Names of the splits, in their order.
+    sources : tuple of (str, int)
+        Base name and size in bytes of each file or folder converted.
+    partial : bool
+        Whether samples that belong to the data set were missing in the sources.
+    skipped : tuple of dict
+        The images left out with ``on_error="skip"``: split, file name, reason.
+    reencoded : tuple of str
+        File names of the images whose bytes are not those of the source.
+    """
+
+    name: str
+    config: str
+    version: str
+    description: str
+    homepage: str
+    citation: str
+    splits: tuple[str, ...]
+    sources: tuple[tuple[str, int], ...] = ()
+    partial: bool = False
+    skipped: tuple[dict[str, str], ...] = ()
+    reencoded: tuple[str, ...] = ()
+    writer: str = field(default=f"arraystore {ARRAYSTORE_VERSION}", kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in self.splits:
+            check_split_name(name)
+
+    @property
+    def full_name(self) -> str:
+        """Name, config and version in one, as `arraystore.convert` takes it."""
+        config = f"/{self.config}" if self.config else ""
+        version = f":{self.version}" if self.version else ""
+        return f"{self.name}{config}{version}"
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of the root group, the version last."""
+        return {
+            "writer": self.writer,
+            "dataset_name": self.name,
+            "dataset_config": self.config,
+            "dataset_version": self.version,
+            "description": self.description,
+            "homepage": self.homepage,
+            "citation": self.citation,
+            "features": json.dumps(FEATURES),
+            "splits": list(self.splits),
+            "sources": json.dumps([{"name": n, "nbytes": b} for n, b in self.sources]),
+            "partial": self.partial,
+            "skipped": json.dumps(list(self.skipped)),
+            "reencoded": json.dumps(list(self.reencoded)),
+            "format": FORMAT_NAME,
+            "format_version": ".".join(map(str, FORMAT_VERSION)),
+        }
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any], *, where: str) -> DatasetInfo:
+        """Read the attributes of a root group.
+
+        Parameters
+        ----------
+        attributes : mapping
+            Attributes of the root.
+        where : str
+            Address of the store, for messages.
+
+        Raises
+        ------
+        FormatError
+            If one is missing, of the wrong type, or not the JSON it should be.
+        """
+
+        def text(name: str) -> str:
+            return str(need(attributes, name, str, where=where))
+
+        sources = _list_of_objects(attributes, "sources", ("name", "nbytes"), where=where)
+        skipped = _list_of_objects(attributes, "skipped", (), where=where)
+        return cls(
+            name=text("dataset_name"),
+            config=text("dataset_config"),
+            version=text("dataset_version"),
+            description=text("description"),
+            homepage=text("homepage"),
+            citation=text("citation"),
+            splits=split_names(attributes, where=where),
+            sources=tuple((str(s["name"]), int(s["nbytes"])) for s in sources),
+            partial=bool(need(attributes, "partial", (bool, int), where=where)),
+            skipped=tuple({str(k): str(v) for k, v in row.items()} for row in skipped),
+            reencoded=tuple(map(str, _json_list(attributes, "reencoded", where=where))),
+            writer=text("writer"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """What a store says of one split.
+
+    Attributes
+    ----------
+    num_samples : int
+        Number of samples.
+    num_bytes : int
+        Length of the payload, in bytes.
+    order : str
+        One of `ORDERS`.
+    seed : int
+        Seed of the shuffled order; 0 and without meaning in the others.
+    content_digest : str
+        sha256 over names, labels, sizes and checksums in the order of the names;
+        the same in both containers and in every order.
+    """
+
+    num_samples: int
+    num_bytes: int
+    order: str
+    seed: int
+    content_digest: str
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of the split's group."""
+        return {
+            "num_samples": self.num_samples,
+            "num_bytes": self.num_bytes,
+            "order": self.order,
+            "seed": self.seed,
+            "content_digest": self.content_digest,
+            "encoding-type": SPLIT_ENCODING,
+            "encoding-version": SPLIT_ENCODING_VERSION,
+        }
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any], *, where: str) -> SplitInfo:
+        """Read the attributes of a split's group; `FormatError` if they are not as specified."""
+        encoding = need(attributes, "encoding-type", str, where=where)
+        if encoding != SPLIT_ENCODING:
+            raise FormatError(
+                f"{where}: attribute 'encoding-type' must be {SPLIT_ENCODING!r}, got {encoding!r}"
+            )
+        version = need(attributes, "encoding-version", str, where=where)
+        if version.split(".")[0] != SPLIT_ENCODING_VERSION.split(".")[0]:
+            raise VersionError(
+                f"{where}: {SPLIT_ENCODING} version {version} cannot be read, this release reads "
+                f"{SPLIT_ENCODING_VERSION.split('.')[0]}.x; upgrade arraystore"
+            )
+        info = cls(
+            num_samples=need(attributes, "num_samples", int, where=where),
+            num_bytes=need(attributes, "num_bytes", int, where=where),
+            order=need(attributes, "order", str, where=where),
+            seed=need(attributes, "seed", int, where=where),
+            content_digest=need(attributes, "content_digest", str, where=where),
+        )
+        for name, value in (("num_samples", info.num_samples), ("num_bytes", info.num_bytes)):
+            if value < 0:
+                raise FormatError(f"{where}: attribute {name!r} must be 0 or more, got {value}")
+        return info
+
+
+def check_version(attributes: Mapping[str, Any], *, where: str) -> tuple[int, int]:
+    """Return the format version of a store that this release can read.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Attributes of the root group.
+    where : str
+        Address of the store, for messages.
+
+    Returns
+    -------
+    (int, int)
+        Major and minor version. A minor newer than `FORMAT_VERSION` is the
+        caller's to warn about.
+
+    Raises
+    ------
+    FormatError
+        If the attributes are not those of a store.
+    VersionError
+        If its major version is another than this release's.
+
+    Examples
+    --------
+    >>> check_version({"format": "arraystore", "format_version": "1.7"}, where="a.zarr")
+    (1, 7)
+    >>> check_version({"format": "arraystore", "format_version": "2.0"}, where="a.zarr")
+    Traceback (most recent call last):
+    ...
+    arraystore.errors.VersionError: a.zarr: format version 2.0 cannot be read, this release reads
+    1.x; upgrade arraystore
+    """
+    if attributes.get("format") != FORMAT_NAME:
+        raise FormatError(
+            f"{where}: is not an arraystore store: attribute 'format' must be {FORMAT_NAME!r}, "
+            f"got {attributes.get('format')!r}"
+        )
+    text = need(attributes, "format_version", str, where=where)
+    match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text)
+    if match is None:
+        raise FormatError(f"{where}: attribute 'format_version' must look like '1.0', got {text!r}")
+    major, minor = int(match[1]), int(match[2])
+    if major != FORMAT_VERSION[0]:
+        way_out = "upgrade arraystore" if major > FORMAT_VERSION[0] else "convert it again"
+        raise VersionError(
+            f"{where}: format version {text} cannot be read, this release reads "
+            f"{FORMAT_VERSION[0]}.x; {way_out}"
+        )
+    return major, minor
+
+
+def check_split_name(name: str) -> None:
+    """Refuse a name that a split cannot have, with a `ValueError`."""
+    if not _SPLIT_NAME.fullmatch(name) or name in _RESERVED:
+        raise ValueError(
+            f"a split cannot be named {name!r}: letters, digits, '_', '-' and '.' make a name, "
+            f"and {', '.join(sorted(_RESERVED))} are taken"
+        )
+
+
+def split_names(attributes: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
+    """Return the names in the root attribute ``splits``, checked."""
+    names = need(attributes, "splits", list, where=where)
+    if not all(isinstance(name, str) for name in names):
+        raise FormatError(f"{where}: attribute 'splits' must be a list of names, got {names!r}")
+    for name in names:
+        try:
+            check_split_name(name)
+        except ValueError as error:
+            raise FormatError(f"{where}: attribute 'splits': {error}") from None
+    return tuple(names)
+
+
+def need(
+    attributes: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, where: str
+) -> Any:
+    """Return an attribute of the wanted type, or raise a `FormatError` that says where."""
+    if name not in attributes:
+        raise FormatError(f"{where}: attribute {name!r} is missing")
+    value = attributes[name]
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise FormatError(f"{where}: attribute {name!r} must be {wanted}, got {value!r}")
+    return value
+
+
+def _json_list(attributes: Mapping[str, Any], name: str, *, where: str) -> list[Any]:
+    text = need(attributes, name, str, where=where)
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise FormatError(f"{where}: attribute {name!r} must be JSON: {error}") from None
+    if not isinstance(values, list):
+        raise FormatError(f"{where}: attribute {name!r} must be a JSON list, got {text[:80]!r}")
+    return values
+
+
+def _list_of_objects(
+    attributes: Mapping[str, Any], name: str, keys: Sequence[str], *, where: str
+) -> list[dict[str, Any]]:
+    rows = _json_list(attributes, name, where=where)
+    for row in rows:
+        if not isinstance(row, dict) or any(key not in row for key in keys):
+            raise FormatError(
+                f"{where}: attribute {name!r} must hold objects with {list(keys)}, got {row!r}"
+            )
+    return rows

@@ -1,0 +1,202 @@
+"""What a user puts in brackets, as positions: int64 indices into a split, with NumPy's meaning."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from types import EllipsisType
+
+    from numpy.typing import NDArray
+
+    Selection: TypeAlias = slice | Sequence[int] | Sequence[bool] | NDArray[Any] | EllipsisType
+    """Anything that selects many; an integer selects one."""
+
+
+class SplitSlice(NamedTuple):
+    """One term of a split string: the positions ``[start, stop)`` of a split."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def as_position(index: SupportsIndex, length: int) -> int:
+    """Turn one integer into a position counted from the first sample.
+
+    Parameters
+    ----------
+    index : int or integer scalar
+        Negative numbers count from the end.
+    length : int
+        Number of samples to select from.
+
+    Raises
+    ------
+    IndexError
+        If the position is out of bounds.
+    """
+    position = operator.index(index)
+    if not -length <= position < length:
+        raise IndexError(f"position {position} is out of bounds for {length} samples")
+    return position + length if position < 0 else position
+
+
+def is_one(selection: object) -> bool:
+    """Whether a selection selects one sample rather than many.
+
+    Examples
+    --------
+    >>> [is_one(x) for x in (3, np.int8(3), np.array(3), [3], True)]
+    [True, True, True, False, False]
+    """
+    if isinstance(selection, int | np.integer):
+        return not isinstance(selection, bool)
+    if isinstance(selection, np.ndarray):
+        return selection.ndim == 0 and np.issubdtype(selection.dtype, np.integer)
+    return hasattr(selection, "__index__") and not isinstance(selection, np.bool_ | np.generic)
+
+
+def as_positions(selection: Selection, length: int) -> NDArray[np.int64]:
+    """Turn a selection into positions counted from the first sample.
+
+    Parameters
+    ----------
+    selection : slice, ellipsis, sequence of int, or ndarray of integers or bools
+        What to select, with NumPy's meaning: negative integers count from the
+        end, order and repeats are kept, a boolean mask has one entry a sample.
+    length : int
+        Number of samples to select from.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_selected,)
+        Positions in ``range(length)``.
+
+    Raises
+    ------
+    IndexError
+        If an integer is out of bounds, a mask is not `length` long, or the
+        selection is of a kind that NumPy would refuse along one axis.
+
+    Examples
+    --------
+    >>> as_positions(slice(None, None, -2), 5)
+    array([4, 2, 0])
+    >>> as_positions([-1, 0, 0], 5)
+    array([4, 0, 0])
+    >>> as_positions(np.array([True, False, True]), 3)
+    array([0, 2])
+    """
+    if isinstance(selection, slice):
+        return np.arange(*selection.indices(length), dtype=np.int64)
+    if selection is Ellipsis:
+        return np.arange(length, dtype=np.int64)
+    if not isinstance(selection, list | np.ndarray):
+        selection = _listed(selection)
+    index = np.asarray(selection)
+    if index.ndim != 1:
+        raise IndexError(f"a selection must have one dimension, got {index.ndim}")
+    if index.size == 0 and isinstance(selection, list):
+        return np.empty(0, dtype=np.int64)
+    if index.dtype == np.bool_:
+        if index.size != length:
+            raise IndexError(f"mask selects from {index.size} samples, but there are {length}")
+        return np.flatnonzero(index)
+    if not np.issubdtype(index.dtype, np.integer):
+        raise IndexError(f"{_KINDS}, got dtype {index.dtype}")
+    outside = (index < -length) | (index >= length)
+    if outside.any():
+        raise IndexError(f"position {index[outside][0]} is out of bounds for {length} samples")
+    positions = index.astype(np.int64)
+    positions[positions < 0] += length
+    return positions
+
+
+def _listed(selection: object) -> list[Any] | NDArray[Any]:
+    """Bring what else may hold integers (a range, a pandas index, a tensor) to a list or array."""
+    if hasattr(selection, "__array__") and not isinstance(selection, np.generic):
+        return np.asarray(selection)
+    if isinstance(selection, Sequence) and not isinstance(selection, str | bytes | tuple):
+        return list(selection)
+    raise IndexError(f"{_KINDS}, got {selection!r}")
+
+
+_KINDS = "a selection must be an integer, a slice, or a list or array of integers or bools"
+
+_TERM = re.compile(
+    r"\s*(?P<name>[A-Za-z0-9_.-]+)\s*"
+    r"(?P<slice>\[\s*(?P<start>-?\d+\s*%?)?\s*:\s*(?P<stop>-?\d+\s*%?)?\s*\])?\s*"
+)
+
+
+def parse_split_string(text: str, lengths: dict[str, int]) -> list[SplitSlice]:
+    """Read a split string as TFDS writes them: ``train[:10%]``, ``train[100:200]+validation``.
+
+    Percentages are rounded to the nearest sample, as TFDS does by default, so
+    that consecutive slices cover every sample once.
+
+    Parameters
+    ----------
+    text : str
+        Terms joined by ``+``; each a split's name with an optional slice, whose
+        two bounds are both absolute or both percentages.
+    lengths : dict of str to int
+        Number of samples of each split.
+
+    Returns
+    -------
+    list of SplitSlice
+
+    Raises
+    ------
+    KeyError
+        If there is no split of that name.
+    ValueError
+        If `text` is not such a string, or a bound lies outside the split (which
+        TFDS refuses too, where NumPy would clip).
+
+    Examples
+    --------
+    >>> parse_split_string("train[:10%]+test[-1:]", {"train": 25, "test": 4})
+    [SplitSlice(name='train', start=0, stop=2), SplitSlice(name='test', start=3, stop=4)]
+    """
+    return [_parse_term(term, lengths) for term in text.split("+")]
+
+
+def _parse_term(term: str, lengths: dict[str, int]) -> SplitSlice:
+    match = _TERM.fullmatch(term)
+    if match is None:
+        raise ValueError(
+            f"{term!r} is not a split: write a name, or a name with a slice such as "
+            "'train[:10%]', 'train[100:200]'"
+        )
+    name = match["name"]
+    if name not in lengths:
+        raise KeyError(f"there is no split {name!r}; there are {', '.join(lengths) or 'none'}")
+    length = lengths[name]
+    given = [bound for bound in (match["start"], match["stop"]) if bound]
+    if len({bound.endswith("%") for bound in given}) > 1:
+        raise ValueError(f"{term.strip()!r} mixes a percentage with a number of samples")
+    start = _bound(match["start"], 0, length, term)
+    stop = _bound(match["stop"], length, length, term)
+    return SplitSlice(name, start, max(start, stop))
+
+
+def _bound(text: str | None, default: int, length: int, term: str) -> int:
+    if not text:
+        return default
+    is_percent = text.endswith("%")
+    number = int(text.rstrip("% "))
+    limit, unit = (100, "%") if is_percent else (length, "")
+    if abs(number) > limit:
+        raise ValueError(
+            f"{term.strip()!r}: {number}{unit} is outside the split, which has {length} samples"
+        )
+    absolute = round(number * length / 100) if is_percent else number
+    return absolute + length if number < 0 else absolute

@@ -1,0 +1,1 @@
+"""Archives and trees of image files, as tables of samples."""

@@ -1,0 +1,142 @@
+"""Image files in folders: split/class/file, or class/file as one train split."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from arraystore.errors import SourceError
+from arraystore.image import IMAGE_SUFFIXES
+from arraystore.schema import check_split_name
+from arraystore.sources.base import SampleTable, Source, check_names, first_few
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CLASS_DEPTH: Final = 2
+_SPLIT_DEPTH: Final = 3
+_SHAPES: Final = "split/class/file, or class/file as one train split"
+
+
+def load(root: Path) -> Source:
+    """List the images below a folder.
+
+    Parameters
+    ----------
+    root : Path
+        Holds split/class/file, or class/file, which becomes one train split. Any
+        file with a suffix in `arraystore.image.IMAGE_SUFFIXES` is an image. Hidden
+        files are passed over; so are others, which the notes count.
+
+    Returns
+    -------
+    Source
+        Files sorted by path; classes of all splits together sorted by name, as
+        torchvision's ``ImageFolder`` does.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If `root` is not a folder.
+    SourceError
+        If images lie at other depths or at both, or there are none.
+    """
+    if not root.is_dir():
+        kind = NotADirectoryError if root.exists() else FileNotFoundError
+        raise kind(f"{root}: is not a folder; folder:PATH takes {_SHAPES}")
+    paths = sorted(_files(str(root), ""), key=lambda path: path.split("/"))
+    found = [tuple(path.split("/")) for path in paths if _is_image(path)]
+    others = [path for path in paths if not _is_image(path)]
+    depths = {len(parts): "/".join(parts) for parts in reversed(found)}
+    if not found:
+        raise SourceError(f"{root}: no images in it; expected {_SHAPES}")
+    if not depths.keys() <= {_CLASS_DEPTH, _SPLIT_DEPTH} or len(depths) > 1:
+        examples = ", ".join(sorted(depths.values()))
+        raise SourceError(f"{root}: expected {_SHAPES}, got {examples}")
+    if _CLASS_DEPTH in depths:
+        found = [("train", *parts) for parts in found]
+        folders = {"train": root}
+    else:
+        folders = {name: root / name for name in sorted(_folders(root))}
+    for name in folders:
+        try:
+            check_split_name(name)
+        except ValueError as error:
+            raise SourceError(f"{root}: {error}") from None
+    classes = sorted({below for folder in folders.values() for below in _folders(folder)})
+    return _source(root, folders, classes, found, others)
+
+
+def _source(
+    root: Path,
+    splits: dict[str, Path],
+    classes: list[str],
+    found: list[tuple[str, ...]],
+    others: list[str],
+) -> Source:
+    label = {name: k for k, name in enumerate(classes)}
+    files: list[Path] = []
+    sizes: list[int] = []
+    tables = {}
+    for split, folder in splits.items():
+        rows = [parts[1:] for parts in found if parts[0] == split]
+        first = len(files)
+        files += [folder.joinpath(*parts) for parts in rows]
+        sizes += [path.stat().st_size for path in files[first:]]
+        names = ["/".join(parts) for parts in rows]
+        check_names(str(folder), names)
+        tables[split] = SampleTable(
+            file_name=names,
+            label=np.array([label[parts[0]] for parts in rows], dtype=np.int64),
+            file=np.arange(first, len(files), dtype=np.int64),
+            offset=np.zeros(len(rows), dtype=np.int64),
+            nbytes=np.array(sizes[first:], dtype=np.int64),
+        )
+    notes = (f"{first_few(others)} without the suffix of an image left out",) if others else ()
+    return Source(
+        name=root.resolve().name or "folder",
+        config="",
+        version="",
+        description=f"Images of the folder {root.resolve().name}",
+        homepage="",
+        citation="",
+        label_name=tuple(classes),
+        label_words=tuple(classes),
+        files=tuple(files),
+        splits=tables,
+        origins=((root.resolve().name, sum(sizes)),),
+        notes=notes,
+    )
+
+
+def _files(root: str, below: str) -> Iterator[str]:
+    """Yield the paths, below `root`, of all files that are not hidden."""
+    depth = below.count("/")
+    with os.scandir(f"{root}/{below}") as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            _check_encodable(entry.path)
+            # A class holds no folders, so a link that leads back up is never followed far.
+            if entry.is_dir() and depth <= _SPLIT_DEPTH:
+                yield from _files(root, f"{below}{entry.name}/")
+            elif not entry.is_dir():
+                yield f"{below}{entry.name}"
+
+
+def _folders(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."]
+
+
+def _is_image(path: str) -> bool:
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _check_encodable(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise SourceError(f"{os.fsencode(path)!r}: file names must be UTF-8") from None

@@ -1,0 +1,277 @@
+"""ILSVRC 2012 as its authors pack it: two archives that each user downloads.
+
+``ILSVRC2012_img_train.tar`` holds one archive a class, named after the class's
+WordNet id; ``ILSVRC2012_img_val.tar`` and ``ILSVRC2012_img_test.tar`` hold images.
+Names, versions and splits are those of TFDS's ``imagenet2012`` and
+``imagenet2012_subset``; the subsets are the lists of SimCLR
+(https://arxiv.org/abs/2002.05709).
+"""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from arraystore.errors import SourceError
+from arraystore.sources.base import SampleTable, Source, Status, check_names, first_few, silent
+from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
+from arraystore.sources.subset_list import SubsetList, find_subset_list
+from arraystore.sources.tar import Archive, TarMembers, open_archive, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+TRAIN_ARCHIVE: Final = "ILSVRC2012_img_train.tar"
+VALIDATION_ARCHIVE: Final = "ILSVRC2012_img_val.tar"
+TEST_ARCHIVE: Final = "ILSVRC2012_img_test.tar"
+
+VERSIONS: Final = ("5.0.0", "5.1.0", "3.0.0", "2.0.1", "2.0.0")
+"""The versions TFDS published; the first is the default."""
+
+TEST_VERSIONS: Final = frozenset({"5.1.0"})
+"""Versions that have a test split."""
+
+AS_FOUND_VERSIONS: Final = frozenset({"2.0.0", "2.0.1"})
+"""Versions whose images keep the bytes they have in the archive, without exception."""
+
+SPLIT_SIZES: Final = {"train": 1_281_167, "validation": 50_000, "test": 100_000}
+"""Number of images in each complete archive."""
+
+MANUAL_DIR: Final = Path("~/tensorflow_datasets/downloads/manual")
+"""Where TFDS looks for archives that are downloaded by hand."""
+
+HOMEPAGE: Final = "https://image-net.org/"
+
+_WALKERS: Final = 8
+_VALIDATION_NAME: Final = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+_TEST_NAME: Final = re.compile(r"ILSVRC2012_test_(\d{8})\.JPEG")
+
+_DESCRIPTION: Final = (
+    "ILSVRC 2012, known as ImageNet: photographs of 1000 classes, each a noun of WordNet."
+)
+_CITATION: Final = """\
+@article{ILSVRC15,
+  author = {Olga Russakovsky and Jia Deng and Hao Su and Jonathan Krause and Sanjeev Satheesh and
+    Sean Ma and Zhiheng Huang and Andrej Karpathy and Aditya Khosla and Michael Bernstein and
+    Alexander C. Berg and Li Fei-Fei},
+  title = {{ImageNet Large Scale Visual Recognition Challenge}},
+  journal = {International Journal of Computer Vision (IJCV)},
+  year = {2015},
+  volume = {115},
+  number = {3},
+  pages = {211-252},
+  doi = {10.1007/s11263-015-0816-y}
+}
+"""
+_SUBSET_CITATION: Final = """\
+@article{chen2020simple,
+  title = {A Simple Framework for Contrastive Learning of Visual Representations},
+  author = {Chen, Ting and Kornblith, Simon and Norouzi, Mohammad and Hinton, Geoffrey},
+  journal = {arXiv preprint arXiv:2002.05709},
+  year = {2020}
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The members of one archive that are samples, and what the archive is."""
+
+    path: Path
+    file_name: list[str]
+    label: Ints
+    offset: Ints
+    nbytes: Ints
+
+    def table(self, file: int) -> SampleTable:
+        files = np.full(len(self.file_name), file, dtype=np.int64)
+        return SampleTable(self.file_name, self.label, files, self.offset, self.nbytes)
+
+
+def load(
+    config: str,
+    version: str,
+    *,
+    manual_dir: Path | None = None,
+    subset_list: Path | None = None,
+    partial: bool = False,
+    status: Status = silent,
+) -> Source:
+    """List the samples of ``imagenet2012`` or of one of its subsets.
+
+    Parameters
+    ----------
+    config : {"1pct", "10pct", ""}
+        Which subset of the training images; empty for all of them.
+    version : str
+        One of `VERSIONS`.
+    manual_dir : Path, optional
+        Folder of the archives, `MANUAL_DIR` by default.
+    subset_list : Path, optional
+        The list of training images, one file name a line. By default it is
+        looked for in `manual_dir`, then downloaded once.
+    partial : bool, default False
+        Accept archives, classes and images that are missing.
+    status : callable, optional
+        Told which archive is being read.
+
+    Returns
+    -------
+    Source
+        Splits ``train``, ``validation`` and, from 5.1.0 on, ``test``. A file name
+        is the base name of the archive's member.
+
+    Raises
+    ------
+    SourceError
+        If an archive is missing, damaged, or not what it should be; if
+        it does not hold all it should and `partial` is false.
+    """
+    folder = (manual_dir or MANUAL_DIR).expanduser()
+    subset = find_subset_list(config, subset_list, folder) if config else None
+    readers = {"train": TRAIN_ARCHIVE, "validation": VALIDATION_ARCHIVE}
+    if version in TEST_VERSIONS:
+        readers["test"] = TEST_ARCHIVE
+    present = {s: folder / name for s, name in readers.items() if (folder / name).exists()}
+    absent = [name for name in readers.values() if not (folder / name).exists()]
+    if absent and not (partial and present):
+        raise SourceError(
+            f"{folder}: {' and '.join(absent)} not found; download from {HOMEPAGE} (after "
+            "registering) into one folder, and name it with manual_dir"
+        )
+    tables: dict[str, SampleTable] = {}
+    complete = not absent
+    for file, (split, path) in enumerate(present.items()):
+        status(f"reading the headers of {path.name}")
+        found = _read_archive(split, path, subset)
+        check_names(path.name, found.file_name)
+        complete &= _is_complete(split, found, subset, partial)
+        tables[split] = found.table(file)
+    origins = [(path.name, path.stat().st_size) for path in present.values()]
+    return Source(
+        name="imagenet2012_subset" if subset else "imagenet2012",
+        config=config,
+        version=version,
+        description=f"{_DESCRIPTION} {subset.description}" if subset else _DESCRIPTION,
+        homepage=HOMEPAGE,
+        citation=_CITATION + (_SUBSET_CITATION if subset else ""),
+        label_name=wnids(),
+        label_words=words(),
+        files=tuple(present.values()),
+        splits=tables,
+        origins=(*origins, *([subset.origin] if subset else [])),
+        reencode=version not in AS_FOUND_VERSIONS,
+        partial=not complete,
+    )
+
+
+def _read_archive(split: str, path: Path, subset: SubsetList | None) -> _Found:
+    with open_archive(path) as archive:
+        if split == "train":
+            return _read_train(path, archive, subset.names if subset else None)
+        if split == "validation":
+            return _read_validation(path, archive)
+        return _read_test(path, archive)
+
+
+def _read_train(path: Path, archive: Archive, wanted: Collection[str] | None) -> _Found:
+    """Walk the archive of class archives; keep the images that are wanted."""
+    outer = walk(archive)
+    label_of = {wnid: k for k, wnid in enumerate(wnids())}
+    labels = []
+    for name in outer.names:
+        base = PurePosixPath(name)
+        if base.suffix != ".tar" or base.stem not in label_of:
+            raise SourceError(
+                f"{archive.name}/{name}: must be the archive of a class of ILSVRC 2012, such as "
+                f"{wnids()[0]}.tar; the name is no known one"
+            )
+        labels.append(label_of[base.stem])
+
+    def read_class(i: int) -> tuple[list[str], Ints, Ints]:
+        start, nbytes = int(outer.offsets[i]), int(outer.nbytes[i])
+        where = f"{archive.name}/{outer.names[i]}"
+        inner = walk(archive, start=start, stop=start + nbytes, where=where)
+        names = _base_names(inner)
+        if wanted is None:
+            return names, inner.offsets, inner.nbytes
+        keep = np.array([j for j, name in enumerate(names) if name in wanted], dtype=np.int64)
+        return [names[j] for j in keep], inner.offsets[keep], inner.nbytes[keep]
+
+    # On a cold disk each header waits for a seek: several walkers keep the disk's queue full.
+    with ThreadPoolExecutor(_WALKERS) as pool:
+        classes = list(pool.map(read_class, range(len(labels))))
+    return _Found(
+        path,
+        [name for names, _, _ in classes for name in names],
+        np.repeat(np.array(labels, dtype=np.int64), [len(names) for names, _, _ in classes]),
+        np.concatenate([np.empty(0, np.int64), *(offset for _, offset, _ in classes)]),
+        np.concatenate([np.empty(0, np.int64), *(nbytes for _, _, nbytes in classes)]),
+    )
+
+
+def _read_validation(path: Path, archive: Archive) -> _Found:
+    members = walk(archive)
+    names = _base_names(members)
+    numbers = _numbers(archive.name, names, _VALIDATION_NAME, SPLIT_SIZES["validation"])
+    return _Found(path, names, validation_labels()[numbers - 1], members.offsets, members.nbytes)
+
+
+def _read_test(path: Path, archive: Archive) -> _Found:
+    members = walk(archive)
+    names = _base_names(members)
+    _numbers(archive.name, names, _TEST_NAME, SPLIT_SIZES["test"])
+    return _Found(path, names, np.full(len(names), -1), members.offsets, members.nbytes)
+
+
+def _base_names(members: TarMembers) -> list[str]:
+    return [name.rpartition("/")[2] for name in members.names]
+
+
+def _numbers(where: str, names: list[str], pattern: re.Pattern[str], limit: int) -> Ints:
+    """Return the number in each name; labels belong to names, not to the archive's order."""
+    numbers = []
+    for name in names:
+        match = pattern.fullmatch(name)
+        number = int(match[1]) if match else 0
+        if not 1 <= number <= limit:
+            raise SourceError(
+                f"{where}: member {name!r} is not an image of this archive; expected names like "
+                f"{pattern.pattern} with numbers 1 to {limit}"
+            )
+        numbers.append(number)
+    return np.array(numbers, dtype=np.int64)
+
+
+def _is_complete(split: str, found: _Found, subset: SubsetList | None, partial: bool) -> bool:
+    """Whether all is there; if not, and that is not accepted, raise a `SourceError`."""
+    if split == "train" and subset:
+        have = set(found.file_name)
+        missing = [name for name in subset.names if name not in have]
+        message = f"{first_few(missing)} listed in {subset.origin[0]} not found"
+    else:
+        expected = SPLIT_SIZES[split]
+        missing = found.file_name if len(found.file_name) != expected else []
+        message = f"{len(found.file_name):,} images found, there should be {expected:,}"
+        if missing and split == "validation":
+            have = set(found.file_name)
+            absent = [n for i in range(expected) if (n := _validation_name(i + 1)) not in have]
+            message += f"; missing: {first_few(absent)}"
+    if missing and not partial:
+        raise SourceError(
+            f"{found.path.name}: {message}; give partial=True (--partial) to convert what is there"
+        )
+    return not missing
+
+
+def _validation_name(number: int) -> str:
+    return f"ILSVRC2012_val_{number:08d}.JPEG"

@@ -1,0 +1,71 @@
+"""The classes of ImageNet 2012 and the labels of its validation images.
+
+Two small files beside this module, made by ``scripts/make_tables.py`` and read when first
+asked for::
+
+    imagenet2012_classes.tsv             line k: wnid and words of label k
+    imagenet2012_validation_label.npy    element i: label of ILSVRC2012_val_{i + 1:08d}.JPEG
+"""
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def wnids() -> tuple[str, ...]:
+    """Return the WordNet ids of the 1000 classes, sorted: label k is ``wnids()[k]``.
+
+    They are those of ``labels.txt`` in the wheel of `tensorflow-datasets`.
+
+    Examples
+    --------
+    >>> wnids()[:2]
+    ('n01440764', 'n01443537')
+    """
+    return _classes()[0]
+
+
+def words() -> tuple[str, ...]:
+    """Return the words for each class, in the order of `wnids`, synonyms joined by ``", "``.
+
+    They are those of the noun synset in WordNet 3.0, from Debian's package `wordnet-base`.
+    Different classes may share a word: there is a bird and a machine called "crane".
+
+    Examples
+    --------
+    >>> words()[0]
+    'tench, Tinca tinca'
+    """
+    return _classes()[1]
+
+
+@cache
+def validation_labels() -> "NDArray[np.int64]":
+    """Return the label of each validation image, by the number in its name.
+
+    They are those of ``validation_labels.txt`` in the wheel of `tensorflow-datasets`. They
+    belong to names, whatever the order of an archive.
+
+    Returns
+    -------
+    ndarray of int64, shape (50000,)
+        Element ``i`` is the label of ``ILSVRC2012_val_{i + 1:08d}.JPEG``. Read-only.
+    """
+    resource = files("arraystore.sources") / "imagenet2012_validation_label.npy"
+    with resource.open("rb") as file:
+        labels: NDArray[np.int64] = np.load(file, allow_pickle=False).astype(np.int64)
+    labels.flags.writeable = False
+    return labels
+
+
+@cache
+def _classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    resource = files("arraystore.sources") / "imagenet2012_classes.tsv"
+    lines = resource.read_text(encoding="utf-8").splitlines()
+    rows = [line.partition("\t") for line in lines if not line.startswith("#")]
+    return tuple(row[0] for row in rows), tuple(row[2] for row in rows)

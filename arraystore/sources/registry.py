@@ -1,0 +1,79 @@
+"""The data sets that can be converted, by the names users type."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from arraystore.errors import SourceError
+from arraystore.sources import folder, imagenet2012
+from arraystore.sources.base import Source, Status, silent
+
+CONFIGS: Final = {"imagenet2012_subset": ("1pct", "10pct"), "imagenet2012": ("",)}
+"""Configs of each data set; the first is the default."""
+
+_NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^/:]+))?(:(?P<version>[^/:]+))?")
+
+
+def load_source(
+    dataset: str,
+    *,
+    manual_dir: Path | None = None,
+    subset_list: Path | None = None,
+    partial: bool = False,
+    status: Status = silent,
+) -> Source:
+    """List the samples of a data set.
+
+    Parameters
+    ----------
+    dataset : str
+        ``name/config:version``, where config and version may be left out, or
+        ``folder:PATH``.
+    manual_dir, subset_list, partial, status
+        See `arraystore.sources.imagenet2012.load`.
+
+    Raises
+    ------
+    SourceError
+        If there is no such data set, config or version; the message lists what
+        there is. And whatever the source says of itself.
+    """
+    if dataset.startswith("folder:"):
+        status("listing files")
+        return folder.load(Path(dataset.removeprefix("folder:")).expanduser())
+    match = _NAME.fullmatch(dataset)
+    if match is None or match["name"] not in CONFIGS:
+        raise SourceError(f"there is no data set {dataset!r}; there are {_known()}")
+    configs = CONFIGS[match["name"]]
+    config = match["config"] or configs[0]
+    if config not in configs:
+        raise SourceError(
+            f"{match['name']} has no config {config!r}; it has {', '.join(filter(None, configs))}"
+            if configs[0]
+            else f"{match['name']} has no configs, got {config!r}"
+        )
+    version = match["version"] or imagenet2012.VERSIONS[0]
+    if version not in imagenet2012.VERSIONS:
+        raise SourceError(
+            f"{match['name']} has no version {version!r}; there are "
+            f"{', '.join(sorted(imagenet2012.VERSIONS))} (default {imagenet2012.VERSIONS[0]})"
+        )
+    return imagenet2012.load(
+        config,
+        version,
+        manual_dir=manual_dir,
+        subset_list=subset_list,
+        partial=partial,
+        status=status,
+    )
+
+
+def _known() -> str:
+    names = [
+        "/".join(filter(None, (name, config)))
+        for name, configs in CONFIGS.items()
+        for config in configs
+    ]
+    return ", ".join([*names, "folder:PATH"])

@@ -1,0 +1,155 @@
+"""The lists of the ImageNet subsets: found beside the archives, or downloaded once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from arraystore.errors import SourceError
+
+_BASE_URL: Final = (
+    "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets"
+)
+_TIMEOUT_SECONDS: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    file_name: str
+    nbytes: int
+    sha256: str
+    description: str
+
+
+SUBSETS: Final = {
+    "1pct": _Published(
+        "1percent.txt",
+        260_323,
+        "71e82a48ba78252683ae334c4d019ebd5c6e855b9599c1389fbe83eb9549cf17",
+        "The training images are the class-balanced 1 % that SimCLR drew (12,811 images).",
+    ),
+    "10pct": _Published(
+        "10percent.txt",
+        2_603_168,
+        "6d09de11e7bdaf5b1f3b1f249b6183695f97310cdd20f0c03e7235b6b9392091",
+        "The training images are the class-balanced 10 % that SimCLR drew (128,116 images).",
+    ),
+}
+"""The published lists; sizes and checksums are those that TFDS records."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubsetList:
+    """The training images of a subset.
+
+    Attributes
+    ----------
+    names : dict of str to None
+        File names, in the order of the list.
+    origin : (str, int)
+        Base name and size of the list.
+    description : str
+        A sentence about the subset.
+    """
+
+    names: dict[str, None]
+    origin: tuple[str, int]
+    description: str
+
+
+def find_subset_list(config: str, given: Path | None, manual_dir: Path) -> SubsetList:
+    """Read the list of a subset.
+
+    Parameters
+    ----------
+    config : {"1pct", "10pct"}
+    given : Path, optional
+        The list to take. By default ``1percent.txt`` or ``10percent.txt`` of
+        `manual_dir`, else of the user's cache, else of the network; what was
+        downloaded must have the published checksum, and is kept in the cache.
+    manual_dir : Path
+        Folder of the archives.
+
+    Raises
+    ------
+    SourceError
+        If there is none to be had, or it names nothing, or names something twice.
+    """
+    published = SUBSETS[config]
+    beside = manual_dir / published.file_name
+    if given is not None:
+        path, data = given, _read(given)
+    elif beside.exists():
+        path, data = beside, _read(beside)
+    else:
+        path = cache_dir() / published.file_name
+        data = _cached(path, published, manual_dir)
+    try:
+        lines = [line.strip() for line in data.decode().splitlines()]
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: must be a list of file names in UTF-8: {error}") from None
+    listed = [line for line in lines if line]
+    names = dict.fromkeys(listed)
+    if not names:
+        raise SourceError(f"{path}: lists no file names; expected one a line")
+    if len(names) < len(listed):
+        raise SourceError(f"{path}: lists {len(listed) - len(names)} names more than once")
+    return SubsetList(names, (path.name, len(data)), published.description)
+
+
+def cache_dir() -> Path:
+    """Return the folder for what is downloaded, by the XDG base directory specification."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "arraystore"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise SourceError(f"{path}: is not a subset list; expected a text file") from None
+
+
+def _cached(path: Path, published: _Published, manual_dir: Path) -> bytes:
+    if path.exists():
+        data = path.read_bytes()
+        if _has_checksum(data, published):
+            return data
+    data = _download(published, manual_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(data)
+    Path(file.name).replace(path)
+    return data
+
+
+def _download(published: _Published, manual_dir: Path) -> bytes:
+    url = f"{_BASE_URL}/{published.file_name}"
+    way_out = (
+        f"put the file into {manual_dir}, or name it with subset_list (--subset-list); "
+        f"it is published at {url}"
+    )
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
+            data: bytes = reply.read(2 * published.nbytes)
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise SourceError(
+            f"{published.file_name}: cannot be downloaded ({reason}); {way_out}"
+        ) from None
+    if not _has_checksum(data, published):
+        raise SourceError(
+            f"{published.file_name}: what {url} sent has sha256 {hashlib.sha256(data).hexdigest()}"
+            f", expected {published.sha256}; {way_out}"
+        )
+    return data
+
+
+def _has_checksum(data: bytes, published: _Published) -> bool:
+    return hashlib.sha256(data).hexdigest() == published.sha256

@@ -1,0 +1,317 @@
+"""Byte ranges of stored objects: the only door through which stored bytes come in.
+
+`RangeReader` is the protocol, `LocalReader` the local disk. What holds for every
+reader (lengths are checked, close ranges are merged, the asked order is kept)
+stands in functions above it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import threading
+from collections import OrderedDict
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import google_crc32c
+import numpy as np
+from typing_extensions import Buffer, override
+
+from arraystore.byterange import ZEROS, ByteRange, ChunkManifest, Pieces, coalesce
+from arraystore.errors import ShortReadError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+
+class RangeReader(Protocol):
+    """Anything that can return byte ranges of named objects."""
+
+    def size(self, key: str) -> int:
+        """Return the size of an object in bytes; raise `FileNotFoundError` if it is absent."""
+        ...
+
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        """Return the bytes of each range, in the order asked for.
+
+        A range that reaches beyond the end of its object gives fewer bytes;
+        callers go through `read_exactly`, which tells.
+        """
+        ...
+
+
+class LocalReader(RangeReader):
+    """Read ranges of the files below one folder.
+
+    Files are opened when they are first read. Descriptors are kept for the next
+    read, and all of a process's readers together keep no more than half of what
+    it may have open. A reader survives `fork`, and pickles as its folder.
+
+    Parameters
+    ----------
+    root : path-like
+        The folder; keys are paths below it.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = str(Path(root).absolute())
+        self._seen: dict[str, tuple[int, int, int]] = {}
+
+    @override
+    def size(self, key: str) -> int:
+        return os.stat(f"{self._root}/{key}").st_size  # noqa: PTH116 - thousands of shards
+
+    @override
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        files = {key: self._open(key) for key in {wanted.key for wanted in ranges}}
+        arena = memoryview(np.empty(sum(wanted.nbytes for wanted in ranges), dtype=np.uint8))
+        data: list[memoryview] = []
+        at = 0
+        for key, start, stop in ranges:
+            nbytes = read_into(files[key].fd, arena[at : at + stop - start], start)
+            data.append(arena[at : at + nbytes])
+            at += stop - start
+        return data
+
+    def _open(self, key: str) -> OpenFile:
+        path = f"{self._root}/{key}"
+        file = open_file(path)
+        if self._seen.setdefault(key, file.identity) != file.identity:
+            raise StorageError(f"{path}: has changed since the store was opened; open it again")
+        return file
+
+    def __reduce__(self) -> tuple[type[LocalReader], tuple[str]]:
+        return LocalReader, (self._root,)
+
+
+class OpenFile:
+    """An open file that closes itself when nobody reads from it any more.
+
+    Attributes
+    ----------
+    fd : int
+        Its descriptor.
+    identity : (int, int, int)
+        Device, number and size of the file: another one may take its name.
+    """
+
+    __slots__ = ("fd", "identity")
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.identity = _identity(os.fstat(self.fd))
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+class _OpenFiles:
+    """The files that were used last; a reader that holds one keeps it open."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[str, OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, path: str) -> OpenFile:
+        identity = _identity(os.stat(path))  # noqa: PTH116 - once a read, so a str is kept a str
+        with self._lock:
+            file = self._files.get(path)
+            if file is None or file.identity != identity:
+                file = self._files[path] = OpenFile(path)
+                while len(self._files) > max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2):
+                    self._files.popitem(last=False)
+            self._files.move_to_end(path)
+            return file
+
+    def renew_lock(self) -> None:
+        """Replace the lock, which another thread may have held while this process was forked."""
+        self._lock = threading.Lock()
+
+
+_open_files: Final = _OpenFiles()
+os.register_at_fork(after_in_child=_open_files.renew_lock)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size
+
+
+def open_file(path: str) -> OpenFile:
+    """Open a file for reading, or return it as it was opened before."""
+    return _open_files.get(path)
+
+
+def read_at(file: OpenFile, offset: int, nbytes: int) -> bytes:
+    """Read bytes of an open file: fewer than asked for only if it ends before.
+
+    Examples
+    --------
+    >>> len(read_at(open_file(__file__), 2**40, 1))
+    0
+    """
+    data = os.pread(file.fd, nbytes, offset)
+    while 0 < len(data) < nbytes:
+        more = os.pread(file.fd, nbytes - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def read_into(fd: int, buffer: memoryview, offset: int) -> int:
+    """Fill `buffer` from the file; return the number of bytes there were."""
+    done = 0
+    while done < len(buffer):
+        nbytes = os.preadv(fd, [buffer[done:]], offset + done)
+        if nbytes == 0:
+            break
+        done += nbytes
+    return done
+
+
+def read_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> list[memoryview]:
+    """Read ranges, and make sure that all of their bytes came back.
+
+    Parameters
+    ----------
+    reader : RangeReader
+        Where to read from.
+    ranges : sequence of ByteRange
+        Wanted ranges, in any order.
+
+    Returns
+    -------
+    list of memoryview
+        ``ranges[i].nbytes`` bytes at each position ``i``.
+
+    Raises
+    ------
+    ShortReadError
+        If an object ends before a range does.
+    """
+    data = reader.read_ranges(ranges)
+    for (key, start, stop), got in zip(ranges, data, strict=True):
+        if len(got) != stop - start:
+            raise ShortReadError(
+                f"{key}: asked for bytes {start} to {stop}, got {len(got)} of {stop - start}; "
+                "the object is truncated"
+            )
+    return data
+
+
+def read_object(reader: RangeReader, key: str) -> memoryview:
+    """Read a whole object; `FileNotFoundError` if there is none."""
+    (data,) = read_exactly(reader, [ByteRange(key, 0, reader.size(key))])
+    return data
+
+
+def read_elements(
+    reader: RangeReader, manifest: ChunkManifest, start: Ints, nbytes: Ints, *, max_gap: int = 0
+) -> list[memoryview]:
+    """Read ranges of a chunked uint8 array.
+
+    Parameters
+    ----------
+    reader : RangeReader
+        Where the chunks are.
+    manifest : ChunkManifest
+        Where in it.
+    start, nbytes : ndarray of int64, shape (n,)
+        The elements ``[start, start + nbytes)`` are wanted, in any order.
+    max_gap : int, default 0
+        See `arraystore.byterange.coalesce`.
+
+    Returns
+    -------
+    list of memoryview
+        ``nbytes[i]`` bytes at each position ``i``. Views of ranges that were
+        read together share memory.
+
+    Raises
+    ------
+    ShortReadError
+        If a stored object ends before a chunk does.
+    """
+    pieces = manifest.locate(start, nbytes)
+    is_stored = pieces.start != ZEROS
+    stored = Pieces(*(column[is_stored] for column in _columns(pieces)))
+    spans = coalesce(stored, max_gap=max_gap)
+    ranges = [
+        ByteRange(manifest.keys[key], first, last)
+        for key, first, last in zip(
+            spans.object.tolist(), spans.start.tolist(), spans.stop.tolist(), strict=True
+        )
+    ]
+    buffers = read_exactly(reader, ranges)
+    offset = stored.start - spans.start[spans.span]
+    found = iter(zip(spans.span.tolist(), offset.tolist(), strict=True))
+    parts: list[list[memoryview]] = [[] for _ in range(len(start))]
+    for wanted, size, there in zip(
+        pieces.wanted.tolist(), pieces.nbytes.tolist(), is_stored.tolist(), strict=True
+    ):
+        if there:
+            span, at = next(found)
+            parts[wanted].append(buffers[span][at : at + size])
+        else:
+            parts[wanted].append(memoryview(bytes(size)))
+    return [some[0] if len(some) == 1 else memoryview(b"".join(some)) for some in parts]
+
+
+def _columns(pieces: Pieces) -> tuple[Ints, Ints, Ints, Ints]:
+    return pieces.wanted, pieces.object, pieces.start, pieces.nbytes
+
+
+def reserve(path: Path, nbytes: int) -> None:
+    """Make a file `nbytes` long, with room on the disk for all of them.
+
+    Raises
+    ------
+    StorageError
+        If there is not enough room.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with full_disk_is_told(path, nbytes):
+            if hasattr(os, "posix_fallocate") and nbytes:
+                os.posix_fallocate(fd, 0, nbytes)
+            else:  # macOS has no such call, and a length of 0 is not allowed
+                os.ftruncate(fd, nbytes)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def full_disk_is_told(path: Path, nbytes: int) -> Iterator[None]:
+    """Turn the operating system's "no space left" into a `StorageError` with the numbers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise StorageError(
+            f"{path.parent}: no room for {nbytes:,} bytes more, {free:,} are free "
+            f"({error.strerror}); free some, or choose another disk"
+        ) from error
+
+
+def crc32c(data: Buffer, value: int = 0) -> int:
+    """Return the CRC-32C (RFC 3720, section 12.1) of `data`, going on from `value`.
+
+    Examples
+    --------
+    >>> hex(crc32c(b"123456789"))
+    '0xe3069283'
+    """
+    # google_crc32c refuses a memoryview of writable memory but takes any NumPy array.
+    result: int = google_crc32c.extend(value, np.frombuffer(data, dtype=np.uint8))
+    return result

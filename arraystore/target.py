@@ -1,0 +1,206 @@
+"""The place of a new store: a work folder beside the target, published by one rename.
+
+::
+
+    data/1pct.h5              appears whole, or not at all
+    data/.1pct.h5.partial/    while the conversion runs
+        ├── lock              held by the process that works here
+        ├── store             the store to be
+        └── spool             images that were encoded anew
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from arraystore.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A locked work folder, and the target its store is published as.
+
+    Attributes
+    ----------
+    folder : Path
+        The work folder.
+    target : Path
+        Where the store is to appear.
+    overwrite : bool
+        Whether what is there now may be replaced.
+    """
+
+    folder: Path
+    target: Path
+    overwrite: bool
+
+    @property
+    def store(self) -> Path:
+        """Where the store is built."""
+        return self.folder / "store"
+
+    @property
+    def spool(self) -> Path:
+        """Where images that were encoded anew are kept."""
+        return self.folder / "spool"
+
+    def publish(self) -> None:
+        """Give the finished store its name.
+
+        Raises
+        ------
+        FileExistsError
+            If something took the target's name in the meantime.
+        """
+        aside = self.folder / "replaced"
+        if self.overwrite and os.path.lexists(self.target):
+            self.target.rename(aside)
+        try:
+            _rename_without_replacing(self.store, self.target)
+        except BaseException:
+            if os.path.lexists(aside):
+                aside.rename(self.target)
+            raise
+        sync_path(self.target.parent)
+
+
+@contextmanager
+def workspace(target: Path, *, overwrite: bool = False) -> Iterator[Workspace]:
+    """Take a work folder beside `target` for as long as the context lasts.
+
+    Whatever is in it then is deleted, so that a conversion that fails leaves
+    nothing behind; what a killed one left is deleted first.
+
+    Parameters
+    ----------
+    target : Path
+        Where the store is to appear.
+    overwrite : bool, default False
+        Whether a store that is there may be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `target`, and `overwrite` is false or it is
+        neither a Zarr group nor an HDF5 file.
+    FileNotFoundError, NotADirectoryError, PermissionError
+        If the folder of `target` is not there or cannot be written to.
+    StorageError
+        If another process is converting to the same target.
+    """
+    _check_target(target, overwrite)
+    folder = target.parent / f".{target.name}.partial"
+    lock = _locked(folder)
+    try:
+        _clear(folder)
+        yield Workspace(folder, target, overwrite)
+    finally:
+        _clear(folder)
+        (folder / "lock").unlink()
+        folder.rmdir()
+        os.close(lock)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if os.path.lexists(target):
+        if not overwrite:
+            raise FileExistsError(
+                f"{target}: exists; choose another name, or give overwrite=True (--overwrite)"
+            )
+        if not _may_be_replaced(target):
+            raise FileExistsError(
+                f"{target}: is neither a Zarr group nor an HDF5 file, and is not overwritten"
+            )
+    if not target.parent.is_dir():
+        kind = NotADirectoryError if target.parent.exists() else FileNotFoundError
+        raise kind(f"{target.parent}: is not a folder; create it first")
+
+
+def _may_be_replaced(target: Path) -> bool:
+    if target.is_dir():
+        return (target / "zarr.json").is_file()
+    with target.open("rb") as file:
+        return file.read(4) == b"\x89HDF"
+
+
+def _locked(folder: Path) -> int:
+    """Create and lock the work folder; return the lock's descriptor."""
+    while True:
+        try:
+            folder.mkdir(exist_ok=True)
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except PermissionError as error:
+            raise PermissionError(f"{folder.parent}: cannot be written to") from error
+        except FileNotFoundError:  # the process that had it removed the folder just now
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise StorageError(
+                f"{folder}: another process is converting to the same target; wait for it"
+            ) from None
+        if _is_at(lock, folder / "lock"):
+            return lock
+        os.close(lock)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether a descriptor is still that of the file at `path`."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+
+
+def _rename_without_replacing(source: Path, target: Path) -> None:
+    """Rename a file or folder; `FileExistsError` if there is something at `target`.
+
+    A folder is never renamed onto anything but an empty folder (POSIX); a file
+    gets a second name, which fails if that is taken, and loses the first.
+    """
+    exists = FileExistsError(f"{target}: was created by somebody else in the meantime")
+    try:
+        if source.is_dir():
+            source.rename(target)
+        else:
+            target.hardlink_to(source)
+            source.unlink()
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise exists from error
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        # The file system has no hard links: claim the name with an empty file, and replace that.
+        try:
+            target.touch(exist_ok=False)
+        except FileExistsError:
+            raise exists from None
+        source.replace(target)
+
+
+def sync_path(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,288 @@
+"""Time conversion against copying the same bytes, and against the usual loop, in one run.
+
+::
+
+    python -m benchmarks.bench_convert DIR --subset-list LIST [--verify] [--json FILE]
+
+DIR holds the archives, such as ``python -m benchmarks.imagenet_archives`` makes. The acts take
+turns, each with the archives in the page cache, nothing else waiting to be written, and a new
+target that is deleted afterwards:
+
+- ``cp`` of both archives, alone and followed by ``sync`` of the copies. The archives are a
+  little larger than the images in them: the time is scaled to the bytes of the images;
+- `arraystore.convert` to both containers, with ``sync=False`` and with its own defaults;
+- the usual loop: `tarfile`, and an h5py variable-length data set written sample by sample,
+  without a sync.
+
+Each act but ``cp`` runs in a new Python, whose start and imports are part of its time.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Final, NamedTuple, TypeVar
+
+from benchmarks.archive_images import N_VALIDATION, Archives, Count, count, label_of, verify
+
+T = TypeVar("T")
+
+COPY: Final = "cp"
+COPY_SYNC: Final = "cp, sync"
+LOOP: Final = "tarfile + h5py vlen"
+ZARR: Final = "convert .zarr"
+ZARR_NO_SYNC: Final = "convert .zarr, sync=False"
+HDF5: Final = "convert .h5"
+HDF5_NO_SYNC: Final = "convert .h5, sync=False"
+
+RATIOS: Final = (
+    (ZARR_NO_SYNC, COPY),
+    (HDF5_NO_SYNC, COPY),
+    (ZARR, COPY_SYNC),
+    (HDF5, COPY_SYNC),
+    (LOOP, ZARR),
+    (LOOP, HDF5),
+    (LOOP, ZARR_NO_SYNC),
+    (LOOP, HDF5_NO_SYNC),
+)
+"""Acts whose times are divided, the first by the second."""
+
+
+class Run(NamedTuple):
+    """An act done once: its time, and the peak resident memory of its Python if it had one.
+
+    Pages of mapped files count as resident.
+    """
+
+    seconds: float
+    peak_nbytes: int = 0
+
+
+class Act(NamedTuple):
+    """Something to time: `run` makes the target whose path it is given."""
+
+    name: str
+    target_name: str
+    run: Callable[[Path], Run]
+
+
+def acts_on(archives: Archives, *, partial_archives: bool) -> list[Act]:
+    """Return all acts, in the order they take turns."""
+    convert = partial(_convert, archives, partial_archives)
+    return [
+        Act(COPY, "copies", partial(_copy, archives.paths, False)),
+        Act(ZARR_NO_SYNC, "1pct.zarr", partial(_in_new_process, partial(convert, False))),
+        Act(HDF5_NO_SYNC, "1pct.h5", partial(_in_new_process, partial(convert, False))),
+        Act(COPY_SYNC, "copies", partial(_copy, archives.paths, True)),
+        Act(ZARR, "1pct.zarr", partial(_in_new_process, partial(convert, True))),
+        Act(HDF5, "1pct.h5", partial(_in_new_process, partial(convert, True))),
+        Act(LOOP, "vlen.h5", partial(_in_new_process, partial(_write_vlen, archives))),
+    ]
+
+
+def _copy(paths: Iterable[Path], sync: bool, target: Path) -> Run:
+    start = perf_counter()
+    target.mkdir()
+    subprocess.run(["cp", "--reflink=never", *paths, target], check=True)
+    if sync:
+        subprocess.run(["sync", *target.iterdir(), target], check=True)
+    return Run(perf_counter() - start)
+
+
+def _convert(archives: Archives, partial_archives: bool, sync: bool, target: Path) -> None:
+    import arraystore
+
+    arraystore.convert(
+        "imagenet2012_subset/1pct",
+        target,
+        manual_dir=archives.folder,
+        subset_list=archives.subset_list,
+        partial=partial_archives,
+        sync=sync,
+    )
+
+
+def _write_vlen(archives: Archives, target: Path) -> None:
+    import h5py
+    import numpy as np
+
+    with h5py.File(target, "w") as file:
+        for split, n_samples in (("train", len(archives.names)), ("validation", N_VALIDATION)):
+            group = file.create_group(split)
+            image = group.create_dataset("image", n_samples, h5py.vlen_dtype(np.uint8))
+            label = group.create_dataset("label", n_samples, np.int64)
+            file_name = group.create_dataset("file_name", n_samples, h5py.string_dtype())
+            for position, (name, data) in enumerate(archives.images(split)):
+                image[position] = np.frombuffer(data, np.uint8)
+                label[position] = label_of(name)
+                file_name[position] = name
+
+
+def _in_new_process(function: Callable[[Path], None], target: Path) -> Run:
+    start = perf_counter()
+    peak_nbytes = _call_in_new_process(partial(_peak_nbytes, function, target))
+    return Run(perf_counter() - start, peak_nbytes)
+
+
+def _call_in_new_process(function: Callable[[], T]) -> T:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        return executor.submit(function).result()
+
+
+def _peak_nbytes(function: Callable[[Path], None], target: Path) -> int:
+    function(target)
+    # getrusage would tell the peak of the parent if that was higher.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def measure(
+    acts: Sequence[Act], archives: Archives, *, n_rounds: int, scratch: Path, check: bool
+) -> dict[str, list[Run]]:
+    """Do every act once a round.
+
+    Parameters
+    ----------
+    acts : sequence of Act
+        What to do.
+    archives : Archives
+        Read into the page cache before each act.
+    n_rounds : int
+        Number of rounds.
+    scratch : Path
+        Folder for the targets.
+    check : bool
+        Whether to compare the images of both containers with the archives, in the first round.
+
+    Returns
+    -------
+    dict of str to list of Run
+        Runs of each act, by its name.
+    """
+    runs: dict[str, list[Run]] = {act.name: [] for act in acts}
+    for number in range(1, n_rounds + 1):
+        for act in acts:
+            _settle(archives.paths)
+            with TemporaryDirectory(dir=scratch) as folder:
+                target = Path(folder) / act.target_name
+                run = act.run(target)
+                runs[act.name].append(run)
+                print(f"round {number}, {act.name}: {run.seconds:.2f} s", flush=True)
+                if check and number == 1 and act.name in {ZARR, HDF5}:
+                    found = _call_in_new_process(partial(verify, archives, target))
+                    print(
+                        f"verified {found.n_images:,} images of {act.target_name}, "
+                        f"{found.n_reencoded} of them re-encoded",
+                        flush=True,
+                    )
+    return runs
+
+
+def _settle(paths: Iterable[Path]) -> None:
+    os.sync()
+    buffer = bytearray(2**22)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def _peak_of(runs: Iterable[Run]) -> int:
+    return max(run.peak_nbytes for run in runs)
+
+
+def scaled(runs: Mapping[str, Sequence[Run]], *, share: float) -> dict[str, list[float]]:
+    """Return the seconds of each act, those of ``cp`` times the images' share of its bytes."""
+    return {
+        name: [run.seconds * (share if name in {COPY, COPY_SYNC} else 1) for run in done]
+        for name, done in runs.items()
+    }
+
+
+def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    """Return ratios of the best and of the median times, by their names."""
+    return {
+        f"{above} : {below}": (
+            min(seconds[above]) / min(seconds[below]),
+            median(seconds[above]) / median(seconds[below]),
+        )
+        for above, below in RATIOS
+    }
+
+
+def show(
+    seconds: Mapping[str, Sequence[float]], runs: Mapping[str, Sequence[Run]], counted: Count
+) -> None:
+    """Print the figures as two tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    times = Table("act", title=f"{counted.n_images:,} images, {counted.n_bytes:,} bytes")
+    for heading in ("best s", "median s", "best GB/s", "peak MB"):
+        times.add_column(heading, justify="right")
+    for name, values in seconds.items():
+        best, peak = min(values), _peak_of(runs[name])
+        cells = [f"{best:.2f}", f"{median(values):.2f}", f"{counted.n_bytes / best / 1e9:.2f}"]
+        times.add_row(name, *cells, f"{peak / 1e6:.0f}" if peak else "")
+    quotients = Table("ratio of times")
+    for heading in ("best", "median"):
+        quotients.add_column(heading, justify="right")
+    for name, (of_best, of_median) in ratios(seconds).items():
+        quotients.add_row(name, f"{of_best:.2f}", f"{of_median:.2f}")
+    Console().print(times, quotients)
+    print("cp: seconds are scaled from the bytes of the archives to those of the images")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench_convert",
+        description="Time conversion against cp and against the usual loop.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of both archives")
+    parser.add_argument("--subset-list", type=Path, required=True, help="one file name a line")
+    parser.add_argument("--partial", action="store_true", help="the archives lack some images")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, help="folder for the targets, by default DIR")
+    parser.add_argument("--verify", action="store_true", help="compare every image of the stores")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    options = parser.parse_args()
+
+    archives = Archives(options.folder, options.subset_list)
+    counted = _call_in_new_process(partial(count, archives))
+    expected = len(archives.names) + N_VALIDATION
+    if counted.n_images != expected and not options.partial:
+        parser.error(f"the archives hold {counted.n_images} of {expected} images; add --partial")
+    archive_nbytes = sum(path.stat().st_size for path in archives.paths)
+    runs = measure(
+        acts_on(archives, partial_archives=options.partial),
+        archives,
+        n_rounds=options.rounds,
+        scratch=options.scratch or options.folder,
+        check=options.verify,
+    )
+    seconds = scaled(runs, share=counted.n_bytes / archive_nbytes)
+    show(seconds, runs, counted)
+    if options.json:
+        figures = {
+            "n_images": counted.n_images,
+            "image_nbytes": counted.n_bytes,
+            "archive_nbytes": archive_nbytes,
+            "seconds": seconds,
+            "peak_nbytes": {name: peak for name in runs if (peak := _peak_of(runs[name]))},
+            "ratios_of_best_and_median": ratios(seconds),
+        }
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
