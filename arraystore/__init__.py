@@ -1,1 +1,42 @@
-"""arraystore."""
+"""Image data sets as plain byte ranges of plain Zarr and HDF5 arrays.
+
+>>> import arraystore
+>>> arraystore.convert("imagenet2012_subset/1pct", "1pct.zarr")  # doctest: +SKIP
+>>> arraystore.open("1pct.zarr")["train"][5]  # doctest: +SKIP
+"""
+
+from arraystore.convert import ConvertReport, SplitReport, convert
+from arraystore.errors import (
+    ArrayStoreError,
+    ChecksumError,
+    FormatError,
+    ShortReadError,
+    SourceError,
+    StorageError,
+    VersionError,
+)
+from arraystore.reader import Store, StoreInfo
+from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
+from arraystore.schema import SplitInfo, __version__
+from arraystore.split import Batch, Sample, Split
+
+__all__ = [
+    "ArrayStoreError",
+    "Batch",
+    "ChecksumError",
+    "ConvertReport",
+    "FormatError",
+    "Sample",
+    "ShortReadError",
+    "SourceError",
+    "Split",
+    "SplitInfo",
+    "SplitReport",
+    "StorageError",
+    "Store",
+    "StoreInfo",
+    "VersionError",
+    "__version__",
+    "convert",
+    "open",
+]

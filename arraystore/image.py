@@ -37,7 +37,7 @@ IMAGE_SUFFIXES: Final = frozenset(
 
 # Pillow knows more formats. Among them are those that start another program (EPS), that have no
 # signature, so that they accept nearly anything (TGA), or that are only recognised (HDF5).
-# AVIF stands last, because a Pillow built without it fails when it comes to that name.
+# AVIF stands last, because Pillow before 11.3 fails when it comes to that name.
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 _JPEG_SIGNATURE: Final = b"\xff\xd8\xff"
@@ -280,8 +280,8 @@ def _opened(data: Buffer) -> Iterator[Image.Image]:
         begin = bytes(memoryview(data)[:16])
         raise ValueError(f"is not an image that can be decoded; it begins with {begin!r}") from None
     except Exception as error:
-        # Damaged bytes make Pillow raise nearly anything: OSError, SyntaxError, EOFError,
-        # struct.error, zlib.error, MemoryError, its own DecompressionBombError, …
+        # Damaged bytes make Pillow raise nearly anything: OSError, RuntimeError, SyntaxError,
+        # TypeError, struct.error, MemoryError, its own DecompressionBombError, …
         reason = str(error) or type(error).__name__
         raise ValueError(f"cannot be decoded: {reason}") from error
 

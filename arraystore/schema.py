@@ -30,7 +30,7 @@ from arraystore.errors import FormatError, VersionError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-ARRAYSTORE_VERSION: Final = "0.1.0"
+__version__: Final = "0.1.0"
 """Version of this package."""
 
 FORMAT_NAME: Final = "arraystore"
@@ -139,7 +139,7 @@ class DatasetInfo:
     partial: bool = False
     skipped: tuple[dict[str, str], ...] = ()
     reencoded: tuple[str, ...] = ()
-    writer: str = field(default=f"arraystore {ARRAYSTORE_VERSION}", kw_only=True)
+    writer: str = field(default=f"arraystore {__version__}", kw_only=True)
 
     def __post_init__(self) -> None:
         for name in self.splits:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def as_position(index: SupportsIndex, length: int) -> int:
     return position + length if position < 0 else position
 
 
-def is_one(selection: object) -> bool:
+def is_one(selection: object) -> TypeGuard[SupportsIndex]:
     """Whether a selection selects one sample rather than many.
 
     Examples
@@ -62,7 +62,7 @@ def is_one(selection: object) -> bool:
     return hasattr(selection, "__index__") and not isinstance(selection, np.bool_ | np.generic)
 
 
-def as_positions(selection: Selection, length: int) -> NDArray[np.int64]:
+def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[np.int64]:
     """Turn a selection into positions counted from the first sample.
 
     Parameters
@@ -135,7 +135,7 @@ _TERM = re.compile(
 )
 
 
-def parse_split_string(text: str, lengths: dict[str, int]) -> list[SplitSlice]:
+def parse_split_string(text: str, lengths: Mapping[str, int]) -> list[SplitSlice]:
     """Read a split string as TFDS writes them: ``train[:10%]``, ``train[100:200]+validation``.
 
     Percentages are rounded to the nearest sample, as TFDS does by default, so
@@ -146,7 +146,7 @@ def parse_split_string(text: str, lengths: dict[str, int]) -> list[SplitSlice]:
     text : str
         Terms joined by ``+``; each a split's name with an optional slice, whose
         two bounds are both absolute or both percentages.
-    lengths : dict of str to int
+    lengths : mapping of str to int
         Number of samples of each split.
 
     Returns
@@ -169,7 +169,7 @@ def parse_split_string(text: str, lengths: dict[str, int]) -> list[SplitSlice]:
     return [_parse_term(term, lengths) for term in text.split("+")]
 
 
-def _parse_term(term: str, lengths: dict[str, int]) -> SplitSlice:
+def _parse_term(term: str, lengths: Mapping[str, int]) -> SplitSlice:
     match = _TERM.fullmatch(term)
     if match is None:
         raise ValueError(

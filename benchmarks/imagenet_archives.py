@@ -10,6 +10,8 @@ are encoded; each image is one of them with a comment segment of its own, so tha
 equal and all can be decoded. The same arguments give the same bytes. Nothing is overwritten.
 """
 
+from __future__ import annotations
+
 import argparse
 import io
 import math
@@ -45,7 +47,7 @@ SHAPES: Final = ((40_000, (240, 320)), (200_000, (375, 500)), (math.inf, (768, 1
 MTIME: Final = 1_339_000_000
 
 
-def draw(rng: np.random.Generator, height: int, width: int) -> "NDArray[np.uint8]":
+def draw(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
     """Return a picture of soft blobs and noise, shape (height, width, 3)."""
     blobs = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     soft = np.asarray(blobs.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
@@ -89,7 +91,7 @@ class ImageMaker:
         Fixes the pictures, and which name gets which.
     """
 
-    def __init__(self, odd_names: "Sequence[str]", *, seed: int) -> None:
+    def __init__(self, odd_names: Sequence[str], *, seed: int) -> None:
         self._seed = seed
         self._pictures = make_pictures(seed)
         self._oddities = dict(zip(odd_names, make_oddities(seed), strict=True))
@@ -104,7 +106,7 @@ class ImageMaker:
         return picture[:2] + segment + picture[2:]
 
 
-def write_train(path: Path, names: "Iterable[str]", maker: ImageMaker) -> None:
+def write_train(path: Path, names: Iterable[str], maker: ImageMaker) -> None:
     """Write a tar of one tar a class, sorted by class; names keep their order in a class."""
     classes: dict[str, list[str]] = {}
     for name in names:
@@ -127,7 +129,7 @@ def write_validation(path: Path, n_images: int, maker: ImageMaker, *, seed: int)
             _add(archive, name, maker.image(name))
 
 
-def _encode(pixels: "NDArray[np.uint8]", quality: int) -> bytes:
+def _encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
     data: bytes = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")
     return data
 

@@ -254,9 +254,7 @@ class ZarrWriter(ContainerWriter):
         import zarr
 
         self._path = path
-        self._root: Any = zarr.open_group(
-            path, mode="a", zarr_format=3, use_consolidated=False
-        )
+        self._root: Any = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
 
     @override
     def create_group(self, path: str) -> None:

@@ -7,6 +7,8 @@ asked for::
     imagenet2012_validation_label.npy    element i: label of ILSVRC2012_val_{i + 1:08d}.JPEG
 """
 
+from __future__ import annotations
+
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -45,7 +47,7 @@ def words() -> tuple[str, ...]:
 
 
 @cache
-def validation_labels() -> "NDArray[np.int64]":
+def validation_labels() -> NDArray[np.int64]:
     """Return the label of each validation image, by the number in its name.
 
     They are those of ``validation_labels.txt`` in the wheel of `tensorflow-datasets`. They

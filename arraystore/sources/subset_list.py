@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -130,6 +128,9 @@ def _cached(path: Path, published: _Published, manual_dir: Path) -> bytes:
 
 
 def _download(published: _Published, manual_dir: Path) -> bytes:
+    import urllib.error
+    import urllib.request
+
     url = f"{_BASE_URL}/{published.file_name}"
     way_out = (
         f"put the file into {manual_dir}, or name it with subset_list (--subset-list); "

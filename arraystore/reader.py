@@ -1,0 +1,295 @@
+"""Opening a store: addresses to splits, and what the store says of its data set."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arraystore.containers import open_local
+from arraystore.errors import StorageError
+from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
+from arraystore.selection import parse_split_string
+from arraystore.split import Part, Split
+from arraystore.stored import CHECKSUMS, StoredSplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """All that a store says of itself, but for the samples.
+
+    Attributes
+    ----------
+    name, config, version : str
+        Of the data set, as in ``imagenet2012_subset/1pct:5.0.0``.
+    full_name : str
+        The three in one.
+    description, homepage, citation : str
+        For people; `citation` is BibTeX.
+    splits : dict of str to SplitInfo
+        Number of samples and bytes, order, seed and digest of each split.
+    label_names, label_words : tuple of str
+        Ids of the classes, and their human-readable names.
+    sources : tuple of (str, int)
+        Name and size in bytes of what was converted.
+    partial : bool
+        Whether samples that belong to the data set were missing there.
+    skipped : tuple of dict
+        Images left out: split, file name, reason.
+    reencoded : tuple of str
+        Images whose bytes are not those of the source.
+    writer, format_version : str
+        What wrote the store, and the format it follows.
+    """
+
+    name: str
+    config: str
+    version: str
+    full_name: str
+    description: str
+    homepage: str
+    citation: str
+    splits: dict[str, SplitInfo]
+    label_names: tuple[str, ...]
+    label_words: tuple[str, ...]
+    sources: tuple[tuple[str, int], ...]
+    partial: bool
+    skipped: tuple[dict[str, str], ...]
+    reencoded: tuple[str, ...]
+    writer: str
+    format_version: str
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name}: {info.num_samples:,}" for name, info in self.splits.items())
+        return f"<StoreInfo {self.full_name}: {len(self.label_names):,} classes; {splits}>"
+
+
+class Store(Mapping[str, Split]):
+    """A store that is open for reading: a mapping from names to splits.
+
+    Nothing but the metadata of the root is read until it is needed. A store can be
+    pickled (as its address and options), used from many threads, and after a fork.
+    Get one from `arraystore.open`.
+
+    Parameters
+    ----------
+    address : str
+        Path of the store.
+    checksum : {"auto", "always"}
+        See `arraystore.open`.
+    """
+
+    def __init__(self, address: str, *, checksum: str = "auto") -> None:
+        self.address = address
+        self._checksum = checksum
+        self._reader, self._container = open_local(Path(address))
+        attributes = self._container.attributes()
+        self._format_version = check_version(attributes, where=address)
+        if self._format_version > FORMAT_VERSION:
+            newer, known = (".".join(map(str, v)) for v in (self._format_version, FORMAT_VERSION))
+            warnings.warn(
+                f"{address}: has format version {newer}, this release knows {known}; what is new "
+                "in it is ignored",
+                stacklevel=3,
+            )
+        self._dataset = DatasetInfo.from_attributes(attributes, where=address)
+        self._stored: dict[str, StoredSplit] = {}
+
+    def __getitem__(self, name: str) -> Split:
+        """Return a split, or a part of one, as TFDS writes them.
+
+        Parameters
+        ----------
+        name : str
+            ``train``, ``train[:10%]``, ``train[100:200]``, ``train+validation``.
+
+        Returns
+        -------
+        Split
+
+        Raises
+        ------
+        KeyError
+            If there is no split of that name.
+        ValueError
+            If the string is malformed, or a bound is outside the split.
+        """
+        if not isinstance(name, str):
+            raise TypeError(
+                f"a store has splits, got {name!r}; store['train'][{name!r}] selects samples"
+            )
+        lengths = _Lengths(self)
+        terms = parse_split_string(name, lengths)
+        parts = [Part(self.stored(term.name), range(term.start, term.stop)) for term in terms]
+        return Split(self, name, parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dataset.splits)
+
+    def __len__(self) -> int:
+        return len(self._dataset.splits)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._dataset.splits
+
+    def stored(self, name: str) -> StoredSplit:
+        """Return one split as it is stored; made for the rooms above this one."""
+        if name not in self._stored:
+            self._stored[name] = StoredSplit(
+                self._reader, self._container, name, self.address, self._checksum
+            )
+        return self._stored[name]
+
+    @cached_property
+    def info(self) -> StoreInfo:
+        """What the store says of its data set, its splits and classes."""
+        dataset = self._dataset
+        return StoreInfo(
+            name=dataset.name,
+            config=dataset.config,
+            version=dataset.version,
+            full_name=dataset.full_name,
+            description=dataset.description,
+            homepage=dataset.homepage,
+            citation=dataset.citation,
+            splits={name: self.stored(name).info for name in self},
+            label_names=self.label_names,
+            label_words=self._texts("label_words"),
+            sources=dataset.sources,
+            partial=dataset.partial,
+            skipped=dataset.skipped,
+            reencoded=dataset.reencoded,
+            writer=dataset.writer,
+            format_version=".".join(map(str, self._format_version)),
+        )
+
+    @cached_property
+    def label_names(self) -> tuple[str, ...]:
+        """Ids of the classes; label k is element k."""
+        return self._texts("label_name")
+
+    def int2str(self, label: int) -> str:
+        """Return the id of a class.
+
+        Parameters
+        ----------
+        label : int
+            In ``range(n_classes)``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such class.
+        """
+        if not 0 <= label < len(self.label_names):
+            raise ValueError(f"label {label} is not in range({len(self.label_names)})")
+        return self.label_names[label]
+
+    def str2int(self, name: str) -> int:
+        """Return the label of a class.
+
+        Parameters
+        ----------
+        name : str
+            Its id, such as ``n01440764``.
+
+        Raises
+        ------
+        KeyError
+            If there is no such class; the message has the nearest there are.
+        """
+        try:
+            return self._labels[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self.label_names)
+            hint = f"; near it: {', '.join(near)}" if near else ""
+            raise KeyError(f"there is no class {name!r}{hint}") from None
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name} ({len(self.stored(name)):,} samples)" for name in self)
+        return f"<Store {self.address}: {self._dataset.full_name}; {splits}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
+        return _unpickled, (self.address, self._checksum)
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        return {name: label for label, name in enumerate(self.label_names)}
+
+    def _texts(self, name: str) -> tuple[str, ...]:
+        values = self._container.read_column(name, ROOT_COLUMNS[name].data_type)
+        return tuple(np.asarray(values).tolist())
+
+
+class _Lengths(Mapping[str, int]):
+    """Number of samples of each split, read only of those that are asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getitem__(self, name: str) -> int:
+        if name not in self._store:
+            raise KeyError(name)
+        return len(self._store.stored(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store)
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._store
+
+
+def _unpickled(address: str, checksum: str) -> Store:
+    return Store(address, checksum=checksum)
+
+
+def open_store(address: str | os.PathLike[str], *, checksum: str = "auto") -> Store:
+    """Open a store for reading.
+
+    Parameters
+    ----------
+    address : path-like
+        A store on the local disk, Zarr or HDF5.
+    checksum : {"auto", "always"}
+        When encoded images are compared with their CRC-32C: whenever they are decoded,
+        or also when their bytes are asked for.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `address`.
+    FormatError
+        If what is there is not a store.
+    VersionError
+        If its format is of another major version.
+
+    Examples
+    --------
+    >>> store = arraystore.open("1pct.zarr")  # doctest: +SKIP
+    >>> store["train"][0].image.shape  # doctest: +SKIP
+    (375, 500, 3)
+    """
+    if checksum not in CHECKSUMS:
+        raise ValueError(f"checksum must be one of {', '.join(CHECKSUMS)}, got {checksum!r}")
+    text = os.fspath(address)
+    if "://" in text and not text.startswith("file://"):
+        raise StorageError(f"{text}: this release opens stores on the local disk only")
+    path = Path(text.removeprefix("file://")).expanduser()
+    return Store(str(path.absolute()), checksum=checksum)

@@ -1,0 +1,198 @@
+"""One split as it is stored: columns loaded on first use, encoded images read as byte ranges."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore import image
+from arraystore.errors import ChecksumError, FormatError
+from arraystore.schema import COLUMNS, PAYLOAD, SplitInfo
+from arraystore.storage import crc32c, read_elements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from arraystore.byterange import ChunkManifest
+    from arraystore.containers.base import ContainerReader
+    from arraystore.storage import RangeReader
+
+    Ints = NDArray[np.int64]
+    Pixels = NDArray[np.uint8]
+    Size = int | tuple[int, int]
+
+CHECKSUMS: Final = ("auto", "always")
+"""When to compare an image's bytes with their checksum; the first is the default."""
+
+
+class StoredSplit:
+    """The columns and encoded images of one split of a store.
+
+    Parameters
+    ----------
+    reader : RangeReader
+        What reads the payload.
+    container : ContainerReader
+        What tells where it is.
+    name : str
+        The split.
+    where : str
+        Address of the store, for messages.
+    checksum : {"auto", "always"}
+        Whether encoded bytes are compared with their checksum when they are
+        decoded, or whenever they are read.
+    """
+
+    def __init__(
+        self,
+        reader: RangeReader,
+        container: ContainerReader,
+        name: str,
+        where: str,
+        checksum: str,
+    ) -> None:
+        self.name = name
+        self.where = f"{where}/{name}"
+        self._reader = reader
+        self._container = container
+        self._always = checksum == "always"
+        self._columns: dict[str, NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        return self.info.num_samples
+
+    @cached_property
+    def info(self) -> SplitInfo:
+        """The attributes of the split."""
+        return SplitInfo.from_attributes(self._container.attributes(self.name), where=self.where)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a whole column, read-only.
+
+        Raises
+        ------
+        FormatError
+            If it is missing, damaged, or its values cannot be.
+        """
+        values = self._columns.get(name)
+        if values is None:
+            data_type, dimension, _ = COLUMNS[name]
+            values = self._container.read_column(f"{self.name}/{name}", data_type)
+            if dimension == "sample" and len(values) != len(self):
+                raise FormatError(
+                    f"{self.where}/{name}: must have {len(self)} values, one a sample, "
+                    f"got {len(values)}"
+                )
+            values.flags.writeable = False
+            self._columns[name] = values
+        return values
+
+    def read(self, positions: Ints) -> list[memoryview]:
+        """Read the encoded images at some positions, in their order."""
+        start, nbytes = self._ranges
+        images = read_elements(self._reader, self._manifest, start[positions], nbytes[positions])
+        if self._always:
+            self._check(images, positions)
+        return images
+
+    def decode(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
+        """Read and decode the images at some positions, in their order.
+
+        Parameters
+        ----------
+        positions : ndarray of int64, shape (n,)
+        size : int or (int, int), optional
+            Height and width to resize each to, see `arraystore.image.resize`.
+
+        Returns
+        -------
+        list of ndarray of uint8, shape (height, width, 3)
+
+        Raises
+        ------
+        ChecksumError
+            If the bytes read are not those that were written.
+        FormatError
+            If they cannot be decoded.
+        """
+        encoded = self.read(positions)
+        if not self._always:
+            self._check(encoded, positions)
+        work = partial(self._pixels, size=size)
+        if len(encoded) < 2:
+            return list(map(work, encoded, positions))
+        return list(_decoders().map(work, encoded, positions))
+
+    @cached_property
+    def _ranges(self) -> tuple[Ints, Ints]:
+        start, nbytes = self.column("image_start"), self.column("image_nbytes")
+        outside = (start < 0) | (nbytes < 0) | (start > self.info.num_bytes - nbytes)
+        if outside.any():
+            i = int(np.flatnonzero(outside)[0])
+            raise FormatError(
+                f"{self.where}: image {i} is {nbytes[i]} bytes at {start[i]}, which is outside "
+                f"the payload of {self.info.num_bytes} bytes"
+            )
+        return start, nbytes
+
+    @cached_property
+    def _manifest(self) -> ChunkManifest:
+        manifest = self._container.manifest(f"{self.name}/{PAYLOAD}")
+        if manifest.nbytes != self.info.num_bytes:
+            raise FormatError(
+                f"{self.where}/{PAYLOAD}: must have {self.info.num_bytes} bytes, "
+                f"got {manifest.nbytes}"
+            )
+        return manifest
+
+    def _check(self, images: Sequence[memoryview], positions: Ints) -> None:
+        expected = self.column("image_crc32c")
+        for data, i in zip(images, positions, strict=True):
+            found = crc32c(data)
+            if found != expected[i]:
+                raise ChecksumError(
+                    f"{self._image(i)}: crc32c must be {expected[i]:#010x}, got {found:#010x}; "
+                    "the stored bytes are damaged"
+                )
+
+    def _pixels(self, data: memoryview, position: int, size: Size | None) -> Pixels:
+        try:
+            pixels = image.decode(data)
+        except ValueError as error:
+            raise FormatError(f"{self._image(position)}: cannot be decoded: {error}") from error
+        return pixels if size is None else image.resize(pixels, size)
+
+    def _image(self, position: int) -> str:
+        return f"{self.where}: {self.column('file_name')[position]!r} (position {position})"
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _decoders() -> ThreadPoolExecutor:
+    """Return the threads that decode; the decoders let go of Python's lock."""
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(n_cpus(), thread_name_prefix="arraystore-decode")
+    return _pool
+
+
+def n_cpus() -> int:
+    """Return the number of processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _forget_decoders() -> None:
+    """Threads do not survive a fork; the child starts its own when it needs them."""
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_decoders)
