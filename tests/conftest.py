@@ -1,0 +1,45 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import arraystore
+from arraystore.drawn import DrawnArchives, write_archives
+from tests.support import SUFFIXES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnArchives:
+    """Archives of the real shape: 6 classes of 5 drawn training images, 20 of validation."""
+    folder = tmp_path_factory.mktemp("archives")
+    return write_archives(folder, n_classes=6, per_class=5, n_validation=20)
+
+
+@pytest.fixture(scope="session", params=SUFFIXES)
+def path(
+    request: pytest.FixtureRequest, drawn: DrawnArchives, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A store of the drawn archives, in each container; not to be changed."""
+    target = tmp_path_factory.mktemp("store") / f"drawn{request.param}"
+    arraystore.convert(
+        "imagenet2012_subset/1pct", target, manual_dir=drawn.folder, partial=True, sync=False
+    )
+    return target
+
+
+@pytest.fixture
+def store(path: Path) -> arraystore.Store:
+    """The store of `path`, opened for this test alone."""
+    return arraystore.open(path)
+
+
+@pytest.fixture
+def train(store: arraystore.Store) -> arraystore.Split:
+    """The train split of `store`: 30 samples, shuffled."""
+    return store["train"]
