@@ -164,7 +164,7 @@ class Store(Mapping[str, Split]):
             citation=dataset.citation,
             splits={name: self.stored(name).info for name in self},
             label_names=self.label_names,
-            label_words=self._texts("label_words"),
+            label_words=self.label_words,
             sources=dataset.sources,
             partial=dataset.partial,
             skipped=dataset.skipped,
@@ -177,6 +177,11 @@ class Store(Mapping[str, Split]):
     def label_names(self) -> tuple[str, ...]:
         """Ids of the classes; label k is element k."""
         return self._texts("label_name")
+
+    @cached_property
+    def label_words(self) -> tuple[str, ...]:
+        """Human-readable names of the classes; those of label k are element k."""
+        return self._texts("label_words")
 
     def int2str(self, label: int) -> str:
         """Return the id of a class.

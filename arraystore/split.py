@@ -277,6 +277,11 @@ class Split:
         """Ids of the classes; label k is element k."""
         return self._store.label_names
 
+    @property
+    def label_words(self) -> tuple[str, ...]:
+        """Human-readable names of the classes; those of label k are element k."""
+        return self._store.label_words
+
     def int2str(self, label: int) -> str:
         """Return the id of a class, see `Store.int2str`."""
         return self._store.int2str(label)

@@ -1,0 +1,189 @@
+"""The ``arraystore`` command: arguments in, one call down, a message out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+import arraystore
+from arraystore import demo as demo_room
+from arraystore import tables
+from arraystore.errors import ArrayStoreError
+from arraystore.labels import find_label
+from arraystore.plan import ON_ERROR
+from arraystore.schema import ORDERS
+from arraystore.show import contact_sheet, first_of_each_label
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from arraystore.split import Split
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(arraystore.__version__, package_name="arraystore")
+def cli() -> None:
+    """Keep an image data set as one Zarr or HDF5 store, and look into it."""
+
+
+@cli.command()
+@click.argument("dataset")
+@click.argument("target", type=_PATH)
+@click.option("--manual-dir", type=_PATH, help="Folder of the ImageNet archives.")
+@click.option("--subset-list", type=_PATH, help="The subset's training images, a name a line.")
+@click.option("--partial", is_flag=True, help="Convert what there is of an incomplete source.")
+@click.option("--order", type=click.Choice(ORDERS), default=ORDERS[0], show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order.")
+@click.option(
+    "--on-error",
+    type=click.Choice(ON_ERROR),
+    default=ON_ERROR[0],
+    show_default=True,
+    help="What to do about images that cannot be read.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a store that is at TARGET.")
+@click.option("--sync/--no-sync", default=True, help="Wait until all is on the disk.  [default]")
+@click.option(
+    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def convert(dataset: str, target: Path, as_json: bool, **options: Any) -> None:
+    """Convert DATASET to a store at TARGET (.zarr, .h5 or .hdf5).
+
+    DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, with
+    :VERSION or without (2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0); or folder:PATH for images in
+    folders split/class/file or class/file.
+    """
+    report = arraystore.convert(dataset, target, **options)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        tables.print_report(report)
+
+
+@cli.command()
+@click.argument("store", type=str)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def info(store: str, as_json: bool) -> None:
+    """Show what STORE says of its data set."""
+    opened = arraystore.open(store)
+    if as_json:
+        _print_json(dataclasses.asdict(opened.info))
+    else:
+        tables.print_info(opened.address, opened.info)
+
+
+@cli.command()
+@click.argument("store", type=str)
+@click.argument("split", default="")
+@click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Rows.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row.")
+def ls(store: str, split: str, limit: int, as_json: bool) -> None:
+    """List samples of SPLIT of STORE.
+
+    SPLIT is the first split there is, or one such as train, 'train[100:200]',
+    'train[:10%]+validation'.
+    """
+    samples = _split(store, split)
+    shown = min(limit, len(samples))
+    if as_json:
+        for row in tables.rows(samples, shown):
+            click.echo(json.dumps(row, ensure_ascii=False))
+    else:
+        tables.print_rows(samples, shown)
+
+
+@cli.command()
+@click.argument("store", type=str)
+@click.argument("split", default="")
+@click.option("-o", "--output", type=_PATH, default=Path("contact-sheet.png"), show_default=True)
+@click.option("--label", help="Samples of one class: its number, its id, or a word for it.")
+@click.option("--per-label", type=int, metavar="K", help="The first K samples of every class.")
+@click.option("--limit", type=click.IntRange(1), default=64, show_default=True, help="Pictures.")
+@click.option("--size", type=click.IntRange(16, 1024), default=144, show_default=True)
+@click.option("--columns", type=click.IntRange(1), default=8, show_default=True)
+def show(
+    store: str,
+    split: str,
+    output: Path,
+    label: str | None,
+    per_label: int | None,
+    limit: int,
+    size: int,
+    columns: int,
+) -> None:
+    """Draw samples of SPLIT of STORE as one PNG, with the names of their classes."""
+    samples = _split(store, split)
+    positions = np.arange(len(samples), dtype=np.int64)
+    if per_label is not None:
+        positions = first_of_each_label(samples, per_label)
+    if label is not None:
+        wanted = find_label(label, samples.label_names, samples.label_words)
+        positions = positions[samples.label[positions] == wanted]
+    sheet = contact_sheet(samples, positions[:limit], size=size, columns=columns)
+    sheet.save(output, "PNG")
+    click.echo(
+        f"{output}: {min(limit, len(positions))} of {len(positions):,} samples of {samples.name}"
+    )
+
+
+@cli.command()
+@click.argument("folder", type=_PATH, default=Path("demo"))
+def demo(folder: Path) -> None:
+    """Make small archives of drawn pictures in FOLDER, convert them, and look into the stores."""
+    demo_room.run(folder, tell=click.echo)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the ``arraystore`` command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0 done, 1 failed, 2 wrong usage.
+    """
+    try:
+        cli.main(arguments, prog_name="arraystore", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _failed("interrupted; nothing was left at the target")
+    except BrokenPipeError:  # who read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyError as error:
+        return _failed(str(error.args[0] if error.args else error))
+    except (ArrayStoreError, OSError, ValueError, IndexError) as error:
+        return _failed(str(error))
+    return 0
+
+
+def _failed(message: str) -> int:
+    click.echo(f"arraystore: {' '.join(message.split())}", err=True)
+    return 1
+
+
+def _split(store: str, split: str) -> Split:
+    opened = arraystore.open(store)
+    return opened[split or next(iter(opened))]
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

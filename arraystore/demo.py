@@ -1,0 +1,109 @@
+"""The whole of it in a few seconds, on pictures drawn here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arraystore.convert import convert
+from arraystore.drawn import write_archives
+from arraystore.errors import ArrayStoreError
+from arraystore.labels import find_label
+from arraystore.reader import Store, open_store
+from arraystore.show import contact_sheet, first_of_each_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Tell = Callable[[str], object]
+
+
+def run(folder: Path, *, tell: Tell) -> None:
+    """Make archives, convert them to both containers, compare those, and query one.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to put archives, stores and a contact sheet; created if it is not
+        there. An earlier demo's are replaced.
+    tell : callable
+        Given each line of what is done.
+
+    Raises
+    ------
+    ArrayStoreError
+        If the containers differ, or from the archives.
+    """
+    archives = write_archives(folder / "archives")
+    tell(
+        f"Drew {len(archives.train)} training and {len(archives.validation)} validation pictures "
+        f"into archives shaped like those of ILSVRC 2012: {archives.folder}/"
+    )
+    stores = []
+    for name in ("1pct.zarr", "1pct.h5"):
+        target = folder / name
+        report = convert(
+            "imagenet2012_subset/1pct",
+            target,
+            manual_dir=archives.folder,
+            partial=True,
+            overwrite=True,
+            progress=False,
+        )
+        counts = ", ".join(f"{split}: {r.num_samples}" for split, r in report.splits.items())
+        tell(f"Converted them to {target} in {report.seconds:.2f} s ({counts})")
+        stores.append(open_store(target))
+    changed = report.splits["train"].reencoded
+    tell(f"Encoded anew, being CMYK or PNG inside: {', '.join(changed)}")
+    _compare(stores[0], stores[1], tell)
+    _compare_with_source(stores[0], archives.train, changed, tell)
+    _query(stores[0], tell)
+    sheet = folder / "contact-sheet.png"
+    train = stores[0]["train"]
+    contact_sheet(train, first_of_each_label(train, 2), columns=10).save(sheet, "PNG")
+    tell(f"Drew two pictures of every class, with their names: {sheet}")
+
+
+def _compare(one: Store, other: Store, tell: Tell) -> None:
+    """Compare all columns and all bytes of two stores."""
+    for name in one:
+        a, b = one[name], other[name]
+        same = (
+            one.info.splits[name].content_digest == other.info.splits[name].content_digest
+            and np.array_equal(a.label, b.label)
+            and np.array_equal(a.file_name, b.file_name)
+            and a.image_bytes[:] == b.image_bytes[:]
+        )
+        if not same:
+            raise ArrayStoreError(f"{name}: {one.address} and {other.address} differ")
+        digest = one.info.splits[name].content_digest
+        tell(f"Compared {len(a)} samples of {name}: the same in both (digest {digest[:12]}…)")
+
+
+def _compare_with_source(
+    store: Store, source: dict[str, bytes], changed: tuple[str, ...], tell: Tell
+) -> None:
+    """Compare the stored bytes with those that went into the archive."""
+    train = store["train"]
+    stored = dict(zip(train.file_name.tolist(), train.image_bytes[:], strict=True))
+    same = [name for name in source if stored[name] == source[name]]
+    if set(source) - set(same) != set(changed):
+        raise ArrayStoreError(f"{store.address}: bytes differ from the archive's")
+    tell(f"Compared with the archive: {len(same)} of {len(source)} byte for byte the same")
+
+
+def _query(store: Store, tell: Tell) -> None:
+    """Show a few ways to ask."""
+    train = store["train"]
+    image, label, file_name = train[5]
+    tell(f"train[5]: image {image.dtype} {image.shape}, label {label}, file_name {file_name!r}")
+    tench = find_label("tench", store.label_names, store.label_words)
+    batch = train[train.label == tench]
+    names = ", ".join(batch.file_name[:3].tolist())
+    tell(f"train[train.label == {tench}]: {len(batch.image)} tenches ({names}, …)")
+    tell(f"train.resized(64)[:8]: {train.resized(64)[:8].shape}")
+    large = int(np.count_nonzero(train.image_height >= 375))
+    tell(f"train.image_height >= 375: {large} of {len(train)} images")
+    tell(f"store['train[:10%]+validation']: {len(store['train[:10%]+validation'])} samples")

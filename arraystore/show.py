@@ -1,0 +1,100 @@
+"""Pictures of a split at a glance: a contact sheet, with the names of the classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image, ImageFont
+
+    from arraystore.split import Split
+
+    Ints = NDArray[np.int64]
+
+_GAP: Final = 8
+_BACKGROUND: Final = (255, 255, 255)
+_INK: Final = (40, 40, 40)
+
+
+def contact_sheet(
+    split: Split, positions: Ints, *, size: int = 144, columns: int = 8
+) -> Image.Image:
+    """Draw samples side by side, with the words for its class under each.
+
+    Parameters
+    ----------
+    split : Split
+    positions : ndarray of int64, shape (n,)
+        Which samples, in the order to show them.
+    size : int, default 144
+        Height and width of each picture in pixels.
+    columns : int, default 8
+        Pictures in a row.
+
+    Returns
+    -------
+    PIL.Image.Image
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to show.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not len(positions):
+        raise ValueError(f"{split.name}: nothing to show; no sample was selected")
+    columns = min(columns, len(positions))
+    rows = -(-len(positions) // columns)
+    font = ImageFont.load_default(max(9, size // 11))
+    line = int(font.size * 1.4) if hasattr(font, "size") else 12
+    across, down = size + _GAP, size + line + _GAP
+    sheet = Image.new("RGB", (columns * across + _GAP, rows * down + _GAP), _BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    names = captions(split, positions)
+    for row in range(rows):
+        shown = positions[row * columns : (row + 1) * columns]
+        for column, pixels in enumerate(split.resized(size)[shown]):
+            x, y = _GAP + column * across, _GAP + row * down
+            sheet.paste(Image.fromarray(pixels), (x, y))
+            name = _fitted(names[row * columns + column], size, font)
+            pen.text((x, y + size + 1), name, fill=_INK, font=font)
+    return sheet
+
+
+def captions(split: Split, positions: Ints) -> list[str]:
+    """Return what to write under each picture: the first word for its class, else its id."""
+    words, ids = split.label_words, split.label_names
+    return [
+        "no label" if label < 0 else words[label].split(", ")[0] or ids[label]
+        for label in split.label[positions].tolist()
+    ]
+
+
+def first_of_each_label(split: Split, k: int) -> Ints:
+    """Return the first `k` positions of every label there is, label by label.
+
+    Raises
+    ------
+    ValueError
+        If `k` is not 1 or more.
+    """
+    if k < 1:
+        raise ValueError(f"a number of samples per label must be 1 or more, got {k}")
+    order = np.argsort(split.label, kind="stable")
+    ordered = split.label[order]
+    nth = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+    chosen: Ints = order[(nth < k) & (ordered >= 0)]
+    return chosen
+
+
+def _fitted(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """Shorten a text until it is no wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

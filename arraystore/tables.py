@@ -1,0 +1,147 @@
+"""What the command prints, as tables."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from arraystore.sources.base import first_few
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from arraystore.convert import ConvertReport
+    from arraystore.reader import StoreInfo
+    from arraystore.split import Split
+
+
+_DIGEST_DIGITS: Final = 12
+_WIDTH_OF_A_FILE: Final = 160
+"""Columns to use where the output is no terminal, whose width would count."""
+
+
+def print_report(report: ConvertReport) -> None:
+    """Print what a conversion did."""
+    console, table = _console(), _table("split", ">images", ">bytes", "digest")
+    n_bytes = 0
+    for name, split in report.splits.items():
+        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
+        table.add_row(name, *counts, split.content_digest[:_DIGEST_DIGITS])
+        n_bytes += split.num_bytes
+    seconds = f"{report.seconds:.1f} s, {n_bytes / 1e6 / report.seconds:,.0f} MB/s"
+    console.print(f"{report.dataset} → {report.path}  ({seconds})")
+    console.print(table)
+    for name, split in report.splits.items():
+        if split.reencoded:
+            console.print(f"{name}: {first_few(split.reencoded)} encoded anew as RGB JPEG")
+        if split.skipped:
+            console.print(f"{name}: {len(split.skipped):,} images left out:")
+            for file_name, reason in split.skipped[:10]:
+                console.print(f"  {file_name}: {reason}")
+    for note in report.notes:
+        console.print(note)
+    if report.partial:
+        console.print("The source was incomplete; the store records it as partial.")
+
+
+def print_info(address: str, info: StoreInfo) -> None:
+    """Print what a store says of its data set."""
+    console = _console()
+    facts = _table("", "", header=False)
+    for name, value in {
+        "data set": info.full_name,
+        "description": info.description,
+        "homepage": info.homepage,
+        "classes": f"{len(info.label_names):,}",
+        "sources": "\n".join(f"{name} ({nbytes:,} bytes)" for name, nbytes in info.sources),
+        "encoded anew": first_few(info.reencoded) if info.reencoded else "",
+        "left out": first_few([row.get("file_name", "") for row in info.skipped])
+        if info.skipped
+        else "",
+        "complete": "no, samples were missing in the sources" if info.partial else "yes",
+        "format": f"{info.format_version}, written by {info.writer}",
+    }.items():
+        if value:
+            facts.add_row(name, value)
+    splits = _table("split", ">images", ">bytes", ">mean bytes", "order", ">seed", "digest")
+    for name, split in info.splits.items():
+        mean = split.num_bytes // split.num_samples if split.num_samples else 0
+        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}", f"{mean:,}"
+        digest = split.content_digest[:_DIGEST_DIGITS]
+        splits.add_row(name, *counts, split.order, str(split.seed), digest)
+    console.print(address)
+    console.print(facts)
+    console.print(splits)
+    if info.citation:
+        console.print("Cite as:\n" + info.citation.rstrip(), soft_wrap=True)
+
+
+def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:
+    """Yield what there is to say of the first samples of a split."""
+    first = slice(limit)
+    for position, label, name, height, width, nbytes in zip(
+        range(limit),
+        split.label[first].tolist(),
+        split.file_name[first].tolist(),
+        split.image_height[first].tolist(),
+        split.image_width[first].tolist(),
+        split.image_nbytes[first].tolist(),
+        strict=True,
+    ):
+        has_label = label >= 0
+        yield {
+            "position": position,
+            "file_name": name,
+            "label": label,
+            "label_name": split.label_names[label] if has_label else None,
+            "label_words": split.label_words[label] if has_label else None,
+            "height": height,
+            "width": width,
+            "nbytes": nbytes,
+        }
+
+
+def print_rows(split: Split, limit: int) -> None:
+    """Print the first samples of a split."""
+    console = _console()
+    table = _table(">", "file name", ">label", "class", ">width", ">height", ">bytes")
+    for row in rows(split, limit):
+        table.add_row(
+            str(row["position"]),
+            row["file_name"],
+            str(row["label"]),
+            (row["label_words"] or "").split(", ")[0] or row["label_name"],
+            str(row["width"]),
+            str(row["height"]),
+            f"{row['nbytes']:,}",
+        )
+    console.print(table)
+    if limit < len(split):
+        console.print(f"{limit:,} of {len(split):,} samples of {split.name}")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
+    # File names may hold what rich would take for markup.
+    return Console(markup=False, highlight=False, width=width)
+
+
+def _table(*columns: str, header: bool = True) -> Table:
+    """Make a table; a column whose title begins with ``>`` is set to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=False)
+    for title in columns:
+        right = title.startswith(">")
+        # rich takes width from these first where a line is too long.
+        shrinks = title in {"class", ""}
+        table.add_column(
+            title.lstrip(">"), justify="right" if right else "left", no_wrap=not shrinks or header
+        )
+    return table
