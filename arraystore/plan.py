@@ -95,7 +95,7 @@ def plan_split(
         their number, and the name, place and fault of the first.
     """
     table = source.splits[name]
-    meter.start(f"{name}: probing images", len(table), int(table.nbytes.sum()))
+    meter.start(f"{name}: probing images", len(table))
     size = np.zeros((2, len(table)), dtype=np.int32)
     faults: dict[int, str] = {}
     anew: list[int] = []
@@ -114,8 +114,7 @@ def plan_split(
                 size[:, i] = header.height, header.width
                 if source.reencode and image.needs_reencoding(header):
                     anew.append(i)
-            stop = first + len(headers)
-            meter.advance(len(headers), int(table.nbytes[first:stop].sum()))
+            meter.advance(len(headers))
     table = _encode_anew(source, table, anew, spool, faults)
     if faults and on_error == "raise":
         i = min(faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,33 +19,43 @@ class Meter:
     def status(self, message: str) -> None:
         """Begin a step whose length is not known."""
 
-    def start(self, message: str, n_images: int, n_bytes: int) -> None:
-        """Begin a step of so many images and bytes."""
+    def start(self, message: str, n_images: int, n_bytes: int = 0) -> None:
+        """Begin a step of so many images, and of so many bytes if it is them that take time."""
 
-    def advance(self, n_images: int, n_bytes: int) -> None:
+    def advance(self, n_images: int, n_bytes: int = 0) -> None:
         """Tell that so many more are done."""
 
 
 class _TerminalMeter(Meter):
     def __init__(self, bar: Any) -> None:
         self._bar = bar
-        self._task = bar.add_task("", total=None, images="")
-        self._n_images = self._total = 0
+        self._began = time.monotonic()
+        self._images = self._bytes = (0, 0)
+        self._task = bar.add_task("", total=None, detail="")
 
     @override
     def status(self, message: str) -> None:
-        self._bar.reset(self._task, description=message, total=None, images="")
+        # A step that is begun anew would keep its old total; one that is new has none.
+        self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(message, total=None, detail="")
 
     @override
-    def start(self, message: str, n_images: int, n_bytes: int) -> None:
-        self._n_images, self._total = 0, n_images
-        self._bar.reset(self._task, description=message, total=n_bytes, images="")
+    def start(self, message: str, n_images: int, n_bytes: int = 0) -> None:
+        self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(message, total=n_bytes or n_images, detail="")
+        self._began = time.monotonic()
+        self._images, self._bytes = (0, n_images), (0, n_bytes)
 
     @override
-    def advance(self, n_images: int, n_bytes: int) -> None:
-        self._n_images += n_images
-        images = f"{self._n_images:,}/{self._total:,} images"
-        self._bar.update(self._task, advance=n_bytes, images=images)
+    def advance(self, n_images: int, n_bytes: int = 0) -> None:
+        self._images = self._images[0] + n_images, self._images[1]
+        self._bytes = self._bytes[0] + n_bytes, self._bytes[1]
+        detail = f"{self._images[0]:,}/{self._images[1]:,} images"
+        if self._bytes[1]:
+            rate = self._bytes[0] / 1e6 / max(time.monotonic() - self._began, 1e-3)
+            done, total = (n / 1e9 for n in self._bytes)
+            detail += f", {done:.2f}/{total:.2f} GB, {rate:,.0f} MB/s"
+        self._bar.update(self._task, advance=n_bytes or n_images, detail=detail)
 
 
 @contextmanager
@@ -69,10 +80,8 @@ def meter(show: bool | None) -> Iterator[Meter]:
     columns = (
         progress.SpinnerColumn(),
         progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TextColumn("{task.fields[images]}"),
+        progress.BarColumn(bar_width=20),
+        progress.TextColumn("{task.fields[detail]}"),
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
