@@ -1,0 +1,57 @@
+# Two commands for everybody: `make demo` and `make test`. Each makes its own virtual environment.
+# For developers: `make check` (all that must pass), `make check-oldest`, `make bench`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test check lint types check-oldest bench clean
+
+demo: $(VENV)/.core
+	$(BIN)/arraystore demo demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: lint types test
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+# The oldest versions that pyproject.toml allows, on the oldest Python.
+check-oldest: .venv-oldest/.test
+	.venv-oldest/bin/python -m pytest
+
+# Archives of the true size (7 GB) are made first, in benchmarks/data, and kept for the next time.
+SUBSET_LIST ?= $(error give SUBSET_LIST=path/to/1percent.txt)
+ROUNDS ?= 3
+bench: $(VENV)/.test benchmarks/data/ILSVRC2012_img_val.tar
+	$(BIN)/python -m benchmarks.bench_convert benchmarks/data --subset-list $(SUBSET_LIST) \
+		--rounds $(ROUNDS) --verify
+
+benchmarks/data/ILSVRC2012_img_val.tar: | $(VENV)/.test
+	$(BIN)/python -m benchmarks.imagenet_archives benchmarks/data --subset-list $(SUBSET_LIST)
+
+$(VENV)/.core: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+.venv-oldest/.test: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python \
+		--resolution lowest-direct --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-oldest demo benchmarks/data
