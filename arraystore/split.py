@@ -10,6 +10,7 @@ from typing import (
     Final,
     Generic,
     NamedTuple,
+    Protocol,
     TypeVar,
     overload,
 )
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore.reader import Store
     from arraystore.selection import Selection
     from arraystore.stored import Size, StoredSplit
 
@@ -120,6 +120,20 @@ class Images(Generic[One, Many]):
         raise TypeError("images are not turned into an array as a whole; select some: images[:10]")
 
 
+class Owner(Protocol):
+    """What a split needs of the store that it is of."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+    @property
+    def label_words(self) -> tuple[str, ...]: ...
+    def int2str(self, label: int) -> str: ...
+    def str2int(self, name: str) -> int: ...
+    def stored(self, name: str) -> StoredSplit: ...
+
+
 class Split:
     """Samples of a store, read on demand.
 
@@ -137,7 +151,7 @@ class Split:
     # NumPy would otherwise try to turn a split into an array in expressions.
     __array_ufunc__ = None
 
-    def __init__(self, store: Store, name: str, parts: Sequence[Part]) -> None:
+    def __init__(self, store: Owner, name: str, parts: Sequence[Part]) -> None:
         self.name = name
         self._store = store
         self._parts = tuple(parts)
@@ -341,5 +355,5 @@ def _first(groups: Iterator[T], n: int) -> Iterator[T]:
     return (group for _, group in zip(range(n), groups, strict=False))
 
 
-def _unpickled(store: Store, name: str, parts: Sequence[tuple[str, range | Ints]]) -> Split:
+def _unpickled(store: Owner, name: str, parts: Sequence[tuple[str, range | Ints]]) -> Split:
     return Split(store, name, [Part(store.stored(split), own) for split, own in parts])

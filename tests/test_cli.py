@@ -1,0 +1,224 @@
+"""The command: what it prints, what it writes, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+import arraystore
+from arraystore.cli import main
+from arraystore.labels import find_label
+from arraystore.show import captions, contact_sheet, first_of_each_label
+from tests.support import SUFFIXES, picture, write_folder
+
+if TYPE_CHECKING:
+    from arraystore.drawn import DrawnArchives
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_convert_writes_a_store_and_reports_it(
+    suffix: str, drawn: DrawnArchives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / f"out{suffix}"
+    arguments = ["convert", "imagenet2012_subset/1pct", str(target), "--partial"]
+    assert main([*arguments, "--manual-dir", str(drawn.folder)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "imagenet2012_subset/1pct:5.0.0" in printed.out
+    assert drawn.cmyk in printed.out
+    assert drawn.png in printed.out
+    digest = arraystore.open(target).info.splits["train"].content_digest
+    assert digest[:12] in printed.out
+
+
+def test_convert_prints_the_same_report_as_json(
+    drawn: DrawnArchives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = str(tmp_path / "out.h5")
+    options = ["--manual-dir", str(drawn.folder), "--partial", "--no-sync", "--order", "label"]
+    assert main(["convert", "imagenet2012_subset", target, *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["path"] == target
+    assert report["partial"] is True
+    assert report["splits"]["train"]["num_samples"] == len(drawn.train)
+    assert sorted(report["splits"]["train"]["reencoded"]) == sorted([drawn.cmyk, drawn.png])
+
+
+def test_images_left_out_are_printed_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "photos", {"cat/1.jpg": picture(), "cat/2.jpg": b""})
+    target = str(tmp_path / "out.zarr")
+    assert main(["convert", f"folder:{folder}", target]) == 1
+    assert "cat/2.jpg: is empty (0 bytes)" in capsys.readouterr().err
+    assert main(["convert", f"folder:{folder}", target, "--on-error", "skip"]) == 0
+    assert "cat/2.jpg: is empty (0 bytes)" in capsys.readouterr().out
+
+
+def test_info_prints_what_the_store_says(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(path)]) == 0
+    printed = capsys.readouterr().out
+    for fact in ("imagenet2012_subset/1pct:5.0.0", "1,000", "train", "validation", "@article"):
+        assert fact in printed
+
+
+def test_info_as_json_is_the_info_of_the_store(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(path), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["splits"]["train"]["num_samples"] == 30
+    assert info["label_names"][1] == "n01443537"
+    assert info["citation"] == arraystore.open(path).info.citation
+
+
+def test_ls_lists_rows_of_any_split_string(
+    path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ls", str(path), "train[3:5]+validation[:1]", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["file_name"] for row in rows[:2]] == train.file_name[3:5].tolist()
+    assert [row["label"] for row in rows[:2]] == train.label[3:5].tolist()
+    assert rows[0]["nbytes"] == len(train.image_bytes[3])
+    assert [rows[0]["height"], rows[0]["width"]] == list(train.image[3].shape[:2])
+    assert len(rows) == 3
+
+
+def test_ls_prints_whole_file_names_and_what_it_left_out(
+    path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ls", str(path), "--limit", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in train.file_name[:2].tolist())
+    assert "2 of 30 samples of train" in printed
+
+
+def test_show_draws_the_samples_of_a_class(
+    path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "sheet.png"
+    options = ["--label", "tench", "--size", "64", "--columns", "3", "-o", str(output)]
+    assert main(["show", str(path), "train", *options]) == 0
+    assert "5 of 5 samples" in capsys.readouterr().out
+    with Image.open(output) as sheet:
+        first = sheet.crop((8, 8, 72, 72))
+        tench = (train.label == 0).nonzero()[0]
+        assert sheet.format == "PNG"
+        assert first.tobytes() == train.resized(64)[int(tench[0])].tobytes()
+
+
+def test_a_contact_sheet_has_room_for_every_picture_and_its_caption(
+    train: arraystore.Split,
+) -> None:
+    positions = first_of_each_label(train, 2)
+    assert train.label[positions].tolist() == sorted(train.label[positions].tolist())
+    assert len(positions) == 12
+    sheet = contact_sheet(train, positions, size=50, columns=5)
+    assert sheet.width == 5 * 58 + 8
+    assert sheet.height > 3 * 58
+    assert captions(train, positions)[0] == "tench"
+
+
+def test_what_selects_nothing_cannot_be_shown(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", str(path), "--label", "goldfish"]) == 1
+    assert "no sample was selected" in capsys.readouterr().err
+    assert main(["show", str(path), "--per-label", "0"]) == 1
+    assert "must be 1 or more" in capsys.readouterr().err
+
+
+def test_a_class_is_found_by_number_id_and_word_in_any_case(store: arraystore.Store) -> None:
+    names, words = store.label_names, store.label_words
+    spelled = ["1", "n01443537", "goldfish", "GOLDFISH", "carassius auratus", words[1]]
+    assert {find_label(text, names, words) for text in spelled} == {1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("crane", r"several classes: 134 n02012849 \(crane\), 517 n03126707 \(crane\)"),
+        ("goldfsh", "near it: goldfish"),
+        ("n01443538", "near it: n01443537"),
+        ("1000", r"not in range\(1000\)"),
+    ],
+)
+def test_a_class_that_is_not_one_is_refused_with_what_there_is(
+    text: str, message: str, store: arraystore.Store
+) -> None:
+    with pytest.raises(KeyError, match=message):
+        find_label(text, store.label_names, store.label_words)
+
+
+def test_demo_proves_itself_and_can_be_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert main(["demo", str(tmp_path / "demo")]) == 0
+    printed = capsys.readouterr().out
+    assert "158 of 160 byte for byte the same" in printed
+    with Image.open(tmp_path / "demo" / "contact-sheet.png") as sheet:
+        assert sheet.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "nothing.zarr"], "nothing.zarr: there is nothing here"),
+        (["info", "text.txt"], "is not an arraystore store"),
+        (["ls", "STORE", "nope"], "there is no split 'nope'; there are train, validation"),
+        (["ls", "STORE", "train[:101%]"], "outside the split"),
+        (["convert", "cifar10", "out.zarr"], "there is no data set 'cifar10'; there are"),
+        (["convert", "imagenet2012:4.0.0", "out.zarr"], "2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0"),
+        (["convert", "folder:.", "out.zip"], "the suffix chooses the container"),
+        (["convert", "folder:.", "STORE"], "exists; choose another name"),
+        (["convert", "folder:.", "no/such/out.zarr"], "create it first"),
+    ],
+)
+def test_a_failure_is_one_line_and_status_1(
+    arguments: list[str],
+    message: str,
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("nothing of the kind")
+    assert main([str(path) if word == "STORE" else word for word in arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("arraystore: ")
+    assert message in printed.err
+
+
+@pytest.mark.parametrize("arguments", [["nope"], ["ls"], ["convert", "a", "b", "--order", "up"]])
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "Usage: arraystore" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["convert", "info", "ls", "show", "demo"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "Usage: arraystore" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure_to_tell(path: Path) -> None:
+    code = "import sys; from arraystore.cli import main; sys.exit(main())"
+    listing = subprocess.Popen(
+        [sys.executable, "-c", code, "info", str(path), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert listing.stdout is not None
+    listing.stdout.close()
+    _, told = listing.communicate(timeout=60)
+    assert told == b""

@@ -1,0 +1,118 @@
+"""The house keeps its shape: floors, sizes, names, and who may import what."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import arraystore
+
+PACKAGE = Path(arraystore.__file__).parent
+ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 400
+
+ONLY_IN = {
+    "zarr": {"containers/zarr.py"},
+    "numcodecs": {"containers/zarr.py"},
+    "h5py": {"containers/hdf5.py"},
+    "obstore": {"storage.py"},
+    "simplejpeg": {"image.py"},
+    "PIL": {"image.py", "drawn.py", "show.py"},
+    "xarray": {"xarray_backend.py"},
+    "rich": {"progress.py", "tables.py"},
+    "click": {"cli.py"},
+}
+"""Where each library may be imported."""
+
+
+@cache
+def floors() -> dict[str, int]:
+    """Floor of each room, as the table in docs/architecture.md has it."""
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", ARCHITECTURE.read_text(), flags=re.MULTILINE)
+    return {room: int(floor) for floor, rooms in rows for room in re.findall(r"`(\w+)/?`", rooms)}
+
+
+def room_of(path: Path) -> str:
+    """Name of the module, or of the subpackage it is in."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Modules named in any import of the file, wherever it stands."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    pairs = {
+        f"{n.module}.{a.name}"
+        for n in nodes
+        if isinstance(n, ast.ImportFrom) and n.module
+        for a in n.names
+    }
+    return plain | pairs
+
+
+def rooms_imported_by(path: Path) -> set[str]:
+    """Rooms of this package that the file imports."""
+    named = {m.split(".")[1] for m in imports(path) if m.startswith("arraystore.")}
+    return {name for name in named if name in floors()}
+
+
+def named(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_every_room_has_a_floor(path: Path) -> None:
+    assert room_of(path) in floors()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_imports_point_down(path: Path) -> None:
+    here = room_of(path)
+    for room in rooms_imported_by(path) - {here}:
+        assert floors()[room] < floors()[here], f"{here} imports {room}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_files_are_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_each_library_is_imported_in_its_room_alone(path: Path) -> None:
+    libraries = {module.split(".")[0] for module in imports(path)}
+    allowed = {library for library, places in ONLY_IN.items() if named(path) in places}
+    assert libraries & ONLY_IN.keys() <= allowed
+
+
+def test_relative_imports_are_not_used() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), path
+
+
+def test_public_names_are_sorted_and_real() -> None:
+    assert arraystore.__all__ == sorted(arraystore.__all__)
+    assert all(hasattr(arraystore, name) for name in arraystore.__all__)
+
+
+def test_every_public_name_is_documented() -> None:
+    for name in arraystore.__all__:
+        if name != "__version__":
+            assert getattr(arraystore, name).__doc__, name
+
+
+def test_importing_the_package_imports_no_heavy_library() -> None:
+    heavy = ("zarr", "h5py", "PIL", "simplejpeg", "xarray", "rich", "click", "obstore", "numcodecs")
+    code = (
+        "import sys, arraystore\n"
+        f"found = [name for name in {(*heavy, 'urllib.request')!r} if name in sys.modules]\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
