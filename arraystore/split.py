@@ -120,7 +120,7 @@ class Images(Generic[One, Many]):
         raise TypeError("images are not turned into an array as a whole; select some: images[:10]")
 
 
-class Owner(Protocol):
+class _Owner(Protocol):
     """What a split needs of the store that it is of."""
 
     @property
@@ -151,7 +151,7 @@ class Split:
     # NumPy would otherwise try to turn a split into an array in expressions.
     __array_ufunc__ = None
 
-    def __init__(self, store: Owner, name: str, parts: Sequence[Part]) -> None:
+    def __init__(self, store: _Owner, name: str, parts: Sequence[Part]) -> None:
         self.name = name
         self._store = store
         self._parts = tuple(parts)
@@ -355,5 +355,5 @@ def _first(groups: Iterator[T], n: int) -> Iterator[T]:
     return (group for _, group in zip(range(n), groups, strict=False))
 
 
-def _unpickled(store: Owner, name: str, parts: Sequence[tuple[str, range | Ints]]) -> Split:
+def _unpickled(store: _Owner, name: str, parts: Sequence[tuple[str, range | Ints]]) -> Split:
     return Split(store, name, [Part(store.stored(split), own) for split, own in parts])
