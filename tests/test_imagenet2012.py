@@ -52,7 +52,9 @@ VALIDATION: Final = {
     f"ILSVRC2012_val_{number:08d}.JPEG": picture(seed=100 + number)
     for number in (1, 2, 3, 4, 25_000, 50_000)
 }
-TEST: Final = {f"ILSVRC2012_test_{number:08d}.JPEG": picture(seed=number) for number in (1, 100_000)}
+TEST: Final = {
+    f"ILSVRC2012_test_{number:08d}.JPEG": picture(seed=number) for number in (1, 100_000)
+}
 
 every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
 
@@ -165,9 +167,7 @@ def test_training_labels_do_not_depend_on_order_or_folders(
 
 @every_suffix
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_version_converts_and_is_recorded(
-    version: str, suffix: str, tmp_path: Path
-) -> None:
+def test_every_version_converts_and_is_recorded(version: str, suffix: str, tmp_path: Path) -> None:
     folder, target = pack(tmp_path), tmp_path / f"a{suffix}"
     report = arraystore.convert(
         f"{SUBSET}:{version}", target, manual_dir=folder, partial=True, sync=False
@@ -233,7 +233,10 @@ def test_an_unknown_data_set_is_told_which_there_are(name: str) -> None:
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ("imagenet2012_subset/5pct", "imagenet2012_subset has no config '5pct'; it has 1pct, 10pct"),
+        (
+            "imagenet2012_subset/5pct",
+            "imagenet2012_subset has no config '5pct'; it has 1pct, 10pct",
+        ),
         ("imagenet2012/1pct", "imagenet2012 has no configs, got '1pct'"),
         (
             "imagenet2012:4.0.0",
@@ -353,9 +356,7 @@ def test_a_png_that_cannot_be_decoded_is_told_with_its_place(suffix: str, tmp_pa
     place = re.escape(f"{TRAIN_ARCHIVE}: {name} (at byte 1,024): cannot be decoded: ")
     with pytest.raises(SourceError, match=place):
         arraystore.convert(SUBSET, target, manual_dir=folder, partial=True)
-    arraystore.convert(
-        SUBSET, target, manual_dir=folder, partial=True, on_error="skip", sync=False
-    )
+    arraystore.convert(SUBSET, target, manual_dir=folder, partial=True, on_error="skip", sync=False)
     info = arraystore.open(target).info
     assert [row["file_name"] for row in info.skipped] == [name]
     assert info.reencoded == ()
@@ -723,7 +724,9 @@ def test_a_downloaded_list_must_have_the_published_checksum(
     expected = hashlib.sha256(site.content).hexdigest()
     site.content = content
     found = hashlib.sha256(content[: 2 * subset_list.SUBSETS["1pct"].nbytes]).hexdigest()
-    message = f"{LIST}: what {site.address}/{LIST} sent has sha256 {found}, expected {expected}; put"
+    message = (
+        f"{LIST}: what {site.address}/{LIST} sent has sha256 {found}, expected {expected}; put"
+    )
     with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
         load_listed(tmp_path)
     assert not (tmp_path / "cache").exists()
@@ -749,9 +752,7 @@ def test_a_failed_download_says_where_to_put_the_list(
         load_listed(tmp_path)
 
 
-def test_without_a_network_the_error_says_where_to_put_the_list(
-    site: Site, tmp_path: Path
-) -> None:
+def test_without_a_network_the_error_says_where_to_put_the_list(site: Site, tmp_path: Path) -> None:
     site.server.socket.close()
     with pytest.raises(
         SourceError,
