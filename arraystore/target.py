@@ -6,7 +6,8 @@
     data/.1pct.h5.partial/    while the conversion runs
         ├── lock              held by the process that works here
         ├── store             the store to be
-        └── spool             images that were encoded anew
+        ├── spool             images that were encoded anew
+        └── replaced          the old store, for the moment between two renames
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_REPLACED: Final = "replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,12 @@ class Workspace:
         FileExistsError
             If something took the target's name in the meantime.
         """
-        aside = self.folder / "replaced"
         if self.overwrite and os.path.lexists(self.target):
-            self.target.rename(aside)
+            self.target.rename(self.folder / _REPLACED)
         try:
             _rename_without_replacing(self.store, self.target)
         except BaseException:
-            if os.path.lexists(aside):
-                aside.rename(self.target)
+            _put_back(self.folder, self.target)
             raise
         sync_path(self.target.parent)
 
@@ -98,10 +99,11 @@ def workspace(target: Path, *, overwrite: bool = False) -> Iterator[Workspace]:
     StorageError
         If another process is converting to the same target.
     """
-    _check_target(target, overwrite)
+    _check_target(target, overwrite=overwrite)
     folder = target.parent / f".{target.name}.partial"
     lock = _locked(folder)
     try:
+        _put_back(folder, target)
         _clear(folder)
         yield Workspace(folder, target, overwrite)
     finally:
@@ -111,7 +113,7 @@ def workspace(target: Path, *, overwrite: bool = False) -> Iterator[Workspace]:
         os.close(lock)
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_target(target: Path, *, overwrite: bool) -> None:
     if os.path.lexists(target):
         if not overwrite:
             raise FileExistsError(
@@ -161,6 +163,12 @@ def _is_at(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _put_back(folder: Path, target: Path) -> None:
+    """Give an old store its name again, if it was moved aside and nothing took its place."""
+    if os.path.lexists(folder / _REPLACED) and not os.path.lexists(target):
+        (folder / _REPLACED).rename(target)
 
 
 def _clear(folder: Path) -> None:
