@@ -104,6 +104,7 @@ def workspace(target: Path, *, overwrite: bool = False) -> Iterator[Workspace]:
     lock = _locked(folder)
     try:
         _put_back(folder, target)
+        _check_target(target, overwrite=overwrite)
         _clear(folder)
         yield Workspace(folder, target, overwrite)
     finally:
