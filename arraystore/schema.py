@@ -57,9 +57,6 @@ SHARD_NBYTES: Final = 64 * 2**20
 INNER_CHUNK_NBYTES: Final = 128 * 2**10
 """Length of the chunks inside a Zarr shard, in bytes: what a plain client reads at least."""
 
-HDF5_CHUNK_NBYTES: Final = 8 * 2**20
-"""Largest length of an HDF5 chunk of the payload, in bytes; it divides `SHARD_NBYTES`."""
-
 COLUMN_CHUNK_ROWS: Final = 64 * 2**10
 """Length of the chunks of every column, in rows."""
 
@@ -366,7 +363,7 @@ def _json_list(attributes: Mapping[str, Any], name: str, *, where: str) -> list[
     text = need(attributes, name, str, where=where)
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: attribute {name!r} must be JSON: {error}") from None
     if not isinstance(values, list):
         raise FormatError(f"{where}: attribute {name!r} must be a JSON list, got {text[:80]!r}")

@@ -62,8 +62,8 @@ class ArraystoreBackend(BackendEntrypoint):
     >>> train = xarray.open_dataset(  # doctest: +SKIP
     ...     "1pct.zarr", engine="arraystore", group="train"
     ... )
-    >>> len(train.image_bytes.isel(sample=5).item())  # doctest: +SKIP
-    26441
+    >>> type(train.image_bytes.isel(sample=5).item())  # doctest: +SKIP
+    <class 'bytes'>
     """
 
     open_dataset_parameters: ClassVar[tuple[str, ...] | None] = (

@@ -201,8 +201,8 @@ def _plain_split(
     file_name: Any,
     label_name: Any,
     dimensions: Mapping[str, Any],
-    root: Mapping[str, Any],
-    attributes: Mapping[str, Any],
+    root: Mapping[Any, Any],
+    attributes: Mapping[Any, Any],
 ) -> PlainSplit:
     columns = {name: np.asarray(arrays[name][:]) for name in NUMBERS}
     payload = arrays[PAYLOAD]

@@ -1,4 +1,4 @@
-"""HDF5: one file, the payload's chunks at addresses known before they are written.
+"""HDF5: one file, each payload at an address known before it is written.
 
 Everything read here is of fixed length: text is fixed-length UTF-8, so that
 nothing depends on HDF5's global heap. Dimensions are made as netCDF-4 makes one
@@ -17,7 +17,7 @@ from typing_extensions import Buffer, override
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.base import ContainerReader, ContainerWriter, as_string_array
 from arraystore.errors import FormatError, ShortReadError
-from arraystore.schema import COLUMN_CHUNK_ROWS, HDF5_CHUNK_NBYTES, STRING, Column
+from arraystore.schema import COLUMN_CHUNK_ROWS, STRING, Column
 from arraystore.storage import RangeReader, reserve
 
 if TYPE_CHECKING:
@@ -221,10 +221,10 @@ class HDF5Writer(ContainerWriter):
 
         properties = h5p.create(h5p.DATASET_CREATE)
         properties.set_obj_track_times(False)
-        if nbytes:
-            properties.set_chunk((min(HDF5_CHUNK_NBYTES, nbytes),))
-            properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
-            properties.set_fill_time(h5d.FILL_TIME_NEVER)
+        # Not chunked: libhdf5 and netCDF-C read a whole chunk for one image if it fits their caches.
+        properties.set_layout(h5d.CONTIGUOUS)
+        properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_time(h5d.FILL_TIME_NEVER)
         group, name = self._parent(path)
         space = h5s.create_simple((nbytes,))
         h5d.create(group.id, name.encode(), h5t.STD_U8LE, space, properties)

@@ -139,7 +139,7 @@ class ZarrReader(ContainerReader):
             node = json.loads(bytes(read_object(self._reader, key)))
         except FileNotFoundError:
             raise FormatError(f"{self._at(path)}: is missing (there is no {key})") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{self._at(key)}: must be JSON: {error}") from None
         if not isinstance(node, dict):
             raise FormatError(f"{self._at(key)}: must be a JSON object")

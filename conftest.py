@@ -1,0 +1,41 @@
+"""What the examples in the documents find in their current folder."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+import arraystore
+from arraystore.drawn import write_archives
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def doctest_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw archives in a folder ``imagenet`` and convert them to ``1pct.zarr`` and ``1pct.h5``."""
+    folder = tmp_path_factory.mktemp("documents")
+    archives = write_archives(folder / "imagenet", n_classes=20, per_class=8, n_validation=60)
+    for name in ("1pct.zarr", "1pct.h5"):
+        arraystore.convert(
+            "imagenet2012_subset/1pct",
+            folder / name,
+            manual_dir=archives.folder,
+            partial=True,
+            sync=False,
+            progress=False,
+        )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def doctest_folder(request: pytest.FixtureRequest) -> None:
+    """Run the examples of a document in a folder of its own, with a copy of the stores."""
+    if isinstance(request.node, pytest.DoctestItem) and request.node.path.suffix == ".md":
+        stores = request.getfixturevalue("doctest_stores")
+        folder = request.getfixturevalue("tmp_path")
+        shutil.copytree(stores, folder, dirs_exist_ok=True)
+        request.getfixturevalue("monkeypatch").chdir(folder)
