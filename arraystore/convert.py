@@ -11,10 +11,11 @@ store of it comes last, and then one rename gives it its name.
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections import deque
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -175,6 +176,7 @@ def convert(
     """
     _check_choice("order", order, ORDERS)
     _check_choice("on_error", on_error, ON_ERROR)
+    seed = operator.index(seed)
     if not 0 <= seed < _SEED_LIMIT:
         raise ValueError(f"seed must be 0 or more and below 2**63, got {seed}")
     began = time.perf_counter()
@@ -299,6 +301,8 @@ def _run(
     finally:
         for _, future in running:
             future.cancel()
+        # What runs already writes to a folder that is about to be removed.
+        wait([future for _, future in running])
 
 
 def _seal(

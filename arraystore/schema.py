@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from arraystore.errors import FormatError, VersionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __version__: Final = "0.1.0"
 """Version of this package."""
@@ -189,8 +189,8 @@ class DatasetInfo:
         def text(name: str) -> str:
             return str(need(attributes, name, str, where=where))
 
-        sources = _list_of_objects(attributes, "sources", ("name", "nbytes"), where=where)
-        skipped = _list_of_objects(attributes, "skipped", (), where=where)
+        sources = _list_of_objects(attributes, "sources", {"name": str, "nbytes": int}, where=where)
+        skipped = _list_of_objects(attributes, "skipped", {}, where=where)
         return cls(
             name=text("dataset_name"),
             config=text("dataset_config"),
@@ -199,7 +199,7 @@ class DatasetInfo:
             homepage=text("homepage"),
             citation=text("citation"),
             splits=split_names(attributes, where=where),
-            sources=tuple((str(s["name"]), int(s["nbytes"])) for s in sources),
+            sources=tuple((s["name"], s["nbytes"]) for s in sources),
             partial=bool(need(attributes, "partial", (bool, int), where=where)),
             skipped=tuple({str(k): str(v) for k, v in row.items()} for row in skipped),
             reencoded=tuple(map(str, _json_list(attributes, "reencoded", where=where))),
@@ -371,12 +371,14 @@ def _json_list(attributes: Mapping[str, Any], name: str, *, where: str) -> list[
 
 
 def _list_of_objects(
-    attributes: Mapping[str, Any], name: str, keys: Sequence[str], *, where: str
+    attributes: Mapping[str, Any], name: str, kinds: Mapping[str, type], *, where: str
 ) -> list[dict[str, Any]]:
     rows = _json_list(attributes, name, where=where)
     for row in rows:
-        if not isinstance(row, dict) or any(key not in row for key in keys):
+        if not isinstance(row, dict) or any(
+            not isinstance(row.get(key), kind) for key, kind in kinds.items()
+        ):
             raise FormatError(
-                f"{where}: attribute {name!r} must hold objects with {list(keys)}, got {row!r}"
+                f"{where}: attribute {name!r} must hold objects with {list(kinds)}, got {row!r}"
             )
     return rows

@@ -197,7 +197,7 @@ class Split:
         """Whether there is a sample of that file name."""
         if not isinstance(file_name, str):
             raise TypeError(f"a split contains file names, got {type(file_name).__name__}")
-        return bool(np.any(self.file_name == file_name))
+        return file_name in self.file_name.tolist()
 
     def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:
         raise TypeError(
@@ -264,7 +264,7 @@ class Split:
         ValueError
             If the size is not 1 or more.
         """
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = size if isinstance(size, tuple) else (int(size), int(size))
         if height < 1 or width < 1:
             raise ValueError(f"size must be 1 or more in each direction, got {size}")
 
@@ -313,7 +313,7 @@ class Split:
 
     def _column(self, name: str) -> NDArray[Any]:
         parts = [_rows(part.stored.column(name), part.positions) for part in self._parts]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else _read_only(np.concatenate(parts))
 
     def _images(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
         return self._each(positions, lambda stored, where: stored.decode(where, size))
@@ -346,8 +346,12 @@ def _take(own: range | Ints, positions: Ints) -> Ints:
 def _rows(column: NDArray[Any], own: range | Ints) -> NDArray[Any]:
     """Return ``column[own]``: a view where the positions are consecutive, read-only always."""
     rows = column[own.start : own.stop] if isinstance(own, range) else column[own]
-    rows.flags.writeable = False
-    return rows
+    return _read_only(rows)
+
+
+def _read_only(column: NDArray[Any]) -> NDArray[Any]:
+    column.flags.writeable = False
+    return column
 
 
 def _first(groups: Iterator[T], n: int) -> Iterator[T]:

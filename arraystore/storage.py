@@ -63,11 +63,13 @@ class LocalReader(RangeReader):
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = str(Path(root).absolute())
-        self._seen: dict[str, tuple[int, int, int]] = {}
+        self._seen: dict[str, tuple[int, ...]] = {"": _identity(Path(root).stat())[:2]}
 
     @override
     def size(self, key: str) -> int:
-        return os.stat(f"{self._root}/{key}").st_size  # noqa: PTH116 - thousands of shards
+        status = os.stat(f"{self._root}/{key}")  # noqa: PTH116 - thousands of shards
+        self._check_unchanged(key, _identity(status))
+        return status.st_size
 
     @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
@@ -82,11 +84,17 @@ class LocalReader(RangeReader):
         return data
 
     def _open(self, key: str) -> OpenFile:
-        path = f"{self._root}/{key}"
-        file = open_file(path)
-        if self._seen.setdefault(key, file.identity) != file.identity:
-            raise StorageError(f"{path}: has changed since the store was opened; open it again")
+        file = open_file(f"{self._root}/{key}")
+        self._check_unchanged(key, file.identity)
         return file
+
+    def _check_unchanged(self, key: str, identity: tuple[int, ...]) -> None:
+        """Compare a file, and the folder that it was found in, with what was there at first."""
+        root = _identity(os.stat(self._root))[:2]  # noqa: PTH116 - once for each read
+        if root != self._seen[""] or self._seen.setdefault(key, identity) != identity:
+            raise StorageError(
+                f"{self._root}/{key}: has changed since the store was opened; open it again"
+            )
 
     def __reduce__(self) -> tuple[type[LocalReader], tuple[str]]:
         return LocalReader, (self._root,)

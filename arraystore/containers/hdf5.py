@@ -221,7 +221,7 @@ class HDF5Writer(ContainerWriter):
 
         properties = h5p.create(h5p.DATASET_CREATE)
         properties.set_obj_track_times(False)
-        # Not chunked: libhdf5 and netCDF-C read a whole chunk for one image if it fits their caches.
+        # Not chunked: libhdf5 and netCDF-C read a whole chunk if it fits into their caches.
         properties.set_layout(h5d.CONTIGUOUS)
         properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
         properties.set_fill_time(h5d.FILL_TIME_NEVER)

@@ -63,8 +63,9 @@ class ZarrReader(ContainerReader):
         self._nodes: dict[str, dict[str, Any]] = {}
         root = self._node("", "group")
         consolidated = root.get("consolidated_metadata")
-        if isinstance(consolidated, dict) and isinstance(consolidated.get("metadata"), dict):
-            self._nodes |= consolidated["metadata"]
+        nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+        if isinstance(nodes, dict) and all(isinstance(node, dict) for node in nodes.values()):
+            self._nodes |= nodes
 
     @override
     def attributes(self, path: str = "") -> dict[str, Any]:
