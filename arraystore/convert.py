@@ -29,6 +29,7 @@ from arraystore.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.progress import Meter, meter
 from arraystore.schema import COLUMNS, ORDERS, PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
 from arraystore.sources.registry import load_source
+from arraystore.storage import full_disk_is_told
 from arraystore.target import Workspace, sync_path, workspace
 
 if TYPE_CHECKING:
@@ -182,7 +183,11 @@ def convert(
     began = time.perf_counter()
     path = Path(target).expanduser().absolute()
     open_writer = writer_for(path)
-    with workspace(path, overwrite=overwrite) as work, meter(progress) as shown:
+    with (
+        workspace(path, overwrite=overwrite) as work,
+        full_disk_is_told(work.folder),
+        meter(progress) as shown,
+    ):
         source = load_source(
             os.fspath(dataset),
             manual_dir=_path(manual_dir),

@@ -173,7 +173,7 @@ class _Writer:
         done = 0
         while done < self._used:
             path, offset, nbytes = self._places.pop()
-            with full_disk_is_told(Path(path), nbytes):
+            with full_disk_is_told(Path(path).parent, nbytes):
                 part = self._buffer[done : min(done + nbytes, self._used)]
                 written = os.pwrite(self._fds[path], part, offset)
             if written < nbytes:

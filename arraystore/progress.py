@@ -84,5 +84,7 @@ def meter(show: bool | None) -> Iterator[Meter]:
         progress.TextColumn("{task.fields[detail]}"),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # Where it cannot be drawn over and over, what is left at the end is the one thing to see.
+    with progress.Progress(*columns, console=console, transient=console.is_terminal) as bar:
         yield _TerminalMeter(bar)

@@ -100,7 +100,7 @@ FEATURES: Final = {
 """What a sample decodes to; stored in the root attribute ``features``."""
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_RESERVED = frozenset({*ROOT_COLUMNS, "selections", "class"})
+_RESERVED = frozenset({*ROOT_COLUMNS, "selections", "class", "zarr.json"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,11 +55,13 @@ def is_one(selection: object) -> TypeGuard[SupportsIndex]:
     >>> [is_one(x) for x in (3, np.int8(3), np.array(3), [3], True)]
     [True, True, True, False, False]
     """
-    if isinstance(selection, int | np.integer):
-        return not isinstance(selection, bool)
-    if isinstance(selection, np.ndarray):
-        return selection.ndim == 0 and np.issubdtype(selection.dtype, np.integer)
-    return hasattr(selection, "__index__") and not isinstance(selection, np.bool_ | np.generic)
+    if isinstance(selection, bool):
+        return False
+    if isinstance(selection, np.ndarray | np.generic) and selection.dtype.kind not in "iu":
+        return False
+    # What has dimensions, such as a tensor, has `__index__` also where it is no single number.
+    n_dimensions = getattr(selection, "ndim", int(hasattr(selection, "__len__")))
+    return hasattr(selection, "__index__") and n_dimensions == 0
 
 
 def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[np.int64]:
@@ -108,7 +110,7 @@ def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[n
         if index.size != length:
             raise IndexError(f"mask selects from {index.size} samples, but there are {length}")
         return np.flatnonzero(index)
-    if not np.issubdtype(index.dtype, np.integer):
+    if index.dtype.kind not in "iu":
         raise IndexError(f"{_KINDS}, got dtype {index.dtype}")
     outside = (index < -length) | (index >= length)
     if outside.any():

@@ -14,6 +14,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -73,14 +74,16 @@ class LocalReader(RangeReader):
 
     @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
-        files = {key: self._open(key) for key in {wanted.key for wanted in ranges}}
         arena = memoryview(np.empty(sum(wanted.nbytes for wanted in ranges), dtype=np.uint8))
         data: list[memoryview] = []
         at = 0
-        for key, start, stop in ranges:
-            nbytes = read_into(files[key].fd, arena[at : at + stop - start], start)
-            data.append(arena[at : at + nbytes])
-            at += stop - start
+        # One file is held at a time, so that a batch may lie in more than may be open at once.
+        for key, wanted in groupby(ranges, key=lambda wanted: wanted.key):
+            file = self._open(key)
+            for _, start, stop in wanted:
+                nbytes = read_into(file.fd, arena[at : at + stop - start], start)
+                data.append(arena[at : at + nbytes])
+                at += stop - start
         return data
 
     def _open(self, key: str) -> OpenFile:
@@ -288,7 +291,7 @@ def reserve(path: Path, nbytes: int) -> None:
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        with full_disk_is_told(path, nbytes):
+        with full_disk_is_told(path.parent, nbytes):
             if hasattr(os, "posix_fallocate") and nbytes:
                 os.posix_fallocate(fd, 0, nbytes)
             else:  # macOS has no such call, and a length of 0 is not allowed
@@ -298,17 +301,26 @@ def reserve(path: Path, nbytes: int) -> None:
 
 
 @contextmanager
-def full_disk_is_told(path: Path, nbytes: int) -> Iterator[None]:
-    """Turn the operating system's "no space left" into a `StorageError` with the numbers."""
+def full_disk_is_told(folder: Path, nbytes: int = 0) -> Iterator[None]:
+    """Turn the operating system's "no space left" into a `StorageError` with the numbers.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder on the disk in question.
+    nbytes : int, optional
+        How much was to be written.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        free = shutil.disk_usage(path.parent).free
+        free = shutil.disk_usage(folder).free
+        wanted = f"{nbytes:,} bytes" if nbytes else "any"
         raise StorageError(
-            f"{path.parent}: no room for {nbytes:,} bytes more, {free:,} are free "
-            f"({error.strerror}); free some, or choose another disk"
+            f"{folder}: no room for {wanted} more, {free:,} are free "
+            f"({os.strerror(error.errno)}); free some, or choose another disk"
         ) from error
 
 

@@ -65,9 +65,11 @@ class Workspace:
         FileExistsError
             If something took the target's name in the meantime.
         """
-        if self.overwrite and os.path.lexists(self.target):
-            self.target.rename(self.folder / _REPLACED)
+        if self.overwrite:
+            _check_target(self.target, overwrite=True)
         try:
+            if self.overwrite and os.path.lexists(self.target):
+                self.target.rename(self.folder / _REPLACED)
             _rename_without_replacing(self.store, self.target)
         except BaseException:
             _put_back(self.folder, self.target)
@@ -132,6 +134,8 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 def _may_be_replaced(target: Path) -> bool:
     if target.is_dir():
         return (target / "zarr.json").is_file()
+    if not target.is_file():
+        return False
     with target.open("rb") as file:
         return file.read(4) == b"\x89HDF"
 

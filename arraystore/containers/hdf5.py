@@ -8,6 +8,8 @@ that has no variable, so that netCDF4, h5netcdf and xarray see their names.
 from __future__ import annotations
 
 import io
+import os
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +18,7 @@ from typing_extensions import Buffer, override
 
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.base import ContainerReader, ContainerWriter, as_string_array
-from arraystore.errors import FormatError, ShortReadError
+from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
 from arraystore.schema import COLUMN_CHUNK_ROWS, STRING, Column
 from arraystore.storage import RangeReader, reserve
 
@@ -115,7 +117,7 @@ class HDF5Reader(ContainerReader):
                 if path and path not in file:
                     raise FormatError(f"{self._at(path)}: is missing")
                 yield file[path or "/"]
-        except FileNotFoundError:
+        except (ArrayStoreError, FileNotFoundError):
             raise
         except (OSError, RuntimeError, KeyError) as error:
             kind = ShortReadError if "truncated file" in str(error) else FormatError
@@ -261,7 +263,14 @@ class HDF5Writer(ContainerWriter):
 
     @override
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except RuntimeError as error:
+            # h5py tells what the operating system said while a file was closed in words alone.
+            number = re.search(r"errno = (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         if self._has_new_payload:
             reserve(self._path, self._path.stat().st_size)
 

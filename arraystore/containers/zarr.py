@@ -106,6 +106,11 @@ class ZarrReader(ContainerReader):
         if self.attributes(path).get("dense") and np.array_equal(object_nbytes, expected):
             objects = np.arange(n_shards, dtype=np.int64)
             return ChunkManifest(keys, objects, np.zeros_like(objects), shard_nbytes, length)
+        if node.get("fill_value") != 0:
+            raise FormatError(
+                f"{self._at(path)}: fill_value must be 0 where chunks may be left out, "
+                f"got {node.get('fill_value')!r}"
+            )
         per_shard = shard_nbytes // inner_nbytes
         starts = [
             self._shard_index(key, int(size), per_shard, inner_nbytes)

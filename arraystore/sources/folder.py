@@ -121,10 +121,14 @@ def _files(root: str, below: str) -> Iterator[str]:
                 continue
             _check_encodable(entry.path)
             # A class holds no folders, so a link that leads back up is never followed far.
-            if entry.is_dir() and depth <= _SPLIT_DEPTH:
+            if entry.is_dir(follow_symlinks=depth < _SPLIT_DEPTH):
                 yield from _files(root, f"{below}{entry.name}/")
-            elif not entry.is_dir():
+            elif entry.is_file():
                 yield f"{below}{entry.name}"
+            elif _is_image(entry.name):
+                raise SourceError(
+                    f"{entry.path}: must be a file, but is a pipe, device or lost link"
+                )
 
 
 def _folders(folder: Path) -> list[str]:

@@ -52,8 +52,8 @@ MANUAL_DIR: Final = Path("~/tensorflow_datasets/downloads/manual")
 HOMEPAGE: Final = "https://image-net.org/"
 
 _WALKERS: Final = 8
-_VALIDATION_NAME: Final = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
-_TEST_NAME: Final = re.compile(r"ILSVRC2012_test_(\d{8})\.JPEG")
+_VALIDATION_NAME: Final = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
+_TEST_NAME: Final = re.compile(r"ILSVRC2012_test_([0-9]{8})\.JPEG")
 
 _DESCRIPTION: Final = (
     "ILSVRC 2012, known as ImageNet: photographs of 1000 classes, each a noun of WordNet."
@@ -257,20 +257,21 @@ def _is_complete(split: str, found: _Found, subset: SubsetList | None, partial: 
     if split == "train" and subset:
         have = set(found.file_name)
         missing = [name for name in subset.names if name not in have]
+        lacks = bool(missing)
         message = f"{first_few(missing)} listed in {subset.origin[0]} not found"
     else:
         expected = SPLIT_SIZES[split]
-        missing = found.file_name if len(found.file_name) != expected else []
+        lacks = len(found.file_name) != expected
         message = f"{len(found.file_name):,} images found, there should be {expected:,}"
-        if missing and split == "validation":
+        if lacks and split == "validation":
             have = set(found.file_name)
             absent = [n for i in range(expected) if (n := _validation_name(i + 1)) not in have]
             message += f"; missing: {first_few(absent)}"
-    if missing and not partial:
+    if lacks and not partial:
         raise SourceError(
             f"{found.path.name}: {message}; give partial=True (--partial) to convert what is there"
         )
-    return not missing
+    return not lacks
 
 
 def _validation_name(number: int) -> str:

@@ -128,6 +128,7 @@ def _cached(path: Path, published: _Published, manual_dir: Path) -> bytes:
 
 
 def _download(published: _Published, manual_dir: Path) -> bytes:
+    import http.client
     import urllib.error
     import urllib.request
 
@@ -139,7 +140,7 @@ def _download(published: _Published, manual_dir: Path) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
             data: bytes = reply.read(2 * published.nbytes)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise SourceError(
             f"{published.file_name}: cannot be downloaded ({reason}); {way_out}"
