@@ -59,9 +59,14 @@ def is_one(selection: object) -> TypeGuard[SupportsIndex]:
         return False
     if isinstance(selection, np.ndarray | np.generic) and selection.dtype.kind not in "iu":
         return False
-    # What has dimensions, such as a tensor, has `__index__` also where it is no single number.
-    n_dimensions = getattr(selection, "ndim", int(hasattr(selection, "__len__")))
-    return hasattr(selection, "__index__") and n_dimensions == 0
+    if not hasattr(selection, "__index__"):
+        return False
+    try:
+        # A tensor has `__index__` also where it is no single number; but it has a length there.
+        len(selection)  # type: ignore[arg-type] # the TypeError is what we ask for
+    except TypeError:
+        return True
+    return False
 
 
 def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[np.int64]:

@@ -291,7 +291,7 @@ def reserve(path: Path, nbytes: int) -> None:
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        with full_disk_is_told(path.parent, nbytes):
+        with full_disk_is_told(path.parent, nbytes - 512 * os.fstat(fd).st_blocks):
             if hasattr(os, "posix_fallocate") and nbytes:
                 os.posix_fallocate(fd, 0, nbytes)
             else:  # macOS has no such call, and a length of 0 is not allowed

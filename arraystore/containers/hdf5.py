@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +31,9 @@ SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 """The first bytes of every HDF5 file that has no user block."""
 
 _LIBVER: Final = ("v110", "v110")
+_METADATA_NBYTES: Final = 2**16
+"""More than the metadata of a dataset, or of a group's attributes but for their values."""
+
 _MIN_TEXT_WIDTH: Final = 2
 """netCDF4 takes fixed-length text of width 1 for an array of characters."""
 
@@ -212,6 +214,7 @@ class HDF5Writer(ContainerWriter):
         self._path = path
         self._has_new_payload = False
         self._file: Any = h5py.File(path, "a", libver=_LIBVER)
+        self._end: int = self._file.id.get_filesize()
 
     @override
     def create_group(self, path: str) -> None:
@@ -238,6 +241,7 @@ class HDF5Writer(ContainerWriter):
     def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
         is_text = column.data_type == STRING
         data = _fixed_width(values) if is_text else np.asarray(values, column.data_type)
+        self._make_room(data.nbytes)
         options: dict[str, Any] = {}
         if len(data):
             chunk_rows = min(COLUMN_CHUNK_ROWS, len(data))
@@ -250,6 +254,7 @@ class HDF5Writer(ContainerWriter):
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
         node = self._file[path or "/"]
+        self._make_room(len(str(attributes).encode()))
         for name, value in attributes.items():
             if isinstance(value, bool):
                 node.attrs[name] = np.int8(value)
@@ -263,16 +268,17 @@ class HDF5Writer(ContainerWriter):
 
     @override
     def close(self) -> None:
-        try:
-            self._file.close()
-        except RuntimeError as error:
-            # h5py tells what the operating system said while a file was closed in words alone.
-            number = re.search(r"errno = (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        self._file.flush()
+        nbytes = self._file.id.get_filesize()
+        self._file.close()
+        os.truncate(self._path, nbytes)
         if self._has_new_payload:
-            reserve(self._path, self._path.stat().st_size)
+            reserve(self._path, nbytes)
+
+    def _make_room(self, nbytes: int) -> None:
+        """Reserve space for what libhdf5 is about to write: it does not survive a full disk."""
+        self._end += nbytes + nbytes // 4 + _METADATA_NBYTES
+        reserve(self._path, self._end)
 
     def _parent(self, path: str) -> tuple[Any, str]:
         parent, _, name = path.rpartition("/")
