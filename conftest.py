@@ -1,4 +1,4 @@
-"""What the examples in the documents find in their current folder."""
+"""What the examples in documents and docstrings find in their current folder."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ def doctest_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def doctest_folder(request: pytest.FixtureRequest) -> None:
-    """Run the examples of a document in a folder of its own, with a copy of the stores."""
-    if isinstance(request.node, pytest.DoctestItem) and request.node.path.suffix == ".md":
+    """Run examples that name a store in a folder of their own, with a copy of the stores."""
+    if isinstance(request.node, pytest.DoctestItem) and any(
+        "1pct." in example.source for example in request.node.dtest.examples
+    ):
         stores = request.getfixturevalue("doctest_stores")
         folder = request.getfixturevalue("tmp_path")
         shutil.copytree(stores, folder, dirs_exist_ok=True)

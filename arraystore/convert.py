@@ -173,7 +173,16 @@ def convert(
 
     Examples
     --------
-    >>> report = arraystore.convert("folder:photos", "photos.zarr")  # doctest: +SKIP
+    >>> import arraystore
+    >>> report = arraystore.convert(
+    ...     "imagenet2012_subset/1pct", "again.h5", manual_dir="imagenet", partial=True
+    ... )
+    >>> report.splits["train"].num_samples
+    160
+    >>> arraystore.open("1pct.zarr").info.splits["train"].content_digest == (
+    ...     report.splits["train"].content_digest
+    ... )
+    True
     """
     _check_choice("order", order, ORDERS)
     _check_choice("on_error", on_error, ON_ERROR)

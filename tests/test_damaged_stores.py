@@ -207,6 +207,9 @@ def test_a_file_of_another_kind_is_no_store_whatever_its_name(
         arraystore.open(file)
 
 
+ARRAY: dict[str, Any] = {"shape": (3,), "dtype": "uint8"}
+
+
 @named("make", [zarr.create_group, lambda path, **how: zarr.create_array(path, **how, **ARRAY)])
 def test_a_zarr_v2_hierarchy_is_no_store_and_named_as_what_it_is(
     make: Callable[..., object], tmp_path: Path
@@ -216,11 +219,8 @@ def test_a_zarr_v2_hierarchy_is_no_store_and_named_as_what_it_is(
         arraystore.open(tmp_path / "old.zarr")
 
 
-ARRAY = {"shape": (3,), "dtype": "uint8"}
-
-
 def test_a_zarr_array_is_no_store(tmp_path: Path) -> None:
-    zarr.create_array(tmp_path / "array.zarr", **ARRAY)  # type: ignore[arg-type]
+    zarr.create_array(tmp_path / "array.zarr", **ARRAY)
     with refused(tmp_path / "array.zarr", "must be group, got 'array'"):
         arraystore.open(tmp_path / "array.zarr")
 
@@ -765,7 +765,7 @@ def test_long_runs_of_zeros_are_stored_like_any_bytes(black: tuple[Path, list[by
 def test_a_payload_that_a_stranger_repacked_is_read_right(
     bitmaps: tuple[Path, list[bytes]], dense: bool | None, selection: Any
 ) -> None:
-    path, images = bitmaps
+    path, _ = bitmaps
     expected = arraystore.open(path)["train"].image_bytes[selection]
     rewrite_payload(path, dense=dense)
     found = arraystore.open(path, checksum="always")["train"].image_bytes[selection]
