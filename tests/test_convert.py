@@ -794,6 +794,31 @@ def test_a_full_disk_is_told_with_the_numbers(
 
 
 @every_suffix
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve space")
+def test_the_room_for_every_image_is_reserved_before_the_first_is_copied(
+    suffix: str, small_blocks: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve, reserved = os.posix_fallocate, dict[int, int]()
+    places: list[tuple[int, int]] = []
+
+    def note(fd: int, start: int, nbytes: int) -> None:
+        reserve(fd, start, nbytes)
+        reserved[os.fstat(fd).st_ino] = start + nbytes
+
+    def fill(task: FillTask) -> NDArray[np.uint32]:
+        for path, start, nbytes in task.places:
+            there = Path(path).stat()
+            assert start + nbytes <= min(reserved[there.st_ino], there.st_size)
+            places.append((start, nbytes))
+        return fill_room.fill(task)
+
+    monkeypatch.setattr(os, "posix_fallocate", note)
+    monkeypatch.setattr(convert_room, "fill", fill)
+    convert(photos, tmp_path / f"a{suffix}")
+    assert sum(nbytes for _, nbytes in places) == sum(map(len, TRAIN.values()))
+
+
+@every_suffix
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_disk_that_is_full_when_images_are_encoded_anew_is_told(
     suffix: str, drawn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -811,8 +836,8 @@ import resource, sys
 from pathlib import Path
 import arraystore
 
-folder, target = map(Path, sys.argv[1:])
-for limit in range(180_000, 4_000_000, 100_000):
+folder, target = map(Path, sys.argv[1:3])
+for limit in range(*map(int, sys.argv[3:])):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         arraystore.convert(f"folder:{folder}", target, on_error="skip", sync=False)
@@ -826,22 +851,32 @@ for limit in range(180_000, 4_000_000, 100_000):
 
 
 @every_suffix
-def test_a_disk_that_becomes_full_while_the_store_is_sealed_is_told(
-    suffix: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("limits", "outcomes"),
+    [
+        (range(2_000, 130_000, 14_000), {"StorageError"}),
+        (range(180_000, 4_000_000, 100_000), {"StorageError", "done"}),
+    ],
+    ids=["while it is laid out", "while it is sealed"],
+)
+def test_a_disk_that_becomes_full_is_told(
+    limits: range, outcomes: set[str], suffix: str, tmp_path: Path
 ) -> None:
     # A limit on the size of files stands for the disk. Names that are long, and images that are
     # skipped, make columns and attributes that need more room than the payload has.
     whole = {f"a/{'n' * 150}{number}.jpg": picture(8, 8, number) for number in range(200)}
     broken = {f"a/{'n' * 150}{number}.jpg": b"" for number in range(1000, 2500)}
     folder = write_folder(tmp_path / "in", whole | broken)
+    assert 130_000 < sum(map(len, whole.values())) < 180_000
     (tmp_path / "out").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", FILL_UP, str(folder), str(tmp_path / "out" / f"a{suffix}")],
+        [sys.executable, "-c", FILL_UP, str(folder), str(tmp_path / "out" / f"a{suffix}")]
+        + [str(bound) for bound in (limits.start, limits.stop, limits.step)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert set(done.stdout.split()) == {"StorageError", "done"}
+    assert set(done.stdout.split()) == outcomes
     assert done.returncode == 0
 
 

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -279,3 +280,23 @@ print(content_digest(read(Path({str(stores[suffix])!r}), "train")))
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == seen("zarr", "train").attributes["content_digest"]
+
+
+class CountingFile(io.FileIO):
+    """A file that counts the bytes read from it."""
+
+    nbytes = 0
+
+    def readinto(self, buffer: Any) -> int:
+        nbytes = super().readinto(buffer) or 0
+        self.nbytes += nbytes
+        return nbytes
+
+
+def test_plain_h5py_reads_no_more_than_the_bytes_of_the_image(stores: dict[str, Path]) -> None:
+    with CountingFile(stores[".h5"]) as counting, h5py.File(counting) as file:
+        payload = file["train/image_payload"]
+        start, nbytes = int(file["train/image_start"][3]), int(file["train/image_nbytes"][3])
+        before = counting.nbytes
+        assert len(payload[start : start + nbytes]) == nbytes
+        assert counting.nbytes - before == nbytes

@@ -1,0 +1,37 @@
+"""Write the small stores below ``tests/data`` that later releases must still read.
+
+Run it once for each version of the format, when that version is new::
+
+    python -m scripts.make_reference_stores
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import arraystore
+from arraystore.drawn import draw, encode
+from arraystore.schema import FORMAT_VERSION
+
+DATA = Path(__file__).parent.parent / "tests" / "data"
+
+
+def main() -> None:
+    folder = DATA / f"v{'.'.join(map(str, FORMAT_VERSION))}"
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "polygons"
+        for split, numbers in {"train": range(3), "test": range(3, 4)}.items():
+            for label, name in enumerate(("three corners", "four corners")):
+                (source / split / name).mkdir(parents=True)
+                for number in numbers:
+                    picture = draw(label, number).resize((40, 30))
+                    file = source / split / name / f"{number}.jpg"
+                    file.write_bytes(encode(picture))
+        for suffix in (".zarr", ".h5"):
+            arraystore.convert(f"folder:{source}", folder / f"polygons{suffix}")
+
+
+if __name__ == "__main__":
+    main()
