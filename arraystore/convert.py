@@ -313,10 +313,8 @@ def _run(
             first, future = running.popleft()
             yield first, future.result()
     finally:
-        for _, future in running:
-            future.cancel()
         # What runs already writes to a folder that is about to be removed.
-        wait([future for _, future in running])
+        wait([future for _, future in running if not future.cancel()])
 
 
 def _seal(

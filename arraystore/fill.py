@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Bytes = NDArray[np.uint8]
 
-BUFFER_NBYTES: Final = 4 * 2**20
-"""Bytes a task holds in memory at a time."""
+BUFFER_NBYTES: Final = 2**20
+"""Bytes a task holds in memory at a time: what a core's cache holds is copied fastest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from arraystore import image
 from arraystore.errors import SourceError
 from arraystore.layout import sample_order
 from arraystore.sources.base import SampleTable
-from arraystore.storage import open_file, read_at
+from arraystore.storage import OpenFile, open_file, read_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 ON_ERROR: Final = ("raise", "skip")
 """What may be done about an image that cannot be read; the first is the default."""
 
-_PROBERS: Final = 8
+_PROBERS: Final = 2
 _BATCH: Final = 512
 
 
@@ -96,25 +97,12 @@ def plan_split(
     """
     table = source.splits[name]
     meter.start(f"{name}: probing images", len(table))
-    size = np.zeros((2, len(table)), dtype=np.int32)
-    faults: dict[int, str] = {}
-    anew: list[int] = []
-
-    def probe(first: int) -> tuple[int, list[image.ImageHeader | str]]:
-        return first, [
-            _probe(source.files, table, i) for i in range(first, min(first + _BATCH, len(table)))
-        ]
-
-    with ThreadPoolExecutor(_PROBERS) as pool:
-        for first, headers in pool.map(probe, range(0, len(table), _BATCH)):
-            for i, header in enumerate(headers, first):
-                if isinstance(header, str):
-                    faults[i] = header
-                    continue
-                size[:, i] = header.height, header.width
-                if source.reencode and image.needs_reencoding(header):
-                    anew.append(i)
-            meter.advance(len(headers))
+    headers, faults = _probe(source.files, table, meter)
+    anew = [
+        i
+        for i, header in enumerate(headers)
+        if header and source.reencode and image.needs_reencoding(header)
+    ]
     table = _encode_anew(source, table, anew, spool, faults)
     if faults and on_error == "raise":
         i = min(faults)
@@ -125,24 +113,54 @@ def plan_split(
         )
     keep = np.array([i for i in range(len(table)) if i not in faults], dtype=np.int64)
     kept = table.take(keep)
-    ordered = sample_order(order, seed, kept.file_name, kept.label)
+    keep = keep[ordered := sample_order(order, seed, kept.file_name, kept.label)]
     return SplitPlan(
         table=kept.take(ordered),
-        height=size[0][keep][ordered],
-        width=size[1][keep][ordered],
+        height=np.array([header.height if header else 0 for header in headers], np.int32)[keep],
+        width=np.array([header.width if header else 0 for header in headers], np.int32)[keep],
         skipped=tuple((table.file_name[i], faults[i]) for i in sorted(faults)),
         reencoded=tuple(table.file_name[i] for i in anew if i not in faults),
     )
 
 
-def _probe(files: tuple[Path, ...], table: SampleTable, i: int) -> image.ImageHeader | str:
-    """Return the header of an image, or what is wrong with it."""
-    file = open_file(str(files[table.file[i]]))
-    offset, nbytes = int(table.offset[i]), int(table.nbytes[i])
-    try:
-        return image.probe(lambda a, b: read_at(file, offset + a, b - a), nbytes)
-    except ValueError as error:
-        return str(error)
+def _probe(
+    files: tuple[Path, ...], table: SampleTable, meter: Meter
+) -> tuple[list[image.ImageHeader | None], dict[int, str]]:
+    """Return the header of each image, and what is wrong with those that have none."""
+    headers: list[image.ImageHeader | None] = []
+    faults: dict[int, str] = {}
+    batches = [slice(first, first + _BATCH) for first in range(0, len(table), _BATCH)]
+    with ThreadPoolExecutor(_PROBERS) as pool:
+        for batch in pool.map(lambda rows: _probe_rows(files, table, rows), batches):
+            for found in batch:
+                if isinstance(found, str):
+                    faults[len(headers)] = found
+                headers.append(None if isinstance(found, str) else found)
+            meter.advance(len(batch))
+    return headers, faults
+
+
+def _probe_rows(
+    files: tuple[Path, ...], table: SampleTable, rows: slice
+) -> list[image.ImageHeader | str]:
+    """Return the header of each of some images, or what is wrong with it."""
+    found: list[image.ImageHeader | str] = []
+    columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
+    opened = -1
+    for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
+        if number != opened:
+            file, opened = open_file(str(files[number])), number
+        try:
+            header = image.probe(partial(_read, file, offset), nbytes)
+        except ValueError as error:
+            found.append(str(error))
+        else:
+            found.append(header)
+    return found
+
+
+def _read(file: OpenFile, offset: int, start: int, stop: int) -> bytes:
+    return read_at(file, offset + start, stop - start)
 
 
 def _encode_anew(

@@ -212,18 +212,21 @@ class HDF5Writer(ContainerWriter):
         import h5py
 
         self._path = path
-        self._has_new_payload = False
         self._file: Any = h5py.File(path, "a", libver=_LIBVER)
         self._end: int = self._file.id.get_filesize()
+        self._make_room(0)
 
     @override
     def create_group(self, path: str) -> None:
+        self._make_room(0)
         self._file.create_group(path)
 
     @override
     def create_payload(self, path: str, nbytes: int) -> None:
         from h5py import h5d, h5p, h5s, h5t
 
+        self._end += nbytes
+        self._make_room(0)
         properties = h5p.create(h5p.DATASET_CREATE)
         properties.set_obj_track_times(False)
         # Not chunked: libhdf5 and netCDF-C read a whole chunk if it fits into their caches.
@@ -235,7 +238,6 @@ class HDF5Writer(ContainerWriter):
         h5d.create(group.id, name.encode(), h5t.STD_U8LE, space, properties)
         self._attach_dimension(path, "byte", nbytes)
         self._file[path].attrs["dense"] = np.int8(1)
-        self._has_new_payload = True
 
     @override
     def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
@@ -272,8 +274,6 @@ class HDF5Writer(ContainerWriter):
         nbytes = self._file.id.get_filesize()
         self._file.close()
         os.truncate(self._path, nbytes)
-        if self._has_new_payload:
-            reserve(self._path, nbytes)
 
     def _make_room(self, nbytes: int) -> None:
         """Reserve space for what libhdf5 is about to write: it does not survive a full disk."""

@@ -120,10 +120,14 @@ def _cached(path: Path, published: _Published, manual_dir: Path) -> bytes:
         if _has_checksum(data, published):
             return data
     data = _download(published, manual_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(data)
-    Path(file.name).replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        Path(file.name).replace(path)
+    except OSError:
+        # A cache that cannot be written costs the next conversion a download, no more.
+        pass
     return data
 
 
@@ -141,7 +145,7 @@ def _download(published: _Published, manual_dir: Path) -> bytes:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
             data: bytes = reply.read(2 * published.nbytes)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        reason = error.reason if isinstance(error, urllib.error.URLError) else repr(error)
         raise SourceError(
             f"{published.file_name}: cannot be downloaded ({reason}); {way_out}"
         ) from None
