@@ -211,7 +211,7 @@ def convert(
                     source, name, spool, order=order, seed=seed, on_error=on_error, meter=shown
                 )
         _lay_out(open_writer, work, plans)
-        checksums = _fill(work, source, plans, sync=sync, executor=executor, shown=shown)
+        checksums = _fill(work, source, plans, executor=executor, shown=shown)
         shown.status("sealing")
         seed = seed if order == "shuffled" else 0
         splits = _seal(open_writer, work, source, plans, checksums, order=order, seed=seed)
@@ -244,7 +244,6 @@ def _fill(
     source: Source,
     plans: dict[str, SplitPlan],
     *,
-    sync: bool,
     executor: Executor | None,
     shown: Meter,
 ) -> dict[str, NDArray[np.uint32]]:
@@ -260,7 +259,7 @@ def _fill(
             total = int(plan.table.nbytes.sum())
             shown.start(f"{name}: copying images", len(plan.table), total)
             parts = [np.empty(0, dtype=np.uint32)]
-            tasks = _tasks(plan, files, manifest, root, sync=sync)
+            tasks = _tasks(plan, files, manifest, root)
             for block, part in _run(pool, tasks):
                 parts.append(part)
                 shown.advance(len(part), block.stop - block.start)
@@ -272,7 +271,7 @@ def _fill(
 
 
 def _tasks(
-    plan: SplitPlan, files: tuple[str, ...], manifest: ChunkManifest, root: Path, *, sync: bool
+    plan: SplitPlan, files: tuple[str, ...], manifest: ChunkManifest, root: Path
 ) -> Iterator[tuple[Block, FillTask]]:
     for block in blocks(plan.table.nbytes):
         rows = slice(block.first, block.last)
@@ -293,7 +292,6 @@ def _tasks(
                 nbytes=plan.table.nbytes[rows],
                 skip=block.skip,
                 places=tuple(places),
-                sync=sync,
             ),
         )
 
