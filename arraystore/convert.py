@@ -29,7 +29,7 @@ from arraystore.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.progress import Meter, meter
 from arraystore.schema import COLUMNS, ORDERS, PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
 from arraystore.sources.registry import load_source
-from arraystore.storage import full_disk_is_told
+from arraystore.storage import close_idle_files, full_disk_is_told
 from arraystore.target import Workspace, sync_path, workspace
 
 if TYPE_CHECKING:
@@ -218,6 +218,7 @@ def convert(
         if sync:
             _sync_tree(work.store)
         work.publish()
+        close_idle_files()  # else the space of what was deleted would be kept
     return ConvertReport(
         dataset=_info(source, plans).full_name,
         path=str(target),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     Tell = Callable[[str], object]
 
+_MARKER: Final = ".arraystore-demo"
+
 
 def run(folder: Path, *, tell: Tell) -> None:
     """Make archives, convert them to both containers, compare those, and query one.
@@ -27,22 +29,25 @@ def run(folder: Path, *, tell: Tell) -> None:
     ----------
     folder : Path
         Where to put archives, stores and a contact sheet; created if it is not
-        there. An earlier demo's are replaced.
+        there. An earlier demo's are replaced, nothing else.
     tell : callable
         Given each line of what is done.
 
     Raises
     ------
+    FileExistsError
+        If there is something in the folder, and it is no earlier demo.
     ArrayStoreError
         If the containers differ, or from the archives.
     """
+    _claim(folder)
     archives = write_archives(folder / "archives")
     tell(
         f"Drew {len(archives.train)} training and {len(archives.validation)} validation pictures "
         f"into archives shaped like those of ILSVRC 2012: {archives.folder}/"
     )
     stores = []
-    for name in ("1pct.zarr", "1pct.h5"):
+    for name in ("demo.zarr", "demo.h5"):
         target = folder / name
         report = convert(
             "imagenet2012_subset/1pct",
@@ -64,6 +69,17 @@ def run(folder: Path, *, tell: Tell) -> None:
     train = stores[0]["train"]
     contact_sheet(train, first_of_each_label(train, 2), columns=10).save(sheet, "PNG")
     tell(f"Drew two pictures of every class, with their names: {sheet}")
+
+
+def _claim(folder: Path) -> None:
+    """Take a folder for the demo: one that is new, empty, or an earlier demo's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / _MARKER
+    if any(folder.iterdir()) and not marker.exists():
+        raise FileExistsError(
+            f"{folder}: is neither empty nor an earlier demo; name another folder"
+        )
+    marker.touch()
 
 
 def _compare(one: Store, other: Store, tell: Tell) -> None:

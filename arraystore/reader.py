@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -219,6 +219,16 @@ class Store(Mapping[str, Split]):
             near = difflib.get_close_matches(name, self.label_names)
             hint = f"; near it: {', '.join(near)}" if near else ""
             raise KeyError(f"there is no class {name!r}{hint}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is held open that would have to be closed."""
+
+    # A mapping would compare its splits, of which each look gives a new one.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name} ({len(self.stored(name)):,} samples)" for name in self)

@@ -266,7 +266,7 @@ class SplitInfo:
             content_digest=need(attributes, "content_digest", str, where=where),
         )
         for name, value in (("num_samples", info.num_samples), ("num_bytes", info.num_bytes)):
-            if value < 0:
+            if not 0 <= value < 2**63:
                 raise FormatError(f"{where}: attribute {name!r} must be 0 or more, got {value}")
         return info
 

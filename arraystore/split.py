@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import (
@@ -93,10 +94,12 @@ class Images(Generic[One, Many]):
 
     def __init__(
         self,
+        form: str,
         split: Sized,
         read: Callable[[Ints], list[One]],
         gather: Callable[[list[One]], Many],
     ) -> None:
+        self._form = form
         self._split = split
         self._read = read
         self._gather = gather
@@ -118,6 +121,9 @@ class Images(Generic[One, Many]):
 
     def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:
         raise TypeError("images are not turned into an array as a whole; select some: images[:10]")
+
+    def __repr__(self) -> str:
+        return f"<{self._form} of {self._split!r}>"
 
 
 class _Owner(Protocol):
@@ -155,6 +161,7 @@ class Split:
         self.name = name
         self._store = store
         self._parts = tuple(parts)
+        self._columns: dict[str, NDArray[Any]] = {}
         self._stops = np.cumsum([len(part.positions) for part in parts], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -182,15 +189,21 @@ class Split:
         groups = (
             range(i, min(i + _READ_AHEAD, len(self))) for i in range(0, len(self), _READ_AHEAD)
         )
+        process = os.getpid()
         with ThreadPoolExecutor(1, thread_name_prefix="arraystore-read-ahead") as pool:
-            ahead = deque(pool.submit(self.__getitems__, group) for group in _first(groups, 2))
+            ahead = deque((g, pool.submit(self.__getitems__, g)) for g in _first(groups, 2))
             try:
                 while ahead:
-                    samples = ahead.popleft().result()
-                    ahead.extend(pool.submit(self.__getitems__, g) for g in _first(groups, 1))
+                    if os.getpid() != process:  # forked meanwhile: the thread is not here
+                        for group in (*(g for g, _ in ahead), *groups):
+                            yield from self.__getitems__(group)
+                        return
+                    _, future = ahead.popleft()
+                    samples = future.result()
+                    ahead.extend((g, pool.submit(self.__getitems__, g)) for g in _first(groups, 1))
                     yield from samples
             finally:
-                for future in ahead:
+                for _, future in ahead:
                     future.cancel()
 
     def __contains__(self, file_name: object) -> bool:
@@ -207,43 +220,47 @@ class Split:
 
     @property
     def label(self) -> Ints:
-        """Ndarray of int64, shape (n,): index of the class of each sample, -1 if it has none."""
+        """Index of the class of each sample, -1 if it has none: ndarray of int64, shape (n,)."""
         return self._column("label")
 
     @property
     def file_name(self) -> NDArray[Any]:
-        """Ndarray of str, shape (n,): name of each image in the source."""
+        """Name of each image in the source: ndarray of str, shape (n,).
+
+        Of NumPy's `StringDType`: ``.tolist()`` gives Python strings, ``.astype(object)``
+        an array that older libraries understand.
+        """
         return self._column("file_name")
 
     @property
     def image_nbytes(self) -> Ints:
-        """Ndarray of int64, shape (n,): size of each encoded image in bytes."""
+        """Size of each encoded image in bytes: ndarray of int64, shape (n,)."""
         return self._column("image_nbytes")
 
     @property
     def image_height(self) -> NDArray[np.int32]:
-        """Ndarray of int32, shape (n,): height of each image in pixels."""
+        """Height of each image in pixels: ndarray of int32, shape (n,)."""
         return self._column("image_height")
 
     @property
     def image_width(self) -> NDArray[np.int32]:
-        """Ndarray of int32, shape (n,): width of each image in pixels."""
+        """Width of each image in pixels: ndarray of int32, shape (n,)."""
         return self._column("image_width")
 
     @property
     def image_crc32c(self) -> NDArray[np.uint32]:
-        """Ndarray of uint32, shape (n,): CRC-32C of each encoded image."""
+        """CRC-32C of each encoded image: ndarray of uint32, shape (n,)."""
         return self._column("image_crc32c")
 
     @property
     def image(self) -> Images[Pixels, list[Pixels]]:
         """Pixels: ``split.image[5]`` is uint8 (height, width, 3), a slice gives a list of them."""
-        return Images(self, self._images, list)
+        return Images("image", self, self._images, list)
 
     @property
     def image_bytes(self) -> Images[bytes, list[bytes]]:
         """Encoded images, byte for byte as stored: ``split.image_bytes[5]`` is bytes."""
-        return Images(self, self._encoded, list)
+        return Images("image_bytes", self, self._encoded, list)
 
     def resized(self, size: int | tuple[int, int]) -> Images[Pixels, Pixels]:
         """Pixels of one size, so that many make one array.
@@ -271,7 +288,12 @@ class Split:
         def stack(images: list[Pixels]) -> Pixels:
             return np.stack(images) if images else np.empty((0, height, width, 3), np.uint8)
 
-        return Images(self, lambda positions: self._images(positions, (height, width)), stack)
+        return Images(
+            f"resized(({height}, {width}))",
+            self,
+            lambda positions: self._images(positions, (height, width)),
+            stack,
+        )
 
     @property
     def positions(self) -> Ints:
@@ -312,8 +334,10 @@ class Split:
         return _unpickled, (self._store, self.name, parts)
 
     def _column(self, name: str) -> NDArray[Any]:
-        parts = [_rows(part.stored.column(name), part.positions) for part in self._parts]
-        return parts[0] if len(parts) == 1 else _read_only(np.concatenate(parts))
+        if name not in self._columns:
+            parts = [_rows(part.stored.column(name), part.positions) for part in self._parts]
+            self._columns[name] = parts[0] if len(parts) == 1 else _read_only(np.concatenate(parts))
+        return self._columns[name]
 
     def _images(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
         return self._each(positions, lambda stored, where: stored.decode(where, size))

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 
+_MAX_OPEN: Final = 1024
+"""Most files that are kept open for the next read."""
+
+
 class RangeReader(Protocol):
     """Anything that can return byte ranges of named objects."""
 
@@ -138,10 +142,15 @@ class _OpenFiles:
             file = self._files.get(path)
             if file is None or file.identity != identity:
                 file = self._files[path] = OpenFile(path)
-                while len(self._files) > max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2):
+                limit = min(_MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+                while len(self._files) > max(1, limit):
                     self._files.popitem(last=False)
             self._files.move_to_end(path)
             return file
+
+    def clear(self) -> None:
+        with self._lock:
+            self._files.clear()
 
     def renew_lock(self) -> None:
         """Replace the lock, which another thread may have held while this process was forked."""
@@ -159,6 +168,11 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 def open_file(path: str) -> OpenFile:
     """Open a file for reading, or return it as it was opened before."""
     return _open_files.get(path)
+
+
+def close_idle_files() -> None:
+    """Close all files that nobody reads from just now; they are opened again when needed."""
+    _open_files.clear()
 
 
 def read_at(file: OpenFile, offset: int, nbytes: int) -> bytes:

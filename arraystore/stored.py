@@ -165,7 +165,7 @@ class StoredSplit:
         try:
             pixels = image.decode(data)
         except ValueError as error:
-            raise FormatError(f"{self._image(position)}: cannot be decoded: {error}") from error
+            raise FormatError(f"{self._image(position)}: {error}") from error
         return pixels if size is None else image.resize(pixels, size)
 
     def _image(self, position: int) -> str:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 
 _DIGEST_DIGITS: Final = 12
-_WIDTH_OF_A_FILE: Final = 160
-"""Columns to use where the output is no terminal, whose width would count."""
+_WIDTH_OF_A_FILE: Final = 10_000
+"""Columns there are where the output is no terminal: enough to cut nothing."""
+_NAMES_TOLD: Final = 25
 
 
 def print_report(report: ConvertReport) -> None:
@@ -36,7 +37,9 @@ def print_report(report: ConvertReport) -> None:
     console.print(table)
     for name, split in report.splits.items():
         if split.reencoded:
-            console.print(f"{name}: {first_few(split.reencoded)} encoded anew as RGB JPEG")
+            console.print(
+                f"{name}: {first_few(split.reencoded, _NAMES_TOLD)} encoded anew as RGB JPEG"
+            )
         if split.skipped:
             console.print(f"{name}: {len(split.skipped):,} images left out:")
             for file_name, reason in split.skipped[:10]:
@@ -57,7 +60,7 @@ def print_info(address: str, info: StoreInfo) -> None:
         "homepage": info.homepage,
         "classes": f"{len(info.label_names):,}",
         "sources": "\n".join(f"{name} ({nbytes:,} bytes)" for name, nbytes in info.sources),
-        "encoded anew": first_few(info.reencoded) if info.reencoded else "",
+        "encoded anew": first_few(info.reencoded, _NAMES_TOLD) if info.reencoded else "",
         "left out": first_few([row.get("file_name", "") for row in info.skipped])
         if info.skipped
         else "",

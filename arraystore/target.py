@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _REPLACED: Final = "replaced"
+_CONTENT: Final = frozenset({"lock", "store", "spool", _REPLACED})
+_LOCK_TRIES: Final = 100
+"""How often a work folder may vanish, between its making and its locking, before we give up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,12 @@ class Workspace:
             if self.overwrite and os.path.lexists(self.target):
                 self.target.rename(self.folder / _REPLACED)
             _rename_without_replacing(self.store, self.target)
-        except BaseException:
+        except BaseException as error:
             _put_back(self.folder, self.target)
+            if os.path.lexists(self.folder / _REPLACED):
+                kept = _free_name(self.target)
+                (self.folder / _REPLACED).rename(kept)
+                error.add_note(f"the old store is now {kept}")
             raise
         sync_path(self.target.parent)
 
@@ -142,9 +150,10 @@ def _may_be_replaced(target: Path) -> bool:
 
 def _locked(folder: Path) -> int:
     """Create and lock the work folder; return the lock's descriptor."""
-    while True:
+    for _ in range(_LOCK_TRIES):
         try:
             folder.mkdir(exist_ok=True)
+            _check_own(folder)
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except PermissionError as error:
             raise PermissionError(f"{folder.parent}: cannot be written to") from error
@@ -160,6 +169,21 @@ def _locked(folder: Path) -> int:
         if _is_at(lock, folder / "lock"):
             return lock
         os.close(lock)
+    raise StorageError(f"{folder}: cannot be created and locked")
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse to work in what we did not make, because it is going to be emptied."""
+    strange = folder.is_symlink() or {path.name for path in folder.iterdir()} - _CONTENT
+    if strange:
+        raise StorageError(f"{folder}: is in the way, and not of arraystore's making; move it away")
+
+
+def _free_name(target: Path) -> Path:
+    """Return a name beside `target` that nothing has."""
+    numbers = itertools.count(1)
+    names = (target.with_name(f"{target.stem}.replaced-{n}{target.suffix}") for n in numbers)
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _is_at(fd: int, path: Path) -> bool:

@@ -69,7 +69,6 @@ def write_ours(folder: Path, payload: bytes, *, buffer_nbytes: int = 5) -> Path:
                     nbytes=nbytes[rows],
                     skip=block.skip,
                     places=((str(shard), 0, block.stop - block.start),),
-                    sync=False,
                 )
             )
     return root / "train" / PAYLOAD

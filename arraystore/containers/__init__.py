@@ -79,6 +79,8 @@ def open_local(path: Path, where: str | None = None) -> tuple[RangeReader, Conta
         return reader, ZarrReader(reader, where)
     if not path.exists():
         raise FileNotFoundError(f"{where}: there is nothing here")
+    if not path.is_file():
+        raise FormatError(f"{where}: is not an arraystore store: neither a folder nor a file")
     with path.open("rb") as file:
         start = file.read(len(SIGNATURE))
     if start != SIGNATURE:

@@ -78,7 +78,7 @@ class ZarrReader(ContainerReader):
     def read_column(self, path: str, data_type: str) -> NDArray[Any]:
         first, *rest = ["vlen-utf8" if data_type == STRING else "bytes", "zstd", "crc32c"]
         node, length, chunk_rows = self._array(path, data_type, [first, *rest])
-        if node["codecs"][0].get("configuration", {}).get("endian", "little") != "little":
+        if (node["codecs"][0].get("configuration") or {}).get("endian", "little") != "little":
             raise FormatError(f"{self._at(path)}: must be little-endian")
         n_chunks = -(-length // chunk_rows)
         chunks = [
@@ -94,8 +94,9 @@ class ZarrReader(ContainerReader):
         node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
         inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
         n_shards = -(-length // shard_nbytes)
-        keys = tuple(f"{path}/c/{index}" for index in range(n_shards))
-        object_nbytes = np.array([self._size(key) for key in keys], dtype=np.int64)
+        # One after another, so that the first of a wrong number of shards ends it.
+        sizes = {key: self._size(key) for key in (f"{path}/c/{i}" for i in range(n_shards))}
+        keys, object_nbytes = tuple(sizes), np.array(list(sizes.values()), dtype=np.int64)
         expected = np.array(
             [
                 shard_object_nbytes(n, shard_nbytes, inner_nbytes)
@@ -162,7 +163,7 @@ class ZarrReader(ContainerReader):
             grid, separator = node["chunk_grid"], node["chunk_key_encoding"]
             (chunk_length,) = map(int, grid["configuration"]["chunk_shape"])
             layout = grid["name"], separator["name"], separator["configuration"]["separator"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FormatError(f"{where}: not the metadata of a 1-d array: {error!r}") from None
         if found != (data_type, codecs):
             raise FormatError(
@@ -181,7 +182,7 @@ class ZarrReader(ContainerReader):
                 name: [codec["name"] for codec in found[name]]
                 for name in ("codecs", "index_codecs")
             } | {"index_location": found.get("index_location", "end")}
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise FormatError(f"{self._at(path)}: not a sharded array: {error!r}") from None
         if names != _PAYLOAD_CODECS:
             raise FormatError(

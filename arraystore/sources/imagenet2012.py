@@ -137,7 +137,6 @@ def load(
         it does not hold all it should and `partial` is false.
     """
     folder = (manual_dir or MANUAL_DIR).expanduser()
-    subset = find_subset_list(config, subset_list, folder) if config else None
     readers = {"train": TRAIN_ARCHIVE, "validation": VALIDATION_ARCHIVE}
     if version in TEST_VERSIONS:
         readers["test"] = TEST_ARCHIVE
@@ -148,6 +147,7 @@ def load(
             f"{folder}: {' and '.join(absent)} not found; download from {HOMEPAGE} (after "
             "registering) into one folder, and name it with manual_dir"
         )
+    subset = find_subset_list(config, subset_list, folder) if config else None
     tables: dict[str, SampleTable] = {}
     complete = not absent
     for file, (split, path) in enumerate(present.items()):

@@ -41,6 +41,7 @@ def load_source(
         there is. And whatever the source says of itself.
     """
     if dataset.startswith("folder:"):
+        _refuse("folder:PATH", manual_dir=manual_dir, subset_list=subset_list, partial=partial)
         status("listing files")
         return folder.load(Path(dataset.removeprefix("folder:")).expanduser())
     match = _NAME.fullmatch(dataset)
@@ -54,6 +55,8 @@ def load_source(
             if configs[0]
             else f"{match['name']} has no configs, got {config!r}"
         )
+    if not config:
+        _refuse(match["name"], subset_list=subset_list)
     version = match["version"] or imagenet2012.VERSIONS[0]
     if version not in imagenet2012.VERSIONS:
         raise SourceError(
@@ -68,6 +71,13 @@ def load_source(
         partial=partial,
         status=status,
     )
+
+
+def _refuse(dataset: str, **options: object) -> None:
+    """Refuse options that have no meaning for a data set."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise SourceError(f"{dataset} takes no {' and no '.join(given)}")
 
 
 def _known() -> str:

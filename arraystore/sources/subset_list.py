@@ -98,7 +98,10 @@ def find_subset_list(config: str, given: Path | None, manual_dir: Path) -> Subse
         raise SourceError(f"{path}: lists no file names; expected one a line")
     if len(names) < len(listed):
         raise SourceError(f"{path}: lists {len(listed) - len(names)} names more than once")
-    return SubsetList(names, (path.name, len(data)), published.description)
+    description = f"The training images are the {len(names):,} that {path.name} lists."
+    if _has_checksum(data, published):
+        description = published.description
+    return SubsetList(names, (path.name, len(data)), description)
 
 
 def cache_dir() -> Path:

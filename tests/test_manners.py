@@ -1,0 +1,152 @@
+"""What a careful program does not do to those who use it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import arraystore
+from arraystore import FormatError, SourceError, StorageError
+from arraystore.cli import main
+from arraystore.target import workspace
+from tests.support import SUFFIXES, picture, write_folder
+
+if TYPE_CHECKING:
+    from arraystore.drawn import DrawnArchives
+
+OLD = b"\x89HDF, and what the old store held"
+
+
+def test_demo_leaves_a_folder_alone_that_is_not_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path, {"demo.zarr/zarr.json": b"{}"})
+    assert main(["demo", str(tmp_path)]) == 1
+    assert "neither empty nor an earlier demo" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["demo.zarr", "zarr.json"]
+
+
+@pytest.mark.parametrize("kind", ["a link", "a folder"])
+def test_what_has_the_name_of_the_work_folder_is_not_emptied(kind: str, tmp_path: Path) -> None:
+    theirs = write_folder(tmp_path / "theirs", {"precious": b"1"})
+    work = tmp_path / ".a.h5.partial"
+    work.symlink_to(theirs) if kind == "a link" else theirs.rename(work)
+    with (
+        pytest.raises(StorageError, match="not of arraystore's making"),
+        workspace(tmp_path / "a.h5"),
+    ):
+        pass
+    assert (work / "precious").read_bytes() == b"1"
+
+
+def test_an_old_store_is_kept_when_somebody_takes_its_name_while_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.h5"
+    target.write_bytes(OLD)
+
+    def taken(self: Path, source: Path) -> None:
+        self.write_bytes(b"theirs")
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr(Path, "hardlink_to", taken)
+    with workspace(target, overwrite=True) as work:
+        work.store.write_bytes(b"new")
+        with pytest.raises(FileExistsError) as told:
+            work.publish()
+    kept = tmp_path / "a.replaced-1.h5"
+    assert str(kept) in told.value.__notes__[0]
+    assert kept.read_bytes() == OLD
+    assert target.read_bytes() == b"theirs"
+
+
+def test_more_images_than_files_may_be_open_are_converted(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", {f"a/{i}.jpg": picture(seed=i) for i in range(200)})
+    code = (
+        "import resource, sys, arraystore\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "arraystore.convert(f'folder:{sys.argv[1]}', sys.argv[2], sync=False)\n"
+    )
+    target = tmp_path / "out.h5"
+    subprocess.run([sys.executable, "-c", code, str(folder), str(target)], check=True)
+    assert len(arraystore.open(target)["train"]) == 200
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system has no /proc")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_conversion_keeps_no_file_open_that_is_deleted(
+    suffix: str, drawn: DrawnArchives, tmp_path: Path
+) -> None:
+    arraystore.convert(
+        "imagenet2012", tmp_path / f"a{suffix}", manual_dir=drawn.folder, partial=True
+    )
+    links = list(Path("/proc/self/fd").iterdir())
+    held = [str(link.readlink()) for link in links if link.is_symlink()]
+    assert not [path for path in held if str(tmp_path) in path]
+
+
+def test_a_missing_archive_is_told_before_a_list_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"ILSVRC2012_img_train\.tar and ILSVRC2012_img_val"):
+        arraystore.convert("imagenet2012_subset/1pct", tmp_path / "a.h5", manual_dir=tmp_path)
+
+
+def test_a_list_of_ones_own_is_not_called_the_published_one(store: arraystore.Store) -> None:
+    assert "SimCLR" not in store.info.description
+    assert "the 30 that 1percent.txt lists" in store.info.description
+
+
+@pytest.mark.parametrize(
+    ("dataset", "option"),
+    [("imagenet2012", "subset_list"), ("folder:.", "subset_list"), ("folder:.", "manual_dir")],
+)
+def test_an_option_without_a_meaning_is_refused(dataset: str, option: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=f"takes no {option}"):
+        arraystore.convert(dataset, tmp_path / "a.h5", **{option: tmp_path})  # type: ignore[arg-type] # chosen by name
+
+
+def test_a_pipe_is_no_store_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.h5")
+    with pytest.raises(FormatError, match="neither a folder nor a file"):
+        arraystore.open(tmp_path / "a.h5")
+
+
+def test_an_iteration_goes_on_in_a_forked_child(path: Path) -> None:
+    code = (
+        "import os, signal, sys, warnings, arraystore\n"
+        "warnings.simplefilter('ignore')  # that a process with threads is forked\n"
+        "split = arraystore.open(sys.argv[1])['train']\n"
+        "split.__class__.__iter__.__globals__['_READ_AHEAD'] = 4\n"
+        "samples = iter(split)\n"
+        "first = [next(samples).file_name for _ in range(3)]\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    signal.alarm(60)\n"
+        "    rest = [sample.file_name for sample in samples]\n"
+        "    os._exit(0 if first + rest == split.file_name.tolist() else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=120)
+
+
+def test_a_store_is_equal_to_itself_alone_and_serves_as_a_context(path: Path) -> None:
+    with arraystore.open(path) as one, arraystore.open(path) as other:
+        assert one == one
+        assert one != other
+        assert len({one, other}) == 2
+
+
+def test_a_part_of_a_joined_split_is_read_without_joining_its_columns_again(
+    store: arraystore.Store,
+) -> None:
+    joined = store["train+validation"]
+    assert joined.label is joined.label
+
+
+def test_views_of_images_say_what_they_are(train: arraystore.Split) -> None:
+    assert repr(train.image).startswith("<image of <Split 'train' of ")
+    assert repr(train.resized(32)).startswith("<resized((32, 32)) of ")
