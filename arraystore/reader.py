@@ -6,7 +6,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -154,23 +154,16 @@ class Store(Mapping[str, Split]):
     def info(self) -> StoreInfo:
         """What the store says of its data set, its splits and classes."""
         dataset = self._dataset
+        said = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
         return StoreInfo(
-            name=dataset.name,
-            config=dataset.config,
-            version=dataset.version,
-            full_name=dataset.full_name,
-            description=dataset.description,
-            homepage=dataset.homepage,
-            citation=dataset.citation,
-            splits={name: self.stored(name).info for name in self},
-            label_names=self.label_names,
-            label_words=self.label_words,
-            sources=dataset.sources,
-            partial=dataset.partial,
-            skipped=dataset.skipped,
-            reencoded=dataset.reencoded,
-            writer=dataset.writer,
-            format_version=".".join(map(str, self._format_version)),
+            **said
+            | {
+                "full_name": dataset.full_name,
+                "splits": {name: self.stored(name).info for name in self},
+                "label_names": self.label_names,
+                "label_words": self.label_words,
+                "format_version": ".".join(map(str, self._format_version)),
+            }
         )
 
     @cached_property

@@ -144,7 +144,7 @@ class DatasetInfo:
 
     @property
     def full_name(self) -> str:
-        """Name, config and version in one, as `arraystore.convert` takes it."""
+        """Name, config and version in one, such as ``imagenet2012_subset/1pct:5.0.0``."""
         config = f"/{self.config}" if self.config else ""
         version = f":{self.version}" if self.version else ""
         return f"{self.name}{config}{version}"

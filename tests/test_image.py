@@ -644,7 +644,7 @@ def test_reencoding_gives_a_baseline_jpeg_that_needs_no_more(name: str) -> None:
 
 
 def test_reencoding_has_quality_100() -> None:
-    tables = Image.open(io.BytesIO(reencode_jpeg(PNG))).quantization  # type: ignore[attr-defined]
+    tables = Image.open(io.BytesIO(reencode_jpeg(PNG))).quantization  # type: ignore[attr-defined] # JPEG's own
     assert {step for table in tables.values() for step in table} == {1}
 
 

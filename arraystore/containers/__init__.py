@@ -43,15 +43,13 @@ def writer_for(target: Path) -> Callable[[Path], ContainerWriter]:
         ) from None
 
 
-def open_local(path: Path, where: str | None = None) -> tuple[RangeReader, ContainerReader]:
+def open_local(path: Path) -> tuple[RangeReader, ContainerReader]:
     """Open a container on the local disk.
 
     Parameters
     ----------
     path : Path
         A Zarr group's folder, or an HDF5 file, whatever their names.
-    where : str, optional
-        What messages call it; `path` by default.
 
     Returns
     -------
@@ -65,7 +63,7 @@ def open_local(path: Path, where: str | None = None) -> tuple[RangeReader, Conta
     FormatError
         If what is there is neither.
     """
-    where = where or str(path)
+    where = str(path)
     reader: RangeReader
     if path.is_dir():
         if not (path / METADATA).is_file():
