@@ -11,7 +11,7 @@ import numpy as np
 
 from arraystore import image
 from arraystore.errors import ChecksumError, FormatError
-from arraystore.schema import COLUMNS, PAYLOAD, SplitInfo
+from arraystore.schema import COLUMNS, PAYLOAD, UNLABELLED, SplitInfo
 from arraystore.storage import crc32c, read_elements
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class StoredSplit:
                     f"{self.where}/{name}: must have {len(self)} values, one a sample, "
                     f"got {len(values)}"
                 )
+            if name == "label":
+                self._check_labels(values)
             values.flags.writeable = False
             self._columns[name] = values
         return values
@@ -150,6 +152,15 @@ class StoredSplit:
                 f"got {manifest.nbytes}"
             )
         return manifest
+
+    def _check_labels(self, label: Ints) -> None:
+        n_classes = len(self.column("label_indptr")) - 1
+        outside = np.flatnonzero((label < UNLABELLED) | (label >= n_classes))
+        if len(outside):
+            i = int(outside[0])
+            raise FormatError(
+                f"{self.where}/label: must be -1 or in range({n_classes}), got {label[i]} at {i}"
+            )
 
     def _check(self, images: Sequence[memoryview], positions: Ints) -> None:
         expected = self.column("image_crc32c")

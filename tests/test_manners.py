@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h5py
 import pytest
+import zarr
 
 import arraystore
 from arraystore import FormatError, SourceError, StorageError
@@ -150,3 +152,21 @@ def test_a_part_of_a_joined_split_is_read_without_joining_its_columns_again(
 def test_views_of_images_say_what_they_are(train: arraystore.Split) -> None:
     assert repr(train.image).startswith("<image of <Split 'train' of ")
     assert repr(train.resized(32)).startswith("<resized((32, 32)) of ")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("label", [-2, 1])
+def test_a_label_that_is_no_class_is_told_with_its_place(
+    label: int, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "in", {"a/1.jpg": picture(), "a/2.jpg": picture(seed=1)})
+    target = tmp_path / f"out{suffix}"
+    arraystore.convert(f"folder:{folder}", target)
+    if suffix == ".zarr":
+        zarr.open_array(target / "train" / "label")[1] = label
+    else:
+        with h5py.File(target, "a") as file:
+            file["train/label"][1] = label
+    message = rf"train/label: must be -1 or in range\(1\), got {label} at 1"
+    with pytest.raises(FormatError, match=message):
+        _ = arraystore.open(target)["train"].label
