@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -108,7 +109,9 @@ def ls(store: str, split: str, limit: int, as_json: bool) -> None:
 @click.option("-o", "--output", type=_PATH, default=Path("contact-sheet.png"), show_default=True)
 @click.option("--label", help="Samples of one class: its number, its id, or a word for it.")
 @click.option("--per-label", type=int, metavar="K", help="The first K samples of every class.")
-@click.option("--limit", type=click.IntRange(1), default=64, show_default=True, help="Pictures.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Most pictures, 64 by default; all with --per-label."
+)
 @click.option("--size", type=click.IntRange(16, 1024), default=144, show_default=True)
 @click.option("--columns", type=click.IntRange(1), default=8, show_default=True)
 def show(
@@ -117,11 +120,13 @@ def show(
     output: Path,
     label: str | None,
     per_label: int | None,
-    limit: int,
+    limit: int | None,
     size: int,
     columns: int,
 ) -> None:
     """Draw samples of SPLIT of STORE as one PNG, with the names of their classes."""
+    if output.suffix.lower() != ".png":
+        raise click.BadParameter(f"{output} must end in .png", param_hint="--output")
     samples = _split(store, split)
     positions = np.arange(len(samples), dtype=np.int64)
     if per_label is not None:
@@ -129,11 +134,11 @@ def show(
     if label is not None:
         wanted = find_label(label, samples.label_names, samples.label_words)
         positions = positions[samples.label[positions] == wanted]
-    sheet = contact_sheet(samples, positions[:limit], size=size, columns=columns)
-    sheet.save(output, "PNG")
-    click.echo(
-        f"{output}: {min(limit, len(positions))} of {len(positions):,} samples of {samples.name}"
-    )
+    if limit is None and per_label is None:
+        limit = 64
+    shown = positions[:limit]
+    contact_sheet(samples, shown, size=size, columns=columns).save(output, "PNG")
+    click.echo(f"{output}: {len(shown):,} of {len(positions):,} samples of {samples.name}")
 
 
 @cli.command()
@@ -156,6 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0 done, 1 failed, 2 wrong usage.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that has no such letter shows another; that is no reason to fail.
+        sys.stdout.reconfigure(errors="replace")
     try:
         cli.main(arguments, prog_name="arraystore", standalone_mode=False)
     except click.exceptions.Exit as exit_:

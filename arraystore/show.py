@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from arraystore.errors import FormatError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image, ImageFont
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 _GAP: Final = 8
 _BACKGROUND: Final = (255, 255, 255)
 _INK: Final = (40, 40, 40)
+_BLANK: Final = 200
 
 
 def contact_sheet(
@@ -57,12 +60,24 @@ def contact_sheet(
     names = captions(split, positions)
     for row in range(rows):
         shown = positions[row * columns : (row + 1) * columns]
-        for column, pixels in enumerate(split.resized(size)[shown]):
+        for column, pixels in enumerate(_pictures(split, shown, size)):
             x, y = _GAP + column * across, _GAP + row * down
             sheet.paste(Image.fromarray(pixels), (x, y))
             name = _fitted(names[row * columns + column], size, font)
             pen.text((x, y + size + 1), name, fill=_INK, font=font)
     return sheet
+
+
+def _pictures(split: Split, positions: Ints, size: int) -> list[NDArray[np.uint8]]:
+    """Return samples as squares; one that cannot be decoded as a gray one with a dark diagonal."""
+    try:
+        return list(split.resized(size)[positions])
+    except FormatError:
+        if len(positions) > 1:
+            return [pixels for i in positions for pixels in _pictures(split, np.array([i]), size)]
+        blank = np.full((size, size, 3), _BLANK, dtype=np.uint8)
+        blank[np.arange(size), np.arange(size)] = _INK
+        return [blank]
 
 
 def captions(split: Split, positions: Ints) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import h5py
 import pytest
 import zarr
+from PIL import Image
 
 import arraystore
 from arraystore import FormatError, SourceError, StorageError
@@ -170,3 +171,62 @@ def test_a_label_that_is_no_class_is_told_with_its_place(
     message = rf"train/label: must be -1 or in range\(1\), got {label} at 1"
     with pytest.raises(FormatError, match=message):
         _ = arraystore.open(target)["train"].label
+
+
+def test_what_is_missing_is_named_in_the_report_and_in_its_notes(
+    drawn: DrawnArchives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--manual-dir", str(drawn.folder), "--partial"]
+    assert main(["convert", "imagenet2012:5.1.0", str(tmp_path / "a.h5"), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "ILSVRC2012_img_test.tar not found; its split is left out" in printed
+    assert "ILSVRC2012_img_val.tar: 20 images found, there should be 50,000" in printed
+
+
+def test_a_list_that_is_none_is_refused_even_of_a_partial_source(
+    drawn: DrawnArchives, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("import os\n")
+    with pytest.raises(SourceError, match=r"none of the 1 name .*is that a subset list"):
+        arraystore.convert(
+            "imagenet2012_subset/1pct",
+            tmp_path / "a.h5",
+            manual_dir=drawn.folder,
+            subset_list=tmp_path / "list.txt",
+            partial=True,
+        )
+
+
+def test_a_picture_that_cannot_be_decoded_does_not_spoil_the_sheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = picture(64, 64)
+    folder = write_folder(tmp_path / "in", {"a/1.jpg": whole, "a/2.jpg": whole[: len(whole) // 2]})
+    arraystore.convert(f"folder:{folder}", tmp_path / "a.zarr", order="source")
+    sheet = tmp_path / "sheet.png"
+    assert main(["show", str(tmp_path / "a.zarr"), "-o", str(sheet), "--size", "32"]) == 0
+    with Image.open(sheet) as drawn_sheet:
+        assert drawn_sheet.getpixel((8 + 32 + 8 + 20, 8 + 4)) == (200, 200, 200)
+
+
+def test_per_label_shows_every_class_and_the_output_must_be_a_png(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = str(path)
+    sheet = str(tmp_path / "sheet.png")
+    assert main(["show", store, "validation+train+train+train", "--size", "16", "-o", sheet]) == 0
+    assert "64 of 110 samples" in capsys.readouterr().out
+    assert main(["show", store, "--per-label", "99", "--size", "16", "-o", sheet]) == 0
+    assert "30 of 30 samples" in capsys.readouterr().out
+    assert main(["show", store, "-o", str(tmp_path / "sheet.jpg")]) == 2
+    assert "must end in .png" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "arraystore", "ls", str(path), "--limit", "1"],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert b"1 of 30 samples of train" in done.stdout

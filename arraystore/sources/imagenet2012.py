@@ -145,16 +145,22 @@ def load(
     if absent and not (partial and present):
         raise SourceError(
             f"{folder}: {' and '.join(absent)} not found; download from {HOMEPAGE} (after "
-            "registering) into one folder, and name it with manual_dir"
+            "registering) into one folder, and name it with manual_dir (--manual-dir)"
         )
     subset = find_subset_list(config, subset_list, folder) if config else None
     tables: dict[str, SampleTable] = {}
-    complete = not absent
+    notes = [f"{name} not found; its split is left out" for name in absent]
     for file, (split, path) in enumerate(present.items()):
         status(f"reading the headers of {path.name}")
         found = _read_archive(split, path, subset)
         check_names(path.name, found.file_name)
-        complete &= _is_complete(split, found, subset, partial)
+        lack = _lack(split, found, subset)
+        if lack and not partial:
+            raise SourceError(
+                f"{path.name}: {lack}; give partial=True (--partial) to convert what is there"
+            )
+        if lack:
+            notes.append(f"{path.name}: {lack}")
         tables[split] = found.table(file)
     origins = [(path.name, path.stat().st_size) for path in present.values()]
     return Source(
@@ -170,7 +176,8 @@ def load(
         splits=tables,
         origins=(*origins, *([subset.origin] if subset else [])),
         reencode=version not in AS_FOUND_VERSIONS,
-        partial=not complete,
+        partial=bool(notes),
+        notes=tuple(notes),
     )
 
 
@@ -252,26 +259,31 @@ def _numbers(where: str, names: list[str], pattern: re.Pattern[str], limit: int)
     return np.array(numbers, dtype=np.int64)
 
 
-def _is_complete(split: str, found: _Found, subset: SubsetList | None, partial: bool) -> bool:
-    """Whether all is there; if not, and that is not accepted, raise a `SourceError`."""
+def _lack(split: str, found: _Found, subset: SubsetList | None) -> str:
+    """Say what an archive lacks; nothing if it has all it should.
+
+    Raises
+    ------
+    SourceError
+        If there is nothing of what the subset's list names, so that it cannot be the one meant.
+    """
+    have = set(found.file_name)
     if split == "train" and subset:
-        have = set(found.file_name)
         missing = [name for name in subset.names if name not in have]
-        lacks = bool(missing)
-        message = f"{first_few(missing)} listed in {subset.origin[0]} not found"
-    else:
-        expected = SPLIT_SIZES[split]
-        lacks = len(found.file_name) != expected
-        message = f"{len(found.file_name):,} images found, there should be {expected:,}"
-        if lacks and split == "validation":
-            have = set(found.file_name)
-            absent = [n for i in range(expected) if (n := _validation_name(i + 1)) not in have]
-            message += f"; missing: {first_few(absent)}"
-    if lacks and not partial:
-        raise SourceError(
-            f"{found.path.name}: {message}; give partial=True (--partial) to convert what is there"
-        )
-    return not lacks
+        if missing and not have:
+            raise SourceError(
+                f"{found.path.name}: has none of the {first_few(missing)} listed in "
+                f"{subset.origin[0]}; is that a subset list?"
+            )
+        return f"{first_few(missing)} listed in {subset.origin[0]} not found" if missing else ""
+    expected = SPLIT_SIZES[split]
+    if len(have) == expected:
+        return ""
+    lack = f"{len(have):,} images found, there should be {expected:,}"
+    if split == "validation":
+        missing = [n for i in range(expected) if (n := _validation_name(i + 1)) not in have]
+        lack += f"; missing: {first_few(missing)}"
+    return lack
 
 
 def _validation_name(number: int) -> str:

@@ -42,6 +42,8 @@ def load_source(
     """
     if dataset.startswith("folder:"):
         _refuse("folder:PATH", manual_dir=manual_dir, subset_list=subset_list, partial=partial)
+        if dataset == "folder:":
+            raise SourceError("folder: needs a path, such as folder:photos")
         status("listing files")
         return folder.load(Path(dataset.removeprefix("folder:")).expanduser())
     match = _NAME.fullmatch(dataset)

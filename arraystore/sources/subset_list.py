@@ -113,8 +113,10 @@ def cache_dir() -> Path:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise SourceError(f"{path}: is not a subset list; expected a text file") from None
+    except FileNotFoundError:
+        raise SourceError(f"{path}: there is no such subset list") from None
+    except IsADirectoryError:
+        raise SourceError(f"{path}: is a folder, expected a subset list") from None
 
 
 def _cached(path: Path, published: _Published, manual_dir: Path) -> bytes:
