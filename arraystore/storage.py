@@ -22,7 +22,7 @@ import google_crc32c
 import numpy as np
 from typing_extensions import Buffer, override
 
-from arraystore.byterange import ZEROS, ByteRange, ChunkManifest, Pieces, coalesce
+from arraystore.byterange import ZEROS, ByteRange, ChunkManifest, Pieces, Spans, coalesce
 from arraystore.errors import ShortReadError, StorageError
 
 if TYPE_CHECKING:
@@ -266,10 +266,8 @@ def read_elements(
     ShortReadError
         If a stored object ends before a chunk does.
     """
-    pieces = manifest.locate(start, nbytes)
+    pieces, stored, spans = plan_elements(manifest, start, nbytes, max_gap=max_gap)
     is_stored = pieces.start != ZEROS
-    stored = Pieces(*(column[is_stored] for column in _columns(pieces)))
-    spans = coalesce(stored, max_gap=max_gap)
     ranges = [
         ByteRange(manifest.keys[key], first, last)
         for key, first, last in zip(
@@ -289,6 +287,26 @@ def read_elements(
         else:
             parts[wanted].append(memoryview(bytes(size)))
     return [some[0] if len(some) == 1 else memoryview(b"".join(some)) for some in parts]
+
+
+def plan_elements(
+    manifest: ChunkManifest, start: Ints, nbytes: Ints, *, max_gap: int = 0
+) -> tuple[Pieces, Pieces, Spans]:
+    """Plan what `read_elements` reads, and read nothing.
+
+    Returns
+    -------
+    pieces : Pieces
+        Where the wanted ranges lie.
+    stored : Pieces
+        Those of them that are stored, because they are not `ZEROS`.
+    spans : Spans
+        The reads that serve those.
+    """
+    pieces = manifest.locate(start, nbytes)
+    is_stored = pieces.start != ZEROS
+    stored = Pieces(*(column[is_stored] for column in _columns(pieces)))
+    return pieces, stored, coalesce(stored, max_gap=max_gap)
 
 
 def _columns(pieces: Pieces) -> tuple[Ints, Ints, Ints, Ints]:

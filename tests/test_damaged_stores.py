@@ -363,7 +363,7 @@ def test_a_split_name_that_cannot_be_is_refused(copy: Path, name: str) -> None:
         arraystore.open(copy)
 
 
-@named(("name", "value"), [("num_samples", 29), ("num_bytes", 1000)])
+@named(("name", "value"), [("num_samples", 29), ("num_bytes", 1000), ("num_bytes", 10**8)])
 def test_numbers_that_are_not_those_of_the_arrays_are_refused(
     copy: Path, name: str, value: int
 ) -> None:
@@ -523,6 +523,17 @@ def test_an_image_outside_of_the_payload_is_refused_with_its_position(
     rewrite_column(copy, f"train/{column}", change)
     with refused(f"{copy}/train", f"image {position} is ", number, "outside the payload"):
         _ = arraystore.open(copy)["train"].image_bytes[1]
+
+
+@named("label", [1000, -2, 2**63 - 1, -(2**63)])
+def test_a_label_that_is_no_class_is_refused_with_its_position(copy: Path, label: int) -> None:
+    def change(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        values[7] = label
+        return values
+
+    rewrite_column(copy, "train/label", change)
+    with refused(f"{copy}/train/label", f"got {label} at 7", "range(1000)"):
+        _ = arraystore.open(copy)["train"].label
 
 
 @only_zarr

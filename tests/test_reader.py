@@ -282,6 +282,13 @@ def test_a_column_is_a_read_only_array_of_its_type(
         values[0] = values[1]
 
 
+@named("column", COLUMNS)
+def test_the_columns_that_all_splits_share_are_read_only(
+    store: arraystore.Store, column: str
+) -> None:
+    assert not store.stored("train").column(column).flags.writeable
+
+
 @named("form", [lambda split: split, lambda split: split.image, lambda split: split.resized(8)])
 def test_a_split_is_not_turned_into_an_array(
     train: arraystore.Split, form: Callable[[arraystore.Split], Any]
@@ -562,6 +569,21 @@ def test_a_loop_that_is_left_has_read_only_a_little_ahead(
     for _ in train:
         break
     assert reads.nbytes <= train.image_nbytes[:12].sum()
+
+
+def test_an_iteration_never_asks_for_more_than_two_groups_ahead(
+    train: arraystore.Split, small_groups: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **options: Any) -> Any:
+            asked.append(arguments)
+            return super().submit(*arguments, **options)
+
+    monkeypatch.setattr("arraystore.split.ThreadPoolExecutor", Pool)
+    ahead = [len(asked) - number // 4 - 1 for number, _ in enumerate(train)]
+    assert max(ahead) == 2
 
 
 def test_a_damaged_image_ends_the_iteration_with_its_name(copy: Path, small_groups: None) -> None:

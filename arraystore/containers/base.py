@@ -31,8 +31,10 @@ class ContainerReader(Protocol):
         """Return the attributes of a group, or of an array, as plain Python values."""
         ...
 
-    def read_column(self, path: str, data_type: str) -> NDArray[Any]:
-        """Return a whole column.
+    def read_column(
+        self, path: str, data_type: str, rows: tuple[int, int] | None = None
+    ) -> NDArray[Any]:
+        """Return a column, or some consecutive rows of it.
 
         Parameters
         ----------
@@ -41,6 +43,9 @@ class ContainerReader(Protocol):
         data_type : str
             What the column must hold: a NumPy name, or ``"string"``, which
             comes back as `numpy.dtypes.StringDType`.
+        rows : (int, int), optional
+            The rows ``[start, stop)``, cut off where the column ends. Only the
+            chunks that hold them are read; without `rows`, all.
 
         Raises
         ------

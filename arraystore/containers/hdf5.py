@@ -69,9 +69,12 @@ class HDF5Reader(ContainerReader):
             }
 
     @override
-    def read_column(self, path: str, data_type: str) -> NDArray[Any]:
+    def read_column(
+        self, path: str, data_type: str, rows: tuple[int, int] | None = None
+    ) -> NDArray[Any]:
         import h5py
 
+        wanted = slice(rows[0], rows[1]) if rows else slice(None)
         with self._open(path) as dataset:
             where = self._at(path)
             if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
@@ -81,12 +84,12 @@ class HDF5Reader(ContainerReader):
                 if found.kind != "S":
                     raise FormatError(f"{where}: must hold fixed-length text, got {found}")
                 try:
-                    return as_string_array(np.strings.decode(dataset[:], "utf-8"))
+                    return as_string_array(np.strings.decode(dataset[wanted], "utf-8"))
                 except UnicodeDecodeError as error:
                     raise FormatError(f"{where}: must be UTF-8: {error}") from None
             if found != np.dtype(data_type):
                 raise FormatError(f"{where}: must hold {data_type}, got {found}")
-            values: NDArray[Any] = dataset[:]
+            values: NDArray[Any] = dataset[wanted]
             return values
 
     @override

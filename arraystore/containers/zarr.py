@@ -75,19 +75,23 @@ class ZarrReader(ContainerReader):
         return attributes
 
     @override
-    def read_column(self, path: str, data_type: str) -> NDArray[Any]:
+    def read_column(
+        self, path: str, data_type: str, rows: tuple[int, int] | None = None
+    ) -> NDArray[Any]:
         first, *rest = ["vlen-utf8" if data_type == STRING else "bytes", "zstd", "crc32c"]
         node, length, chunk_rows = self._array(path, data_type, [first, *rest])
         if (node["codecs"][0].get("configuration") or {}).get("endian", "little") != "little":
             raise FormatError(f"{self._at(path)}: must be little-endian")
-        n_chunks = -(-length // chunk_rows)
+        start, stop = rows or (0, length)
+        stop = min(stop, length)
+        if stop <= start:
+            return as_string_array([]) if data_type == STRING else np.empty(0, data_type)
+        begin = start // chunk_rows
         chunks = [
             self._column_chunk(f"{path}/c/{index}", data_type, chunk_rows)
-            for index in range(n_chunks)
+            for index in range(begin, -(-stop // chunk_rows))
         ]
-        if not chunks:
-            return as_string_array([]) if data_type == STRING else np.empty(0, data_type)
-        return np.concatenate(chunks)[:length]
+        return np.concatenate(chunks)[start - begin * chunk_rows : stop - begin * chunk_rows]
 
     @override
     def manifest(self, path: str) -> ChunkManifest:
