@@ -5,6 +5,7 @@
 'n04200800_7.JPEG'
 """
 
+from arraystore.batch import Batch, Sample
 from arraystore.convert import ConvertReport, SplitReport, convert
 from arraystore.errors import (
     ArrayStoreError,
@@ -15,18 +16,26 @@ from arraystore.errors import (
     StorageError,
     VersionError,
 )
+from arraystore.loops import Batches, Episode, Episodes
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
+from arraystore.samples import ReadPlan
+from arraystore.saved_selection import SavedSelection
 from arraystore.schema import SplitInfo, __version__
-from arraystore.split import Batch, Sample, Split
+from arraystore.split import Split
 
 __all__ = [
     "ArrayStoreError",
     "Batch",
+    "Batches",
     "ChecksumError",
     "ConvertReport",
+    "Episode",
+    "Episodes",
     "FormatError",
+    "ReadPlan",
     "Sample",
+    "SavedSelection",
     "ShortReadError",
     "SourceError",
     "Split",
