@@ -6,7 +6,7 @@
 """
 
 from arraystore.batch import Batch, Sample
-from arraystore.convert import ConvertReport, SplitReport, convert
+from arraystore.convert import convert
 from arraystore.errors import (
     ArrayStoreError,
     ChecksumError,
@@ -19,6 +19,7 @@ from arraystore.errors import (
 from arraystore.loops import Batches, Episode, Episodes
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
+from arraystore.report import ConvertReport, SplitReport
 from arraystore.samples import ReadPlan
 from arraystore.saved_selection import SavedSelection
 from arraystore.schema import SplitInfo, __version__

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from arraystore.convert import ConvertReport
     from arraystore.reader import StoreInfo
+    from arraystore.report import ConvertReport
     from arraystore.samples import ReadPlan
     from arraystore.split import Split
 
