@@ -14,7 +14,7 @@ from arraystore.positions import among, compact, places_in, union
 from arraystore.samples import Part, Samples
 from arraystore.sampling import as_count
 from arraystore.saved_selection import SavedSelection, SelectedRanks
-from arraystore.selection import as_positions
+from arraystore.selection import as_positions, is_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +136,10 @@ class Queries(Samples):
             start, stop, _ = selection.indices(len(self))
             name = f"{self.name}.select({start}:{stop})"
             return self._derived(range(start, max(start, stop)), name)
+        if is_one(selection):
+            raise IndexError(
+                f"select() takes many, got {selection}; split[{selection}] is one sample"
+            )
         positions = as_positions(selection, len(self))
         return self._derived(positions, f"{self.name}.select({len(positions):,} positions)")
 
