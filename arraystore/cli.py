@@ -139,9 +139,9 @@ def _selected(
     if selection is not None:
         samples = samples.select(selection)
     if labels:
-        samples = samples.where(label=labels)
+        samples = samples.where(label=list(labels))
     if file_names:
-        samples = samples.where(file_name=file_names)
+        samples = samples.where(file_name=list(file_names))
     if per_label is not None:
         samples = samples.per_label(per_label, seed=seed)
     if sample is not None:

@@ -100,6 +100,61 @@ def test_ls_prints_whole_file_names_and_what_it_left_out(
     assert "2 of 30 samples of train" in printed
 
 
+def listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert main(["ls", *arguments, "--json", "--limit", "999"]) == 0
+    return [json.loads(line)["file_name"] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_ls_narrows_down_as_python_does(
+    path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [str(path), "train", "--label", "tench", "--label", "n15075141"]
+    both = train.where(label=["tench", 999])
+    assert listed(where, capsys) == both.file_name.tolist()
+    two = [*where, "--file-name", "*_[123].JPEG", "--per-label", "2", "--seed", "5"]
+    few = both.where(file_name="*_[123].JPEG").per_label(2, seed=5)
+    assert listed(two, capsys) == few.file_name.tolist()
+    saved = str(tmp_path / "a.json")
+    drawn = [*two, "--sample", "3", "--save-selection", saved]
+    assert listed(drawn, capsys) == few.sample(3, seed=5).file_name.tolist()
+    assert listed([str(path), "--selection", saved], capsys) == listed(drawn, capsys)
+
+
+def test_ls_tells_positions_in_the_stored_split(
+    path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ls", str(path), "train[3:]+validation", "--label", "tench", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    mine = [row["position"] for row in rows if row["split"] == "train"]
+    assert mine == [i for i in np.flatnonzero(train.label == 0).tolist() if i >= 3]
+
+
+def test_ls_explains_what_reading_would_take(
+    path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["ls", str(path), "--label", "tench", "--explain"]
+    plan = train.where(label="tench").read_plan()
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"samples": 5, **plan._asdict()}
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "Reading the encoded images of train.where(label=['tench']) takes" in printed
+    assert f"{plan.nbytes:,}" in printed
+
+
+def test_info_names_the_selections_that_a_store_keeps(
+    drawn: DrawnArchives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = str(tmp_path / "a.h5")
+    options = ["--manual-dir", str(drawn.folder), "--partial", "--no-sync"]
+    assert main(["convert", "imagenet2012", target, *options]) == 0
+    assert "the selection 10pct is left out: 10percent.txt: cannot be" in capsys.readouterr().out
+    assert main(["info", target]) == 0
+    assert "1pct (of train)" in capsys.readouterr().out
+    assert main(["ls", target, "--selection", "1pc"]) == 1
+    assert "keeps no selection '1pc'; it keeps 1pct" in capsys.readouterr().err
+
+
 def test_show_draws_the_samples_of_a_class(
     path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
