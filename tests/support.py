@@ -10,7 +10,7 @@ from typing_extensions import override
 from arraystore.containers import open_local, writer_for
 from arraystore.drawn import encode
 from arraystore.layout import content_digest, image_starts, label_index, sample_order
-from arraystore.schema import COLUMNS, ROOT_COLUMNS, DatasetInfo, SplitInfo
+from arraystore.schema import COLUMNS, ROOT_COLUMNS, SELECTIONS, Column, DatasetInfo, SplitInfo
 from arraystore.storage import RangeReader, crc32c
 
 if TYPE_CHECKING:
@@ -35,8 +35,12 @@ def write_store(
     words: Sequence[str] = (),
     order: str = "shuffled",
     seed: int = 0,
+    selections: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
-    """Write a store of one split, train, from columns; without images, of one zero byte each."""
+    """Write a store of one split, train, from columns; without images, of one zero byte each.
+
+    Positions of `selections` are those of the order stored.
+    """
     label = np.asarray(labels, dtype=np.int64)
     ranks = sample_order(order, seed, names, label)
     label, names = label[ranks], [names[i] for i in ranks]
@@ -72,7 +76,16 @@ def write_store(
     digest = content_digest(names, label, nbytes, crc)
     info = SplitInfo(len(names), int(nbytes.sum()), order, seed, digest)
     writer.set_attributes("train", info.attributes())
-    dataset = DatasetInfo("columns", "", "", "", "", "", splits=("train",))
+    kept = selections or {}
+    if kept:
+        writer.create_group(SELECTIONS)
+    for name, positions in kept.items():
+        writer.create_group(f"{SELECTIONS}/{name}")
+        column = Column("int64", "selected_train")
+        writer.write_column(f"{SELECTIONS}/{name}/train", np.array(positions, np.int64), column)
+    dataset = DatasetInfo(
+        "columns", "", "", "", "", "", splits=("train",), selections=dict.fromkeys(kept, ("train",))
+    )
     writer.set_attributes("", dataset.attributes())
     writer.close()
     return path

@@ -336,6 +336,35 @@ def test_a_name_that_the_store_keeps_no_selection_of_is_refused(train: arraystor
         train.select("1pct")
 
 
+@named("suffix", SUFFIXES)
+def test_a_named_selection_gives_its_samples_in_its_order_and_what_is_there_of_them(
+    suffix: str, tmp_path: Path
+) -> None:
+    kept = {"some": [7, 3, 150], "none": [], "1.json": [2]}
+    target = tmp_path / f"a{suffix}"
+    write_store(target, NAMES, LABELS, IMAGES, classes=CLASSES, selections=kept)
+    store = arraystore.open(target)
+    assert store.info.selections == dict.fromkeys(kept, ("train",))
+    for name, positions in kept.items():
+        assert store["train"].select(name).positions.tolist() == positions
+    assert store["train[5:]"].select("some").positions.tolist() == [7, 150]
+    again = pickle.loads(pickle.dumps(store["train"].select("some")))
+    assert again.positions.tolist() == [7, 3, 150]
+    with pytest.raises(KeyError, match=r"keeps no selection 'som'; it keeps some, none, 1\.json"):
+        store["train"].select("som")
+
+
+@named("suffix", SUFFIXES)
+@named("position", [-1, N, 2**62])
+def test_a_named_selection_of_what_is_not_there_is_refused(
+    suffix: str, position: int, tmp_path: Path
+) -> None:
+    target = tmp_path / f"a{suffix}"
+    write_store(target, NAMES, LABELS, IMAGES, classes=CLASSES, selections={"some": [0, position]})
+    with pytest.raises(FormatError, match=rf"selections/some/train.*range\({N}\)"):
+        arraystore.open(target)["train"].select("some")
+
+
 # find, in, counts
 
 
