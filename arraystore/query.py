@@ -84,11 +84,11 @@ class Queries(Samples):
             labels = sorted({self._store.vocabulary.label(key) for key in keys})
             found = found._filtered(
                 lambda stored: union([stored.labelled(k) for k in labels]),
-                f"{self.name}.where(label={_short(label)})",
+                f"{self._term}.where(label={_short(label)})",
             )
         if file_name is not None:
             named = self._named(_listed(file_name))
-            name = f"{found.name}.where(file_name={_short(file_name)})"
+            name = f"{found._term}.where(file_name={_short(file_name)})"
             found = found._filtered(lambda stored: named[stored.where], name)
         return found
 
@@ -120,7 +120,7 @@ class Queries(Samples):
             If a saved selection is of other content than this.
         """
         if isinstance(selection, str) and selection in self._store.selections:
-            return self._picked(self._kept(selection), f"{self.name}.select({selection!r})")
+            return self._picked(self._kept(selection), f"{self._term}.select({selection!r})")
         if isinstance(selection, str) and not (os.sep in selection or selection.endswith(".json")):
             kept = ", ".join(self._store.selections) or "none"
             raise KeyError(
@@ -134,14 +134,14 @@ class Queries(Samples):
             return self._saved(selection, selection.made)
         if isinstance(selection, slice) and selection.step in (None, 1):
             start, stop, _ = selection.indices(len(self))
-            name = f"{self.name}.select({start}:{stop})"
+            name = f"{self._term}.select({start}:{stop})"
             return self._derived(range(start, max(start, stop)), name)
         if is_one(selection):
             raise IndexError(
                 f"select() takes many, got {selection}; split[{selection}] is one sample"
             )
         positions = as_positions(selection, len(self))
-        return self._derived(positions, f"{self.name}.select({len(positions):,} positions)")
+        return self._derived(positions, f"{self._term}.select({len(positions):,} positions)")
 
     def find(self, file_name: str) -> int:
         """Return the position here of the sample of a file name.
@@ -230,7 +230,7 @@ class Queries(Samples):
         stops = np.cumsum(lengths).tolist()
         starts = (stops - lengths).tolist()
         return [
-            self._derived(range(a, b), f"{self.name}.even_splits({n})[{i}]")
+            self._derived(range(a, b), f"{self._term}.even_splits({n})[{i}]")
             for i, (a, b) in enumerate(zip(starts, stops, strict=True))
         ]
 
@@ -252,7 +252,7 @@ class Queries(Samples):
             Part(stored, compact(np.setdiff1d(np.arange(len(stored)), positions)))
             for stored, positions in self._by_stored().values()
         ]
-        return type(self)(self._store, f"~({self.name})", parts)
+        return type(self)(self._store, f"~{self._term}", parts)
 
     @property
     def _whole(self) -> StoredSplit | None:
@@ -357,7 +357,7 @@ class Queries(Samples):
                 f"{path}: is a selection of other content: made of {selection.dataset} "
                 f"({made_of}), this is {here}"
             )
-        return self._picked(positions, f"{self.name}.select({path})")
+        return self._picked(positions, f"{self._term}.select({path})")
 
     def _combined(self, other: object, sign: str, combine: Callable[[Ints, Ints], Ints]) -> Self:
         """Combine as sets what each has of the same stored splits."""

@@ -289,6 +289,11 @@ class Samples:
         parts = [(part.stored.name, part.positions) for part in self._parts]
         return _unpickled, (type(self), self._store, self.name, parts, self._order)
 
+    @property
+    def _term(self) -> str:
+        """The name, in parentheses where more is to follow that is not meant of its end alone."""
+        return f"({self.name})" if "+" in self.name and "(" not in self.name else self.name
+
     def _derived(self, selection: range | Ints, name: str) -> Self:
         """Return some of the samples, in the order of `selection`, which are positions here."""
         if len(self._parts) == 1:

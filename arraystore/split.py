@@ -89,7 +89,7 @@ class Split(Queries):
             )
         chosen = with_repeats(len(self), n, seed) if replace else permutation(len(self), seed)[:n]
         repeats = ", replace=True" if replace else ""
-        return self._derived(chosen, f"{self.name}.sample({n}, seed={seed}{repeats})")
+        return self._derived(chosen, f"{self._term}.sample({n}, seed={seed}{repeats})")
 
     def per_label(
         self,
@@ -157,7 +157,7 @@ class Split(Queries):
         groups = self._ranked(seed)
         chosen = draw_from_groups(groups, labels, counts, replace=replace, seed=seed)
         repeats = ", replace=True" if replace else ""
-        return self._derived(chosen, f"{self.name}.per_label({asked}, seed={seed}{repeats})")
+        return self._derived(chosen, f"{self._term}.per_label({asked}, seed={seed}{repeats})")
 
     def batches(
         self,
