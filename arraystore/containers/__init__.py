@@ -13,21 +13,20 @@ from arraystore.errors import FormatError
 from arraystore.storage import LocalReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from pathlib import Path, PurePath
 
     from arraystore.containers.base import ContainerReader, ContainerWriter
     from arraystore.storage import RangeReader
 
-_WRITERS: Final[dict[str, Callable[[Path], ContainerWriter]]] = {
+_WRITERS: Final[dict[str, type[ContainerWriter]]] = {
     ".zarr": ZarrWriter,
     ".h5": HDF5Writer,
     ".hdf5": HDF5Writer,
 }
 
 
-def writer_for(target: Path) -> Callable[[Path], ContainerWriter]:
-    """Return what opens a writer of the container that a name's suffix asks for.
+def writer_for(target: PurePath) -> type[ContainerWriter]:
+    """Return the writer of the container that a name's suffix asks for.
 
     Raises
     ------

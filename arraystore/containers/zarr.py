@@ -257,15 +257,35 @@ class ZarrWriter(ContainerWriter):
 
     Parameters
     ----------
-    path : Path
-        Folder of the root group, created if it is not there.
+    path, is_skeleton
+        See `ContainerWriter`.
     """
 
-    def __init__(self, path: Path) -> None:
+    root_key = METADATA
+    root_nbytes = 2**24
+
+    def __init__(self, path: Path, *, is_skeleton: bool = False) -> None:
         import zarr
 
         self._path = path
+        self._is_skeleton = is_skeleton
         self._root: Any = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
+
+    @override
+    @staticmethod
+    def is_root(data: bytes) -> bool:
+        try:
+            return bool(json.loads(data)["node_type"] == "group")
+        except (KeyError, TypeError, ValueError):
+            return False
+
+    @override
+    @staticmethod
+    def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
+        nbytes = stop - start
+        padding = bytes(-nbytes % INNER_CHUNK_NBYTES)
+        footer = shard_footer(nbytes, SHARD_NBYTES, INNER_CHUNK_NBYTES)
+        return f"{path}/c/{start // SHARD_NBYTES}", padding + footer
 
     @override
     def create_group(self, path: str) -> None:
@@ -285,6 +305,8 @@ class ZarrWriter(ContainerWriter):
             dimension_names=["byte"],
             attributes={"dense": True},
         )
+        if self._is_skeleton:
+            return
         folder = self._path / path / "c"
         for index, length in enumerate(_split(nbytes, SHARD_NBYTES)):
             folder.mkdir(exist_ok=True)
