@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import arraystore
 from arraystore import fill as fill_room
 from arraystore.containers import zarr as zarr_room
+from arraystore.containers.shards import shard_object_nbytes
 from arraystore.fill import FillTask, fill
 from arraystore.layout import blocks
 from arraystore.schema import INNER_CHUNK_NBYTES, PAYLOAD, SHARD_NBYTES
@@ -144,7 +145,7 @@ def test_the_size_of_a_shard_is_that_of_its_object(tmp_path: Path) -> None:
         folder = tmp_path / str(len(payload))
         folder.mkdir()
         (data,) = shards(write_theirs(folder, payload)).values()
-        assert zarr_room.shard_object_nbytes(len(payload), SHARD, INNER) == len(data)
+        assert shard_object_nbytes(len(payload), SHARD, INNER) == len(data)
 
 
 IMAGES: Final = {f"{of}/{number}.jpg": picture(seed=number) for of in "ab" for number in range(4)}
