@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore import image
-from arraystore.errors import ChecksumError, FormatError
+from arraystore.errors import ChecksumError, FormatError, ShortReadError
 from arraystore.schema import COLUMNS, PAYLOAD, UNLABELLED, SplitInfo
 from arraystore.storage import crc32c, read_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 CHECKSUMS: Final = ("auto", "always")
 """When to compare an image's bytes with their checksum; the first is the default."""
+
+_FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
+_NEEDED_BY: Final = {"label": ("label_indptr",)}
+"""Columns without which others cannot be checked."""
 
 
 class StoredSplit:
@@ -45,8 +49,8 @@ class StoredSplit:
     where : str
         Address of the store, for messages.
     checksum : {"auto", "always"}
-        Whether encoded bytes are compared with their checksum when they are
-        decoded, or whenever they are read.
+        Whether encoded bytes from a local disk are compared with their checksum
+        when they are decoded, or whenever they are read.
     """
 
     def __init__(
@@ -80,11 +84,23 @@ class StoredSplit:
         FormatError
             If it is missing, damaged, or its values cannot be.
         """
-        values = self._columns.get(name)
-        if values is None:
-            data_type, dimension, _ = COLUMNS[name]
-            values = self._container.read_column(f"{self.name}/{name}", data_type)
-            if dimension == "sample" and len(values) != len(self):
+        if name not in self._columns:
+            self.load((name,))
+        return self._columns[name]
+
+    def load(self, names: Iterable[str]) -> None:
+        """Load columns together, which from afar takes one round trip.
+
+        Raises
+        ------
+        FormatError
+            See `column`.
+        """
+        wanted = [name for first in names for name in (*_NEEDED_BY.get(first, ()), first)]
+        missing = [name for name in dict.fromkeys(wanted) if name not in self._columns]
+        types = {f"{self.name}/{name}": COLUMNS[name].data_type for name in missing}
+        for name, values in zip(missing, self._container.read_columns(types), strict=True):
+            if COLUMNS[name].dimension == "sample" and len(values) != len(self):
                 raise FormatError(
                     f"{self.where}/{name}: must have {len(self)} values, one a sample, "
                     f"got {len(values)}"
@@ -93,14 +109,36 @@ class StoredSplit:
                 self._check_labels(values)
             values.flags.writeable = False
             self._columns[name] = values
-        return values
 
     def read(self, positions: Ints) -> list[memoryview]:
-        """Read the encoded images at some positions, in their order."""
-        start, nbytes = self._ranges
-        images = read_elements(self._reader, self._manifest, start[positions], nbytes[positions])
-        if self._always:
-            self._check(images, positions)
+        """Read the encoded images at some positions, in their order.
+
+        What came over a network is compared with its checksum. What is wrong or cut
+        short is read once more, after looking up where it is instead of relying on it.
+
+        Raises
+        ------
+        ChecksumError
+            If the bytes read are not those that were written.
+        ShortReadError
+            If an object ends before an image does.
+        """
+        if not self._reader.is_remote:
+            images = self._read(positions)
+            if self._always:
+                self._check(images, positions)
+            return images
+        try:
+            images = self._read(positions)
+            wrong = self._damaged(images, positions)
+        except ShortReadError:
+            images, wrong = [], np.arange(len(positions))
+        if len(wrong):
+            self._look_up(positions[wrong])
+            again = self._read(positions[wrong])
+            self._check(again, positions[wrong])
+            replaced = dict(zip(wrong.tolist(), again, strict=True))
+            images = [replaced[i] if i in replaced else images[i] for i in range(len(positions))]
         return images
 
     def decode(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
@@ -124,7 +162,7 @@ class StoredSplit:
             If they cannot be decoded.
         """
         encoded = self.read(positions)
-        if not self._always:
+        if not self._always and not self._reader.is_remote:
             self._check(encoded, positions)
         work = partial(self._pixels, size=size)
         if len(encoded) < 2:
@@ -133,6 +171,7 @@ class StoredSplit:
 
     @cached_property
     def _ranges(self) -> tuple[Ints, Ints]:
+        self.load(_FOR_BYTES if self._reader.is_remote else _FOR_BYTES[:2])
         start, nbytes = self.column("image_start"), self.column("image_nbytes")
         outside = (start < 0) | (nbytes < 0) | (start > self.info.num_bytes - nbytes)
         if outside.any():
@@ -162,15 +201,32 @@ class StoredSplit:
                 f"{self.where}/label: must be -1 or in range({n_classes}), got {label[i]} at {i}"
             )
 
+    def _read(self, positions: Ints) -> list[memoryview]:
+        start, nbytes = self._ranges
+        return read_elements(self._reader, self._manifest, start[positions], nbytes[positions])
+
+    def _look_up(self, positions: Ints) -> None:
+        """Look up where the chunks of some images are, in place of what was promised."""
+        start, nbytes = self._ranges
+        objects = self._manifest.locate(start[positions], nbytes[positions]).object
+        doubted = {self._manifest.keys[index] for index in np.unique(objects)}
+        self._manifest = self._container.manifest(f"{self.name}/{PAYLOAD}", doubted)
+
+    def _damaged(self, images: Sequence[memoryview], positions: Ints) -> Ints:
+        """Return which of some images do not match their checksum."""
+        expected = self.column("image_crc32c")[positions]
+        found = np.fromiter(map(crc32c, images), dtype=np.uint32, count=len(images))
+        return np.flatnonzero(found != expected)
+
     def _check(self, images: Sequence[memoryview], positions: Ints) -> None:
-        expected = self.column("image_crc32c")
-        for data, i in zip(images, positions, strict=True):
-            found = crc32c(data)
-            if found != expected[i]:
-                raise ChecksumError(
-                    f"{self._image(i)}: crc32c must be {expected[i]:#010x}, got {found:#010x}; "
-                    "the stored bytes are damaged"
-                )
+        wrong = self._damaged(images, positions)
+        if len(wrong):
+            i = int(positions[wrong[0]])
+            expected, found = self.column("image_crc32c")[i], crc32c(images[wrong[0]])
+            raise ChecksumError(
+                f"{self._image(i)}: crc32c must be {expected:#010x}, got {found:#010x}; "
+                "the stored bytes are damaged"
+            )
 
     def _pixels(self, data: memoryview, position: int, size: Size | None) -> Pixels:
         try:

@@ -24,6 +24,8 @@ class CountingReader(RangeReader):
     """Pass reads on, and note them."""
 
     def __init__(self, inner: RangeReader) -> None:
+        self.is_remote = inner.is_remote
+        self.max_gap = inner.max_gap
         self._inner = inner
         self.ranges: list[ByteRange] = []
 
@@ -35,6 +37,10 @@ class CountingReader(RangeReader):
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
         self.ranges += ranges
         return self._inner.read_ranges(ranges)
+
+    @override
+    def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
+        return self._inner.read_objects(keys)
 
     @property
     def nbytes(self) -> int:

@@ -31,7 +31,7 @@ from typing_extensions import override
 
 import arraystore
 from arraystore import fill as fill_room
-from arraystore.containers import zarr as zarr_room
+from arraystore.containers import zarr_writer as zarr_room
 from arraystore.drafts import base as draft_room
 from arraystore.drafts.base import MAX_BLOCKS_IN_FLIGHT
 from arraystore.drafts.local import LocalDraft

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import arraystore
 from arraystore import fill as fill_room
-from arraystore.containers import zarr as zarr_room
+from arraystore.containers import zarr_writer as zarr_room
+from arraystore.containers.shards import shard_object_nbytes
 from arraystore.drafts import base as draft_room
 from arraystore.fill import FilePlaces, FileRanges, FillTask, fill
 from arraystore.layout import blocks
@@ -138,7 +139,7 @@ def test_the_size_of_a_shard_is_that_of_its_object(tmp_path: Path) -> None:
         folder = tmp_path / str(len(payload))
         folder.mkdir()
         (data,) = shards(write_theirs(folder, payload)).values()
-        assert zarr_room.shard_object_nbytes(len(payload), SHARD, INNER) == len(data)
+        assert shard_object_nbytes(len(payload), SHARD, INNER) == len(data)
 
 
 IMAGES: Final = {f"{of}/{number}.jpg": picture(seed=number) for of in "ab" for number in range(4)}

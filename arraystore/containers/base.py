@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,8 +55,31 @@ class ContainerReader(Protocol):
         """
         ...
 
-    def manifest(self, path: str) -> ChunkManifest:
-        """Return where the chunks of a payload are stored."""
+    def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
+        """Return whole columns, read together in as few round trips as can be.
+
+        Parameters
+        ----------
+        columns : mapping of str to str
+            Data type of each column, by its path.
+
+        Raises
+        ------
+        FormatError
+            See `read_column`.
+        """
+        ...
+
+    def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
+        """Return where the chunks of a payload are stored.
+
+        Parameters
+        ----------
+        path : str
+            Such as ``train/image_payload``.
+        doubted : collection of str
+            Keys of objects of which it is looked up, though the store promises it.
+        """
         ...
 
 

@@ -22,7 +22,7 @@ from arraystore.schema import COLUMN_CHUNK_ROWS, STRING, Column
 from arraystore.storage import RangeReader, reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -93,7 +93,30 @@ class HDF5Reader(ContainerReader):
             return values
 
     @override
-    def manifest(self, path: str) -> ChunkManifest:
+    def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
+        if self._reader.is_remote:
+            self._fetch_chunks(columns)
+        return [self.read_column(path, data_type) for path, data_type in columns.items()]
+
+    def _fetch_chunks(self, paths: Collection[str]) -> None:
+        """Fetch the chunks of columns at once; libhdf5 would ask for them one by one."""
+        import h5py
+
+        ranges: list[ByteRange] = []
+
+        def record(chunk: Any) -> None:
+            start = int(chunk.byte_offset)
+            ranges.append(ByteRange(self._key, start, start + int(chunk.size)))
+
+        with self._open("") as root:
+            for path in paths:
+                dataset = root.get(path)
+                if isinstance(dataset, h5py.Dataset) and dataset.chunks is not None:
+                    dataset.id.chunk_iter(record)
+        self._reader.read_ranges(ranges)
+
+    @override
+    def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
         import h5py
 
         with self._open(path) as dataset:
