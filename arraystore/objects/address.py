@@ -257,8 +257,6 @@ def settings_for(address: Address, options: Mapping[str, Any] | None) -> Setting
             config |= _config(address.kind, name, value)
     if address.kind in ("http", "memory"):
         _refuse_config(address, config)
-    if any(str(config.get(name, "")).startswith("http://") for name in ("endpoint", "base_url")):
-        client.setdefault("allow_http", True)
     if address.bucket.startswith("http://"):
         client.setdefault("allow_http", True)
     return Settings(config, client, retry, profile)

@@ -14,6 +14,7 @@ from arraystore.objects.profiles import (
     aws_settings,
     azure_settings,
     google_settings,
+    is_plain_http,
 )
 from arraystore.objects.told import cleaned
 
@@ -132,7 +133,7 @@ def _complete(address: Address, settings: Settings) -> tuple[dict[str, Any], Any
         config |= azure_settings(config)
     elif address.kind == "gs":
         config |= google_settings(config)
-    if any(str(config.get(name, "")).startswith("http://") for name in ("endpoint", "base_url")):
+    if is_plain_http(address.kind, config):
         settings.client.setdefault("allow_http", True)
     return config, provider
 
