@@ -252,7 +252,7 @@ def settings_for(address: Address, options: Mapping[str, Any] | None) -> Setting
         elif name in _RETRY:
             retry[name] = _duration(name, value)
         elif name in _BACKOFF:
-            retry.setdefault("backoff", {})[name] = _duration(name, value)
+            retry["backoff"] = dict(retry.get("backoff", {})) | {name: _duration(name, value)}
         else:
             config |= _config(address.kind, name, value)
     if address.kind in ("http", "memory"):
