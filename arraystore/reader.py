@@ -308,8 +308,7 @@ def _opened(place: Place, options: OpenOptions) -> tuple[str, RangeReader, Conta
     reader, container = open_objects(
         connection, key, max_gap=max_gap, max_in_flight=options.max_in_flight
     )
-    where = address.where if address else f"{connection.where}/{key}".rstrip("/")
-    return where, reader, container
+    return connection.where + key, reader, container
 
 
 def open_store(

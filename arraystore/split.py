@@ -19,6 +19,7 @@ from typing import (
 import numpy as np
 
 from arraystore.selection import as_position, as_positions, is_one
+from arraystore.stored import SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence, Sized
@@ -177,6 +178,8 @@ class Split:
             (sample,) = self.__getitems__([position])
             return sample
         positions = as_positions(selection, len(self))
+        for part in self._parts:
+            part.stored.load(SAMPLE_COLUMNS)
         return Batch(self._images(positions), self.label[positions], self.file_name[positions])
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:

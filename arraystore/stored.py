@@ -31,6 +31,10 @@ CHECKSUMS: Final = ("auto", "always")
 """When to compare an image's bytes with their checksum; the first is the default."""
 
 _FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
+
+SAMPLE_COLUMNS: Final = (*_FOR_BYTES, "label", "file_name")
+"""What is needed to read samples."""
+
 _NEEDED_BY: Final = {"label": ("label_indptr",)}
 """Columns without which others cannot be checked."""
 

@@ -128,7 +128,7 @@ def open_objects(
     """
     from arraystore.objects.reader import ObjectReader
 
-    where = f"{connection.where.rstrip('/')}/{key}"
+    where = connection.where + key
 
     def at(prefix: str) -> ObjectReader:
         return ObjectReader(connection, prefix, max_gap=max_gap, max_in_flight=max_in_flight)

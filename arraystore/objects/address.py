@@ -103,10 +103,10 @@ class Address:
 
     Attributes
     ----------
-    where : str
-        The address as messages show it, without a password.
     kind : str
         One of the values of `KINDS`.
+    root : str
+        The address of the bucket or server as messages show it, up to a slash.
     bucket : str
         The bucket or container; of a web server, its origin.
     key : str
@@ -117,12 +117,17 @@ class Address:
         ``user:password`` of a web address, or empty.
     """
 
-    where: str
     kind: str
+    root: str
     bucket: str
     key: str
     account: str = ""
     login: str = field(default="", repr=False)
+
+    @property
+    def where(self) -> str:
+        """The whole address as messages show it, without a password."""
+        return self.root + self.key
 
 
 def parse_address(text: str) -> Address | None:
@@ -137,7 +142,7 @@ def parse_address(text: str) -> Address | None:
     Examples
     --------
     >>> parse_address("s3://bucket/a/b.zarr")
-    Address(where='s3://bucket/a/b.zarr', kind='s3', bucket='bucket', key='a/b.zarr', account='')
+    Address(kind='s3', root='s3://bucket/', bucket='bucket', key='a/b.zarr', account='')
     >>> parse_address("https://me:secret@example.org/a.h5").where
     'https://example.org/a.h5'
     >>> parse_address("b.zarr") is parse_address("file:///b.zarr") is None
@@ -149,41 +154,40 @@ def parse_address(text: str) -> Address | None:
         return None
     host, _, path = rest.partition("/")
     login, at, plain_host = host.rpartition("@")
-    shown = f"{scheme}://{plain_host}/{path}" if path else f"{scheme}://{plain_host}"
+    root = f"{scheme}://{plain_host}/"
     if scheme not in KINDS:
         raise ValueError(
-            f"{shown.partition('?')[0]}: an address begins with one of "
+            f"{root}{path.partition('?')[0]}: an address begins with one of "
             f"{', '.join(f'{known}://' for known in KINDS)}, file://, or is a path"
         )
     kind = KINDS[scheme]
     if kind == "http":
-        return _web_address(f"{scheme}://{plain_host}", path, login)
+        return _web_address(root, path, login)
     if kind == "memory":
-        return Address(text, kind, "", rest.strip("/"))
+        return Address(kind, "memory://", "", rest.strip("/"))
     account = ""
     if at and kind == "az" and ":" not in login:
         named = _HOST_OF_ACCOUNT.match(plain_host)
         account = named[1] if named else plain_host.partition(".")[0]
-        shown, plain_host = text, login
+        root, plain_host = f"{scheme}://{host}/", login
     elif at:
         raise ValueError(
-            f"{shown}: an address in a bucket has no user or password in it; give them as "
+            f"{root}{path}: an address in a bucket has no user or password in it; give them as "
             "storage_options, or in the environment"
         )
     if not plain_host:
-        raise ValueError(f"{shown}: names no bucket")
-    return Address(shown, kind, plain_host, path.strip("/"), account)
+        raise ValueError(f"{root}{path}: names no bucket")
+    return Address(kind, root, plain_host, path.strip("/"), account)
 
 
-def _web_address(origin: str, path: str, login: str) -> Address:
+def _web_address(root: str, path: str, login: str) -> Address:
     path, query, _ = path.partition("?")
-    shown = f"{origin}/{path}"
     if query:
         raise ValueError(
-            f"{shown}: an address with a query (behind '?', such as a signed one) cannot be used, "
-            "since a store has many objects; give credentials as storage_options"
+            f"{root}{path}: an address with a query (behind '?', such as a signed one) cannot be "
+            "used, since a store has many objects; give credentials as storage_options"
         )
-    return Address(shown, "http", origin, unquote(path).strip("/"), login=unquote(login))
+    return Address("http", root, root, unquote(path).strip("/"), login=unquote(login))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -248,13 +252,11 @@ def settings_for(address: Address, options: Mapping[str, Any] | None) -> Setting
         elif name in _RETRY:
             retry[name] = _duration(name, value)
         elif name in _BACKOFF:
-            retry.setdefault("backoff", {})[name] = _duration(name, value)
+            retry["backoff"] = dict(retry.get("backoff", {})) | {name: _duration(name, value)}
         else:
             config |= _config(address.kind, name, value)
     if address.kind in ("http", "memory"):
         _refuse_config(address, config)
-    if any(str(config.get(name, "")).startswith("http://") for name in ("endpoint", "base_url")):
-        client.setdefault("allow_http", True)
     if address.bucket.startswith("http://"):
         client.setdefault("allow_http", True)
     return Settings(config, client, retry, profile)

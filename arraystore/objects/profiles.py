@@ -16,6 +16,21 @@ _FROM_ELSEWHERE: Final = ("role_arn", "sso_session", "sso_start_url", "credentia
 """Keys of a profile whose credentials must be asked for somewhere."""
 
 
+_ENDPOINTS: Final = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+}
+"""Variables that name an endpoint; obstore reads them by itself."""
+
+
+def is_plain_http(kind: str, config: Mapping[str, Any]) -> bool:
+    """Whether an endpoint that was asked for is reached without encryption."""
+    given = [config.get("endpoint"), config.get("aws_endpoint_url_s3"), config.get("base_url")]
+    named = given if any(given) else [os.environ.get(name) for name in _ENDPOINTS.get(kind, ())]
+    return any(str(endpoint).startswith("http://") for endpoint in named)
+
+
 class NeedsBoto3(Exception):  # noqa: N818 - tells what is needed, and is caught beside
     """A profile has no keys of its own but says where to get some."""
 
@@ -52,7 +67,7 @@ def aws_settings(config: Mapping[str, Any], profile: str | None) -> dict[str, An
     }
     if os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
         del settings["region"]
-    if os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL_S3"):
+    if any(os.environ.get(variable) for variable in _ENDPOINTS["s3"]):
         del settings["endpoint"]
     if _wants_credentials(config, profile):
         if "aws_access_key_id" in found:

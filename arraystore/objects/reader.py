@@ -221,7 +221,7 @@ class ObjectReader(RangeReader):
         raise raised from None
 
     def _at(self, key: str) -> str:
-        return f"{self._connection.where.rstrip('/')}/{self._prefix}{key}"
+        return f"{self._connection.where}{self._prefix}{key}"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an ObjectReader may hold secrets; pickle the store that it reads for")

@@ -14,6 +14,7 @@ from arraystore.objects.profiles import (
     aws_settings,
     azure_settings,
     google_settings,
+    is_plain_http,
 )
 from arraystore.objects.told import cleaned
 
@@ -48,7 +49,7 @@ class Connection:
         The same, giving up sooner: asked until the first answer, so that a wrong
         address is told within a second.
     where : str
-        Its address, for messages.
+        Its address up to a slash, for messages.
     is_anonymous : bool
         Whether requests are not signed.
     errors : tuple of exception types
@@ -84,10 +85,9 @@ def connect(address: Address, options: Mapping[str, Any] | None = None) -> Conne
     """
     check_process()
     settings = settings_for(address, options)
-    where = address.where.removesuffix(address.key).rstrip("/") if address.key else address.where
     if address.kind == "memory":
-        store = _memory()
-        return Connection(store, store, where, is_anonymous=False, errors=_errors())
+        store = connect_memory()
+        return Connection(store, store, address.root, is_anonymous=False, errors=_errors())
     config, provider = _complete(address, settings)
     settings = Settings(config, settings.client, settings.retry)
     backoff = _BACKOFF | settings.retry.get("backoff", {})
@@ -96,7 +96,7 @@ def connect(address: Address, options: Mapping[str, Any] | None = None) -> Conne
     return Connection(
         _store(address, settings, retry, provider),
         _store(address, settings, first, provider),
-        where,
+        address.root,
         is_anonymous=bool(config.get("skip_signature")),
         errors=_errors(),
         secrets=settings.secrets,
@@ -114,7 +114,7 @@ def connection_to(store: Any) -> Connection:
     if not hasattr(store, "get_async") or not hasattr(store, "head_async"):
         raise TypeError(f"must be a path, an address or an obstore store, got {store!r}")
     check_process()
-    where = f"<{type(store).__name__}>"
+    where = f"<{type(store).__name__}>/"
     return Connection(store, store, where, is_anonymous=False, errors=_errors())
 
 
@@ -133,7 +133,7 @@ def _complete(address: Address, settings: Settings) -> tuple[dict[str, Any], Any
         config |= azure_settings(config)
     elif address.kind == "gs":
         config |= google_settings(config)
-    if any(str(config.get(name, "")).startswith("http://") for name in ("endpoint", "base_url")):
+    if is_plain_http(address.kind, config):
         settings.client.setdefault("allow_http", True)
     return config, provider
 
@@ -176,7 +176,7 @@ def _errors() -> tuple[type[Exception], ...]:
 _in_memory: list[Any] = []
 
 
-def _memory() -> Any:
+def connect_memory() -> Any:
     """Return the objects that ``memory://`` addresses of this process share."""
     from obstore.store import MemoryStore
 
