@@ -6,6 +6,7 @@
 """
 
 from arraystore.convert import ConvertReport, SplitReport, convert
+from arraystore.copy import CopyReport, copy
 from arraystore.errors import (
     ArrayStoreError,
     ChecksumError,
@@ -25,6 +26,7 @@ __all__ = [
     "Batch",
     "ChecksumError",
     "ConvertReport",
+    "CopyReport",
     "FormatError",
     "Sample",
     "ShortReadError",
@@ -38,5 +40,6 @@ __all__ = [
     "VersionError",
     "__version__",
     "convert",
+    "copy",
     "open",
 ]

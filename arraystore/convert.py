@@ -204,7 +204,9 @@ def convert(
                 )
         draft.lay_out({name: int(plan.table.nbytes.sum()) for name, plan in plans.items()})
         checksums = {
-            name: draft.fill(name, _image_bytes(source, draft.spool, plan), shown, executor)
+            name: draft.fill(
+                name, _image_bytes(source, draft.spool, plan), shown, executor=executor
+            )
             for name, plan in plans.items()
         }
         shown.status("sealing")

@@ -39,6 +39,10 @@ class ImageBytes(Protocol):
         """Return the images ``[first, last)``."""
         ...
 
+    def where(self, i: int) -> str:
+        """Say where image `i` comes from, for messages."""
+        ...
+
     def announce(self) -> None:
         """Tell the kernel what will be read, so that a cold disk has more than one read to do."""
 
@@ -77,6 +81,10 @@ class FileRanges:
         used, file = np.unique(self.file[rows], return_inverse=True)
         files = tuple(self.files[i] for i in used)
         return FileRanges(files, file, self.offset[rows], self.nbytes[rows])
+
+    def where(self, i: int) -> str:
+        """See `ImageBytes`."""
+        return f"{self.files[self.file[i]]} (at byte {self.offset[i]:,})"
 
     def announce(self) -> None:
         """See `ImageBytes`."""

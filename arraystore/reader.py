@@ -152,6 +152,11 @@ class Store(Mapping[str, Split]):
     def __contains__(self, name: object) -> bool:
         return name in self._dataset.splits
 
+    @property
+    def opened(self) -> tuple[RangeReader, ContainerReader]:
+        """What reads the store's bytes, and its container; made for the rooms above this one."""
+        return self._reader, self._container
+
     def stored(self, name: str) -> StoredSplit:
         """Return one split as it is stored; made for the rooms above this one."""
         if name not in self._stored:

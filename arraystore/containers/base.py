@@ -7,7 +7,7 @@ payloads (one-dimensional uint8 arrays, uncompressed). Paths are like
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,24 @@ if TYPE_CHECKING:
 
     from arraystore.byterange import ChunkManifest
     from arraystore.schema import Column
+
+
+class Tree(NamedTuple):
+    """What a container holds, as far as its reader can tell without listing it.
+
+    Attributes
+    ----------
+    groups : tuple of str
+        Their paths without the root's, parents first.
+    columns : dict of str to Column
+        What can be read with `ContainerReader.read_column`, by path.
+    others : tuple of str
+        Arrays that are neither that nor a payload.
+    """
+
+    groups: tuple[str, ...]
+    columns: dict[str, Column]
+    others: tuple[str, ...]
 
 
 class ContainerReader(Protocol):
@@ -80,6 +98,10 @@ class ContainerReader(Protocol):
         doubted : collection of str
             Keys of objects of which it is looked up, though the store promises it.
         """
+        ...
+
+    def tree(self) -> Tree:
+        """Return what there is; of Zarr, what the root's consolidated metadata tells."""
         ...
 
 
@@ -145,7 +167,7 @@ class ContainerWriter(Protocol):
         ...
 
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
-        """Set attributes (str, int, bool or list of str) of a group."""
+        """Set attributes of a group or an array: str, int, float, bool, list of str or numbers."""
         ...
 
     def close(self) -> None:

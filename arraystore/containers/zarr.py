@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import Buffer, override
 
 from arraystore.byterange import ByteRange, ChunkManifest
-from arraystore.containers.base import ContainerReader, as_string_array
+from arraystore.containers.base import ContainerReader, Tree, as_string_array
 from arraystore.containers.shards import (
     index_nbytes,
     index_starts,
@@ -22,7 +22,7 @@ from arraystore.containers.shards import (
     split_length,
 )
 from arraystore.errors import FormatError
-from arraystore.schema import STRING
+from arraystore.schema import STRING, Column
 from arraystore.storage import RangeReader, crc32c, read_exactly
 
 if TYPE_CHECKING:
@@ -119,6 +119,19 @@ class ZarrReader(ContainerReader):
             starts[index] = self._shard_index(keys[index], size, per_shard, inner_nbytes)
         objects = np.repeat(np.arange(n_shards, dtype=np.int64), per_shard)
         return ChunkManifest(tuple(keys), objects, starts.ravel(), inner_nbytes, length)
+
+    @override
+    def tree(self) -> Tree:
+        groups, columns, others = [], {}, []
+        for path in sorted(self._nodes.keys() - {""}):
+            node = self._nodes[path]
+            if node.get("node_type") == "group":
+                groups.append(path)
+            elif (column := _as_column(node)) is not None:
+                columns[path] = column
+            elif node.get("data_type") != "uint8" or not _is_sharded(node):
+                others.append(path)
+        return Tree(tuple(groups), columns, tuple(others))
 
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where
@@ -228,8 +241,7 @@ class ZarrReader(ContainerReader):
         self, path: str, data_type: str, rows: tuple[int, int] | None = None
     ) -> tuple[int, int, list[str], int]:
         """Find a column's chunks: which rows of theirs are wanted, their keys, their length."""
-        first, *rest = ["vlen-utf8" if data_type == STRING else "bytes", "zstd", "crc32c"]
-        node, length, chunk_rows = self._array(path, data_type, [first, *rest])
+        node, length, chunk_rows = self._array(path, data_type, _codecs_of(data_type))
         if (node["codecs"][0].get("configuration") or {}).get("endian", "little") != "little":
             raise FormatError(f"{self._at(path)}: must be little-endian")
         start, stop = rows or (0, length)
@@ -271,6 +283,31 @@ class ZarrReader(ContainerReader):
         if len(values) != chunk_rows:
             raise FormatError(f"{self._at(key)}: must hold {chunk_rows} values, got {len(values)}")
         return values
+
+
+def _codecs_of(data_type: str) -> list[str]:
+    return ["vlen-utf8" if data_type == STRING else "bytes", "zstd", "crc32c"]
+
+
+def _codecs(node: dict[str, Any]) -> list[Any]:
+    return [codec["name"] for codec in node["codecs"]]
+
+
+def _as_column(node: dict[str, Any]) -> Column | None:
+    """Return what an array is as a column, or None if it is none."""
+    try:
+        data_type, (dimension,), (_,) = node["data_type"], node["dimension_names"], node["shape"]
+        is_column = _codecs(node) == _codecs_of(data_type) and isinstance(dimension, str)
+        return Column(data_type, dimension, node["fill_value"]) if is_column else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _is_sharded(node: dict[str, Any]) -> bool:
+    try:
+        return _codecs(node) == ["sharding_indexed"]
+    except (KeyError, TypeError):
+        return False
 
 
 def _document_of(path: str) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 import numpy as np
 
+from arraystore.errors import ChecksumError
 from arraystore.fill import FillTask, fill
 from arraystore.layout import Block, blocks
 
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     from arraystore.fill import ImageBytes, Target
     from arraystore.progress import Meter
 
+    Checksums = NDArray[np.uint32]
+
 MAX_BLOCKS_IN_FLIGHT: Final = 8
 """Blocks being filled at a time, so that memory does not grow with the number of cores."""
+
+NOT_AS_WRITTEN: Final = "the image does not match its checksum; it is damaged"
 
 
 class Draft(Protocol):
@@ -81,9 +86,36 @@ class Draft(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
     def fill(
-        self, split: str, images: ImageBytes, meter: Meter, executor: Executor | None = None
-    ) -> NDArray[np.uint32]:
-        """Copy the images of a split to their places; return their checksums."""
+        self,
+        split: str,
+        images: ImageBytes,
+        meter: Meter,
+        *,
+        expected: Checksums | None = None,
+        executor: Executor | None = None,
+    ) -> Checksums:
+        """Copy the images of a split to their places.
+
+        Parameters
+        ----------
+        split : str
+        images : ImageBytes
+        meter : Meter
+        expected : ndarray of uint32, shape (n,), optional
+            What their checksums must be.
+        executor : concurrent.futures.Executor, optional
+            What runs it; by default threads.
+
+        Returns
+        -------
+        ndarray of uint32, shape (n,)
+            Their checksums.
+
+        Raises
+        ------
+        ChecksumError
+            If one is not as expected.
+        """
         total = int(images.nbytes.sum())
         meter.start(f"{split}: copying images", len(images.nbytes), total)
         tasks = (
@@ -95,6 +127,8 @@ class Draft(Protocol):
         pool = executor or ThreadPoolExecutor(self.n_threads)
         try:
             for block, part in run(pool, tasks, self.max_in_flight):
+                if expected is not None and (i := first_difference(block, part, expected)) >= 0:
+                    raise ChecksumError(f"{images.where(i)}: {NOT_AS_WRITTEN}")
                 parts.append(part)
                 meter.advance(len(part), block.stop - block.start)
         finally:
@@ -103,11 +137,25 @@ class Draft(Protocol):
         return np.concatenate(parts)
 
 
+def first_difference(block: Block, found: Checksums, expected: Checksums) -> int:
+    """Return the first image that begins in a block and has another checksum, or -1.
+
+    Examples
+    --------
+    >>> block = Block(start=10, stop=18, first=1, last=3, skip=4)
+    >>> first_difference(block, np.array([7], np.uint32), np.array([5, 6, 8], np.uint32))
+    2
+    """
+    first = block.first + (block.skip > 0)
+    differs = np.flatnonzero(found != expected[first : first + len(found)])
+    return first + int(differs[0]) if len(differs) else -1
+
+
 def run(
     pool: Executor, tasks: Iterator[tuple[Block, FillTask]], max_in_flight: int
-) -> Iterator[tuple[Block, NDArray[np.uint32]]]:
+) -> Iterator[tuple[Block, Checksums]]:
     """Fill blocks, a bounded number at a time; yield their checksums in order."""
-    running: deque[tuple[Block, Future[NDArray[np.uint32]]]] = deque()
+    running: deque[tuple[Block, Future[Checksums]]] = deque()
     try:
         for block, task in tasks:
             if len(running) == max_in_flight:

@@ -23,8 +23,8 @@ import numpy as np
 from typing_extensions import override
 
 from arraystore.containers import open_local, writer_for
-from arraystore.drafts.base import Draft, writing
-from arraystore.errors import SourceError, StorageError
+from arraystore.drafts.base import NOT_AS_WRITTEN, Draft, first_difference, writing
+from arraystore.errors import ChecksumError, SourceError, StorageError
 from arraystore.fill import FilePlaces, MemorySink, Target, copy_images
 from arraystore.layout import Block, blocks
 from arraystore.schema import PAYLOAD
@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from contextlib import AbstractContextManager
 
-    from numpy.typing import NDArray
-
     from arraystore.containers.base import ContainerWriter
+    from arraystore.drafts.base import Checksums
     from arraystore.fill import ImageBytes, Sink
     from arraystore.objects.writer import ObjectWriter
     from arraystore.progress import Meter
@@ -242,7 +241,7 @@ class OneObjectDraft(BucketDraft):
 
     def __init__(self, objects: ObjectWriter, *, overwrite: bool) -> None:
         super().__init__(objects, overwrite=overwrite)
-        self._images: dict[str, tuple[ImageBytes, NDArray[np.uint32]]] = {}
+        self._payloads: dict[str, _Payload] = {}
 
     @override
     def target(self, split: str, block: Block) -> Target:
@@ -250,10 +249,18 @@ class OneObjectDraft(BucketDraft):
 
     @override
     def fill(
-        self, split: str, images: ImageBytes, meter: Meter, executor: Executor | None = None
-    ) -> NDArray[np.uint32]:
-        checksums = super().fill(split, images, meter, executor)
-        self._images[split] = images, checksums
+        self,
+        split: str,
+        images: ImageBytes,
+        meter: Meter,
+        *,
+        expected: Checksums | None = None,
+        executor: Executor | None = None,
+    ) -> Checksums:
+        checksums = expected
+        if checksums is None:
+            checksums = super().fill(split, images, meter, executor=executor)
+        self._payloads[split] = _Payload(images, checksums, is_known=expected is not None)
         return checksums
 
     @override
@@ -281,8 +288,8 @@ class OneObjectDraft(BucketDraft):
         """Return where in the file each payload is, in order."""
         _, container = open_local(self._skeleton)
         holes = []
-        for split, (images, _) in self._images.items():
-            total = images.nbytes.sum(keepdims=True)
+        for split, payload in self._payloads.items():
+            total = payload.images.nbytes.sum(keepdims=True)
             pieces = container.manifest(f"{split}/{PAYLOAD}").locate(np.zeros(1, np.int64), total)
             if len(pieces.start):
                 (start,) = pieces.start.tolist()
@@ -291,9 +298,10 @@ class OneObjectDraft(BucketDraft):
 
     def _payload(self, split: str, pool: ThreadPoolExecutor, meter: Meter) -> Iterator[Any]:
         """Yield a payload piece by piece, the next ones being read meanwhile."""
-        images, checksums = self._images[split]
+        payload = self._payloads[split]
+        images = payload.images
         meter.start(f"{split}: sending images", len(images.nbytes), int(images.nbytes.sum()))
-        waiting: deque[tuple[Block, Future[tuple[Any, NDArray[np.uint32]]]]] = deque()
+        waiting: deque[tuple[Block, Future[tuple[Any, Checksums]]]] = deque()
         rest = iter(blocks(images.nbytes, block_nbytes=_PIECE_NBYTES))
         try:
             while True:
@@ -303,13 +311,7 @@ class OneObjectDraft(BucketDraft):
                     return
                 block, future = waiting.popleft()
                 piece, found = future.result()
-                first = block.first + (block.skip > 0)
-                changed = np.flatnonzero(found != checksums[first : first + len(found)])
-                if len(changed):
-                    raise SourceError(
-                        f"{split}: image {first + changed[0]} has other bytes than when it was "
-                        "read for its checksum; the source has changed since the conversion began"
-                    )
+                payload.check(block, found)
                 yield piece
                 meter.advance(len(found), block.stop - block.start)
         finally:
@@ -317,7 +319,30 @@ class OneObjectDraft(BucketDraft):
                 future.cancel()
 
 
-def _read_block(images: ImageBytes, block: Block) -> tuple[Any, NDArray[np.uint32]]:
+@dataclass(frozen=True, slots=True)
+class _Payload:
+    """Images that are to be sent, and what their checksums must be.
+
+    `is_known` tells whether those were known before the images were read.
+    """
+
+    images: ImageBytes
+    checksums: Checksums
+    is_known: bool
+
+    def check(self, block: Block, found: Checksums) -> None:
+        i = first_difference(block, found, self.checksums)
+        if i < 0:
+            return
+        if self.is_known:
+            raise ChecksumError(f"{self.images.where(i)}: {NOT_AS_WRITTEN}")
+        raise SourceError(
+            f"{self.images.where(i)}: the image has other bytes than when it was read for its "
+            "checksum; the source has changed since the conversion began"
+        )
+
+
+def _read_block(images: ImageBytes, block: Block) -> tuple[Any, Checksums]:
     rows = images.rows(block.first, block.last)
     rows.announce()
     sink = MemorySink(block.stop - block.start)
