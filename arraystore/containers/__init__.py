@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from arraystore.containers.blocks import BLOCK_NBYTES, HEAD_NBYTES, BlockReader
 from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader, HDF5Writer
-from arraystore.containers.zarr import METADATA, ZarrReader, ZarrWriter
+from arraystore.containers.zarr import METADATA, ZarrReader
+from arraystore.containers.zarr_writer import ZarrWriter
 from arraystore.errors import FormatError, StorageError
 from arraystore.storage import LocalReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from pathlib import Path, PurePath
 
     from arraystore.containers.base import ContainerReader, ContainerWriter
     from arraystore.objects.reader import ObjectReader
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from arraystore.storage import RangeReader
 
 _HDF5_SUFFIXES: Final = (".h5", ".hdf5")
-_WRITERS: Final[dict[str, Callable[[Path], ContainerWriter]]] = {
+_WRITERS: Final[dict[str, type[ContainerWriter]]] = {
     ".zarr": ZarrWriter,
     ".h5": HDF5Writer,
     ".hdf5": HDF5Writer,
 }
 
 
-def writer_for(target: Path) -> Callable[[Path], ContainerWriter]:
-    """Return what opens a writer of the container that a name's suffix asks for.
+def writer_for(target: PurePath) -> type[ContainerWriter]:
+    """Return the writer of the container that a name's suffix asks for.
 
     Raises
     ------

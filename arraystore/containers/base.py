@@ -7,12 +7,13 @@ payloads (one-dimensional uint8 arrays, uncompressed). Paths are like
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -88,7 +89,41 @@ class ContainerWriter(Protocol):
     A payload's place is made by `create_payload`; its bytes are then written to
     the places that a reader's `ContainerReader.manifest` tells, while no writer
     is open.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder of the root, created if it is not there.
+    is_skeleton : bool, default False
+        Whether the payloads are going to be somewhere else, so that they take no
+        space here: they are holes in a file, or missing files.
+
+    Attributes
+    ----------
+    root_key : str
+        The object below the store that makes one of it; empty if it is all in one.
+    root_nbytes : int
+        How much of that object's beginning `is_root` needs.
     """
+
+    root_key: ClassVar[str]
+    root_nbytes: ClassVar[int]
+
+    def __init__(self, path: Path, *, is_skeleton: bool = False) -> None: ...
+
+    @staticmethod
+    def is_root(data: bytes) -> bool:
+        """Whether the beginning of the object at `root_key` is that of this container."""
+        ...
+
+    @staticmethod
+    def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
+        """Return the key of the object with the payload's bytes ``[start, stop)``, and its end.
+
+        They are a block: a shard's, or what there is of the last. The end is what
+        comes after them in the object. Not for a container that is all in one.
+        """
+        ...
 
     def create_group(self, path: str) -> None:
         """Create a group; the root is there from the start."""

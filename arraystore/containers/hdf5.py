@@ -232,17 +232,31 @@ class HDF5Writer(ContainerWriter):
 
     Parameters
     ----------
-    path : Path
-        The file, created if it is not there.
+    path, is_skeleton
+        See `ContainerWriter`.
     """
 
-    def __init__(self, path: Path) -> None:
+    root_key = ""
+    root_nbytes = len(SIGNATURE)
+
+    def __init__(self, path: Path, *, is_skeleton: bool = False) -> None:
         import h5py
 
         self._path = path
+        self._is_skeleton = is_skeleton
         self._file: Any = h5py.File(path, "a", libver=_LIBVER)
         self._end: int = self._file.id.get_filesize()
         self._make_room(0)
+
+    @override
+    @staticmethod
+    def is_root(data: bytes) -> bool:
+        return data == SIGNATURE
+
+    @override
+    @staticmethod
+    def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
+        raise TypeError("the payloads of HDF5 are no objects of their own")
 
     @override
     def create_group(self, path: str) -> None:
@@ -305,6 +319,8 @@ class HDF5Writer(ContainerWriter):
 
     def _make_room(self, nbytes: int) -> None:
         """Reserve space for what libhdf5 is about to write: it does not survive a full disk."""
+        if self._is_skeleton:
+            return
         self._end += nbytes + nbytes // 4 + _METADATA_NBYTES
         reserve(self._path, self._end)
 

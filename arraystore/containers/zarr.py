@@ -1,10 +1,7 @@
-"""Zarr v3: one file a shard of the payload, one file a chunk of a column.
+"""Zarr v3, read: one file a shard of the payload, one file a chunk of a column.
 
-Reading needs the metadata documents and raw objects alone, so nothing is ever
-listed and a plain HTTP server would do. Writing goes through zarr-python, but for
-the shards of a payload: those are `INNER_CHUNK_NBYTES` long chunks back to back
-and an index that depends on lengths alone, so they are laid out here and filled
-in place.
+The metadata documents and raw objects are all that is needed, so nothing is ever
+listed and a plain HTTP server will do.
 """
 
 from __future__ import annotations
@@ -17,33 +14,24 @@ import numpy as np
 from typing_extensions import Buffer, override
 
 from arraystore.byterange import ByteRange, ChunkManifest
-from arraystore.containers.base import ContainerReader, ContainerWriter, as_string_array
+from arraystore.containers.base import ContainerReader, as_string_array
 from arraystore.containers.shards import (
     index_nbytes,
     index_starts,
-    shard_footer,
     shard_object_nbytes,
     split_length,
 )
 from arraystore.errors import FormatError
-from arraystore.schema import (
-    COLUMN_CHUNK_ROWS,
-    INNER_CHUNK_NBYTES,
-    SHARD_NBYTES,
-    STRING,
-    Column,
-)
-from arraystore.storage import RangeReader, crc32c, read_exactly, reserve
+from arraystore.schema import STRING
+from arraystore.storage import RangeReader, crc32c, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
 METADATA: Final = "zarr.json"
 _CHECKSUM_NBYTES: Final = 4
-_ZSTD_LEVEL: Final = 3
 _PAYLOAD_CODECS: Final = {
     "codecs": ["bytes"],
     "index_codecs": ["bytes", "crc32c"],
@@ -297,92 +285,3 @@ def _decoded(body: memoryview, data_type: str) -> NDArray[Any]:
     if data_type == STRING:
         return as_string_array(VLenUTF8().decode(plain))
     return np.frombuffer(plain, np.dtype(data_type).newbyteorder("<")).astype(data_type)
-
-
-class ZarrWriter(ContainerWriter):
-    """Write a Zarr v3 hierarchy on the local disk.
-
-    Parameters
-    ----------
-    path : Path
-        Folder of the root group, created if it is not there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        import zarr
-
-        self._path = path
-        self._root: Any = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
-
-    @override
-    def create_group(self, path: str) -> None:
-        self._root.create_group(path)
-
-    @override
-    def create_payload(self, path: str, nbytes: int) -> None:
-        self._root.create_array(
-            path,
-            shape=(nbytes,),
-            dtype="uint8",
-            chunks=(INNER_CHUNK_NBYTES,),
-            shards=(SHARD_NBYTES,),
-            compressors=None,
-            filters=None,
-            fill_value=0,
-            dimension_names=["byte"],
-            attributes={"dense": True},
-        )
-        folder = self._path / path / "c"
-        for index, length in enumerate(split_length(nbytes, SHARD_NBYTES)):
-            folder.mkdir(exist_ok=True)
-            shard = folder / str(index)
-            reserve(shard, shard_object_nbytes(length, SHARD_NBYTES, INNER_CHUNK_NBYTES))
-            with shard.open("r+b") as file:
-                footer = shard_footer(length, SHARD_NBYTES, INNER_CHUNK_NBYTES)
-                file.seek(-len(footer), 2)
-                file.write(footer)
-
-    @override
-    def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
-        from zarr.codecs import Crc32cCodec, ZstdCodec
-
-        is_text = column.data_type == STRING
-        array = self._root.create_array(
-            path,
-            shape=(len(values),),
-            dtype=str if is_text else column.data_type,
-            chunks=(COLUMN_CHUNK_ROWS,),
-            compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
-            filters=None,
-            fill_value=column.fill,
-            dimension_names=[column.dimension],
-            # zarr-python drops chunks equal to the fill value otherwise; a chunk that is not
-            # there must be a loss that the reader can tell.
-            config={"write_empty_chunks": True},
-        )
-        if len(values):
-            array[:] = as_string_array(values) if is_text else np.asarray(values)
-
-    @override
-    def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
-        node = self._root[path] if path else self._root
-        node.attrs.update(attributes)
-
-    @override
-    def close(self) -> None:
-        """Write the root's metadata again, with that of all other nodes in it.
-
-        `zarr.consolidate_metadata` would do the same in the order in which the
-        file system lists the nodes; sorted, the same store gives the same bytes.
-        """
-        nodes = {
-            str(file.parent.relative_to(self._path)): json.loads(file.read_bytes())
-            for file in sorted(self._path.rglob(METADATA))
-        }
-        root = nodes.pop(".")
-        root["consolidated_metadata"] = {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": nodes,
-        }
-        (self._path / METADATA).write_text(json.dumps(root, indent=2))

@@ -80,6 +80,8 @@ class Proxy:
         How many of the requests meet a fault, from 0 to 1.
     seed : int, default 0
         Which of them.
+    renames_host : bool, default False
+        Whether the server reads its own name in the requests; signatures do not survive that.
 
     Attributes
     ----------
@@ -97,6 +99,7 @@ class Proxy:
         faults: Sequence[str] = FAULTS,
         rate: float = 0.0,
         seed: int = 0,
+        renames_host: bool = False,
     ) -> None:
         unknown = set(faults) - set(FAULTS)
         if unknown:
@@ -104,6 +107,7 @@ class Proxy:
         host, _, port = upstream.removeprefix("http://").split("/")[0].partition(":")
         self._upstream = host, int(port)
         self._latency, self._faults, self._rate, self._seed = latency, faults, rate, seed
+        self._renames_host = renames_host
         self._loop = asyncio.new_event_loop()
         self._planned: deque[tuple[str, str]] = deque()
         self.reset()
@@ -212,7 +216,9 @@ class Proxy:
             return True
         if not server.is_open:
             server.connect(*await asyncio.open_connection(*self._upstream, limit=_HEAD_NBYTES))
-        await server.write(head.raw)
+        names = head.fields["host"], f"{self._upstream[0]}:{self._upstream[1]}"
+        renamed = head.raw.replace(names[0].encode(), names[1].encode(), 1)
+        await server.write(renamed if self._renames_host else head.raw)
         async for piece in client.body(head):
             request.nbytes_up += len(piece)
             await server.write(piece)

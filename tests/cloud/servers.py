@@ -30,6 +30,8 @@ from urllib.parse import quote
 from obstore.store import AzureStore, S3Store
 from typing_extensions import override
 
+from tests.cloud.proxy import Proxy
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -62,6 +64,8 @@ class Server:
 
     kind: ClassVar[str]
     writable: ClassVar[bool] = False
+    knows_its_name: ClassVar[bool] = False
+    """Whether it answers to no other host name than its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,6 +83,10 @@ class Server:
             Another endpoint in front of the server, such as a `Proxy`'s.
         """
         raise NotImplementedError
+
+    def behind(self, **options: Any) -> Proxy:
+        """Return a proxy in front of the server; see `Proxy` for its options."""
+        return Proxy(self.endpoint, renames_host=self.knows_its_name, **options)
 
     def put(self, key: str, data: bytes) -> None:
         """Store an object by other means than arraystore's."""
@@ -268,6 +276,7 @@ class FakeGCS(Server):
     """Google's storage, for reading: it does not take the uploads that obstore sends."""
 
     kind = "gs"
+    knows_its_name = True
 
     @override
     def command(self) -> list[str]:
@@ -284,6 +293,7 @@ class FakeGCS(Server):
             f"-port={self.port}",
             "-backend=memory",
             f"-external-url={self.endpoint}",
+            f"-public-host=127.0.0.1:{self.port}",
         ]
 
     @override
