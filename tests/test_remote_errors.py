@@ -117,6 +117,36 @@ def test_a_store_opens_though_the_first_request_fails(
     assert opened()["train"].image_bytes[7] == known[7]
 
 
+@pytest.mark.parametrize("etag", ['W/"1"', ""], ids=["weak etag", "no etag"])
+@pytest.mark.parametrize("mishap", HEALED, ids=named)
+def test_a_request_that_failed_is_repeated_also_where_etags_are_weak_or_none(
+    opened: Callable[..., arraystore.Store],
+    web: WebServer,
+    known: list[bytes],
+    mishap: Answer | str,
+    etag: str,
+) -> None:
+    web.etags |= dict.fromkeys(web.objects, etag)
+    train = opened(max_gap=0)["train"]
+    _ = train.image_bytes[0]
+    web.fail_next(mishap, mishap)
+    assert train.image_bytes[7] == known[7]
+
+
+@pytest.mark.parametrize("mishap", ["truncate", "stall"])
+def test_without_etags_requests_are_repeated_as_often_as_allowed_too(
+    opened: Callable[..., arraystore.Store], web: WebServer, mishap: str
+) -> None:
+    web.etags |= dict.fromkeys(web.objects, "")
+    train = opened(max_gap=0)["train"]
+    _ = train.image_bytes[0]
+    web.asked.clear()
+    web.answer = lambda asked: mishap
+    message = told(lambda: train.image_bytes[7])
+    assert "the server's answer broke off, also when asked again" in message
+    assert len(web.asked) == 1 + QUICK["max_retries"]
+
+
 @pytest.mark.parametrize("mishap", HEALED, ids=named)
 def test_what_does_not_heal_is_told_after_as_many_tries_as_allowed(
     train: arraystore.Split, web: WebServer, mishap: Answer | str

@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = [("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")]
         if etag:
             headers.append(("ETag", etag))
-        if asked.if_match and asked.if_match != etag:
+        if asked.if_match and (asked.if_match != etag or etag.startswith("W/")):
             self._send(412, b"", ())
             return
         is_suffix = asked.range.startswith("bytes=-")

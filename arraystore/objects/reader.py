@@ -12,6 +12,7 @@ from arraystore.objects.loop import gather, run
 from arraystore.objects.told import (
     changed,
     is_beyond_the_end,
+    is_interrupted,
     is_no_suffix,
     is_refused,
     told,
@@ -153,17 +154,30 @@ class ObjectReader(RangeReader):
         if seen is not None and seen.etag is not None:
             options = options | {"if_match": seen.etag}
         async with self._slots:
-            try:
-                result = await self._answer(key, options)
-                start, stop = result.range
-                size = self._check_unchanged(key, result.meta)
-                data = memoryview(await result.bytes_async())
-            except self._connection.errors as error:
-                if is_beyond_the_end(error):  # of which there are no bytes
-                    return Reply(memoryview(b""), 0, 0)
-                if "suffix" in str(options) and is_no_suffix(error):
-                    raise _NoSuffix from None
-                self._tell(key, error)
+            pauses = self._connection.patience.pauses()
+            while True:
+                try:
+                    return await self._whole_answer(key, options)
+                except self._connection.errors as error:
+                    if is_beyond_the_end(error):  # of which there are no bytes
+                        return Reply(memoryview(b""), 0, 0)
+                    if "suffix" in str(options) and is_no_suffix(error):
+                        raise _NoSuffix from None
+                    pause = next(pauses, None) if self._is_to_repeat(key, error) else None
+                    if pause is None:
+                        self._tell(key, error)
+                await asyncio.sleep(pause)
+
+    def _is_to_repeat(self, key: str, error: Exception) -> bool:
+        """Whether an answer broke off that obstore does not take up again: it needs an etag."""
+        seen = self._seen.get(key)
+        return is_interrupted(error) and seen is not None and seen.etag is None
+
+    async def _whole_answer(self, key: str, options: dict[str, Any]) -> Reply:
+        result = await self._answer(key, options)
+        start, stop = result.range
+        size = self._check_unchanged(key, result.meta)
+        data = memoryview(await result.bytes_async())
         if len(data) != stop - start:
             raise StorageError(
                 f"{self._at(key)}: the server promised {stop - start} bytes and sent {len(data)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,7 @@ from arraystore.objects.profiles import (
 from arraystore.objects.told import cleaned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _CLIENT: Final = {
     "connect_timeout": timedelta(seconds=5),
@@ -35,6 +36,41 @@ _BACKOFF: Final = {
 }
 _FIRST_RETRIES: Final = 2
 """How often a server is called again that has never answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a request is repeated of which the answer broke off.
+
+    Attributes
+    ----------
+    max_retries : int
+        How often, at most.
+    seconds : float
+        For how long, at most.
+    first_pause, longest_pause : float
+        Seconds to wait before the first and the last of them; doubled in between.
+    """
+
+    max_retries: int
+    seconds: float
+    first_pause: float
+    longest_pause: float
+
+    @classmethod
+    def of(cls, retry: Mapping[str, Any]) -> Patience:
+        """Return that of a retry configuration of obstore."""
+        backoff = _BACKOFF | retry.get("backoff", {})
+        durations = retry["retry_timeout"], backoff["init_backoff"], backoff["max_backoff"]
+        return cls(retry["max_retries"], *(value.total_seconds() for value in durations))
+
+    def pauses(self) -> Iterator[float]:
+        """Yield what to wait before each repetition, as long as there may be one."""
+        end = time.monotonic() + self.seconds
+        for number in range(self.max_retries):
+            if time.monotonic() > end:
+                return
+            yield min(self.first_pause * 2**number, self.longest_pause)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +90,8 @@ class Connection:
         Whether requests are not signed.
     errors : tuple of exception types
         What `store` raises.
+    patience : Patience
+        How long what obstore itself does not repeat is repeated.
     secrets : frozenset of str
         What no message may repeat.
     """
@@ -63,6 +101,7 @@ class Connection:
     where: str
     is_anonymous: bool
     errors: tuple[type[Exception], ...] = field(repr=False)
+    patience: Patience = field(repr=False)
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
 
@@ -86,8 +125,7 @@ def connect(address: Address, options: Mapping[str, Any] | None = None) -> Conne
     check_process()
     settings = settings_for(address, options)
     if address.kind == "memory":
-        store = connect_memory()
-        return Connection(store, store, address.root, is_anonymous=False, errors=_errors())
+        return _plain_connection(connect_memory(), address.root)
     config, provider = _complete(address, settings)
     settings = Settings(config, settings.client, settings.retry)
     backoff = _BACKOFF | settings.retry.get("backoff", {})
@@ -99,6 +137,7 @@ def connect(address: Address, options: Mapping[str, Any] | None = None) -> Conne
         address.root,
         is_anonymous=bool(config.get("skip_signature")),
         errors=_errors(),
+        patience=Patience.of(retry),
         secrets=settings.secrets,
     )
 
@@ -114,8 +153,12 @@ def connection_to(store: Any) -> Connection:
     if not hasattr(store, "get_async") or not hasattr(store, "head_async"):
         raise TypeError(f"must be a path, an address or an obstore store, got {store!r}")
     check_process()
-    where = f"<{type(store).__name__}>/"
-    return Connection(store, store, where, is_anonymous=False, errors=_errors())
+    return _plain_connection(store, f"<{type(store).__name__}>/")
+
+
+def _plain_connection(store: Any, where: str) -> Connection:
+    patience = Patience.of(_RETRY)
+    return Connection(store, store, where, is_anonymous=False, errors=_errors(), patience=patience)
 
 
 def _complete(address: Address, settings: Settings) -> tuple[dict[str, Any], Any]:

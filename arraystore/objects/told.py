@@ -31,7 +31,12 @@ _NO_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
 
 def is_refused(error: Exception) -> bool:
     """Whether nobody answered at the other end."""
-    return "kind: Connect" in str(error)
+    return "kind: Connect," in str(error)
+
+
+def is_interrupted(error: Exception) -> bool:
+    """Whether an answer had begun, and did not come to its end."""
+    return "response body" in str(error)
 
 
 def is_beyond_the_end(error: Exception) -> bool:
@@ -127,11 +132,13 @@ def _generic(text: str, code: str, secrets: Collection[str]) -> str:
             "the bucket is in another region than the request; say "
             f"storage_options={{'region': {remedy}}}"
         )
-    if "kind: Connect" in text:
+    if "kind: Connect," in text:
         return (
             "cannot connect to the server: no such host, nobody listens there, or no route; "
             "look at the address and endpoint_url"
         )
+    if "response body" in text:
+        return "the server's answer broke off, also when asked again (see `max_retries`)"
     if "kind: Timeout" in text:
         return "the server did not answer in time, also when asked again (see `timeout`)"
     if status in ("429", "500", "502", "503", "504"):
