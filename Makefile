@@ -1,17 +1,22 @@
 # Two commands for everybody: `make demo` and `make test`. Each makes its own virtual environment.
-# For developers: `make check` (all that must pass), `make check-oldest`, `make bench`.
+# For developers: `make check` (all that must pass but for the next), `make test-cloud` (real servers;
+# needs npm), `make check-oldest`, `make bench`.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check lint types check-oldest bench clean
+.PHONY: demo test test-cloud check lint types check-oldest bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/arraystore demo demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# SeaweedFS, Azurite, fake-gcs-server and rclone, each a process of its own on loopback.
+test-cloud: $(VENV)/.test-cloud .node/.azurite
+	$(BIN)/python -m pytest tests/cloud
 
 check: lint types test
 
@@ -46,6 +51,14 @@ $(VENV)/.test: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+$(VENV)/.test-cloud: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,test-cloud]'
+	touch $@
+
+.node/.azurite: Makefile
+	npm install --silent --prefix .node --no-audit --no-fund --ignore-scripts 'azurite@^3.35'
+	touch $@
+
 .venv-oldest/.test: pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
@@ -54,4 +67,4 @@ $(VENV)/.test: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest demo benchmarks/data
+	rm -rf .venv .venv-oldest .node demo benchmarks/data

@@ -7,6 +7,7 @@
 
 from arraystore.batch import Batch, Sample
 from arraystore.convert import convert
+from arraystore.copy import CopyReport, copy
 from arraystore.errors import (
     ArrayStoreError,
     ChecksumError,
@@ -31,6 +32,7 @@ __all__ = [
     "Batches",
     "ChecksumError",
     "ConvertReport",
+    "CopyReport",
     "Episode",
     "Episodes",
     "FormatError",
@@ -48,5 +50,6 @@ __all__ = [
     "VersionError",
     "__version__",
     "convert",
+    "copy",
     "open",
 ]

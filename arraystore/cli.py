@@ -28,7 +28,40 @@ if TYPE_CHECKING:
 
     from arraystore.split import Split
 
+    Command = Callable[..., Any]
+
 _PATH = click.Path(path_type=Path)
+
+
+def _storage_option(flag: str, where: str) -> Callable[[Command], Command]:
+    """Return an option NAME=VALUE, to be given as often as need be."""
+
+    def parsed(
+        context: click.Context, option: click.Parameter, values: tuple[str, ...]
+    ) -> dict[str, Any]:
+        pairs = [value.partition("=") for value in values]
+        for name, mark, _ in pairs:
+            if not name or not mark:
+                raise click.BadParameter(
+                    f"must be NAME=VALUE, got {name or mark!r}", context, option
+                )
+        return {name: _value(name, text) for name, _, text in pairs}
+
+    return click.option(
+        flag,
+        metavar="NAME=VALUE",
+        multiple=True,
+        callback=parsed,
+        help=f"How to reach {where}, if it is in a bucket: endpoint_url=https://…, region=…, "
+        "anon=true. Keys belong in the environment or a profile, where nobody sees them.",
+    )
+
+
+def _value(name: str, text: str) -> Any:
+    """Read truth values and seconds as what they are, and leave other text alone."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return float(text) if name.endswith("timeout") else text
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,7 +72,8 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("dataset")
-@click.argument("target", type=_PATH)
+@click.argument("target", type=str)
+@_storage_option("--storage-option", "TARGET")
 @click.option("--manual-dir", type=_PATH, help="Folder of the ImageNet archives.")
 @click.option("--subset-list", type=_PATH, help="The subset's training images, a name a line.")
 @click.option("--partial", is_flag=True, help="Convert what there is of an incomplete source.")
@@ -58,18 +92,53 @@ def cli() -> None:
     "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def convert(dataset: str, target: Path, as_json: bool, **options: Any) -> None:
-    """Convert DATASET to a store at TARGET (.zarr, .h5 or .hdf5).
+def convert(
+    dataset: str, target: str, as_json: bool, storage_option: dict[str, Any], **options: Any
+) -> None:
+    """Convert DATASET to a store at TARGET (.zarr, .h5 or .hdf5), a path or s3://BUCKET/KEY.
 
     DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, with
     :VERSION or without (2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0); or folder:PATH for images in
     folders split/class/file or class/file.
     """
-    report = arraystore.convert(dataset, target, **options)
+    report = arraystore.convert(dataset, target, storage_options=storage_option, **options)
     if as_json:
         _print_json(report.as_dict())
     else:
         tables.print_report(report)
+
+
+@cli.command()
+@click.argument("source", type=str)
+@click.argument("target", type=str)
+@_storage_option("--source-option", "SOURCE")
+@_storage_option("--target-option", "TARGET")
+@click.option("--overwrite", is_flag=True, help="Replace a store that is at TARGET.")
+@click.option("--sync/--no-sync", default=True, help="Wait until all is on the disk.  [default]")
+@click.option(
+    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def copy(
+    source: str,
+    target: str,
+    source_option: dict[str, Any],
+    target_option: dict[str, Any],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Copy the store SOURCE to TARGET (.zarr, .h5 or .hdf5): paths or addresses.
+
+    Nothing is lost between Zarr and HDF5, a disk and a bucket; every image is compared with
+    its checksum on the way.
+    """
+    report = arraystore.copy(
+        source, target, source_options=source_option, target_options=target_option, **options
+    )
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        tables.print_copy(report)
 
 
 @cli.command()

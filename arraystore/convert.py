@@ -14,30 +14,18 @@ from __future__ import annotations
 import operator
 import os
 import time
-from collections import deque
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from arraystore.containers import open_local, writer_for
-from arraystore.fill import FillTask, fill
-from arraystore.layout import (
-    Block,
-    blocks,
-    content_digest,
-    image_starts,
-    label_index,
-    selected,
-)
+from arraystore.drafts import open_draft
+from arraystore.fill import FileRanges
+from arraystore.layout import content_digest, image_starts, label_index, selected
 from arraystore.plan import ON_ERROR, SplitPlan, plan_split
-from arraystore.progress import Meter, meter
+from arraystore.progress import meter
 from arraystore.report import ConvertReport, SplitReport
 from arraystore.schema import (
     COLUMNS,
     ORDERS,
-    PAYLOAD,
     ROOT_COLUMNS,
     SELECTIONS,
     Column,
@@ -45,20 +33,16 @@ from arraystore.schema import (
     SplitInfo,
 )
 from arraystore.sources.registry import load_source
-from arraystore.storage import close_idle_files, full_disk_is_told
-from arraystore.target import Workspace, sync_tree, workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Mapping
+    from concurrent.futures import Executor
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from arraystore.byterange import ChunkManifest
     from arraystore.containers.base import ContainerWriter
     from arraystore.sources.base import Source
-
-MAX_BLOCKS_IN_FLIGHT: Final = 8
-"""Blocks being filled at a time, so that memory does not grow with the number of cores."""
 
 _SEED_LIMIT: Final = 2**63
 
@@ -67,6 +51,7 @@ def convert(
     dataset: str,
     target: str | os.PathLike[str],
     *,
+    storage_options: Mapping[str, Any] | None = None,
     manual_dir: str | os.PathLike[str] | None = None,
     subset_list: str | os.PathLike[str] | None = None,
     partial: bool = False,
@@ -91,8 +76,10 @@ def convert(
         ``imagenet2012``, with ``:version`` or without; or ``folder:PATH`` for images in
         folders split/class/file or class/file.
     target : path-like
-        The store to create. Its suffix chooses the container: ``.zarr``; ``.h5`` or
-        ``.hdf5``.
+        The store to create: a path, or an address such as ``s3://bucket/1pct.zarr``.
+        Its suffix chooses the container: ``.zarr``; ``.h5`` or ``.hdf5``.
+    storage_options : mapping of str to anything, optional
+        How to reach the bucket; see `arraystore.open`.
     manual_dir : path-like, optional
         Folder of the ImageNet archives; by default where TFDS looks for them.
     subset_list : path-like, optional
@@ -108,13 +95,14 @@ def convert(
         What to do about images that cannot be read: stop, or leave them out and
         record it.
     overwrite : bool, default False
-        Replace a store that is at `target`.
+        Replace a store that is at `target`. In a bucket a Zarr store that is there is
+        deleted when the first image is sent, an HDF5 file replaced when the last was.
     sync : bool, default True
         Wait until all is on the disk. Without, a loss of power soon after may
         leave a damaged store.
     executor : concurrent.futures.Executor, optional
         Runs the copying; threads by default. Processes, or machines that see the
-        same files, do as well.
+        same files, do as well. (A file in a bucket is sent by this process alone.)
     progress : bool, optional
         Show a bar; by default on a terminal.
 
@@ -129,7 +117,8 @@ def convert(
     FileExistsError
         If there is something at `target`.
     StorageError
-        If the disk is full, or another process is converting to `target`.
+        If the disk is full, another process is converting to `target`, or a bucket
+        cannot be reached or written to.
     ValueError
         If an option is not one of those above.
 
@@ -152,13 +141,8 @@ def convert(
     if not 0 <= seed < _SEED_LIMIT:
         raise ValueError(f"seed must be 0 or more and below 2**63, got {seed}")
     began = time.perf_counter()
-    path = Path(target).expanduser().absolute()
-    open_writer = writer_for(path)
-    with (
-        workspace(path, overwrite=overwrite) as work,
-        full_disk_is_told(work.folder),
-        meter(progress) as shown,
-    ):
+    made = open_draft(target, storage_options=storage_options, overwrite=overwrite, sync=sync)
+    with made as draft, meter(progress) as shown:
         source = load_source(
             os.fspath(dataset),
             manual_dir=_path(manual_dir),
@@ -167,20 +151,23 @@ def convert(
             status=shown.status,
         )
         plans = {}
-        with work.spool.open("wb") as spool:
+        with draft.spool.open("wb") as spool:
             for name in source.splits:
                 plans[name] = plan_split(
                     source, name, spool, order=order, seed=seed, on_error=on_error, meter=shown
                 )
-        _lay_out(open_writer, work, plans)
-        checksums = _fill(work, source, plans, executor=executor, shown=shown)
+        draft.lay_out({name: int(plan.table.nbytes.sum()) for name, plan in plans.items()})
+        checksums = {
+            name: draft.fill(
+                name, _image_bytes(source, draft.spool, plan), shown, executor=executor
+            )
+            for name, plan in plans.items()
+        }
         shown.status("sealing")
         seed = seed if order == "shuffled" else 0
-        splits = _seal(open_writer, work, source, plans, checksums, order=order, seed=seed)
-        if sync:
-            sync_tree(work.store)
-        work.publish()
-        close_idle_files()  # else the space of what was deleted would be kept
+        with draft.writer() as writer:
+            splits = _seal(writer, source, plans, checksums, order=order, seed=seed)
+        draft.publish(shown)
     return ConvertReport(
         dataset=_info(source, plans).full_name,
         path=str(target),
@@ -191,96 +178,14 @@ def convert(
     )
 
 
-def _lay_out(
-    open_writer: Callable[[Path], ContainerWriter], work: Workspace, plans: dict[str, SplitPlan]
-) -> None:
-    """Create all groups and payloads, and reserve their space."""
-    writer = open_writer(work.store)
-    for name, plan in plans.items():
-        writer.create_group(name)
-        writer.create_payload(f"{name}/{PAYLOAD}", int(plan.table.nbytes.sum()))
-    writer.close()
-
-
-def _fill(
-    work: Workspace,
-    source: Source,
-    plans: dict[str, SplitPlan],
-    *,
-    executor: Executor | None,
-    shown: Meter,
-) -> dict[str, NDArray[np.uint32]]:
-    """Copy the images to their places; return their checksums, split by split."""
-    _, container = open_local(work.store)
-    root = work.store if work.store.is_dir() else work.folder
-    files = (*map(str, source.files), str(work.spool))
-    checksums = {}
-    pool = executor or ThreadPoolExecutor(min(MAX_BLOCKS_IN_FLIGHT, os.cpu_count() or 1))
-    try:
-        for name, plan in plans.items():
-            manifest = container.manifest(f"{name}/{PAYLOAD}")
-            total = int(plan.table.nbytes.sum())
-            shown.start(f"{name}: copying images", len(plan.table), total)
-            parts = [np.empty(0, dtype=np.uint32)]
-            tasks = _tasks(plan, files, manifest, root)
-            for block, part in _run(pool, tasks):
-                parts.append(part)
-                shown.advance(len(part), block.stop - block.start)
-            checksums[name] = np.concatenate(parts)
-    finally:
-        if executor is None:
-            pool.shutdown(cancel_futures=True)
-    return checksums
-
-
-def _tasks(
-    plan: SplitPlan, files: tuple[str, ...], manifest: ChunkManifest, root: Path
-) -> Iterator[tuple[Block, FillTask]]:
-    for block in blocks(plan.table.nbytes):
-        rows = slice(block.first, block.last)
-        used, file = np.unique(plan.table.file[rows], return_inverse=True)
-        pieces = manifest.locate(np.array([block.start]), np.array([block.stop - block.start]))
-        places = zip(
-            (str(root / manifest.keys[key]) for key in pieces.object),
-            pieces.start.tolist(),
-            pieces.nbytes.tolist(),
-            strict=True,
-        )
-        yield (
-            block,
-            FillTask(
-                files=tuple(files[i] for i in used),
-                file=file,
-                offset=plan.table.offset[rows],
-                nbytes=plan.table.nbytes[rows],
-                skip=block.skip,
-                places=tuple(places),
-            ),
-        )
-
-
-def _run(
-    pool: Executor, tasks: Iterator[tuple[Block, FillTask]]
-) -> Iterator[tuple[Block, NDArray[np.uint32]]]:
-    """Fill blocks, a bounded number at a time; yield their checksums in order."""
-    running: deque[tuple[Block, Future[NDArray[np.uint32]]]] = deque()
-    try:
-        for block, task in tasks:
-            if len(running) == MAX_BLOCKS_IN_FLIGHT:
-                first, future = running.popleft()
-                yield first, future.result()
-            running.append((block, pool.submit(fill, task)))
-        while running:
-            first, future = running.popleft()
-            yield first, future.result()
-    finally:
-        # What runs already writes to a folder that is about to be removed.
-        wait([future for _, future in running if not future.cancel()])
+def _image_bytes(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
+    """Return where the images of a split lie: in the source's files, or in the spool."""
+    files = (*map(str, source.files), str(spool))
+    return FileRanges(files, plan.table.file, plan.table.offset, plan.table.nbytes)
 
 
 def _seal(
-    open_writer: Callable[[Path], ContainerWriter],
-    work: Workspace,
+    writer: ContainerWriter,
     source: Source,
     plans: dict[str, SplitPlan],
     checksums: dict[str, NDArray[np.uint32]],
@@ -289,7 +194,6 @@ def _seal(
     seed: int,
 ) -> dict[str, SplitReport]:
     """Write columns and attributes, the version last."""
-    writer = open_writer(work.store)
     for name, texts in (("label_name", source.label_name), ("label_words", source.label_words)):
         writer.write_column(name, texts, ROOT_COLUMNS[name])
     reports = {}
@@ -317,7 +221,6 @@ def _seal(
         reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)
     _write_selections(writer, source, plans)
     writer.set_attributes("", _info(source, plans).attributes())
-    writer.close()
     return reports
 
 

@@ -1,7 +1,7 @@
-"""Filling one block of a payload: source ranges in, their checksums out.
+"""Filling one block of a payload: images in, their checksums out.
 
-A task is ranges, places and addresses, so that it can be sent to another process
-or machine that sees the same files.
+A task says where the images are and where the block is to be, so that it can be
+sent to another process or machine that reaches both.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import numpy as np
+from typing_extensions import override
 
 from arraystore.errors import SourceError
 from arraystore.storage import crc32c, full_disk_is_told, open_file, read_into
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
@@ -28,37 +27,141 @@ BUFFER_NBYTES: Final = 2**20
 """Bytes a task holds in memory at a time: what a core's cache holds is copied fastest."""
 
 
+class ImageBytes(Protocol):
+    """The encoded images of some samples, in the order in which they are to be stored."""
+
+    @property
+    def nbytes(self) -> Ints:
+        """Size of each."""
+        ...
+
+    def rows(self, first: int, last: int) -> Self:
+        """Return the images ``[first, last)``."""
+        ...
+
+    def where(self, i: int) -> str:
+        """Say where image `i` comes from, for messages."""
+        ...
+
+    def announce(self) -> None:
+        """Tell the kernel what will be read, so that a cold disk has more than one read to do."""
+
+    def read(self, i: int, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes of image `i` from its byte `start` on.
+
+        Raises
+        ------
+        OSError or ValueError
+            If they are not there.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class FillTask:
-    """What to copy into one block, and where to.
+class FileRanges:
+    """Images that are ranges of files on the local disk.
 
     Attributes
     ----------
     files : tuple of str
-        Paths of the source files.
+        Paths of the files.
     file, offset, nbytes : ndarray of int64, shape (n,)
-        Where the encoded image of each sample in the block lies: which of
-        `files`, and the bytes ``[offset, offset + nbytes)`` of it.
-    skip : int
-        Bytes of the first sample that belong to the block before.
-    places : tuple of (str, int, int)
-        Path, first byte and number of bytes of each part of the block, in order.
+        Where each image lies: which of `files`, and the bytes
+        ``[offset, offset + nbytes)`` of it.
     """
 
     files: tuple[str, ...]
     file: Ints
     offset: Ints
     nbytes: Ints
+
+    def rows(self, first: int, last: int) -> FileRanges:
+        """See `ImageBytes`."""
+        rows = slice(first, last)
+        used, file = np.unique(self.file[rows], return_inverse=True)
+        files = tuple(self.files[i] for i in used)
+        return FileRanges(files, file, self.offset[rows], self.nbytes[rows])
+
+    def where(self, i: int) -> str:
+        """See `ImageBytes`."""
+        return f"{self.files[self.file[i]]} (at byte {self.offset[i]:,})"
+
+    def announce(self) -> None:
+        """See `ImageBytes`."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for file, offset, nbytes in zip(self.file, self.offset, self.nbytes, strict=True):
+            fd = open_file(self.files[file]).fd
+            os.posix_fadvise(fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
+
+    def read(self, i: int, start: int, buffer: memoryview) -> None:
+        """See `ImageBytes`; `SourceError` if the file has become shorter."""
+        path, start = self.files[self.file[i]], int(self.offset[i]) + start
+        nbytes = read_into(open_file(path).fd, buffer, start)
+        if nbytes < len(buffer):
+            raise SourceError(
+                f"{path}: ended at byte {start + nbytes:,} while it was read up to "
+                f"{start + len(buffer):,}; it has become shorter since the conversion began"
+            )
+
+
+class Sink(Protocol):
+    """Takes the bytes of one block, one after another.
+
+    Bytes that come when the block is full are dropped: they are the end of an
+    image that goes on in the next block, read for its checksum alone.
+
+    Attributes
+    ----------
+    left : int
+        Bytes that the block still lacks.
+    """
+
+    left: int
+
+    def room(self) -> Bytes:
+        """Return a part of a buffer to be filled next."""
+        ...
+
+    def advance(self, nbytes: int) -> None:
+        """Take the first bytes of `room` as filled."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None:
+        """Finish the block, or give it up if there is an exception."""
+
+
+class Target(Protocol):
+    """Where a block is to be."""
+
+    def open(self) -> Sink:
+        """Return what takes its bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FillTask:
+    """What to copy into one block, and where to.
+
+    Attributes
+    ----------
+    images : ImageBytes
+        The images with bytes in the block.
+    skip : int
+        Bytes of the first of them that belong to the block before.
+    target : Target
+        Where the block is to be.
+    """
+
+    images: ImageBytes
     skip: int
-    places: tuple[tuple[str, int, int], ...]
+    target: Target
 
 
 def fill(task: FillTask) -> NDArray[np.uint32]:
-    """Copy a block's bytes to their places.
-
-    Parameters
-    ----------
-    task : FillTask
+    """Copy a block's bytes to their place.
 
     Returns
     -------
@@ -71,57 +174,54 @@ def fill(task: FillTask) -> NDArray[np.uint32]:
     SourceError
         If a source file has become shorter since it was planned.
     StorageError
-        If the disk is full.
+        If the disk is full, or a bucket does not take it.
     """
-    _announce(task)
+    task.images.announce()
+    with task.target.open() as sink:
+        return copy_images(task.images, task.skip, sink)
+
+
+def copy_images(images: ImageBytes, skip: int, sink: Sink) -> NDArray[np.uint32]:
+    """Copy images to a sink; return the checksums of those that begin in its block."""
     checksums = []
-    rows = zip(task.file.tolist(), task.offset.tolist(), task.nbytes.tolist(), strict=True)
-    with _Writer(task.places) as writer:
-        for i, (file, start, nbytes) in enumerate(rows):
-            stop = start + nbytes
-            if i == 0 and task.skip:
-                # The block before sees to this image's checksum; here only its bytes are wanted.
-                start += task.skip
-                stop = min(stop, start + writer.left)
-            else:
-                checksums.append(0)
-            for part in _copy(task.files[file], start, stop, writer):
-                if checksums:
-                    checksums[-1] = crc32c(part, checksums[-1])
-        writer.start_writeback()
+    for i, stop in enumerate(images.nbytes.tolist()):
+        start, value = 0, 0
+        is_begun_before = i == 0 and skip > 0
+        if is_begun_before:
+            # The block before sees to this image's checksum; here only its bytes are wanted.
+            start, stop = skip, min(stop, skip + sink.left)
+        while start < stop:
+            room = sink.room()[: stop - start]
+            images.read(i, start, memoryview(room))
+            if not is_begun_before:
+                value = crc32c(room, value)
+            sink.advance(len(room))
+            start += len(room)
+        if not is_begun_before:
+            checksums.append(value)
     return np.array(checksums, dtype=np.uint32)
 
 
-def _announce(task: FillTask) -> None:
-    """Tell the kernel what will be read, so that a cold disk has more than one read to do."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for file, offset, nbytes in zip(task.file, task.offset, task.nbytes, strict=True):
-        os.posix_fadvise(open_file(task.files[file]).fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
+@dataclass(frozen=True, slots=True)
+class FilePlaces(Target):
+    """Places in files on the local disk.
 
-
-def _copy(path: str, start: int, stop: int, writer: _Writer) -> Iterator[Bytes]:
-    """Copy bytes of a source file into the block; yield them piece by piece."""
-    source = open_file(path)
-    while start < stop:
-        room = writer.room()[: stop - start]
-        nbytes = read_into(source.fd, memoryview(room), start)
-        if nbytes < len(room):
-            raise SourceError(
-                f"{path}: ended at byte {start + nbytes:,} while it was read up to {stop:,}; "
-                "it has become shorter since the conversion began"
-            )
-        yield room
-        writer.advance(nbytes)
-        start += nbytes
-
-
-class _Writer:
-    """Gathers bytes in a buffer, and writes it to one place after another when it is full.
-
-    Bytes that come when all places are full are dropped: they are the end of an
-    image that goes on in the next block, read for its checksum alone.
+    Attributes
+    ----------
+    places : tuple of (str, int, int)
+        Path, first byte and number of bytes of each part of the block, in order.
+        With none, nothing is written, and only checksums come of it.
     """
+
+    places: tuple[tuple[str, int, int], ...] = ()
+
+    @override
+    def open(self) -> Sink:
+        return _FileSink(self.places)
+
+
+class _FileSink(Sink):
+    """Gathers bytes in a buffer, and writes it to one place after another when it is full."""
 
     def __init__(self, places: tuple[tuple[str, int, int], ...]) -> None:
         self.left = sum(nbytes for _, _, nbytes in places)
@@ -130,42 +230,51 @@ class _Writer:
         self._used = 0
         self._fds: dict[str, int] = {}
 
+    @override
     def __enter__(self) -> Self:
         try:
             for path, _, _ in self._places:
                 if path not in self._fds:
                     self._fds[path] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
-            self.__exit__()
+            self._close()
             raise
         return self
 
+    @override
     def __exit__(self, *exception: object) -> None:
-        for fd in self._fds.values():
-            os.close(fd)
+        try:
+            if exception[0] is None:
+                self._start_writeback()
+        finally:
+            self._close()
 
+    @override
     def room(self) -> Bytes:
-        """Return the part of the buffer to be filled next."""
         limit = min(BUFFER_NBYTES, self._used + self.left) if self.left else BUFFER_NBYTES
         return self._buffer[self._used : limit]
 
+    @override
     def advance(self, nbytes: int) -> None:
-        """Take the first bytes of `room` as filled."""
         if not self.left:
             return
         self._used += nbytes
         self.left -= nbytes
         if self._used == BUFFER_NBYTES or not self.left:
-            self.flush()
+            self._flush()
 
-    def start_writeback(self) -> None:
+    def _start_writeback(self) -> None:
         """Let the disk begin with what was written, so that less is left when all is synced."""
         if hasattr(os, "posix_fadvise"):
             for fd in self._fds.values():
                 # Linux begins to write the dirty pages; it drops only those that are clean.
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def flush(self) -> None:
+    def _close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+
+    def _flush(self) -> None:
         """Write what the buffer holds."""
         done = 0
         while done < self._used:
@@ -177,3 +286,46 @@ class _Writer:
                 self._places.append((path, offset + written, nbytes - written))
             done += written
         self._used = 0
+
+
+class MemorySink(Sink):
+    """Keeps a block in memory, with room behind it.
+
+    Parameters
+    ----------
+    nbytes : int
+        Length of the block.
+    extra : int, default 0
+        Bytes behind it, which begin as zeros.
+
+    Attributes
+    ----------
+    buffer : ndarray of uint8, shape (nbytes + extra,)
+    """
+
+    def __init__(self, nbytes: int, extra: int = 0) -> None:
+        self.buffer = np.empty(nbytes + extra, dtype=np.uint8)
+        self.buffer[nbytes:] = 0
+        self.left = self._nbytes = nbytes
+        self._dropped: Bytes | None = None
+
+    @override
+    def __enter__(self) -> Self:
+        return self
+
+    @override
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    @override
+    def room(self) -> Bytes:
+        if self.left:
+            return self.buffer[self._nbytes - self.left : self._nbytes]
+        if self._dropped is None:
+            self._dropped = np.empty(BUFFER_NBYTES, dtype=np.uint8)
+        return self._dropped
+
+    @override
+    def advance(self, nbytes: int) -> None:
+        if self.left:
+            self.left -= nbytes

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from arraystore.containers import open_local
-from arraystore.errors import StorageError
+from arraystore.containers import open_local, open_objects
 from arraystore.labels import Vocabulary
 from arraystore.samples import Part
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
@@ -23,6 +22,12 @@ from arraystore.stored import CHECKSUMS, StoredSplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from arraystore.containers.base import ContainerReader
+    from arraystore.storage import RangeReader
+
+    ObjectStore = Any
+    Place = str | ObjectStore | tuple[ObjectStore, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +92,22 @@ class Store(Mapping[str, Split]):
 
     Parameters
     ----------
-    address : str
-        Path of the store.
-    checksum : {"auto", "always"}
+    place : str, obstore store, or pair of an obstore store and a key
+        Absolute path or address of the store.
+    options : OpenOptions, optional
         See `arraystore.open`.
+
+    Attributes
+    ----------
+    address : str
+        Where the store is, without a password.
     """
 
-    def __init__(self, address: str, *, checksum: str = "auto") -> None:
-        self.address = address
-        self._checksum = checksum
-        self._reader, self._container = open_local(Path(address))
-        attributes = self._container.attributes()
+    def __init__(self, place: Place, options: OpenOptions | None = None) -> None:
+        self._place = place
+        self._options = options or OpenOptions()
+        self.address, self._reader, self._container = _opened(place, self._options)
+        address, attributes = self.address, self._container.attributes()
         self._format_version = check_version(attributes, where=address)
         if self._format_version > FORMAT_VERSION:
             newer, known = (".".join(map(str, v)) for v in (self._format_version, FORMAT_VERSION))
@@ -146,11 +156,16 @@ class Store(Mapping[str, Split]):
     def __contains__(self, name: object) -> bool:
         return name in self._dataset.splits
 
+    @property
+    def opened(self) -> tuple[RangeReader, ContainerReader]:
+        """What reads the store's bytes, and its container; made for the rooms above this one."""
+        return self._reader, self._container
+
     def stored(self, name: str) -> StoredSplit:
         """Return one split as it is stored; made for the rooms above this one."""
         if name not in self._stored:
             self._stored[name] = StoredSplit(
-                self._reader, self._container, name, self.address, self._checksum
+                self._reader, self._container, name, self.address, self._options.checksum
             )
         return self._stored[name]
 
@@ -243,7 +258,7 @@ class Store(Mapping[str, Split]):
         return f"<Store {self.address}: {self._dataset.full_name}; {splits}>"
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
-        return _unpickled, (self.address, self._checksum)
+        return Store, (self._place, self._options)
 
     def _texts(self, name: str) -> tuple[str, ...]:
         values = self._container.read_column(name, ROOT_COLUMNS[name].data_type)
@@ -271,20 +286,82 @@ class _Lengths(Mapping[str, int]):
         return name in self._store
 
 
-def _unpickled(address: str, checksum: str) -> Store:
-    return Store(address, checksum=checksum)
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """The keywords of `arraystore.open`, which a pickled store takes along."""
+
+    checksum: str = "auto"
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+    max_gap: int | None = None
+    max_in_flight: int = 64
+
+    def __post_init__(self) -> None:
+        if self.checksum not in CHECKSUMS:
+            known = ", ".join(CHECKSUMS)
+            raise ValueError(f"checksum must be one of {known}, got {self.checksum!r}")
+        if self.max_gap is not None and self.max_gap < 0:
+            raise ValueError(f"max_gap must be 0 or more bytes, got {self.max_gap}")
+        if self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight must be 1 or more, got {self.max_in_flight}")
 
 
-def open_store(address: str | os.PathLike[str], *, checksum: str = "auto") -> Store:
-    """Open a store for reading.
+def _opened(place: Place, options: OpenOptions) -> tuple[str, RangeReader, ContainerReader]:
+    """Open a container; return also its address as messages show it."""
+    if isinstance(place, str) and "://" not in place:
+        reader, container = open_local(Path(place), max_gap=options.max_gap or 0)
+        return place, reader, container
+    from arraystore.objects.address import parse_address
+    from arraystore.objects.reader import MAX_GAP
+    from arraystore.objects.stores import connect, connection_to
+
+    max_gap = MAX_GAP if options.max_gap is None else options.max_gap
+    address = parse_address(place) if isinstance(place, str) else None
+    if address is not None:
+        connection, key = connect(address, options.storage_options), address.key
+    else:
+        store, key = place if isinstance(place, tuple) else (place, "")
+        connection = connection_to(store)
+    reader, container = open_objects(
+        connection, key, max_gap=max_gap, max_in_flight=options.max_in_flight
+    )
+    return connection.where + key, reader, container
+
+
+def open_store(
+    address: str | os.PathLike[str] | ObjectStore | tuple[ObjectStore, str],
+    *,
+    checksum: str = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+    max_gap: int | None = None,
+    max_in_flight: int = 64,
+) -> Store:
+    """Open a store for reading, wherever it lies.
 
     Parameters
     ----------
-    address : path-like
-        A store on the local disk, Zarr or HDF5.
+    address : path-like, str, obstore store, or pair of an obstore store and a key
+        A Zarr group or an HDF5 file: a path, or an address that begins with ``file://``,
+        ``s3://``, ``gs://``, ``az://`` (``abfs://``), ``https://`` or ``http://``. Of an
+        obstore store the root is taken, or the key in it that stands beside it.
+        ``memory://`` addresses last as long as the process.
     checksum : {"auto", "always"}
-        When encoded images are compared with their CRC-32C: whenever they are decoded,
-        or also when their bytes are asked for.
+        When encoded images are compared with their CRC-32C: whenever they are decoded and
+        whenever they came over a network, or also when they were read from a local disk.
+    storage_options : mapping, optional
+        How to reach a bucket or a web server, in the names of fsspec (``anon``, ``key``,
+        ``secret``, ``token``, ``endpoint_url``, ``region``, ``profile``, ``account_name``,
+        ``account_key``, ``headers``, …) or of obstore. What is not given is taken from the
+        environment and the files that the vendor's own tools read. Requests are anonymous
+        only if ``anon`` says so. ``timeout``, ``read_timeout``, ``connect_timeout`` and
+        ``retry_timeout`` are in seconds; with ``max_retries`` they bound how long a request
+        that fails is repeated. Values given here are pickled with the store.
+    max_gap : int, optional
+        Two wanted ranges become one request if no more than so many unwanted bytes lie
+        between them. By default 0 on a local disk, so that no byte is read in vain, and
+        32 KiB elsewhere, which arrive sooner than the answer to another request.
+    max_in_flight : int, default 64
+        Most requests that wait for an answer at one time; of no effect on a local disk.
+        Fewer spare a small server, more may help where an answer takes long.
 
     Returns
     -------
@@ -298,6 +375,10 @@ def open_store(address: str | os.PathLike[str], *, checksum: str = "auto") -> St
         If what is there is not a store.
     VersionError
         If its format is of another major version.
+    StorageError
+        If a server cannot be reached, denies access, or does not support byte ranges.
+    ValueError
+        If an address or an option cannot be.
 
     Examples
     --------
@@ -305,10 +386,11 @@ def open_store(address: str | os.PathLike[str], *, checksum: str = "auto") -> St
     >>> arraystore.open("1pct.h5")["train"][5].image.shape
     (333, 500, 3)
     """
-    if checksum not in CHECKSUMS:
-        raise ValueError(f"checksum must be one of {', '.join(CHECKSUMS)}, got {checksum!r}")
+    options = OpenOptions(checksum, storage_options, max_gap, max_in_flight)
+    if not isinstance(address, str | os.PathLike):
+        return Store(address, options)
     text = os.fspath(address)
     if "://" in text and not text.startswith("file://"):
-        raise StorageError(f"{text}: this release opens stores on the local disk only")
+        return Store(text, options)
     path = Path(text.removeprefix("file://")).expanduser()
-    return Store(str(path.absolute()), checksum=checksum)
+    return Store(str(path.absolute()), options)

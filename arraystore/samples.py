@@ -10,6 +10,7 @@ from arraystore.batch import Batch, Images, Sample
 from arraystore.positions import compact, rows, take
 from arraystore.read_ahead import ahead
 from arraystore.selection import as_position, as_positions, is_one
+from arraystore.stored import SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,6 +129,8 @@ class Samples:
             (sample,) = self.__getitems__([position])
             return sample
         positions = as_positions(selection, len(self))
+        for stored, _ in self._parts:
+            stored.load(SAMPLE_COLUMNS)
         return Batch(self._images(positions), self.label[positions], self.file_name[positions])
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:

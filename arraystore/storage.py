@@ -1,8 +1,8 @@
 """Byte ranges of stored objects: the only door through which stored bytes come in.
 
-`RangeReader` is the protocol, `LocalReader` the local disk. What holds for every
-reader (lengths are checked, close ranges are merged, the asked order is kept)
-stands in functions above it.
+`RangeReader` is the protocol, `LocalReader` the local disk (`objects/` has buckets and
+web servers). What holds for every reader (lengths are checked, close ranges are merged,
+the asked order is kept) stands in functions above it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -26,7 +27,7 @@ from arraystore.byterange import ZEROS, ByteRange, ChunkManifest, Pieces, Spans,
 from arraystore.errors import ShortReadError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,7 +39,23 @@ _MAX_OPEN: Final = 1024
 
 
 class RangeReader(Protocol):
-    """Anything that can return byte ranges of named objects."""
+    """Anything that can return byte ranges of named objects.
+
+    Each call is one round trip, however much is asked for in it.
+
+    Attributes
+    ----------
+    is_remote : bool
+        Whether a round trip is dear, and what comes back has come over a network.
+    max_gap : int
+        Largest run of unwanted bytes worth reading to save a request.
+    max_request : int or None
+        Longest range that is asked for in one request; longer ones are divided.
+    """
+
+    is_remote: bool = False
+    max_gap: int = 0
+    max_request: int | None = None
 
     def size(self, key: str) -> int:
         """Return the size of an object in bytes; raise `FileNotFoundError` if it is absent."""
@@ -49,6 +66,16 @@ class RangeReader(Protocol):
 
         A range that reaches beyond the end of its object gives fewer bytes;
         callers go through `read_exactly`, which tells.
+        """
+        ...
+
+    def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
+        """Return whole objects, in the order asked for.
+
+        Raises
+        ------
+        FileNotFoundError
+            If one is absent; its `filename` is the key.
         """
         ...
 
@@ -64,9 +91,12 @@ class LocalReader(RangeReader):
     ----------
     root : path-like
         The folder; keys are paths below it.
+    max_gap : int, default 0
+        See `RangeReader`.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, max_gap: int = 0) -> None:
+        self.max_gap = max_gap
         self._root = str(Path(root).absolute())
         self._seen: dict[str, tuple[int, ...]] = {"": _identity(Path(root).stat())[:2]}
 
@@ -90,6 +120,17 @@ class LocalReader(RangeReader):
                 at += stop - start
         return data
 
+    @override
+    def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
+        return [self._read_object(key) for key in keys]
+
+    def _read_object(self, key: str) -> memoryview:
+        try:
+            (data,) = read_exactly(self, [ByteRange(key, 0, self.size(key))])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(error.errno, error.strerror, key) from None
+        return data
+
     def _open(self, key: str) -> OpenFile:
         file = open_file(f"{self._root}/{key}")
         self._check_unchanged(key, file.identity)
@@ -103,8 +144,8 @@ class LocalReader(RangeReader):
                 f"{self._root}/{key}: has changed since the store was opened; open it again"
             )
 
-    def __reduce__(self) -> tuple[type[LocalReader], tuple[str]]:
-        return LocalReader, (self._root,)
+    def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[str]]:
+        return partial(LocalReader, max_gap=self.max_gap), (self._root,)
 
 
 class OpenFile:
@@ -233,16 +274,10 @@ def read_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> list[memor
     return data
 
 
-def read_object(reader: RangeReader, key: str) -> memoryview:
-    """Read a whole object; `FileNotFoundError` if there is none."""
-    (data,) = read_exactly(reader, [ByteRange(key, 0, reader.size(key))])
-    return data
-
-
 def read_elements(
-    reader: RangeReader, manifest: ChunkManifest, start: Ints, nbytes: Ints, *, max_gap: int = 0
+    reader: RangeReader, manifest: ChunkManifest, start: Ints, nbytes: Ints
 ) -> list[memoryview]:
-    """Read ranges of a chunked uint8 array.
+    """Read ranges of a chunked uint8 array, merged where they lie within the reader's `max_gap`.
 
     Parameters
     ----------
@@ -252,8 +287,6 @@ def read_elements(
         Where in it.
     start, nbytes : ndarray of int64, shape (n,)
         The elements ``[start, start + nbytes)`` are wanted, in any order.
-    max_gap : int, default 0
-        See `arraystore.byterange.coalesce`.
 
     Returns
     -------
@@ -266,7 +299,7 @@ def read_elements(
     ShortReadError
         If a stored object ends before a chunk does.
     """
-    pieces, stored, spans = plan_elements(manifest, start, nbytes, max_gap=max_gap)
+    pieces, stored, spans = plan_elements(manifest, start, nbytes, max_gap=reader.max_gap)
     is_stored = pieces.start != ZEROS
     ranges = [
         ByteRange(manifest.keys[key], first, last)
@@ -304,13 +337,10 @@ def plan_elements(
         The reads that serve those.
     """
     pieces = manifest.locate(start, nbytes)
-    is_stored = pieces.start != ZEROS
-    stored = Pieces(*(column[is_stored] for column in _columns(pieces)))
+    there = pieces.start != ZEROS
+    columns = (pieces.wanted, pieces.object, pieces.start, pieces.nbytes)
+    stored = Pieces(*(column[there] for column in columns))
     return pieces, stored, coalesce(stored, max_gap=max_gap)
-
-
-def _columns(pieces: Pieces) -> tuple[Ints, Ints, Ints, Ints]:
-    return pieces.wanted, pieces.object, pieces.start, pieces.nbytes
 
 
 def reserve(path: Path, nbytes: int) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from arraystore.copy import CopyReport
     from arraystore.reader import StoreInfo
     from arraystore.report import ConvertReport
     from arraystore.samples import ReadPlan
@@ -51,6 +52,21 @@ def print_report(report: ConvertReport) -> None:
         console.print(note)
     if report.partial:
         console.print("The source was incomplete; the store records it as partial.")
+
+
+def print_copy(report: CopyReport) -> None:
+    """Print what was copied."""
+    console, table = _console(), _table("split", ">images", ">bytes", "digest")
+    n_bytes = 0
+    for name, split in report.splits.items():
+        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
+        table.add_row(name, *counts, split.content_digest[:_DIGEST_DIGITS])
+        n_bytes += split.num_bytes
+    seconds = f"{report.seconds:.1f} s, {n_bytes / 1e6 / report.seconds:,.0f} MB/s"
+    console.print(f"{report.source} → {report.path}  ({seconds})")
+    console.print(table)
+    if report.left_out:
+        console.print(f"Not copied: {', '.join(report.left_out)}")
 
 
 def print_info(address: str, info: StoreInfo) -> None:

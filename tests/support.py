@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import override
 
+from arraystore.byterange import ByteRange
 from arraystore.containers import open_local, writer_for
 from arraystore.drawn import encode
 from arraystore.layout import content_digest, image_starts, label_index, sample_order
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore.byterange import ByteRange
     from arraystore.split import Split
 
 SUFFIXES = (".zarr", ".h5")
@@ -108,6 +108,9 @@ class CountingReader(RangeReader):
     """Pass reads on, and note them."""
 
     def __init__(self, inner: RangeReader) -> None:
+        self.is_remote = inner.is_remote
+        self.max_gap = inner.max_gap
+        self.max_request = inner.max_request
         self._inner = inner
         self.ranges: list[ByteRange] = []
 
@@ -119,6 +122,12 @@ class CountingReader(RangeReader):
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
         self.ranges += ranges
         return self._inner.read_ranges(ranges)
+
+    @override
+    def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
+        objects = self._inner.read_objects(keys)
+        self.ranges += [ByteRange(key, 0, len(o)) for key, o in zip(keys, objects, strict=True)]
+        return objects
 
     @property
     def nbytes(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import importlib
 import io
 import json
 import multiprocessing
@@ -32,9 +31,12 @@ from typing_extensions import override
 
 import arraystore
 from arraystore import fill as fill_room
-from arraystore.containers import zarr as zarr_room
-from arraystore.convert import MAX_BLOCKS_IN_FLIGHT
+from arraystore.containers import zarr_writer as zarr_room
+from arraystore.drafts import base as draft_room
+from arraystore.drafts.base import MAX_BLOCKS_IN_FLIGHT
+from arraystore.drafts.local import LocalDraft
 from arraystore.errors import SourceError, StorageError
+from arraystore.fill import FilePlaces
 from arraystore.layout import blocks
 from arraystore.schema import COLUMNS, SHARD_NBYTES
 from arraystore.target import Workspace
@@ -49,9 +51,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# The function has taken the module's name in the package.
-convert_room = importlib.import_module("arraystore.convert")
 
 every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
 every_order = pytest.mark.parametrize("order", ["shuffled", "label", "source"])
@@ -351,7 +350,7 @@ def test_every_byte_is_right_wherever_blocks_buffers_and_shards_end(
 ) -> None:
     target = tmp_path_factory.mktemp("small") / f"a{suffix}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert_room, "blocks", partial(blocks, block_nbytes=block_nbytes))
+        patch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=block_nbytes))
         patch.setattr(fill_room, "BUFFER_NBYTES", buffer_nbytes)
         patch.setattr(zarr_room, "INNER_CHUNK_NBYTES", inner_nbytes)
         patch.setattr(zarr_room, "SHARD_NBYTES", 3 * inner_nbytes)
@@ -365,7 +364,7 @@ def test_every_byte_is_right_wherever_blocks_buffers_and_shards_end(
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Let a block of filling be 2,000 bytes, so that the photos need many; return how many."""
-    monkeypatch.setattr(convert_room, "blocks", partial(blocks, block_nbytes=2_000))
+    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=2_000))
     return -(-sum(map(len, TRAIN.values())) // 2_000)
 
 
@@ -377,7 +376,7 @@ def test_images_may_end_where_a_block_ends(
     bitmap, target = encoded("BMP", 10, 10), tmp_path / f"out{suffix}"
     files = {f"a/{k}.bmp": bitmap[:-1] + bytes([k]) for k in range(6)}
     block_nbytes = n_images * len(bitmap)
-    monkeypatch.setattr(convert_room, "blocks", partial(blocks, block_nbytes=block_nbytes))
+    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=block_nbytes))
     convert(write_folder(tmp_path / "in", files), target)
     assert images(target) == files
     expected = [google_crc32c.value(files[name]) for name in column(target, "file_name")]
@@ -497,7 +496,7 @@ def test_a_failed_conversion_waits_for_the_blocks_that_are_being_filled(
         late.append(has_returned.wait(0.2))
         return fill_room.fill(task)
 
-    monkeypatch.setattr(convert_room, "fill", fails_while_the_next_is_slow)
+    monkeypatch.setattr(draft_room, "fill", fails_while_the_next_is_slow)
     with ThreadPoolExecutor(2) as pool:
         with pytest.raises(SourceError, match="broken"):
             convert(photos, tmp_path / f"a{suffix}", executor=pool)
@@ -718,7 +717,7 @@ def test_a_conversion_holds_the_lock_while_it_fills(
         second.append("refused")
         return fill_room.fill(task)
 
-    monkeypatch.setattr(convert_room, "fill", fill)
+    monkeypatch.setattr(draft_room, "fill", fill)
     convert(photos, tmp_path / f"a{suffix}")
     assert second == ["refused"]
     assert images(tmp_path / f"a{suffix}") == TRAIN
@@ -806,14 +805,15 @@ def test_the_room_for_every_image_is_reserved_before_the_first_is_copied(
         reserved[os.fstat(fd).st_ino] = start + nbytes
 
     def fill(task: FillTask) -> NDArray[np.uint32]:
-        for path, start, nbytes in task.places:
+        assert isinstance(task.target, FilePlaces)
+        for path, start, nbytes in task.target.places:
             there = Path(path).stat()
             assert start + nbytes <= min(reserved[there.st_ino], there.st_size)
             places.append((start, nbytes))
         return fill_room.fill(task)
 
     monkeypatch.setattr(os, "posix_fallocate", note)
-    monkeypatch.setattr(convert_room, "fill", fill)
+    monkeypatch.setattr(draft_room, "fill", fill)
     convert(photos, tmp_path / f"a{suffix}")
     assert sum(nbytes for _, nbytes in places) == sum(map(len, TRAIN.values()))
 
@@ -903,7 +903,7 @@ def test_an_interrupt_while_filling_leaves_nothing(
             signal.pthread_kill(main_thread, signal.SIGINT)
         return fill_room.fill(task)
 
-    monkeypatch.setattr(convert_room, "fill", interrupted)
+    monkeypatch.setattr(draft_room, "fill", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(photos, tmp_path / f"a{suffix}")
     assert 3 <= len(filled) < small_blocks
@@ -922,7 +922,7 @@ def test_an_error_while_filling_leaves_nothing_and_the_next_conversion_works(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return fill_room.fill(task)
 
-    monkeypatch.setattr(convert_room, "fill", fails_once)
+    monkeypatch.setattr(draft_room, "fill", fails_once)
     with pytest.raises(OSError, match="Input/output error"):
         convert(photos, tmp_path / f"a{suffix}")
     assert names(tmp_path) == []
@@ -935,13 +935,13 @@ def test_a_source_file_that_has_become_shorter_is_told(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_folder(tmp_path / "in", {"cat/1.jpg": picture(), "cat/2.jpg": picture(seed=1)})
-    shrinking, lay_out = folder / "cat" / "2.jpg", convert_room._lay_out
+    shrinking, lay_out = folder / "cat" / "2.jpg", LocalDraft.lay_out
 
-    def shrink(*args: object) -> None:
+    def shrink(*args: Any) -> None:
         os.truncate(shrinking, 100)
         lay_out(*args)
 
-    monkeypatch.setattr(convert_room, "_lay_out", shrink)
+    monkeypatch.setattr(LocalDraft, "lay_out", shrink)
     message = f"{shrinking}: ended at byte 100 while it was read up to {len(picture(seed=1)):,}; "
     with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
         convert(folder, tmp_path / f"a{suffix}")

@@ -19,7 +19,7 @@ import zarr
 
 import arraystore
 from arraystore import layout
-from arraystore.containers import zarr as zarr_container
+from arraystore.containers import zarr_writer as zarr_container
 from arraystore.drawn import draw, encode, write_archives
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids
 from arraystore.storage import crc32c

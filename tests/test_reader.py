@@ -451,11 +451,6 @@ def test_a_path_may_be_text_a_url_or_below_the_home(
     assert {store.address for store in stores} == {str(path)}
 
 
-def test_an_address_in_a_bucket_is_refused_with_the_address() -> None:
-    with pytest.raises(StorageError, match=r"^s3://bucket/a\.zarr: "):
-        arraystore.open("s3://bucket/a.zarr")
-
-
 def test_an_unknown_way_to_check_is_refused_with_those_there_are(path: Path) -> None:
     with pytest.raises(ValueError, match="checksum must be one of auto, always, got 'never'"):
         arraystore.open(path, checksum="never")

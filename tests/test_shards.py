@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -14,8 +13,10 @@ from hypothesis import strategies as st
 
 import arraystore
 from arraystore import fill as fill_room
-from arraystore.containers import zarr as zarr_room
-from arraystore.fill import FillTask, fill
+from arraystore.containers import zarr_writer as zarr_room
+from arraystore.containers.shards import shard_object_nbytes
+from arraystore.drafts import base as draft_room
+from arraystore.fill import FilePlaces, FileRanges, FillTask, fill
 from arraystore.layout import blocks
 from arraystore.schema import INNER_CHUNK_NBYTES, PAYLOAD, SHARD_NBYTES
 from tests.support import picture, write_folder
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 SHARD: Final = 64
 INNER: Final = 8
-
-# The function has taken the module's name in the package.
-convert_room = importlib.import_module("arraystore.convert")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,19 +54,16 @@ def write_ours(folder: Path, payload: bytes, *, buffer_nbytes: int = 5) -> Path:
     writer.close()
     starts = np.arange(0, len(payload), 11)
     nbytes = np.minimum(11, len(payload) - starts)
+    images = FileRanges((str(source),), np.zeros_like(starts), starts, nbytes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fill_room, "BUFFER_NBYTES", buffer_nbytes)
         for index, block in enumerate(blocks(nbytes, block_nbytes=SHARD)):
-            rows = slice(block.first, block.last)
             shard = root / "train" / PAYLOAD / "c" / str(index)
             fill(
                 FillTask(
-                    files=(str(source),),
-                    file=np.zeros(block.last - block.first, dtype=np.int64),
-                    offset=starts[rows],
-                    nbytes=nbytes[rows],
+                    images=images.rows(block.first, block.last),
                     skip=block.skip,
-                    places=((str(shard), 0, block.stop - block.start),),
+                    target=FilePlaces(((str(shard), 0, block.stop - block.start),)),
                 )
             )
     return root / "train" / PAYLOAD
@@ -144,7 +139,7 @@ def test_the_size_of_a_shard_is_that_of_its_object(tmp_path: Path) -> None:
         folder = tmp_path / str(len(payload))
         folder.mkdir()
         (data,) = shards(write_theirs(folder, payload)).values()
-        assert zarr_room.shard_object_nbytes(len(payload), SHARD, INNER) == len(data)
+        assert shard_object_nbytes(len(payload), SHARD, INNER) == len(data)
 
 
 IMAGES: Final = {f"{of}/{number}.jpg": picture(seed=number) for of in "ab" for number in range(4)}
@@ -159,7 +154,7 @@ def test_a_converted_store_has_the_shards_that_zarr_python_writes(
 ) -> None:
     monkeypatch.setattr(zarr_room, "SHARD_NBYTES", 2048)
     monkeypatch.setattr(zarr_room, "INNER_CHUNK_NBYTES", 256)
-    monkeypatch.setattr(convert_room, "blocks", partial(blocks, block_nbytes=2048))
+    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=2048))
     store = tmp_path / "a.zarr"
     arraystore.convert(f"folder:{write_folder(tmp_path / 'in', IMAGES)}", store, sync=False)
     payload = payload_of(store)

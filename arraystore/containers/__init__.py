@@ -5,29 +5,34 @@ Which of them a store has is known here, and nowhere else.
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from arraystore.containers.blocks import BLOCK_NBYTES, HEAD_NBYTES, BlockReader
 from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader, HDF5Writer
-from arraystore.containers.zarr import METADATA, ZarrReader, ZarrWriter
-from arraystore.errors import FormatError
+from arraystore.containers.zarr import METADATA, ZarrReader
+from arraystore.containers.zarr_writer import ZarrWriter
+from arraystore.errors import FormatError, StorageError
 from arraystore.storage import LocalReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from pathlib import Path, PurePath
 
     from arraystore.containers.base import ContainerReader, ContainerWriter
+    from arraystore.objects.reader import ObjectReader
+    from arraystore.objects.stores import Connection
     from arraystore.storage import RangeReader
 
-_WRITERS: Final[dict[str, Callable[[Path], ContainerWriter]]] = {
+_HDF5_SUFFIXES: Final = (".h5", ".hdf5")
+_WRITERS: Final[dict[str, type[ContainerWriter]]] = {
     ".zarr": ZarrWriter,
     ".h5": HDF5Writer,
     ".hdf5": HDF5Writer,
 }
 
 
-def writer_for(target: Path) -> Callable[[Path], ContainerWriter]:
-    """Return what opens a writer of the container that a name's suffix asks for.
+def writer_for(target: PurePath) -> type[ContainerWriter]:
+    """Return the writer of the container that a name's suffix asks for.
 
     Raises
     ------
@@ -43,13 +48,15 @@ def writer_for(target: Path) -> Callable[[Path], ContainerWriter]:
         ) from None
 
 
-def open_local(path: Path) -> tuple[RangeReader, ContainerReader]:
+def open_local(path: Path, *, max_gap: int = 0) -> tuple[RangeReader, ContainerReader]:
     """Open a container on the local disk.
 
     Parameters
     ----------
     path : Path
         A Zarr group's folder, or an HDF5 file, whatever their names.
+    max_gap : int, default 0
+        See `arraystore.storage.RangeReader`.
 
     Returns
     -------
@@ -73,7 +80,7 @@ def open_local(path: Path) -> tuple[RangeReader, ContainerReader]:
                 f"{where}: is not an arraystore store: {found} without {METADATA}, "
                 "expected a Zarr v3 group or an HDF5 file"
             )
-        reader = LocalReader(path)
+        reader = LocalReader(path, max_gap=max_gap)
         return reader, ZarrReader(reader, where)
     if not path.exists():
         raise FileNotFoundError(f"{where}: there is nothing here")
@@ -86,5 +93,74 @@ def open_local(path: Path) -> tuple[RangeReader, ContainerReader]:
             f"{where}: is not an arraystore store: begins with {start!r}, "
             "expected a Zarr v3 group or an HDF5 file"
         )
-    reader = LocalReader(path.parent)
+    reader = LocalReader(path.parent, max_gap=max_gap)
     return reader, HDF5Reader(reader, path.name, where)
+
+
+def open_objects(
+    connection: Connection, key: str, *, max_gap: int, max_in_flight: int
+) -> tuple[RangeReader, ContainerReader]:
+    """Open a container in a bucket, or behind a web server; nothing is listed.
+
+    Parameters
+    ----------
+    connection : Connection
+        What to ask.
+    key : str
+        A Zarr group's prefix, or an HDF5 file's key. The suffix says which is looked
+        for first.
+    max_gap, max_in_flight : int
+        See `arraystore.objects.reader.ObjectReader`.
+
+    Returns
+    -------
+    RangeReader, ContainerReader
+        As from `open_local`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither.
+    FormatError
+        If what is there is no container.
+    StorageError
+        If the server cannot be reached, refuses, or has no byte ranges.
+    """
+    from arraystore.objects.reader import ObjectReader
+
+    where = connection.where + key
+
+    def at(prefix: str) -> ObjectReader:
+        return ObjectReader(connection, prefix, max_gap=max_gap, max_in_flight=max_in_flight)
+
+    def zarr() -> tuple[RangeReader, ContainerReader]:
+        reader = at(key)
+        (document,) = reader.read_objects([METADATA])
+        return reader, ZarrReader(reader, where, document)
+
+    def hdf5() -> tuple[RangeReader, ContainerReader]:
+        parent, _, name = key.rpartition("/")
+        reader = at(parent)
+        return reader, _open_hdf5(reader, name, where)
+
+    is_hdf5 = PurePosixPath(key).suffix.lower() in _HDF5_SUFFIXES
+    first, second = (hdf5, zarr) if is_hdf5 else (zarr, hdf5)
+    try:
+        return first()
+    except FileNotFoundError as error:
+        try:
+            return second()
+        except (FileNotFoundError, StorageError):
+            # A web server may answer the second question with anything.
+            raise FileNotFoundError(f"{where}: {error.strerror}") from None
+
+
+def _open_hdf5(reader: ObjectReader, name: str, where: str) -> ContainerReader:
+    nbytes, head, tail = reader.read_ends(name, HEAD_NBYTES, BLOCK_NBYTES)
+    start = bytes(head[: len(SIGNATURE)])
+    if start != SIGNATURE:
+        raise FormatError(
+            f"{where}: is not an arraystore store: begins with {start!r}, "
+            "expected a Zarr v3 group or an HDF5 file"
+        )
+    return HDF5Reader(BlockReader(reader, name, nbytes, head, tail), name, where)

@@ -7,17 +7,36 @@ payloads (one-dimensional uint8 arrays, uncompressed). Paths are like
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from arraystore.byterange import ChunkManifest
     from arraystore.schema import Column
+
+
+class Tree(NamedTuple):
+    """What a container holds, as far as its reader can tell without listing it.
+
+    Attributes
+    ----------
+    groups : tuple of str
+        Their paths without the root's, parents first.
+    columns : dict of str to Column
+        What can be read with `ContainerReader.read_column`, by path.
+    others : tuple of str
+        Arrays that are neither that nor a payload.
+    """
+
+    groups: tuple[str, ...]
+    columns: dict[str, Column]
+    others: tuple[str, ...]
 
 
 class ContainerReader(Protocol):
@@ -54,8 +73,35 @@ class ContainerReader(Protocol):
         """
         ...
 
-    def manifest(self, path: str) -> ChunkManifest:
-        """Return where the chunks of a payload are stored."""
+    def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
+        """Return whole columns, read together in as few round trips as can be.
+
+        Parameters
+        ----------
+        columns : mapping of str to str
+            Data type of each column, by its path.
+
+        Raises
+        ------
+        FormatError
+            See `read_column`.
+        """
+        ...
+
+    def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
+        """Return where the chunks of a payload are stored.
+
+        Parameters
+        ----------
+        path : str
+            Such as ``train/image_payload``.
+        doubted : collection of str
+            Keys of objects of which it is looked up, though the store promises it.
+        """
+        ...
+
+    def tree(self) -> Tree:
+        """Return what there is; of Zarr, what the root's consolidated metadata tells."""
         ...
 
 
@@ -65,7 +111,41 @@ class ContainerWriter(Protocol):
     A payload's place is made by `create_payload`; its bytes are then written to
     the places that a reader's `ContainerReader.manifest` tells, while no writer
     is open.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder of the root, created if it is not there.
+    is_skeleton : bool, default False
+        Whether the payloads are going to be somewhere else, so that they take no
+        space here: they are holes in a file, or missing files.
+
+    Attributes
+    ----------
+    root_key : str
+        The object below the store that makes one of it; empty if it is all in one.
+    root_nbytes : int
+        How much of that object's beginning `is_root` needs.
     """
+
+    root_key: ClassVar[str]
+    root_nbytes: ClassVar[int]
+
+    def __init__(self, path: Path, *, is_skeleton: bool = False) -> None: ...
+
+    @staticmethod
+    def is_root(data: bytes) -> bool:
+        """Whether the beginning of the object at `root_key` is that of this container."""
+        ...
+
+    @staticmethod
+    def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
+        """Return the key of the object with the payload's bytes ``[start, stop)``, and its end.
+
+        They are a block: a shard's, or what there is of the last. The end is what
+        comes after them in the object. Not for a container that is all in one.
+        """
+        ...
 
     def create_group(self, path: str) -> None:
         """Create a group; the root is there from the start."""
@@ -87,7 +167,7 @@ class ContainerWriter(Protocol):
         ...
 
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
-        """Set attributes (str, int, bool or list of str) of a group."""
+        """Set attributes of a group or an array: str, int, float, bool, list of str or numbers."""
         ...
 
     def close(self) -> None:

@@ -16,13 +16,18 @@ import numpy as np
 from typing_extensions import Buffer, override
 
 from arraystore.byterange import ByteRange, ChunkManifest
-from arraystore.containers.base import ContainerReader, ContainerWriter, as_string_array
+from arraystore.containers.base import (
+    ContainerReader,
+    ContainerWriter,
+    Tree,
+    as_string_array,
+)
 from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
 from arraystore.schema import COLUMN_CHUNK_ROWS, STRING, Column
 from arraystore.storage import RangeReader, reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -93,7 +98,30 @@ class HDF5Reader(ContainerReader):
             return values
 
     @override
-    def manifest(self, path: str) -> ChunkManifest:
+    def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
+        if self._reader.is_remote:
+            self._fetch_chunks(columns)
+        return [self.read_column(path, data_type) for path, data_type in columns.items()]
+
+    def _fetch_chunks(self, paths: Collection[str]) -> None:
+        """Fetch the chunks of columns at once; libhdf5 would ask for them one by one."""
+        import h5py
+
+        ranges: list[ByteRange] = []
+
+        def record(chunk: Any) -> None:
+            start = int(chunk.byte_offset)
+            ranges.append(ByteRange(self._key, start, start + int(chunk.size)))
+
+        with self._open("") as root:
+            for path in paths:
+                dataset = root.get(path)
+                if isinstance(dataset, h5py.Dataset) and dataset.chunks is not None:
+                    dataset.id.chunk_iter(record)
+        self._reader.read_ranges(ranges)
+
+    @override
+    def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
         import h5py
 
         with self._open(path) as dataset:
@@ -108,6 +136,26 @@ class HDF5Reader(ContainerReader):
             chunk_nbytes, starts = _chunk_starts(dataset, where)
             zeros = np.zeros(len(starts), dtype=np.int64)
             return ChunkManifest((self._key,), zeros, starts, chunk_nbytes, len(dataset))
+
+    @override
+    def tree(self) -> Tree:
+        import h5py
+
+        groups, columns, others = [], {}, []
+
+        def visit(path: str, node: Any) -> None:
+            if isinstance(node, h5py.Group):
+                groups.append(path)
+            elif node.is_scale:
+                pass
+            elif (column := _as_column(node)) is not None:
+                columns[path] = column
+            elif node.dtype != np.uint8 or node.ndim != 1:
+                others.append(path)
+
+        with self._open("") as root:
+            root.visititems(visit)
+        return Tree(tuple(groups), columns, tuple(others))
 
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where
@@ -153,6 +201,19 @@ def _chunk_starts(dataset: Any, where: str) -> tuple[int, NDArray[np.int64]]:
     return int(chunk_nbytes), starts
 
 
+def _as_column(dataset: Any) -> Column | None:
+    """Return what a dataset is as a column, or None if it is none."""
+    is_filtered = dataset.id.get_create_plist().get_nfilters() > 0
+    if dataset.ndim != 1 or not len(dataset.dims[0]) or not (is_filtered or not len(dataset)):
+        return None
+    dimension = dataset.dims[0][0].name.rpartition("/")[2]
+    if dimension == "byte" or dataset.dtype.kind not in "iufS":
+        return None
+    if dataset.dtype.kind == "S":
+        return Column(STRING, dimension, "")
+    return Column(dataset.dtype.name, dimension, dataset.fillvalue.item())
+
+
 def _has_fixed_length(attribute: Any) -> bool:
     return not attribute.dtype.hasobject
 
@@ -163,6 +224,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
+    if isinstance(value, np.int8) and value in (0, 1):
+        return bool(value)
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -209,17 +272,31 @@ class HDF5Writer(ContainerWriter):
 
     Parameters
     ----------
-    path : Path
-        The file, created if it is not there.
+    path, is_skeleton
+        See `ContainerWriter`.
     """
 
-    def __init__(self, path: Path) -> None:
+    root_key = ""
+    root_nbytes = len(SIGNATURE)
+
+    def __init__(self, path: Path, *, is_skeleton: bool = False) -> None:
         import h5py
 
         self._path = path
+        self._is_skeleton = is_skeleton
         self._file: Any = h5py.File(path, "a", libver=_LIBVER)
         self._end: int = self._file.id.get_filesize()
         self._make_room(0)
+
+    @override
+    @staticmethod
+    def is_root(data: bytes) -> bool:
+        return data == SIGNATURE
+
+    @override
+    @staticmethod
+    def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
+        raise TypeError("the payloads of HDF5 are no objects of their own")
 
     @override
     def create_group(self, path: str) -> None:
@@ -265,13 +342,14 @@ class HDF5Writer(ContainerWriter):
         for name, value in attributes.items():
             if isinstance(value, bool):
                 node.attrs[name] = np.int8(value)
-            elif isinstance(value, int):
-                node.attrs[name] = np.int64(value)
+            elif isinstance(value, str):
+                text = _fixed_width([value])
+                node.attrs.create(name, text[0], dtype=text.dtype)
+            elif isinstance(value, int | float):
+                node.attrs[name] = np.asarray(value)[()]
             else:
-                text = _fixed_width([value] if isinstance(value, str) else value)
-                node.attrs.create(
-                    name, text[0] if isinstance(value, str) else text, dtype=text.dtype
-                )
+                is_text = all(isinstance(item, str) for item in value)
+                node.attrs[name] = _fixed_width(value) if is_text else np.asarray(value)
 
     @override
     def close(self) -> None:
@@ -282,6 +360,8 @@ class HDF5Writer(ContainerWriter):
 
     def _make_room(self, nbytes: int) -> None:
         """Reserve space for what libhdf5 is about to write: it does not survive a full disk."""
+        if self._is_skeleton:
+            return
         self._end += nbytes + nbytes // 4 + _METADATA_NBYTES
         reserve(self._path, self._end)
 

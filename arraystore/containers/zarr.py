@@ -1,10 +1,7 @@
-"""Zarr v3: one file a shard of the payload, one file a chunk of a column.
+"""Zarr v3, read: one file a shard of the payload, one file a chunk of a column.
 
-Reading needs the metadata documents and raw objects alone, so nothing is ever
-listed and a plain HTTP server would do. Writing goes through zarr-python, but for
-the shards of a payload: those are `INNER_CHUNK_NBYTES` long chunks back to back
-and an index that depends on lengths alone, so they are laid out here and filled
-in place.
+The metadata documents and raw objects are all that is needed, so nothing is ever
+listed and a plain HTTP server will do.
 """
 
 from __future__ import annotations
@@ -14,31 +11,27 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from typing_extensions import override
+from typing_extensions import Buffer, override
 
-from arraystore.byterange import ZEROS, ByteRange, ChunkManifest
-from arraystore.containers.base import ContainerReader, ContainerWriter, as_string_array
-from arraystore.errors import FormatError
-from arraystore.schema import (
-    COLUMN_CHUNK_ROWS,
-    INNER_CHUNK_NBYTES,
-    SHARD_NBYTES,
-    STRING,
-    Column,
+from arraystore.byterange import ByteRange, ChunkManifest
+from arraystore.containers.base import ContainerReader, Tree, as_string_array
+from arraystore.containers.shards import (
+    index_nbytes,
+    index_starts,
+    shard_object_nbytes,
+    split_length,
 )
-from arraystore.storage import RangeReader, crc32c, read_exactly, read_object, reserve
+from arraystore.errors import FormatError
+from arraystore.schema import STRING, Column
+from arraystore.storage import RangeReader, crc32c, read_exactly
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 METADATA: Final = "zarr.json"
-_INDEX_ENTRY_NBYTES: Final = 16
-_INDEX_CHECKSUM_NBYTES: Final = 4
-_ABSENT: Final = 2**64 - 1
-_ZSTD_LEVEL: Final = 3
+_CHECKSUM_NBYTES: Final = 4
 _PAYLOAD_CODECS: Final = {
     "codecs": ["bytes"],
     "index_codecs": ["bytes", "crc32c"],
@@ -55,12 +48,16 @@ class ZarrReader(ContainerReader):
         Its keys are paths below the root group.
     where : str
         Address of the store, for messages.
+    document : bytes-like, optional
+        The metadata document of the root, if it has been read already.
     """
 
-    def __init__(self, reader: RangeReader, where: str) -> None:
+    def __init__(self, reader: RangeReader, where: str, document: Buffer | None = None) -> None:
         self._reader = reader
         self._where = where
         self._nodes: dict[str, dict[str, Any]] = {}
+        if document is not None:
+            self._nodes[""] = self._parsed(METADATA, document)
         root = self._node("", "group")
         consolidated = root.get("consolidated_metadata")
         nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
@@ -78,56 +75,63 @@ class ZarrReader(ContainerReader):
     def read_column(
         self, path: str, data_type: str, rows: tuple[int, int] | None = None
     ) -> NDArray[Any]:
-        first, *rest = ["vlen-utf8" if data_type == STRING else "bytes", "zstd", "crc32c"]
-        node, length, chunk_rows = self._array(path, data_type, [first, *rest])
-        if (node["codecs"][0].get("configuration") or {}).get("endian", "little") != "little":
-            raise FormatError(f"{self._at(path)}: must be little-endian")
-        start, stop = rows or (0, length)
-        stop = min(stop, length)
-        if stop <= start:
-            return as_string_array([]) if data_type == STRING else np.empty(0, data_type)
-        begin = start // chunk_rows
-        chunks = [
-            self._column_chunk(f"{path}/c/{index}", data_type, chunk_rows)
-            for index in range(begin, -(-stop // chunk_rows))
-        ]
-        return np.concatenate(chunks)[start - begin * chunk_rows : stop - begin * chunk_rows]
+        start, stop, keys, chunk_rows = self._chunks(path, data_type, rows)
+        return self._decoded(self._read(keys), keys, data_type, chunk_rows)[start:stop]
 
     @override
-    def manifest(self, path: str) -> ChunkManifest:
+    def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
+        self._read_nodes(columns)
+        found = [(data_type, *self._chunks(path, data_type)) for path, data_type in columns.items()]
+        chunks = iter(self._read([key for _, _, _, keys, _ in found for key in keys]))
+        return [
+            self._decoded([next(chunks) for _ in keys], keys, data_type, chunk_rows)[start:stop]
+            for data_type, start, stop, keys, chunk_rows in found
+        ]
+
+    @override
+    def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
         node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
         inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
         n_shards = -(-length // shard_nbytes)
+        keys = [f"{path}/c/{index}" for index in range(n_shards)]
+        is_dense = bool(self.attributes(path).get("dense"))
+        if self._reader.is_remote and is_dense:
+            looked_up = [index for index, key in enumerate(keys) if key in doubted]
+        else:
+            looked_up = list(range(n_shards))
         # One after another, so that the first of a wrong number of shards ends it.
-        sizes = {key: self._size(key) for key in (f"{path}/c/{i}" for i in range(n_shards))}
-        keys, object_nbytes = tuple(sizes), np.array(list(sizes.values()), dtype=np.int64)
-        expected = np.array(
-            [
-                shard_object_nbytes(n, shard_nbytes, inner_nbytes)
-                for n in _split(length, shard_nbytes)
-            ],
-            dtype=np.int64,
-        )
-        if self.attributes(path).get("dense") and np.array_equal(object_nbytes, expected):
+        sizes = {index: self._size(keys[index]) for index in looked_up}
+        lengths = split_length(length, shard_nbytes)
+        if is_dense and all(
+            size == shard_object_nbytes(lengths[index], shard_nbytes, inner_nbytes)
+            for index, size in sizes.items()
+        ):
             objects = np.arange(n_shards, dtype=np.int64)
-            return ChunkManifest(keys, objects, np.zeros_like(objects), shard_nbytes, length)
+            return ChunkManifest(tuple(keys), objects, np.zeros_like(objects), shard_nbytes, length)
         if node.get("fill_value") != 0:
             raise FormatError(
                 f"{self._at(path)}: fill_value must be 0 where chunks may be left out, "
                 f"got {node.get('fill_value')!r}"
             )
         per_shard = shard_nbytes // inner_nbytes
-        starts = [
-            self._shard_index(key, int(size), per_shard, inner_nbytes)
-            for key, size in zip(keys, object_nbytes, strict=True)
-        ]
-        return ChunkManifest(
-            keys,
-            np.repeat(np.arange(n_shards, dtype=np.int64), per_shard),
-            np.concatenate([np.empty(0, np.int64), *starts]),
-            inner_nbytes,
-            length,
-        )
+        starts = np.tile(np.arange(per_shard, dtype=np.int64) * inner_nbytes, (n_shards, 1))
+        for index, size in sizes.items():
+            starts[index] = self._shard_index(keys[index], size, per_shard, inner_nbytes)
+        objects = np.repeat(np.arange(n_shards, dtype=np.int64), per_shard)
+        return ChunkManifest(tuple(keys), objects, starts.ravel(), inner_nbytes, length)
+
+    @override
+    def tree(self) -> Tree:
+        groups, columns, others = [], {}, []
+        for path in sorted(self._nodes.keys() - {""}):
+            node = self._nodes[path]
+            if node.get("node_type") == "group":
+                groups.append(path)
+            elif (column := _as_column(node)) is not None:
+                columns[path] = column
+            elif node.get("data_type") != "uint8" or not _is_sharded(node):
+                others.append(path)
+        return Tree(tuple(groups), columns, tuple(others))
 
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where
@@ -145,11 +149,28 @@ class ZarrReader(ContainerReader):
         return node
 
     def _read_node(self, path: str) -> dict[str, Any]:
-        key = f"{path}/{METADATA}" if path else METADATA
+        key = _document_of(path)
         try:
-            node = json.loads(bytes(read_object(self._reader, key)))
+            (document,) = self._reader.read_objects([key])
         except FileNotFoundError:
             raise FormatError(f"{self._at(path)}: is missing (there is no {key})") from None
+        return self._parsed(key, document)
+
+    def _read_nodes(self, paths: Collection[str]) -> None:
+        """Read the documents that are not known yet at once."""
+        missing = [path for path in paths if path not in self._nodes]
+        if not missing:
+            return
+        try:
+            documents = self._reader.read_objects([_document_of(path) for path in missing])
+        except FileNotFoundError:
+            return  # it is told where the one is needed that is not there
+        for path, document in zip(missing, documents, strict=True):
+            self._nodes[path] = self._parsed(_document_of(path), document)
+
+    def _parsed(self, key: str, document: Buffer) -> dict[str, Any]:
+        try:
+            node = json.loads(bytes(document))
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{self._at(key)}: must be JSON: {error}") from None
         if not isinstance(node, dict):
@@ -207,30 +228,52 @@ class ZarrReader(ContainerReader):
 
     def _shard_index(self, key: str, size: int, per_shard: int, inner_nbytes: int) -> NDArray[Any]:
         """Read where a shard says that its inner chunks begin."""
-        index_nbytes = per_shard * _INDEX_ENTRY_NBYTES
-        tail = index_nbytes + _INDEX_CHECKSUM_NBYTES
+        tail = index_nbytes(per_shard)
         if size < tail:
             raise FormatError(f"{self._at(key)}: has {size} bytes, its index alone needs {tail}")
         (raw,) = read_exactly(self._reader, [ByteRange(key, size - tail, size)])
-        if crc32c(raw[:index_nbytes]) != struct.unpack("<I", raw[index_nbytes:])[0]:
-            raise FormatError(
-                f"{self._at(key)}: the shard's index does not match its checksum; the file of "
-                f"{size} bytes is truncated or damaged"
-            )
-        offset, nbytes = np.frombuffer(raw[:index_nbytes], "<u8").reshape(-1, 2).T
-        is_stored = offset != _ABSENT
-        if np.any(nbytes[is_stored] != inner_nbytes) or np.any(
-            offset[is_stored] > size - tail - inner_nbytes
-        ):
-            raise FormatError(f"{self._at(key)}: the shard's index points outside of it")
-        return np.where(is_stored, offset.astype(np.int64), ZEROS)
-
-    def _column_chunk(self, key: str, data_type: str, chunk_rows: int) -> NDArray[Any]:
         try:
-            raw = read_object(self._reader, key)
-        except FileNotFoundError:
-            raise FormatError(f"{self._at(key)}: the chunk is missing") from None
-        body = raw[:-_INDEX_CHECKSUM_NBYTES]
+            return index_starts(raw, size, inner_nbytes)
+        except ValueError as error:
+            raise FormatError(f"{self._at(key)}: {error}") from None
+
+    def _chunks(
+        self, path: str, data_type: str, rows: tuple[int, int] | None = None
+    ) -> tuple[int, int, list[str], int]:
+        """Find a column's chunks: which rows of theirs are wanted, their keys, their length."""
+        node, length, chunk_rows = self._array(path, data_type, _codecs_of(data_type))
+        if (node["codecs"][0].get("configuration") or {}).get("endian", "little") != "little":
+            raise FormatError(f"{self._at(path)}: must be little-endian")
+        start, stop = rows or (0, length)
+        stop = max(start, min(stop, length))
+        begin = start // chunk_rows
+        end = -(-stop // chunk_rows) if stop > start else begin
+        offset = begin * chunk_rows
+        keys = [f"{path}/c/{index}" for index in range(begin, end)]
+        return start - offset, stop - offset, keys, chunk_rows
+
+    def _read(self, keys: Sequence[str]) -> list[memoryview]:
+        try:
+            return self._reader.read_objects(keys) if keys else []
+        except FileNotFoundError as error:
+            raise FormatError(f"{self._at(str(error.filename))}: the chunk is missing") from None
+
+    def _decoded(
+        self, chunks: Sequence[memoryview], keys: Sequence[str], data_type: str, chunk_rows: int
+    ) -> NDArray[Any]:
+        if not keys:
+            return as_string_array([]) if data_type == STRING else np.empty(0, data_type)
+        return np.concatenate(
+            [
+                self._column_chunk(raw, key, data_type, chunk_rows)
+                for raw, key in zip(chunks, keys, strict=True)
+            ]
+        )
+
+    def _column_chunk(
+        self, raw: memoryview, key: str, data_type: str, chunk_rows: int
+    ) -> NDArray[Any]:
+        body = raw[:-_CHECKSUM_NBYTES]
         if bytes(raw[len(body) :]) != struct.pack("<I", crc32c(body)):
             raise FormatError(f"{self._at(key)}: the chunk does not match its checksum")
         try:
@@ -242,6 +285,35 @@ class ZarrReader(ContainerReader):
         return values
 
 
+def _codecs_of(data_type: str) -> list[str]:
+    return ["vlen-utf8" if data_type == STRING else "bytes", "zstd", "crc32c"]
+
+
+def _codecs(node: dict[str, Any]) -> list[Any]:
+    return [codec["name"] for codec in node["codecs"]]
+
+
+def _as_column(node: dict[str, Any]) -> Column | None:
+    """Return what an array is as a column, or None if it is none."""
+    try:
+        data_type, (dimension,), (_,) = node["data_type"], node["dimension_names"], node["shape"]
+        is_column = _codecs(node) == _codecs_of(data_type) and isinstance(dimension, str)
+        return Column(data_type, dimension, node["fill_value"]) if is_column else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _is_sharded(node: dict[str, Any]) -> bool:
+    try:
+        return _codecs(node) == ["sharding_indexed"]
+    except (KeyError, TypeError):
+        return False
+
+
+def _document_of(path: str) -> str:
+    return f"{path}/{METADATA}" if path else METADATA
+
+
 def _decoded(body: memoryview, data_type: str) -> NDArray[Any]:
     from numcodecs.vlen import VLenUTF8
     from numcodecs.zstd import Zstd
@@ -250,124 +322,3 @@ def _decoded(body: memoryview, data_type: str) -> NDArray[Any]:
     if data_type == STRING:
         return as_string_array(VLenUTF8().decode(plain))
     return np.frombuffer(plain, np.dtype(data_type).newbyteorder("<")).astype(data_type)
-
-
-class ZarrWriter(ContainerWriter):
-    """Write a Zarr v3 hierarchy on the local disk.
-
-    Parameters
-    ----------
-    path : Path
-        Folder of the root group, created if it is not there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        import zarr
-
-        self._path = path
-        self._root: Any = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
-
-    @override
-    def create_group(self, path: str) -> None:
-        self._root.create_group(path)
-
-    @override
-    def create_payload(self, path: str, nbytes: int) -> None:
-        self._root.create_array(
-            path,
-            shape=(nbytes,),
-            dtype="uint8",
-            chunks=(INNER_CHUNK_NBYTES,),
-            shards=(SHARD_NBYTES,),
-            compressors=None,
-            filters=None,
-            fill_value=0,
-            dimension_names=["byte"],
-            attributes={"dense": True},
-        )
-        folder = self._path / path / "c"
-        for index, length in enumerate(_split(nbytes, SHARD_NBYTES)):
-            folder.mkdir(exist_ok=True)
-            shard = folder / str(index)
-            reserve(shard, shard_object_nbytes(length, SHARD_NBYTES, INNER_CHUNK_NBYTES))
-            with shard.open("r+b") as file:
-                footer = shard_footer(length, SHARD_NBYTES, INNER_CHUNK_NBYTES)
-                file.seek(-len(footer), 2)
-                file.write(footer)
-
-    @override
-    def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
-        from zarr.codecs import Crc32cCodec, ZstdCodec
-
-        is_text = column.data_type == STRING
-        array = self._root.create_array(
-            path,
-            shape=(len(values),),
-            dtype=str if is_text else column.data_type,
-            chunks=(COLUMN_CHUNK_ROWS,),
-            compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
-            filters=None,
-            fill_value=column.fill,
-            dimension_names=[column.dimension],
-            # zarr-python drops chunks equal to the fill value otherwise; a chunk that is not
-            # there must be a loss that the reader can tell.
-            config={"write_empty_chunks": True},
-        )
-        if len(values):
-            array[:] = as_string_array(values) if is_text else np.asarray(values)
-
-    @override
-    def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
-        node = self._root[path] if path else self._root
-        node.attrs.update(attributes)
-
-    @override
-    def close(self) -> None:
-        """Write the root's metadata again, with that of all other nodes in it.
-
-        `zarr.consolidate_metadata` would do the same in the order in which the
-        file system lists the nodes; sorted, the same store gives the same bytes.
-        """
-        nodes = {
-            str(file.parent.relative_to(self._path)): json.loads(file.read_bytes())
-            for file in sorted(self._path.rglob(METADATA))
-        }
-        root = nodes.pop(".")
-        root["consolidated_metadata"] = {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": nodes,
-        }
-        (self._path / METADATA).write_text(json.dumps(root, indent=2))
-
-
-def shard_object_nbytes(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> int:
-    """Return the size of a shard object that holds `nbytes` elements, none of them left out.
-
-    Examples
-    --------
-    >>> shard_object_nbytes(10, shard_nbytes=64, inner_nbytes=8)
-    148
-    """
-    n_chunks = shard_nbytes // inner_nbytes
-    stored = -(-nbytes // inner_nbytes) * inner_nbytes
-    return stored + n_chunks * _INDEX_ENTRY_NBYTES + _INDEX_CHECKSUM_NBYTES
-
-
-def shard_footer(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> bytes:
-    """Return the index of a shard that holds `nbytes` elements, and its checksum.
-
-    Zarr's ``sharding_indexed`` codec (ZEP 2): offset and length of each inner
-    chunk as uint64, both 2**64 - 1 for one that is not stored, then a crc32c.
-    """
-    n_stored = -(-nbytes // inner_nbytes)
-    index = np.full((shard_nbytes // inner_nbytes, 2), _ABSENT, dtype="<u8")
-    index[:n_stored, 0] = np.arange(n_stored) * inner_nbytes
-    index[:n_stored, 1] = inner_nbytes
-    body = index.tobytes()
-    return body + struct.pack("<I", crc32c(body))
-
-
-def _split(length: int, size: int) -> list[int]:
-    """Lengths of the parts when `length` is divided into parts of `size`."""
-    return [min(size, length - start) for start in range(0, length, size)]

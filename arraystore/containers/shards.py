@@ -1,0 +1,93 @@
+"""Shards of Zarr's ``sharding_indexed`` codec: inner chunks back to back, then their index."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from arraystore.byterange import ZEROS
+from arraystore.storage import crc32c
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Buffer
+
+_ENTRY_NBYTES: Final = 16
+_CHECKSUM_NBYTES: Final = 4
+_ABSENT: Final = 2**64 - 1
+
+
+def index_nbytes(n_chunks: int) -> int:
+    """Return the size of the index of a shard of `n_chunks` inner chunks, with its checksum."""
+    return n_chunks * _ENTRY_NBYTES + _CHECKSUM_NBYTES
+
+
+def index_starts(index: Buffer, size: int, inner_nbytes: int) -> NDArray[np.int64]:
+    """Return where a shard's index says that its inner chunks begin.
+
+    Parameters
+    ----------
+    index : bytes-like
+        The end of the shard: the index and its checksum.
+    size : int
+        Length of the shard in bytes.
+    inner_nbytes : int
+        Length of every inner chunk.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_chunks,)
+        `ZEROS` for those that are not stored.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or points outside of the shard.
+    """
+    raw = memoryview(index)
+    body = raw[:-_CHECKSUM_NBYTES]
+    if crc32c(body) != struct.unpack("<I", raw[len(body) :])[0]:
+        raise ValueError(
+            f"the shard's index does not match its checksum; the file of {size} bytes is "
+            "truncated or damaged"
+        )
+    offset, nbytes = np.frombuffer(body, "<u8").reshape(-1, 2).T
+    is_stored = offset != _ABSENT
+    if np.any(nbytes[is_stored] != inner_nbytes) or np.any(
+        offset[is_stored] > size - len(raw) - inner_nbytes
+    ):
+        raise ValueError("the shard's index points outside of it")
+    return np.where(is_stored, offset.astype(np.int64), ZEROS)
+
+
+def shard_object_nbytes(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> int:
+    """Return the size of a shard object that holds `nbytes` elements, none of them left out.
+
+    Examples
+    --------
+    >>> shard_object_nbytes(10, shard_nbytes=64, inner_nbytes=8)
+    148
+    """
+    stored = -(-nbytes // inner_nbytes) * inner_nbytes
+    return stored + index_nbytes(shard_nbytes // inner_nbytes)
+
+
+def shard_footer(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> bytes:
+    """Return the index of a shard that holds `nbytes` elements, and its checksum.
+
+    Zarr's ``sharding_indexed`` codec (ZEP 2): offset and length of each inner
+    chunk as uint64, both 2**64 - 1 for one that is not stored, then a crc32c.
+    """
+    n_stored = -(-nbytes // inner_nbytes)
+    index = np.full((shard_nbytes // inner_nbytes, 2), _ABSENT, dtype="<u8")
+    index[:n_stored, 0] = np.arange(n_stored) * inner_nbytes
+    index[:n_stored, 1] = inner_nbytes
+    body = index.tobytes()
+    return body + struct.pack("<I", crc32c(body))
+
+
+def split_length(length: int, size: int) -> list[int]:
+    """Lengths of the parts when `length` is divided into parts of `size`."""
+    return [min(size, length - start) for start in range(0, length, size)]

@@ -1,0 +1,285 @@
+"""From a store to a store: another place, or the other container, and nothing lost.
+
+Images are compared with their checksums on the way. Columns, attributes, the order
+of the samples and what else the store holds come along.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore.drafts import open_draft
+from arraystore.errors import FormatError
+from arraystore.layout import image_starts
+from arraystore.progress import meter
+from arraystore.reader import open_store
+from arraystore.schema import COLUMNS, PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
+from arraystore.storage import read_elements
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from arraystore.byterange import ChunkManifest
+    from arraystore.containers.base import ContainerReader, ContainerWriter
+    from arraystore.reader import Store
+    from arraystore.schema import Column
+    from arraystore.storage import RangeReader
+
+    Ints = NDArray[np.int64]
+
+ROOT_ATTRIBUTES: Final = tuple(DatasetInfo("", "", "", "", "", "", ()).attributes())
+SPLIT_ATTRIBUTES: Final = tuple(SplitInfo(0, 0, "", 0, "").attributes())
+
+_PAYLOAD_ATTRIBUTE: Final = "dense"
+"""What a payload has from the start."""
+
+_WINDOW_NBYTES: Final = 16 * 2**20
+"""Bytes that a block being copied reads at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What was copied.
+
+    Attributes
+    ----------
+    dataset : str
+        Name, config and version of the data set.
+    source, path : str
+        The store that was copied, and the copy.
+    splits : dict of str to SplitInfo
+    left_out : tuple of str
+        Paths of arrays, and attributes, that no store of arraystore's making has and
+        that could not be copied.
+    seconds : float
+        Wall time.
+    """
+
+    dataset: str
+    source: str
+    path: str
+    splits: dict[str, SplitInfo]
+    left_out: tuple[str, ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return asdict(self)
+
+
+def copy(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    source_options: Mapping[str, Any] | None = None,
+    target_options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    sync: bool = True,
+    progress: bool | None = None,
+) -> CopyReport:
+    """Copy a store to another place, or into the other container, and lose nothing.
+
+    Every image is compared with its checksum. A copy that fails or is interrupted
+    leaves nothing at `target`.
+
+    Parameters
+    ----------
+    source : path-like
+        The store: a path, or an address; see `arraystore.open`.
+    target : path-like
+        Where the copy is to be: a path, or an address such as
+        ``s3://bucket/1pct.h5``. Its suffix chooses the container.
+    source_options, target_options : mapping of str to anything, optional
+        How to reach them; see `storage_options` of `arraystore.open`.
+    overwrite, sync, progress
+        See `arraystore.convert`.
+
+    Returns
+    -------
+    CopyReport
+
+    Raises
+    ------
+    ChecksumError
+        If an image is damaged.
+    FormatError
+        If the source is not as the format says.
+    FileExistsError
+        If there is something at `target`.
+    StorageError
+        If the disk is full, or a bucket cannot be reached or written to.
+
+    Examples
+    --------
+    >>> import arraystore
+    >>> report = arraystore.copy("1pct.zarr", "copy.h5")
+    >>> arraystore.open("copy.h5").info == arraystore.open("1pct.zarr").info
+    True
+    """
+    began = time.perf_counter()
+    store = open_store(source, storage_options=source_options)
+    reader, container = store.opened
+    splits = {name: store.stored(name).info for name in store}
+    made = open_draft(target, storage_options=target_options, overwrite=overwrite, sync=sync)
+    with made as draft, meter(progress) as shown:
+        draft.lay_out({name: info.num_bytes for name, info in splits.items()})
+        for name in splits:
+            images = _stored_images(store, name, reader, container)
+            checksums = store.stored(name).column("image_crc32c")
+            draft.fill(name, images, shown, expected=checksums)
+        shown.status("sealing")
+        with draft.writer() as writer:
+            left_out = _copy_the_rest(container, writer, tuple(splits))
+        draft.publish(shown)
+    return CopyReport(
+        dataset=store.info.full_name,
+        source=store.address,
+        path=str(target),
+        splits=splits,
+        left_out=left_out,
+        seconds=time.perf_counter() - began,
+    )
+
+
+class StoredImages:
+    """The images of a split as they are stored; an `arraystore.fill.ImageBytes`.
+
+    Parameters
+    ----------
+    reader : RangeReader
+        Where the payload is.
+    manifest : ChunkManifest
+        Where in it.
+    start, nbytes : ndarray of int64, shape (n,)
+        Where each image is in the payload; they follow each other.
+    names : ndarray of str, shape (n,)
+        Their file names.
+    where : str
+        Address of the split, for messages.
+    """
+
+    def __init__(
+        self,
+        reader: RangeReader,
+        manifest: ChunkManifest,
+        start: Ints,
+        nbytes: Ints,
+        names: NDArray[Any],
+        where: str,
+    ) -> None:
+        self._reader = reader
+        self._manifest = manifest
+        self._start = start
+        self._names, self._where = names, where
+        self.nbytes = nbytes
+        self._window, self._window_start = memoryview(b""), 0
+
+    def rows(self, first: int, last: int) -> StoredImages:
+        """See `ImageBytes`."""
+        rows = slice(first, last)
+        columns = self._start[rows], self.nbytes[rows], self._names[rows]
+        return StoredImages(self._reader, self._manifest, *columns, self._where)
+
+    def where(self, i: int) -> str:
+        """See `ImageBytes`."""
+        return f"{self._where}: {self._names[i]}"
+
+    def announce(self) -> None:
+        """See `ImageBytes`; here nothing is gained by it."""
+
+    def read(self, i: int, start: int, buffer: memoryview) -> None:
+        """See `ImageBytes`."""
+        at, done = int(self._start[i]) + start, 0
+        while done < len(buffer):
+            offset = at + done - self._window_start
+            if not 0 <= offset < len(self._window):
+                self._move_window(at + done)
+                offset = 0
+            part = self._window[offset : offset + len(buffer) - done]
+            buffer[done : done + len(part)] = part
+            done += len(part)
+
+    def _move_window(self, start: int) -> None:
+        end = int(self._start[-1] + self.nbytes[-1])
+        nbytes = min(_WINDOW_NBYTES, end - start)
+        wanted = np.array([start]), np.array([nbytes])
+        (self._window,) = read_elements(self._reader, self._manifest, *wanted)
+        self._window_start = start
+
+
+def _stored_images(
+    store: Store, split: str, reader: RangeReader, container: ContainerReader
+) -> StoredImages:
+    stored = store.stored(split)
+    nbytes = stored.column("image_nbytes")
+    where = f"{store.address}/{split}"
+    if not np.array_equal(stored.column("image_start"), image_starts(nbytes)):
+        raise FormatError(f"{where}/image_start: must be the running sum of image_nbytes")
+    manifest = container.manifest(f"{split}/{PAYLOAD}")
+    if manifest.nbytes != nbytes.sum():
+        raise FormatError(
+            f"{where}/{PAYLOAD}: must have the {nbytes.sum()} bytes of all images, got "
+            f"{manifest.nbytes}"
+        )
+    names = stored.column("file_name")
+    return StoredImages(reader, manifest, image_starts(nbytes), nbytes, names, where)
+
+
+def _copy_the_rest(
+    container: ContainerReader, writer: ContainerWriter, splits: Sequence[str]
+) -> tuple[str, ...]:
+    """Copy columns and attributes, the version last; return what could not be copied."""
+    tree = container.tree()
+    ours = {"": dict(ROOT_COLUMNS)}
+    ours |= {split: {f"{split}/{name}": COLUMNS[name] for name in COLUMNS} for split in splits}
+    known = {path for columns in ours.values() for path in columns}
+    theirs = {path: column for path, column in tree.columns.items() if path not in known}
+    groups = [path for path in tree.groups if path not in splits]
+    left_out = list(tree.others)
+    for path, columns in ours.items():
+        _copy_columns(container, writer, columns)
+        nodes = [*columns, f"{path}/{PAYLOAD}", path] if path else columns
+        for node in nodes:
+            left_out += _copy_attributes(container, writer, node)
+    for path in groups:
+        writer.create_group(path)
+    _copy_columns(container, writer, theirs)
+    for node in (*theirs, *groups, ""):
+        left_out += _copy_attributes(container, writer, node)
+    return tuple(left_out)
+
+
+def _copy_columns(
+    container: ContainerReader, writer: ContainerWriter, columns: Mapping[str, Column]
+) -> None:
+    values = container.read_columns({path: column.data_type for path, column in columns.items()})
+    for (path, column), data in zip(columns.items(), values, strict=True):
+        writer.write_column(path, data, column)
+
+
+def _copy_attributes(container: ContainerReader, writer: ContainerWriter, path: str) -> list[str]:
+    """Copy attributes; return the places of those that cannot be."""
+    found = container.attributes(path)
+    # Ours in their own order, so that the version is last, and a copy's bytes are no others.
+    ours = dict.fromkeys((*SPLIT_ATTRIBUTES, *ROOT_ATTRIBUTES))
+    names = [name for name in found if name not in ours] + [name for name in ours if name in found]
+    wanted = {name: found[name] for name in names if name != _PAYLOAD_ATTRIBUTE}
+    plain = {name: value for name, value in wanted.items() if _is_plain(value)}
+    if plain:
+        writer.set_attributes(path, plain)
+    return [f"{path}@{name}" for name in wanted if name not in plain]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether both containers can hold an attribute's value."""
+    if isinstance(value, list):
+        kinds = {type(item) for item in value}
+        return len(kinds) == 1 and kinds <= {str, int, float}
+    return isinstance(value, str | bool | int | float)

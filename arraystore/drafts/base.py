@@ -1,0 +1,180 @@
+"""What a store in the making can do; `local` and `bucket` beside this file make it.
+
+::
+
+    lay out ──▶ fill, block by block ──▶ seal: columns, attributes, the version last ──▶ publish
+
+A draft is a context: when it is left, what was not published is gone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
+
+import numpy as np
+
+from arraystore.errors import ChecksumError
+from arraystore.fill import FillTask, fill
+from arraystore.layout import Block, blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from arraystore.containers.base import ContainerWriter
+    from arraystore.fill import ImageBytes, Target
+    from arraystore.progress import Meter
+
+    Checksums = NDArray[np.uint32]
+
+MAX_BLOCKS_IN_FLIGHT: Final = 8
+"""Blocks being filled at a time, so that memory does not grow with the number of cores."""
+
+NOT_AS_WRITTEN: Final = "the image does not match its checksum; it is damaged"
+
+
+class Draft(Protocol):
+    """A store in the making.
+
+    Attributes
+    ----------
+    max_in_flight : int
+        Blocks being filled at a time.
+    n_threads : int
+        Threads that fill them, if no executor was handed in.
+    """
+
+    max_in_flight: ClassVar[int] = MAX_BLOCKS_IN_FLIGHT
+    n_threads: ClassVar[int] = min(MAX_BLOCKS_IN_FLIGHT, os.cpu_count() or 1)
+
+    @property
+    def spool(self) -> Path:
+        """Where images that were encoded anew are kept."""
+        ...
+
+    def lay_out(self, payloads: Mapping[str, int]) -> None:
+        """Create the groups of some splits, and their payloads of so many bytes."""
+        ...
+
+    def target(self, split: str, block: Block) -> Target:
+        """Return where a block of a split's payload is to be."""
+        ...
+
+    def writer(self) -> AbstractContextManager[ContainerWriter]:
+        """Write columns and attributes for as long as the context lasts."""
+        ...
+
+    def publish(self, meter: Meter) -> None:
+        """Let the finished store appear where it is to be.
+
+        Raises
+        ------
+        FileExistsError
+            If something is there that was not there before.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def fill(
+        self,
+        split: str,
+        images: ImageBytes,
+        meter: Meter,
+        *,
+        expected: Checksums | None = None,
+        executor: Executor | None = None,
+    ) -> Checksums:
+        """Copy the images of a split to their places.
+
+        Parameters
+        ----------
+        split : str
+        images : ImageBytes
+        meter : Meter
+        expected : ndarray of uint32, shape (n,), optional
+            What their checksums must be.
+        executor : concurrent.futures.Executor, optional
+            What runs it; by default threads.
+
+        Returns
+        -------
+        ndarray of uint32, shape (n,)
+            Their checksums.
+
+        Raises
+        ------
+        ChecksumError
+            If one is not as expected.
+        """
+        total = int(images.nbytes.sum())
+        meter.start(f"{split}: copying images", len(images.nbytes), total)
+        tasks = (
+            (block, FillTask(images.rows(block.first, block.last), block.skip, target))
+            for block in blocks(images.nbytes)
+            for target in [self.target(split, block)]
+        )
+        parts = [np.empty(0, dtype=np.uint32)]
+        pool = executor or ThreadPoolExecutor(self.n_threads)
+        try:
+            for block, part in run(pool, tasks, self.max_in_flight):
+                if expected is not None and (i := first_difference(block, part, expected)) >= 0:
+                    raise ChecksumError(f"{images.where(i)}: {NOT_AS_WRITTEN}")
+                parts.append(part)
+                meter.advance(len(part), block.stop - block.start)
+        finally:
+            if executor is None:
+                pool.shutdown(cancel_futures=True)
+        return np.concatenate(parts)
+
+
+def first_difference(block: Block, found: Checksums, expected: Checksums) -> int:
+    """Return the first image that begins in a block and has another checksum, or -1.
+
+    Examples
+    --------
+    >>> block = Block(start=10, stop=18, first=1, last=3, skip=4)
+    >>> first_difference(block, np.array([7], np.uint32), np.array([5, 6, 8], np.uint32))
+    2
+    """
+    first = block.first + (block.skip > 0)
+    differs = np.flatnonzero(found != expected[first : first + len(found)])
+    return first + int(differs[0]) if len(differs) else -1
+
+
+def run(
+    pool: Executor, tasks: Iterator[tuple[Block, FillTask]], max_in_flight: int
+) -> Iterator[tuple[Block, Checksums]]:
+    """Fill blocks, a bounded number at a time; yield their checksums in order."""
+    running: deque[tuple[Block, Future[Checksums]]] = deque()
+    try:
+        for block, task in tasks:
+            if len(running) == max_in_flight:
+                first, future = running.popleft()
+                yield first, future.result()
+            running.append((block, pool.submit(fill, task)))
+        while running:
+            first, future = running.popleft()
+            yield first, future.result()
+    finally:
+        # What runs already writes to a place that is about to be removed.
+        wait([future for _, future in running if not future.cancel()])
+
+
+@contextmanager
+def writing(
+    open_writer: Callable[[Path], ContainerWriter], path: Path
+) -> Iterator[ContainerWriter]:
+    """Open a writer, and close it at the end if nothing fails."""
+    writer = open_writer(path)
+    yield writer
+    writer.close()

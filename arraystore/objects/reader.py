@@ -1,0 +1,252 @@
+"""Byte ranges of objects: many at once, each checked to be of the object first seen."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+from typing_extensions import override
+
+from arraystore.errors import StorageError
+from arraystore.objects.loop import gather, run
+from arraystore.objects.told import (
+    changed,
+    is_beyond_the_end,
+    is_interrupted,
+    is_no_suffix,
+    is_refused,
+    told,
+)
+from arraystore.storage import RangeReader
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping, Sequence
+
+    from arraystore.byterange import ByteRange
+    from arraystore.objects.stores import Connection
+
+MAX_GAP: Final = 32 * 2**10
+"""Bytes that arrive sooner than the answer to one more request would."""
+
+MAX_IN_FLIGHT: Final = 64
+"""More requests at once gain nothing on one machine, and make servers say 503."""
+
+_PART_NBYTES: Final = 4 * 2**20
+"""A longer range is asked for in parts of this size, since one connection is slow."""
+
+
+class Seen(NamedTuple):
+    """What an object was when it first answered."""
+
+    identity: tuple[Any, ...]
+    etag: str | None
+    nbytes: int
+
+
+class Reply(NamedTuple):
+    """Bytes of an object, where in it they begin, and how long it is."""
+
+    data: memoryview
+    start: int
+    size: int
+
+
+class ObjectReader(RangeReader):
+    """Read ranges of objects in a bucket, or behind a web server.
+
+    All readers of a process share one background thread, so any number of threads
+    may read. What an object was when it first answered (its etag, else its time, and
+    its size) it must be in every later answer.
+
+    Parameters
+    ----------
+    connection : Connection
+        Where to ask.
+    prefix : str
+        What comes before each key.
+    max_gap : int
+        See `RangeReader`.
+    max_in_flight : int
+        Most requests that wait for their answer at one time.
+    """
+
+    is_remote = True
+    max_request = _PART_NBYTES
+
+    def __init__(
+        self,
+        connection: Connection,
+        prefix: str = "",
+        *,
+        max_gap: int = MAX_GAP,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        self.max_gap = max_gap
+        self._connection = connection
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._seen: dict[str, Seen] = {}
+        self._is_met = False
+
+    @override
+    def size(self, key: str) -> int:
+        seen = self._seen.get(key)
+        return run(self._head(key)) if seen is None else seen.nbytes
+
+    @override
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        works: list[Coroutine[Any, Any, Reply]] = []
+        counts: list[int] = []
+        for key, start, stop in ranges:
+            parts = [(at, min(at + _PART_NBYTES, stop)) for at in range(start, stop, _PART_NBYTES)]
+            works += [self._range(key, *part) for part in parts]
+            counts.append(len(parts))
+        replies = iter(run(gather(works)) if works else [])
+        return [_joined([next(replies).data for _ in range(count)]) for count in counts]
+
+    @override
+    def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
+        return [reply.data for reply in run(gather(self._get(key, {}) for key in keys))]
+
+    def read_ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
+        """Return the size of an object, its first bytes and its last, in one round trip.
+
+        A service that cannot count from the end, such as Azure, needs two.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        """
+        return run(self._ends(key, first, last))
+
+    async def _ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
+        head, tail = await asyncio.gather(
+            self._get(key, {"range": (0, first)}),
+            self._get(key, {"range": {"suffix": last}}),
+            return_exceptions=True,
+        )
+        if isinstance(head, BaseException):
+            raise head
+        start = max(0, head.size - last)
+        if isinstance(tail, _NoSuffix) or (isinstance(tail, Reply) and tail.start != start):
+            tail = await self._get(key, {"range": (start, head.size)})
+        if isinstance(tail, BaseException):
+            raise tail
+        return head.size, head.data, tail.data
+
+    async def _range(self, key: str, start: int, stop: int) -> Reply:
+        try:
+            reply = await self._get(key, {"range": (start, stop)})
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"{self._at(key)}: is not there, or not any more, though the store has it"
+            ) from error
+        if len(reply.data) and reply.start != start:
+            raise StorageError(
+                f"{self._at(key)}: asked for bytes from {start} on, the server sent those from "
+                f"{reply.start} on"
+            )
+        return reply
+
+    async def _get(self, key: str, options: dict[str, Any]) -> Reply:
+        """Ask for an object or a range of it; the answer is that of the object first seen."""
+        seen = self._seen.get(key)
+        if seen is not None and seen.etag is not None:
+            options = options | {"if_match": seen.etag}
+        async with self._slots:
+            pauses = self._connection.patience.pauses()
+            while True:
+                try:
+                    return await self._whole_answer(key, options)
+                except self._connection.errors as error:
+                    if is_beyond_the_end(error):  # of which there are no bytes
+                        return Reply(memoryview(b""), 0, 0)
+                    if "suffix" in str(options) and is_no_suffix(error):
+                        raise _NoSuffix from None
+                    pause = next(pauses, None) if self._is_to_repeat(key, error) else None
+                    if pause is None:
+                        self._tell(key, error)
+                await asyncio.sleep(pause)
+
+    def _is_to_repeat(self, key: str, error: Exception) -> bool:
+        """Whether an answer broke off that obstore does not take up again: it needs an etag."""
+        seen = self._seen.get(key)
+        return is_interrupted(error) and seen is not None and seen.etag is None
+
+    async def _whole_answer(self, key: str, options: dict[str, Any]) -> Reply:
+        result = await self._answer(key, options)
+        start, stop = result.range
+        size = self._check_unchanged(key, result.meta)
+        data = memoryview(await result.bytes_async())
+        if len(data) != stop - start:
+            raise StorageError(
+                f"{self._at(key)}: the server promised {stop - start} bytes and sent {len(data)}"
+            )
+        return Reply(data, start, size)
+
+    async def _answer(self, key: str, options: dict[str, Any]) -> Any:
+        path = self._prefix + key if key else self._prefix.rstrip("/")
+        if not self._is_met:
+            # A server that has never answered is not called for long.
+            try:
+                result = await self._connection.first.get_async(path, options=options)
+            except self._connection.errors as error:
+                if is_refused(error):
+                    raise
+            else:
+                self._is_met = True
+                return result
+        result = await self._connection.store.get_async(path, options=options)
+        self._is_met = True
+        return result
+
+    async def _head(self, key: str) -> int:
+        async with self._slots:
+            try:
+                meta = await self._connection.store.head_async(self._prefix + key)
+                return self._check_unchanged(key, meta)
+            except self._connection.errors as error:
+                self._tell(key, error)
+
+    def _check_unchanged(self, key: str, meta: Mapping[str, Any]) -> int:
+        etag, size = meta["e_tag"], int(meta["size"])
+        # A weak etag cannot be a precondition, but it can be compared.
+        is_strong = etag is not None and not etag.startswith("W/")
+        found = Seen((etag or meta["last_modified"], size), etag if is_strong else None, size)
+        if self._seen.setdefault(key, found).identity != found.identity:
+            raise changed(self._at(key))
+        return size
+
+    def _tell(self, key: str, error: Exception) -> NoReturn:
+        connection = self._connection
+        raised = told(
+            error,
+            self._at(key),
+            is_anonymous=connection.is_anonymous,
+            secrets=connection.secrets,
+        )
+        if isinstance(raised, FileNotFoundError):
+            if key in self._seen:
+                raise StorageError(
+                    f"{self._at(key)}: has vanished since the store was opened"
+                ) from None
+            raised = FileNotFoundError(raised.errno, raised.strerror, key)
+        # Not chained: obstore's own text may repeat signed addresses.
+        raise raised from None
+
+    def _at(self, key: str) -> str:
+        return f"{self._connection.where}{self._prefix}{key}"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an ObjectReader may hold secrets; pickle the store that it reads for")
+
+
+class _NoSuffix(Exception):  # noqa: N818 - an answer, not a failure
+    """The service cannot count from the end of an object."""
+
+
+def _joined(parts: list[memoryview]) -> memoryview:
+    if len(parts) == 1:
+        return parts[0]
+    return memoryview(b"".join(parts))

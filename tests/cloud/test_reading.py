@@ -1,0 +1,113 @@
+"""Reading from real servers: the same bytes as from the disk, and errors that say what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+import arraystore
+from arraystore.errors import StorageError
+from tests.cloud.servers import BUCKET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cloud.servers import Server
+
+
+@pytest.fixture
+def uploaded(server: Server, path: Path) -> Server:
+    server.upload(path, f"reading/{path.name}")
+    return server
+
+
+def opened(
+    server: Server, path: Path, through: str | None = None, **keywords: Any
+) -> arraystore.Store:
+    address, options = server.at(f"reading/{path.name}", through)
+    return arraystore.open(address, storage_options=options, **keywords)
+
+
+def test_a_store_reads_as_from_the_disk(uploaded: Server, path: Path) -> None:
+    local, remote = arraystore.open(path), opened(uploaded, path)
+    assert remote.info == local.info
+    for name in local:
+        assert remote[name].image_bytes[:] == local[name].image_bytes[:]
+        assert remote[name].file_name.tolist() == local[name].file_name.tolist()
+
+
+def test_scattered_images_are_requests_of_their_own_at_the_same_time(
+    uploaded: Server, path: Path
+) -> None:
+    expected = arraystore.open(path)["train"].image_bytes[::-2]
+    with uploaded.behind(latency=0.02) as proxy:
+        train = opened(uploaded, path, proxy.endpoint, max_gap=0)["train"]
+        _ = train.image_bytes[0]
+        proxy.reset()
+        assert train.image_bytes[::-2] == expected
+        assert proxy.nbytes == sum(map(len, expected))
+        assert proxy.max_in_flight == len(expected) == len(proxy.requests)
+        assert {request.method for request in proxy.requests} == {"GET"}
+
+
+def test_the_first_sample_is_a_few_round_trips_away(uploaded: Server, path: Path) -> None:
+    with uploaded.behind(latency=0.02) as proxy:
+        _ = opened(uploaded, path, proxy.endpoint)["train"][7]
+        assert proxy.round_trips <= (4 if path.suffix == ".zarr" else 5)
+
+
+def test_every_byte_is_right_when_a_tenth_of_all_requests_fail(
+    uploaded: Server, path: Path
+) -> None:
+    expected = arraystore.open(path)["train"].image_bytes[:]
+    with uploaded.behind(rate=0.1, seed=1) as proxy:
+        address, options = uploaded.at(f"reading/{path.name}", proxy.endpoint)
+        options |= {"read_timeout": 0.5, "init_backoff": 0.01}
+        train = arraystore.open(address, storage_options=options, max_gap=0)["train"]
+        for _ in range(4):
+            assert train.image_bytes[::2] == expected[::2]
+            assert train.image_bytes[1::2] == expected[1::2]
+        assert sum(proxy.n_faults.values()) > 5
+
+
+def test_what_is_not_there_is_told(uploaded: Server, path: Path) -> None:
+    address, options = uploaded.at(f"no-such{path.suffix}")
+    with pytest.raises(FileNotFoundError, match=f"no-such{path.suffix}: there is nothing here"):
+        arraystore.open(address, storage_options=options)
+
+
+def test_a_bucket_that_is_not_there_is_told(uploaded: Server, path: Path) -> None:
+    address, options = uploaded.at(f"a{path.suffix}")
+    with pytest.raises(FileNotFoundError, match="there is n"):
+        arraystore.open(address.replace(BUCKET, "no-such-bucket"), storage_options=options)
+
+
+WRONG: Final[dict[str, list[tuple[dict[str, Any], str]]]] = {
+    "s3": [
+        ({"secret": "wrong"}, "access is denied, the credentials are wrong"),
+        ({"key": "wrong"}, "access is denied, the credentials are wrong"),
+        ({"anon": True, "key": None, "secret": None}, "anonymous access is denied"),
+    ],
+    "az": [
+        ({"account_key": "d3Jvbmc="}, "access is denied"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [(kind, change, message) for kind, cases in WRONG.items() for change, message in cases],
+)
+def test_wrong_credentials_are_told(
+    start: Callable[[str], Server],
+    path: Path,
+    kind: str,
+    change: dict[str, Any],
+    message: str,
+) -> None:
+    server = start(kind)
+    address, options = server.at(f"reading/{path.name}")
+    with pytest.raises(StorageError, match=message):
+        arraystore.open(address, storage_options=options | change)

@@ -1,0 +1,154 @@
+"""Stores in other processes: pickled without the environment's secrets, refused after a fork."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+import arraystore
+from arraystore.errors import StorageError
+from arraystore.objects import loop
+from tests.test_reader import forks, in_forked_child
+from tests.test_remote import KEYS, in_memory
+from tests.web import PATIENCE, WebServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRET: Final = "wJalrXUtnFEMI"
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[WebServer]:
+    with WebServer() as server:
+        yield server
+
+
+@pytest.fixture
+def address(path: Path, web: WebServer) -> str:
+    web.put(path, f"bucket/{path.name}")
+    return f"s3://bucket/{path.name}"
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, web: WebServer) -> None:
+    """Credentials and endpoint in the variables that Amazon's own tools read."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+
+
+def read(split: arraystore.Split) -> list[bytes]:
+    return split.image_bytes[::3]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_read_a_store_that_was_sent_to_them(
+    address: str, environment: None, path: Path, method: str
+) -> None:
+    train = arraystore.open(address)["train"]
+    expected = train.image_bytes[::3]
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        found = pool.map_async(read, [train, train]).get(PATIENCE)
+    assert found == [expected, expected]
+
+
+@pytest.mark.parametrize("thing", ["store", "split"])
+def test_a_pickle_has_no_secret_of_the_environment(
+    address: str, environment: None, thing: str
+) -> None:
+    store = arraystore.open(address)
+    data = pickle.dumps(store if thing == "store" else store["train"])
+    assert SECRET.encode() not in data
+    assert len(data) < 600
+
+
+def test_a_pickle_takes_options_along(address: str, web: WebServer) -> None:
+    options = KEYS | {"endpoint_url": web.url}
+    store = arraystore.open(address, storage_options=options, max_gap=7, max_in_flight=2)
+    again = pickle.loads(pickle.dumps(store))
+    assert again._options == store._options
+    assert again["train"].image_bytes[3] == store["train"].image_bytes[3]
+
+
+def test_the_reader_of_a_remote_store_is_not_pickled_itself(path: Path) -> None:
+    store = in_memory(path)
+    with pytest.raises(TypeError, match="may hold secrets; pickle the store"):
+        pickle.dumps(store._reader)
+
+
+def outcome(act: Any) -> bytes:
+    """What an act raises, as text."""
+    try:
+        act()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
+        return f"{type(error).__name__}: {error}".encode()
+    return b"nothing"
+
+
+@forks
+@pytest.mark.parametrize("used", ["inherited", "opened anew"])
+def test_a_forked_child_is_told_at_once_what_to_do(
+    address: str, web: WebServer, environment: None, used: str
+) -> None:
+    train = arraystore.open(address)["train"]
+    _ = train.image_bytes[0]
+
+    def act() -> None:
+        split = train if used == "inherited" else arraystore.open(address)["train"]
+        _ = split.image_bytes[5]
+
+    told = in_forked_child(lambda: outcome(act)).decode()
+    assert told.startswith("StorageError: this process was forked after")
+    assert 'multiprocessing_context="forkserver"' in told
+    assert train.image_bytes[5]
+
+
+@forks
+def test_a_child_forked_before_the_first_use_reads(
+    address: str, web: WebServer, environment: None, path: Path
+) -> None:
+    expected = arraystore.open(path)["train"].image_bytes[5]
+    code = (
+        "import os, sys, arraystore\n"
+        "if os.fork() == 0:\n"
+        "    print(len(arraystore.open(sys.argv[1])['train'].image_bytes[5]), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, address], check=True, capture_output=True, timeout=PATIENCE
+    )
+    assert int(found.stdout) == len(expected)
+
+
+@forks
+def test_a_local_store_is_read_by_a_child_though_its_parent_reads_a_remote_one(
+    address: str, environment: None, path: Path
+) -> None:
+    _ = arraystore.open(address)["train"].image_bytes[0]
+    local = arraystore.open(path)["train"]
+    assert in_forked_child(lambda: local.image_bytes[5]) == local.image_bytes[5]
+
+
+def test_the_check_is_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop.check_process()
+    monkeypatch.setattr(loop._background, "_process", -1)
+    with pytest.raises(StorageError, match="forked"):
+        loop.check_process()
+
+
+def test_a_process_ends_while_the_loop_runs(address: str, environment: None) -> None:
+    code = "import sys, arraystore; print(len(arraystore.open(sys.argv[1])['train'].label))"
+    found = subprocess.run(
+        [sys.executable, "-c", code, address], check=True, capture_output=True, timeout=PATIENCE
+    )
+    assert (found.stdout, found.stderr) == (b"30\n", b"")

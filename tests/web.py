@@ -1,0 +1,193 @@
+"""A web server in this process: objects in memory, byte ranges, and whatever goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import threading
+from collections import deque
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PATIENCE: Final = 20
+"""Seconds until a test that waits is a test that fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request."""
+
+    method: str
+    path: str
+    range: str
+    if_match: str
+    authorization: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request is answered in place of the truth."""
+
+    status: int
+    body: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class WebServer:
+    """Serve `objects` on a port of loopback while the context lasts.
+
+    Attributes
+    ----------
+    objects : dict of str to bytes
+        By their path, without the slash before it.
+    etags : dict of str to str
+        In place of one that depends on the bytes; empty for none.
+    asked : list of Asked
+        All requests, in the order of their arrival.
+    answer : callable
+        Given a request, returns None, an `Answer`, or the name of a mishap: "reset",
+        "truncate", "stall", "flip" (one bit of the body), "whole" (200 in place of 206),
+        "no-suffix" (the same, if the range counts from the end).
+    together : threading.Barrier or None
+        Requests wait here for each other.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.etags: dict[str, str] = {}
+        self.asked: list[Asked] = []
+        self.answer: Callable[[Asked], Answer | str | None] = lambda asked: None
+        self.together: threading.Barrier | None = None
+        self.closing = threading.Event()
+        self._next: deque[Answer | str] = deque()
+
+    def put(self, path: Path, name: str) -> None:
+        """Store a file, or all files of a folder, under a name."""
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        for file in files:
+            below = "" if path.is_file() else f"/{file.relative_to(path)}"
+            self.objects[f"{name}{below}"] = file.read_bytes()
+
+    def fail_next(self, *mishaps: Answer | str) -> None:
+        """Let the next requests meet these."""
+        self._next.extend(mishaps)
+
+    def mishap(self, asked: Asked) -> Answer | str | None:
+        try:
+            return self._next.popleft()
+        except IndexError:
+            return self.answer(asked)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.web = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.closing.set()
+        if self.together:
+            self.together.abort()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+    web: WebServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that leave are nothing to tell of."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Tests say what they need to."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        web, fields = self.server.web, self.headers
+        path = unquote(self.path.partition("?")[0]).lstrip("/")
+        asked = Asked(
+            self.command,
+            path,
+            fields.get("Range", ""),
+            fields.get("If-Match", ""),
+            fields.get("Authorization", ""),
+        )
+        web.asked.append(asked)
+        mishap = web.mishap(asked)
+        if web.together and isinstance(mishap, str | None):
+            web.together.wait(PATIENCE)
+        if isinstance(mishap, Answer):
+            self._send(mishap.status, mishap.body.encode(), mishap.headers)
+        elif mishap == "reset":
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.close_connection = True
+            self.connection.close()
+        elif path not in web.objects:
+            self._send(404, b"<Error><Code>NoSuchKey</Code></Error>", ())
+        else:
+            self._send_object(web.objects[path], asked, mishap or "")
+
+    def _send_object(self, data: bytes, asked: Asked, mishap: str) -> None:
+        web = self.server.web
+        etag = web.etags.get(asked.path, f'"{hashlib.md5(data).hexdigest()}"')
+        headers = [("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")]
+        if etag:
+            headers.append(("ETag", etag))
+        if asked.if_match and (asked.if_match != etag or etag.startswith("W/")):
+            self._send(412, b"", ())
+            return
+        is_suffix = asked.range.startswith("bytes=-")
+        if not asked.range or mishap == "whole" or (is_suffix and mishap == "no-suffix"):
+            self._send(200, data, headers, mishap)
+            return
+        first, _, last = asked.range.removeprefix("bytes=").partition("-")
+        start = int(first) if first else max(0, len(data) - int(last))
+        stop = min(int(last) + 1 if first and last else len(data), len(data))
+        if start >= len(data):
+            self._send(416, b"", [("Content-Range", f"bytes */{len(data)}")])
+            return
+        headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}"))
+        self._send(206, data[start:stop], headers, mishap)
+
+    def _send(self, status: int, body: bytes, headers: Any, mishap: str = "") -> None:
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if mishap == "flip":
+            body = bytes([body[0] ^ 1]) + body[1:]
+        if mishap in ("truncate", "stall"):
+            self.wfile.write(body[: len(body) // 2])
+            if mishap == "stall":
+                self.server.web.closing.wait(PATIENCE)
+            self.close_connection = True
+            return
+        self.wfile.write(body)
