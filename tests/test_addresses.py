@@ -18,7 +18,7 @@ from arraystore.objects.profiles import (
     is_plain_http,
 )
 from arraystore.objects.stores import connect
-from arraystore.objects.told import told
+from arraystore.objects.told import is_refused, told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -207,6 +207,12 @@ def test_a_connection_shows_no_secret() -> None:
     assert connection.secrets == {PASSWORD}
 
 
+def test_a_server_that_has_not_answered_yet_is_called_less_often() -> None:
+    connection = connect(address("https://h/a"), {"max_retries": 7})
+    assert connection.store.retry_config["max_retries"] == 7
+    assert connection.first.retry_config["max_retries"] == 2
+
+
 # Profiles and variables
 
 
@@ -327,6 +333,13 @@ def test_plain_http_is_allowed_where_an_endpoint_says_so(
 
 
 # Errors that no server here can bring about
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("kind: Connect,", True), ("kind: ConnectionReset,", False)]
+)
+def test_a_connection_that_was_reset_had_been_made(text: str, expected: bool) -> None:
+    assert is_refused(RuntimeError(f"HttpError {{ {text} source: reqwest }}")) is expected
 
 
 @pytest.mark.parametrize(

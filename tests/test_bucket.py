@@ -454,7 +454,7 @@ def test_an_upload_is_not_taken_for_done_because_an_old_object_has_its_size(
 
 
 def test_an_upload_that_could_not_begin_is_begun_again(bucket: Bucket) -> None:
-    failures = [GenericError("busy"), GenericError("busy")]
+    failures = [GenericError("HTTP error: error sending request") for _ in range(2)]
 
     def fail(method: str, key: Any) -> None:
         if method == "put" and failures:

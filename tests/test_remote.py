@@ -11,6 +11,8 @@ from obstore.store import HTTPStore, LocalStore, MemoryStore, S3Store
 from typing_extensions import override
 
 import arraystore
+from arraystore import containers
+from arraystore.containers import blocks as blocks_room
 from arraystore.objects import reader as reader_room
 from arraystore.objects import stores
 from arraystore.objects.reader import ObjectReader
@@ -261,6 +263,32 @@ def test_the_first_decoded_sample_is_a_few_round_trips_away(
     sample = arraystore.open((LocalStore(path.parent), path.name))[split][5000]
     assert sample.image.shape == (12, 16, 3)
     assert 1 < len(rounds) <= MOST_ROUNDS[suffix], rounds
+
+
+def test_columns_that_bytes_need_are_asked_for_together(
+    true_size: Callable[[str, str], Path], rounds: list[Round]
+) -> None:
+    path = true_size("1pct", ".zarr")
+    _ = arraystore.open((LocalStore(path.parent), path.name))["train"].image_bytes[10]
+    names = [sorted(key.split("/")[1] for key, _ in asked.requests) for asked in rounds[1:]]
+    assert names == [["image_crc32c", "image_nbytes", "image_start"], ["image_payload"]]
+
+
+def test_the_chunks_of_columns_in_hdf5_are_asked_for_together(
+    true_size: Callable[[str, str], Path],
+    rounds: list[Round],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for room in (containers, blocks_room):
+        monkeypatch.setattr(room, "BLOCK_NBYTES", 2**15)  # so that they do not lie in the tail
+    path = true_size("1pct", ".h5")
+    stored = arraystore.open((LocalStore(path.parent), path.name)).stored("train")
+    _ = stored.info
+    rounds.clear()
+    stored.load(("image_start", "image_nbytes", "image_crc32c"))
+    *_, last = rounds
+    assert len(last.requests) >= 3
+    assert sum(len(asked.requests) > 1 for asked in rounds) == 1
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -8,7 +8,7 @@ import numpy as np
 
 from arraystore.containers import hdf5 as hdf5_room
 from arraystore.containers import open_local, writer_for
-from arraystore.containers import zarr as zarr_room
+from arraystore.containers import zarr_writer as zarr_room
 from arraystore.layout import image_starts, label_index
 from arraystore.schema import COLUMNS, PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
 from arraystore.storage import crc32c
