@@ -21,6 +21,7 @@ from arraystore.export import export as export_images
 from arraystore.plan import ON_ERROR
 from arraystore.progress import meter
 from arraystore.schema import ORDERS
+from arraystore.selection import ALL
 from arraystore.show import contact_sheet
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _selected(
 ) -> Split:
     """Open a split and narrow it down, in the order of the arguments."""
     opened = arraystore.open(store)
-    samples = opened[split or next(iter(opened))]
+    samples = opened[split or next(iter(opened), ALL)]
     if selection is not None:
         samples = samples.select(selection)
     if labels:
