@@ -319,7 +319,7 @@ def test_what_somebody_else_puts_there_meanwhile_stays(
     bucket.before = meanwhile
     with pytest.raises(FileExistsError, match="created by somebody else in the meantime"):
         convert(photos, f"memory://a{suffix}")
-    assert bucket.objects.get(root, b"theirs") == b"theirs"
+    assert bucket.objects == {root: b"theirs"}
 
 
 # What fails
@@ -374,6 +374,24 @@ def test_an_error_in_a_shard_leaves_nothing_and_the_next_conversion_works(
     bucket.before = lambda method, key: None
     convert(photos, "memory://a.zarr")
     assert len(arraystore.open("memory://a.zarr")["train"]) == 30
+
+
+def test_a_store_whose_root_may_be_there_is_not_emptied(
+    photos: Path, tmp_path: Path, bucket: Bucket
+) -> None:
+    def lose(method: str, key: Any) -> None:
+        # The answer to the last write is lost, and so is that to the question what came of it.
+        if key == "a.zarr/zarr.json" and bucket.keys_of("put").count(key) and len(lost) < 2:
+            lost.append(method)
+            raise GenericError("Server returned non-2xx status code: 500 Oh:")
+
+    lost: list[str] = []
+    bucket.after = lose
+    with pytest.raises(StorageError, match=r"memory://a\.zarr/zarr\.json: the server answered 500"):
+        convert(photos, "memory://a.zarr")
+    assert lost == ["put", "get"]
+    convert(photos, tmp_path / "a.zarr")
+    assert bucket.objects == objects_on_disk(tmp_path / "a.zarr")
 
 
 def test_an_interrupted_upload_leaves_nothing(
@@ -439,16 +457,14 @@ def test_an_upload_of_which_only_the_answer_is_lost_is_done(bucket: Bucket) -> N
 
 
 def test_an_upload_is_not_taken_for_done_because_an_old_object_has_its_size(
-    bucket: Bucket,
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def takes_all_and_fails(key: str, pieces: Iterator[bytes], **keywords: Any) -> None:
+        list(pieces)
+        raise GenericError("broken")
+
     bucket.inner.put("key", b"olds")
-
-    class Falls:
-        def __call__(self, method: str, key: Any) -> None:
-            if method == "put":
-                raise GenericError("broken")
-
-    bucket.before = Falls()
+    monkeypatch.setattr(bucket, "put", takes_all_and_fails, raising=False)
     with pytest.raises(StorageError, match="memory://key: broken"):
         ObjectWriter("memory://a").upload("key", 4, lambda: [b"data"])
 
