@@ -40,7 +40,7 @@ SPLIT_ATTRIBUTES: Final = tuple(SplitInfo(0, 0, "", 0, "").attributes())
 _PAYLOAD_ATTRIBUTE: Final = "dense"
 """What a payload has from the start."""
 
-_WINDOW_NBYTES: Final = 16 * 2**20
+_WINDOW_NBYTES: Final = 8 * 2**20
 """Bytes that a block being copied reads at a time."""
 
 

@@ -15,6 +15,8 @@ _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([\w.]+)</Code>")  # S3, Google and Azure answer in XML
 _REGION: Final = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
 _URL: Final = re.compile(r"https?://\S+")
+_BROKEN: Final = ("response body", "error sending request", "kind: Timeout", "kind: Interrupted")
+_REPEATED: Final = re.compile(r"\bretries: [1-9]")
 _METADATA_SERVICES: Final = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 _WRONG_CREDENTIALS: Final = frozenset(
     [
@@ -53,6 +55,13 @@ def is_final(error: Exception) -> bool:
 def is_interrupted(error: Exception) -> bool:
     """Whether an answer had begun, and did not come to its end."""
     return "response body" in str(error)
+
+
+def is_broken_off(error: Exception) -> bool:
+    """Whether a connection failed and obstore has not asked again, as for what is no plain read."""
+    text = str(error)
+    is_answered = _STATUS.search(text) or not any(sign in text for sign in _BROKEN)
+    return not is_answered and not _REPEATED.search(text)
 
 
 def is_beyond_the_end(error: Exception) -> bool:

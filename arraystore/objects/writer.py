@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from arraystore.objects.address import parse_address
 from arraystore.objects.loop import check_process
 from arraystore.objects.stores import connect
-from arraystore.objects.told import is_beyond_the_end, is_refused, told
+from arraystore.objects.told import is_beyond_the_end, is_broken_off, is_refused, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from typing_extensions import Buffer
 
     from arraystore.objects.stores import Connection
+
+T = TypeVar("T")
 
 PART_NBYTES: Final = 16 * 2**20
 """Smallest part of an upload in parts."""
@@ -24,8 +27,6 @@ MAX_PARTS: Final = 9_000
 """Most parts of an upload; S3 takes 10,000."""
 
 _PARTS_IN_FLIGHT: Final = 4
-_STARTS: Final = 4
-"""How often an upload is begun again that failed before it took the first byte."""
 
 _PATIENCE: Final[Mapping[str, float]] = {
     # Nothing comes back while 64 MiB go up, which a slow line takes minutes for.
@@ -82,8 +83,7 @@ class ObjectWriter:
     def status(self, key: str) -> Status | None:
         """Return what an object is, or None if there is none."""
         try:
-            with self._telling(key):
-                meta = self._connection.store.head(key)
+            meta = self._ask(key, lambda store: store.head(key))
         except FileNotFoundError:
             return None
         return Status(int(meta["size"]), meta["e_tag"])
@@ -98,43 +98,50 @@ class ObjectWriter:
         StorageError
             If nobody answers, or not to these credentials.
         """
-        check_process()
-        connection, options = self._connection, {"range": (0, nbytes)}
-        try:
+        errors, options = self._connection.errors, {"range": (0, nbytes)}
+
+        def get(store: Any) -> bytes:
+            try:
+                return bytes(store.get(key, options=options).bytes())
+            except errors as error:
+                if is_beyond_the_end(error):
+                    return b""
+                raise
+
+        def met(store: Any) -> bytes:
             try:
                 # A server that has never answered is not called for long.
-                result = connection.first.get(key, options=options)
-            except connection.errors as error:
+                return get(self._connection.first)
+            except errors as error:
                 if is_refused(error) or isinstance(error, FileNotFoundError):
                     raise
-                result = connection.store.get(key, options=options)
-            return bytes(result.bytes())
-        except connection.errors as error:
-            if is_beyond_the_end(error):
-                return b""
-            said = self._told(key, error)
-            if isinstance(said, FileNotFoundError) and "no such bucket" not in str(said):
-                return None
-            raise said from None
+                return get(store)
+
+        try:
+            return self._ask(key, met)
+        except FileNotFoundError as error:
+            if "no such bucket" in str(error):
+                raise
+            return None
 
     def read(self, key: str) -> bytes | None:
         """Return a whole object, or None if there is none."""
         try:
-            with self._telling(key):
-                return bytes(self._connection.store.get(key).bytes())
+            return self._ask(key, lambda store: bytes(store.get(key).bytes()))
         except FileNotFoundError:
             return None
 
     def keys(self, prefix: str) -> list[str]:
         """List the keys of all objects below a key."""
-        with self._telling(prefix):
-            pages = self._connection.store.list(f"{prefix}/")
-            return [str(meta["path"]) for page in pages for meta in page]
+
+        def listed(store: Any) -> list[str]:
+            return [str(meta["path"]) for page in store.list(f"{prefix}/") for meta in page]
+
+        return self._ask(prefix, listed)
 
     def put(self, key: str, data: Buffer) -> None:
         """Write an object in one request, whatever was there."""
-        with self._telling(key):
-            self._connection.store.put(key, data, use_multipart=False)
+        self._ask(key, lambda store: store.put(key, data, use_multipart=False))
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object if there is none.
@@ -147,21 +154,25 @@ class ObjectWriter:
         FileExistsError
             If there is another.
         """
-        store = self._connection.store
+
+        def put(store: Any) -> None:
+            try:
+                store.put(key, data, mode="create", use_multipart=False)
+            except self._connection.errors as error:
+                if type(error).__name__ == "NotSupportedError" and self.status(key) is None:
+                    return self.put(key, data)  # the best that this service can do
+                found = self.read(key)
+                if found is None:
+                    raise
+                if found != data:
+                    raise _Taken from None
+
         try:
-            store.put(key, data, mode="create", use_multipart=False)
-        except self._connection.errors as error:
-            if type(error).__name__ == "NotSupportedError" and self.status(key) is None:
-                self.put(key, data)  # the best that this service can do
-                return
-            found = self.read(key)
-            if found == data:
-                return
-            if found is not None:
-                raise FileExistsError(
-                    f"{self.at(key)}: was created by somebody else in the meantime"
-                ) from None
-            raise self._told(key, error) from None
+            self._ask(key, put)
+        except _Taken:
+            raise FileExistsError(
+                f"{self.at(key)}: was created by somebody else in the meantime"
+            ) from None
 
     def upload(self, key: str, nbytes: int, pieces: Callable[[], Iterable[Buffer]]) -> None:
         """Write one object in parts, front to back; it appears when the last has come.
@@ -176,69 +187,85 @@ class ObjectWriter:
             is aborted, and nothing is left of it.
         """
         before = self.status(key)
-        for start in range(_STARTS):
-            taken = _Taken(pieces())
+
+        def put(store: Any) -> None:
+            read = _Pieces(pieces())
             try:
-                self._connection.store.put(
+                store.put(
                     key,
-                    taken,
+                    read,
                     use_multipart=True,
                     chunk_size=max(PART_NBYTES, -(-nbytes // MAX_PARTS)),
                     max_concurrency=_PARTS_IN_FLIGHT,
                 )
-            except self._connection.errors as error:
-                if taken.failure is not None:
-                    raise taken.failure from None
+            except self._connection.errors:
+                if read.failure is not None:
+                    raise _Failed(read.failure) from None
                 after = self.status(key)
-                if taken.is_all and after != before and after and after.nbytes == nbytes:
-                    return  # all but the answer arrived
-                if taken.is_begun or start == _STARTS - 1:
-                    raise self._told(key, error) from None
-            else:
-                return
+                if not (read.is_all and after and after != before and after.nbytes == nbytes):
+                    raise  # else all but the answer has arrived
+
+        try:
+            self._ask(key, put)
+        except _Failed as failed:
+            raise failed.reason from None
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is not there is as good as deleted."""
-        try:
-            with self._telling(keys[0] if keys else ""):
-                self._connection.store.delete(list(keys))
-        except FileNotFoundError:
-            pass
+        with suppress(FileNotFoundError):
+            self._ask(keys[0] if keys else "", lambda store: store.delete(list(keys)))
 
-    @contextmanager
-    def _telling(self, key: str) -> Iterator[None]:
+    def _ask(self, key: str, act: Callable[[Any], T]) -> T:
+        """Do something with the bucket, again if the connection fails; tell what goes wrong.
+
+        What is done must be as good when it is done twice. Obstore repeats plain
+        requests by itself, and not the rest.
+        """
         check_process()
-        try:
-            yield
-        except self._connection.errors as error:
-            raise self._told(key, error) from None
-
-    def _told(self, key: str, error: Exception) -> OSError:
         connection = self._connection
-        return told(
-            error,
-            self.at(key),
-            is_anonymous=connection.is_anonymous,
-            secrets=connection.secrets,
-        )
+        pauses = connection.patience.pauses()
+        while True:
+            try:
+                return act(connection.store)
+            except connection.errors as error:
+                pause = next(pauses, None) if is_broken_off(error) else None
+                if pause is None:
+                    raise told(
+                        error,
+                        self.at(key),
+                        is_anonymous=connection.is_anonymous,
+                        secrets=connection.secrets,
+                    ) from None
+            time.sleep(pause)
 
     def __reduce__(self) -> tuple[type[ObjectWriter], tuple[str, dict[str, Any]]]:
         return ObjectWriter, self._given
 
 
-class _Taken:
-    """An iterator that remembers how far it got, and what it failed with."""
+class _Taken(Exception):  # noqa: N818 - an answer, not a failure
+    """There is another object of that key."""
+
+
+class _Failed(Exception):  # noqa: N818
+    """What was to be sent could not be had; `reason` says why."""
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+class _Pieces:
+    """An iterator that remembers whether it came to its end, and what it failed with."""
 
     def __init__(self, pieces: Iterable[Buffer]) -> None:
         self._pieces = iter(pieces)
-        self.is_begun = self.is_all = False
+        self.is_all = False
         self.failure: BaseException | None = None
 
-    def __iter__(self) -> _Taken:
+    def __iter__(self) -> _Pieces:
         return self
 
     def __next__(self) -> Buffer:
-        self.is_begun = True
         try:
             return next(self._pieces)
         except StopIteration:

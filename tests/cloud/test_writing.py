@@ -1,0 +1,242 @@
+"""Stores written to real servers: the disk's bytes, through faults, and nothing by halves."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import arraystore
+from arraystore.containers import zarr_writer
+from arraystore.drafts import base as draft_room
+from arraystore.drafts import bucket as bucket_room
+from arraystore.errors import SourceError, StorageError
+from arraystore.layout import blocks
+from arraystore.objects import writer as writer_room
+from tests.cloud.proxy import FAULTS
+from tests.cloud.servers import BUCKET, SeaweedFS, bucket_of
+from tests.support import SUFFIXES, picture, write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cloud.servers import Server
+
+SHARD = 2**16
+PART = 5 * 2**20
+"""S3 takes no smaller parts, but for the last."""
+
+IMPATIENT = {"read_timeout": 0.5, "init_backoff": 0.01, "max_backoff": 0.1}
+
+every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of 12 MB: many small shards, or an upload of three parts."""
+    files = {f"train/{'ab'[i % 2]}/{i}.jpg": picture(500, 600, seed=i) for i in range(60)}
+    files["val/a/v.jpg"] = picture(seed=77)
+    return write_folder(tmp_path_factory.mktemp("photos"), files)
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", 8 * SHARD)
+    monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD)
+    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=8 * SHARD))
+    monkeypatch.setattr(writer_room, "PART_NBYTES", PART)
+    monkeypatch.setattr(bucket_room, "_PIECE_NBYTES", 2**20)
+
+
+def convert(photos: Path, target: str | Path, **options: Any) -> arraystore.ConvertReport:
+    return arraystore.convert(f"folder:{photos}", target, sync=False, **options)
+
+
+def objects_on_disk(store: Path) -> dict[str, bytes]:
+    if store.is_file():
+        return {store.name: store.read_bytes()}
+    files = (path for path in store.rglob("*") if path.is_file())
+    return {path.relative_to(store.parent).as_posix(): path.read_bytes() for path in files}
+
+
+def objects_below(server: Server, folder: str) -> dict[str, bytes]:
+    bucket = bucket_of(server)
+    keys = [meta["path"] for page in bucket.list(f"{folder}/") for meta in page]
+    return {key.removeprefix(f"{folder}/"): bytes(bucket.get(key).bytes()) for key in keys}
+
+
+@every_suffix
+def test_a_bucket_gets_the_bytes_that_a_disk_gets(
+    suffix: str, writable: Server, photos: Path, tmp_path: Path
+) -> None:
+    address, options = writable.at(f"same/a{suffix}")
+    convert(photos, address, storage_options=options, overwrite=True)
+    convert(photos, tmp_path / f"a{suffix}")
+    assert objects_below(writable, "same") == {
+        **objects_below(writable, "same"),
+        **objects_on_disk(tmp_path / f"a{suffix}"),
+    }
+    store = arraystore.open(address, storage_options=options)
+    assert store.info == arraystore.open(tmp_path / f"a{suffix}").info
+
+
+@every_suffix
+def test_a_store_that_is_there_is_refused_until_told(
+    suffix: str, writable: Server, photos: Path
+) -> None:
+    address, options = writable.at(f"refused/a{suffix}")
+    convert(photos, address, storage_options=options)
+    before = objects_below(writable, "refused")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        convert(photos, address, storage_options=options)
+    assert objects_below(writable, "refused") == before
+    convert(photos, address, storage_options=options, overwrite=True)
+    assert objects_below(writable, "refused") == before
+
+
+@every_suffix
+@pytest.mark.parametrize("seed", range(2))
+def test_every_byte_is_right_when_a_tenth_of_all_requests_fail(
+    seed: int, suffix: str, writable: Server, photos: Path, tmp_path: Path
+) -> None:
+    convert(photos, tmp_path / f"a{suffix}")
+    with writable.behind(rate=0.1, seed=seed) as proxy:
+        address, options = writable.at(f"faults{seed}/a{suffix}", proxy.endpoint)
+        arraystore.copy(
+            tmp_path / f"a{suffix}", address, target_options=options | IMPATIENT, sync=False
+        )
+        assert proxy.n_faults.total() > 0 or suffix == ".h5"
+    expected = objects_on_disk(tmp_path / f"a{suffix}")
+    assert expected.items() <= objects_below(writable, f"faults{seed}").items()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("method", ["POST", "PUT", "GET"])
+@every_suffix
+def test_each_fault_of_each_request_is_survived(
+    suffix: str, method: str, fault: str, writable: Server, photos: Path, tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / "few", {"a/1.jpg": picture(), "a/2.jpg": picture(seed=1)})
+    convert(source, tmp_path / f"a{suffix}")
+    folder = f"{fault}-{method}"
+    with writable.behind() as proxy:
+        address, options = writable.at(f"{folder}/a{suffix}", proxy.endpoint)
+        proxy.fail_next(fault, method=method)
+        convert(source, address, storage_options=options | IMPATIENT)
+    expected = objects_on_disk(tmp_path / f"a{suffix}")
+    assert expected.items() <= objects_below(writable, folder).items()
+    assert not any("partial" in key for key in objects_below(writable, folder))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_last_request_of_an_upload_may_meet_any_fault(
+    fault: str, start: Callable[[str], Server], photos: Path, tmp_path: Path
+) -> None:
+    server = start(SeaweedFS.kind)
+    convert(photos, tmp_path / "a.h5")
+    with server.behind() as proxy:
+        address, options = server.at(f"complete-{fault}/a.h5", proxy.endpoint)
+        proxy.fail_next("", fault, method="POST")  # the first begins the upload
+        convert(photos, address, storage_options=options | IMPATIENT)
+        assert proxy.n_faults == {fault: 1}
+    assert objects_below(server, f"complete-{fault}") == objects_on_disk(tmp_path / "a.h5")
+
+
+def test_a_failed_upload_is_aborted(
+    start: Callable[[str], Server], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = bucket_room.OneObjectDraft.writer
+    victim = photos / "train" / "a" / "58.jpg"
+    whole = victim.read_bytes()
+
+    def meddle(self: Any) -> Any:
+        if self._payloads:
+            os.truncate(victim, 1000)
+        return writer(self)
+
+    monkeypatch.setattr(bucket_room.OneObjectDraft, "writer", meddle)
+    server = start(SeaweedFS.kind)
+    with server.behind() as proxy:
+        address, options = server.at("aborted/a.h5", proxy.endpoint)
+        with pytest.raises(SourceError, match=r"58\.jpg"):
+            convert(photos, address, storage_options=options, order="source")
+        begun = [r for r in proxy.requests if r.method == "POST" and "uploads" in r.target]
+        aborted = [r for r in proxy.requests if r.method == "DELETE" and "uploadId" in r.target]
+        assert len(begun) == len(aborted) == 1
+    victim.write_bytes(whole)
+    assert objects_below(server, "aborted") == {}
+
+
+def test_uploads_are_of_few_large_parts(start: Callable[[str], Server], photos: Path) -> None:
+    server = start(SeaweedFS.kind)
+    with server.behind() as proxy:
+        address, options = server.at("parts/a.h5", proxy.endpoint)
+        report = convert(photos, address, storage_options=options)
+        sizes = [r.nbytes_up for r in proxy.requests if "partNumber" in r.target]
+    assert set(sizes[:-1]) == {PART}
+    assert sum(sizes) > sum(split.num_bytes for split in report.splits.values())
+    assert len(sizes) >= 3
+
+
+def test_shards_are_filled_by_other_processes(
+    start: Callable[[str], Server], photos: Path, tmp_path: Path
+) -> None:
+    server = start(SeaweedFS.kind)
+    address, options = server.at("processes/a.zarr")
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        convert(photos, address, storage_options=options, executor=pool)
+    convert(photos, tmp_path / "a.zarr")
+    assert objects_below(server, "processes") == objects_on_disk(tmp_path / "a.zarr")
+
+
+@every_suffix
+def test_stores_are_copied_between_clouds_and_containers(
+    suffix: str, start: Callable[[str], Server], photos: Path, tmp_path: Path
+) -> None:
+    other = {".zarr": ".h5", ".h5": ".zarr"}[suffix]
+    source, source_options = start("s3").at(f"from/a{suffix}")
+    target, target_options = start("az").at(f"to/a{other}")
+    convert(photos, source, storage_options=source_options)
+    arraystore.copy(source, target, source_options=source_options, target_options=target_options)
+    arraystore.copy(target, tmp_path / f"b{suffix}", source_options=target_options)
+    expected = {
+        key.removeprefix("from/a"): data
+        for key, data in objects_below(start("s3"), "from").items()
+        if suffix in key
+    }
+    found = objects_on_disk(tmp_path / f"b{suffix}")
+    assert {key[1:]: data for key, data in found.items()} == {
+        key[1:]: data for key, data in expected.items()
+    }
+
+
+WRONG = [
+    ("s3", {}, "no-such-bucket", "no such bucket"),
+    ("az", {}, "no-such-bucket", "no such bucket"),
+    ("s3", {"secret": "wrong"}, BUCKET, "the credentials are wrong"),
+    ("az", {"account_key": "d3Jvbmc="}, BUCKET, "access is denied"),
+    ("s3", {"key": None, "secret": None, "anon": True}, BUCKET, "anonymous access is denied"),
+]
+
+
+@every_suffix
+@pytest.mark.parametrize(("kind", "change", "bucket", "message"), WRONG)
+def test_a_bucket_that_cannot_be_written_to_is_told_before_the_source_is_read(
+    suffix: str,
+    kind: str,
+    change: dict[str, Any],
+    bucket: str,
+    message: str,
+    start: Callable[[str], Server],
+    tmp_path: Path,
+) -> None:
+    address, options = start(kind).at(f"a{suffix}")
+    address = address.replace(BUCKET, bucket)
+    with pytest.raises((StorageError, FileNotFoundError), match=message) as caught:
+        convert(tmp_path / "not looked at", address, storage_options=options | change)
+    assert address.rpartition("/")[0] in str(caught.value)
