@@ -71,6 +71,7 @@ class ObjectReader(RangeReader):
     """
 
     is_remote = True
+    max_request = _PART_NBYTES
 
     def __init__(
         self,
