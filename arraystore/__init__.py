@@ -5,7 +5,8 @@
 'n04200800_7.JPEG'
 """
 
-from arraystore.convert import ConvertReport, SplitReport, convert
+from arraystore.batch import Batch, Sample
+from arraystore.convert import convert
 from arraystore.copy import CopyReport, copy
 from arraystore.errors import (
     ArrayStoreError,
@@ -16,19 +17,28 @@ from arraystore.errors import (
     StorageError,
     VersionError,
 )
+from arraystore.loops import Batches, Episode, Episodes
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
+from arraystore.report import ConvertReport, SplitReport
+from arraystore.samples import ReadPlan
+from arraystore.saved_selection import SavedSelection
 from arraystore.schema import SplitInfo, __version__
-from arraystore.split import Batch, Sample, Split
+from arraystore.split import Split
 
 __all__ = [
     "ArrayStoreError",
     "Batch",
+    "Batches",
     "ChecksumError",
     "ConvertReport",
     "CopyReport",
+    "Episode",
+    "Episodes",
     "FormatError",
+    "ReadPlan",
     "Sample",
+    "SavedSelection",
     "ShortReadError",
     "SourceError",
     "Split",

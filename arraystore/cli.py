@@ -17,10 +17,11 @@ import arraystore
 from arraystore import demo as demo_room
 from arraystore import tables
 from arraystore.errors import ArrayStoreError
-from arraystore.labels import find_label
+from arraystore.export import export as export_images
 from arraystore.plan import ON_ERROR
+from arraystore.progress import meter
 from arraystore.schema import ORDERS
-from arraystore.show import contact_sheet, first_of_each_label
+from arraystore.show import contact_sheet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -152,20 +153,91 @@ def info(store: str, as_json: bool) -> None:
         tables.print_info(opened.address, opened.info)
 
 
+def _selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that `_selected` takes."""
+    for option in reversed(
+        (
+            click.argument("store", type=str),
+            click.argument("split", default=""),
+            click.option(
+                "--selection", help="A saved selection's file, or a name that STORE keeps."
+            ),
+            click.option(
+                "--label",
+                "labels",
+                multiple=True,
+                help="Samples of a class: its id, its number, or words for it. May be repeated.",
+            ),
+            click.option(
+                "--file-name",
+                "file_names",
+                multiple=True,
+                help="Samples of a name, or of a pattern with *, ? and [abc]. May be repeated.",
+            ),
+            click.option("--per-label", type=int, metavar="K", help="K samples of every class."),
+            click.option("--sample", type=int, metavar="N", help="N samples at random."),
+            click.option(
+                "--seed", type=int, default=0, show_default=True, help="Of what is drawn."
+            ),
+            click.option(
+                "--save-selection",
+                type=_PATH,
+                metavar="FILE",
+                help="Save what was selected (.json).",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _selected(
+    store: str,
+    split: str,
+    selection: str | None,
+    labels: tuple[str, ...],
+    file_names: tuple[str, ...],
+    per_label: int | None,
+    sample: int | None,
+    seed: int,
+    save_selection: Path | None,
+) -> Split:
+    """Open a split and narrow it down, in the order of the arguments."""
+    opened = arraystore.open(store)
+    samples = opened[split or next(iter(opened))]
+    if selection is not None:
+        samples = samples.select(selection)
+    if labels:
+        samples = samples.where(label=list(labels))
+    if file_names:
+        samples = samples.where(file_name=list(file_names))
+    if per_label is not None:
+        samples = samples.per_label(per_label, seed=seed)
+    if sample is not None:
+        samples = samples.sample(sample, seed=seed)
+    if save_selection is not None:
+        samples.selection().save(save_selection)
+    return samples
+
+
 @cli.command()
-@click.argument("store", type=str)
-@click.argument("split", default="")
+@_selecting
 @click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Rows.")
+@click.option("--explain", is_flag=True, help="Print what reading the images would take instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row.")
-def ls(store: str, split: str, limit: int, as_json: bool) -> None:
+def ls(limit: int, explain: bool, as_json: bool, **options: Any) -> None:
     """List samples of SPLIT of STORE.
 
     SPLIT is the first split there is, or one such as train, 'train[100:200]',
-    'train[:10%]+validation'.
+    'train[:10%]+validation'. The options narrow it down in the order they are listed here.
     """
-    samples = _split(store, split)
+    samples = _selected(**options)
     shown = min(limit, len(samples))
-    if as_json:
+    if explain and as_json:
+        _print_json({"samples": len(samples), **samples.read_plan()._asdict()})
+    elif explain:
+        tables.print_plan(samples, samples.read_plan())
+    elif as_json:
         for row in tables.rows(samples, shown):
             click.echo(json.dumps(row, ensure_ascii=False))
     else:
@@ -173,41 +245,45 @@ def ls(store: str, split: str, limit: int, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("store", type=str)
-@click.argument("split", default="")
+@_selecting
 @click.option("-o", "--output", type=_PATH, default=Path("contact-sheet.png"), show_default=True)
-@click.option("--label", help="Samples of one class: its number, its id, or a word for it.")
-@click.option("--per-label", type=int, metavar="K", help="The first K samples of every class.")
 @click.option(
     "--limit", type=click.IntRange(1), help="Most pictures, 64 by default; all with --per-label."
 )
 @click.option("--size", type=click.IntRange(16, 1024), default=144, show_default=True)
 @click.option("--columns", type=click.IntRange(1), default=8, show_default=True)
-def show(
-    store: str,
-    split: str,
-    output: Path,
-    label: str | None,
-    per_label: int | None,
-    limit: int | None,
-    size: int,
-    columns: int,
-) -> None:
-    """Draw samples of SPLIT of STORE as one PNG, with the names of their classes."""
+def show(output: Path, limit: int | None, size: int, columns: int, **options: Any) -> None:
+    """Draw samples of SPLIT of STORE as one PNG, with the names of their classes.
+
+    SPLIT and the options that narrow it down are those of ls.
+    """
     if output.suffix.lower() != ".png":
         raise click.BadParameter(f"{output} must end in .png", param_hint="--output")
-    samples = _split(store, split)
-    positions = np.arange(len(samples), dtype=np.int64)
-    if per_label is not None:
-        positions = first_of_each_label(samples, per_label)
-    if label is not None:
-        wanted = find_label(label, samples.label_names, samples.label_words)
-        positions = positions[samples.label[positions] == wanted]
-    if limit is None and per_label is None:
+    samples = _selected(**options)
+    if limit is None and options["per_label"] is None:
         limit = 64
-    shown = positions[:limit]
+    shown = np.arange(len(samples), dtype=np.int64)[:limit]
     contact_sheet(samples, shown, size=size, columns=columns).save(output, "PNG")
-    click.echo(f"{output}: {len(shown):,} of {len(positions):,} samples of {samples.name}")
+    click.echo(f"{output}: {len(shown):,} of {len(samples):,} samples of {samples.name}")
+
+
+@cli.command()
+@_selecting
+@click.option(
+    "-o", "--output", type=_PATH, required=True, help="A folder that is empty, or not there."
+)
+@click.option(
+    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
+)
+def export(output: Path, progress: bool | None, **options: Any) -> None:
+    """Write images of SPLIT of STORE as files class/name, byte for byte as stored.
+
+    SPLIT and the options that narrow it down are those of ls.
+    """
+    samples = _selected(**options)
+    with meter(progress) as shown:
+        n_files = export_images(samples, output, meter=shown)
+    click.echo(f"{output}: {n_files:,} images of {samples.name}")
 
 
 @cli.command()
@@ -255,11 +331,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(message: str) -> int:
     click.echo(f"arraystore: {' '.join(message.split())}", err=True)
     return 1
-
-
-def _split(store: str, split: str) -> Split:
-    opened = arraystore.open(store)
-    return opened[split or next(iter(opened))]
 
 
 def _print_json(value: Any) -> None:

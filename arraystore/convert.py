@@ -14,16 +14,24 @@ from __future__ import annotations
 import operator
 import os
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from arraystore.drafts import open_draft
 from arraystore.fill import FileRanges
-from arraystore.layout import content_digest, image_starts, label_index
+from arraystore.layout import content_digest, image_starts, label_index, selected
 from arraystore.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.progress import meter
-from arraystore.schema import COLUMNS, ORDERS, ROOT_COLUMNS, DatasetInfo, SplitInfo
+from arraystore.report import ConvertReport, SplitReport
+from arraystore.schema import (
+    COLUMNS,
+    ORDERS,
+    ROOT_COLUMNS,
+    SELECTIONS,
+    Column,
+    DatasetInfo,
+    SplitInfo,
+)
 from arraystore.sources.registry import load_source
 
 if TYPE_CHECKING:
@@ -37,60 +45,6 @@ if TYPE_CHECKING:
     from arraystore.sources.base import Source
 
 _SEED_LIMIT: Final = 2**63
-
-
-@dataclass(frozen=True, slots=True)
-class SplitReport:
-    """What became of one split.
-
-    Attributes
-    ----------
-    num_samples, num_bytes : int
-        Images stored, and the size of all of them in bytes.
-    content_digest : str
-        Identifies the content, whatever the container and the order.
-    skipped : tuple of (str, str)
-        File name of each image left out, and why.
-    reencoded : tuple of str
-        File name of each image whose bytes are not those of the source.
-    """
-
-    num_samples: int
-    num_bytes: int
-    content_digest: str
-    skipped: tuple[tuple[str, str], ...]
-    reencoded: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertReport:
-    """What a conversion did.
-
-    Attributes
-    ----------
-    dataset : str
-        Name, config and version of the data set.
-    path : str
-        The store.
-    splits : dict of str to SplitReport
-    partial : bool
-        Whether samples that belong to the data set were missing in the source.
-    notes : tuple of str
-        What else was left out.
-    seconds : float
-        Wall time.
-    """
-
-    dataset: str
-    path: str
-    splits: dict[str, SplitReport]
-    partial: bool
-    notes: tuple[str, ...]
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, for JSON."""
-        return asdict(self)
 
 
 def convert(
@@ -265,8 +219,21 @@ def _seal(
         total = int(table.nbytes.sum())
         writer.set_attributes(split, SplitInfo(len(table), total, order, seed, digest).attributes())
         reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)
+    _write_selections(writer, source, plans)
     writer.set_attributes("", _info(source, plans).attributes())
     return reports
+
+
+def _write_selections(writer: ContainerWriter, source: Source, plans: dict[str, SplitPlan]) -> None:
+    """Write which samples are in each named selection of the source."""
+    if source.selections:
+        writer.create_group(SELECTIONS)
+    for name, splits in source.selections.items():
+        writer.create_group(f"{SELECTIONS}/{name}")
+        for split, names in splits.items():
+            positions = selected(plans[split].table.file_name, names)
+            column = Column("int64", f"selected_{split}")
+            writer.write_column(f"{SELECTIONS}/{name}/{split}", positions, column)
 
 
 def _info(source: Source, plans: dict[str, SplitPlan]) -> DatasetInfo:
@@ -287,6 +254,7 @@ def _info(source: Source, plans: dict[str, SplitPlan]) -> DatasetInfo:
         partial=source.partial,
         skipped=tuple(skipped),
         reencoded=tuple(name for plan in plans.values() for name in plan.reencoded),
+        selections={name: tuple(splits) for name, splits in source.selections.items()},
     )
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from arraystore.convert import convert
 from arraystore.drawn import write_archives
 from arraystore.errors import ArrayStoreError
-from arraystore.labels import find_label
 from arraystore.reader import Store, open_store
-from arraystore.show import contact_sheet, first_of_each_label
+from arraystore.show import contact_sheet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +66,8 @@ def run(folder: Path, *, tell: Tell) -> None:
     _query(stores[0], tell)
     sheet = folder / "contact-sheet.png"
     train = stores[0]["train"]
-    contact_sheet(train, first_of_each_label(train, 2), columns=10).save(sheet, "PNG")
+    pairs = train.per_label(2)
+    contact_sheet(pairs, np.arange(len(pairs)), columns=10).save(sheet, "PNG")
     tell(f"Drew two pictures of every class, with their names: {sheet}")
 
 
@@ -115,10 +115,11 @@ def _query(store: Store, tell: Tell) -> None:
     train = store["train"]
     image, label, file_name = train[5]
     tell(f"train[5]: image {image.dtype} {image.shape}, label {label}, file_name {file_name!r}")
-    tench = find_label("tench", store.label_names, store.label_words)
-    batch = train[train.label == tench]
-    names = ", ".join(batch.file_name[:3].tolist())
-    tell(f"train[train.label == {tench}]: {len(batch.image)} tenches ({names}, …)")
+    tenches = train.where(label="tench")
+    names = ", ".join(tenches.file_name[:3].tolist())
+    tell(f"train.where(label='tench'): {len(tenches)} of label {tenches.label[0]} ({names}, …)")
+    few = train.per_label(1, seed=0)
+    tell(f"train.per_label(1, seed=0): {len(few)} samples of {len(set(few.label.tolist()))} labels")
     tell(f"train.resized(64)[:8]: {train.resized(64)[:8].shape}")
     large = int(np.count_nonzero(train.image_height >= 375))
     tell(f"train.image_height >= 375: {large} of {len(train)} images")

@@ -3,61 +3,92 @@
 from __future__ import annotations
 
 import difflib
+import operator
+from collections import defaultdict
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import SupportsIndex
 
 
-def find_label(text: str, names: Sequence[str], words: Sequence[str]) -> int:
-    """Return the label of a class, by its number, its id, or a word for it.
+class Vocabulary:
+    """The classes of a data set, by their numbers, ids and words.
 
     Parameters
     ----------
-    text : str
-        Such as ``1``, ``n01443537``, ``goldfish`` or ``Goldfish, Carassius auratus``;
-        words in any case.
     names, words : sequence of str
         Id of each class, and its words with ``", "`` between them.
 
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    KeyError
-        If there is no such class, or the word means several; the message lists the
-        nearest there are, or those it means.
-
     Examples
     --------
-    >>> names, words = ["n01", "n02", "n03"], ["crane", "goldfish, Carassius", "crane, derrick"]
-    >>> find_label("Goldfish", names, words)
-    1
-    >>> find_label("crane", names, words)
+    >>> classes = Vocabulary(["n01", "n02", "n03"], ["crane", "goldfish, Carassius", "crane, lift"])
+    >>> classes.label("Goldfish"), classes.label("n03"), classes.label(0)
+    (1, 2, 0)
+    >>> classes.label("crane")
     Traceback (most recent call last):
     ...
-    KeyError: "'crane' means several classes: 0 n01 (crane), 2 n03 (crane, derrick)"
+    KeyError: "'crane' means several classes: 0 n01 (crane), 2 n03 (crane, lift)"
     """
-    if text.isdecimal():
-        if int(text) >= len(names):
-            raise KeyError(f"label {text} is not in range({len(names)})")
-        return int(text)
-    if text in names:
-        return names.index(text)
-    wanted = text.casefold()
-    meant = [
-        label
-        for label, word in enumerate(words)
-        if wanted in (word.casefold(), *word.casefold().split(", "))
-    ]
-    if len(meant) == 1:
-        return meant[0]
-    if meant:
-        listed = ", ".join(f"{k} {names[k]} ({words[k]})" for k in meant)
-        raise KeyError(f"{text!r} means several classes: {listed}")
-    known = {single for word in words for single in word.split(", ")} | set(names)
-    near = difflib.get_close_matches(text, sorted(known))
-    hint = f"; near it: {', '.join(near)}" if near else ""
-    raise KeyError(f"there is no class {text!r}{hint}")
+
+    def __init__(self, names: Sequence[str], words: Sequence[str]) -> None:
+        self._names = names
+        self._words = words
+
+    def label(self, key: str | SupportsIndex) -> int:
+        """Return the label of a class.
+
+        Parameters
+        ----------
+        key : int or str
+            A label; or, looked for in this order, an id such as ``n01443537``, a
+            label in digits, and words such as ``goldfish`` or ``Goldfish, Carassius
+            auratus``, in any case.
+
+        Raises
+        ------
+        KeyError
+            If there is no such class, or words mean several; the message lists
+            the nearest there are, or those meant.
+        TypeError
+            If `key` is neither an integer nor text.
+        """
+        if isinstance(key, str):
+            return self._named(key)
+        if isinstance(key, bool):
+            raise TypeError(f"a label is an integer or text, got {key!r}")
+        label = operator.index(key)
+        if not 0 <= label < len(self._names):
+            raise KeyError(f"label {label} is not in range({len(self._names)})")
+        return label
+
+    @cached_property
+    def by_name(self) -> dict[str, int]:
+        """Label of each id."""
+        return {name: label for label, name in enumerate(self._names)}
+
+    @cached_property
+    def _by_word(self) -> dict[str, list[int]]:
+        meant = defaultdict(list)
+        for label, words in enumerate(self._words):
+            for word in {words.casefold(), *words.casefold().split(", ")} - {""}:
+                meant[word].append(label)
+        return dict(meant)
+
+    def _named(self, text: str) -> int:
+        label = self.by_name.get(text)
+        if label is not None:
+            return label
+        if text.isdecimal():
+            return self.label(int(text))
+        meant = self._by_word.get(text.casefold(), [])
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            listed = ", ".join(f"{k} {self._names[k]} ({self._words[k]})" for k in meant)
+            raise KeyError(f"{text!r} means several classes: {listed}")
+        known = {word for words in self._words for word in words.split(", ")} | self.by_name.keys()
+        near = difflib.get_close_matches(text, sorted(known))
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise KeyError(f"there is no class {text!r}{hint}")

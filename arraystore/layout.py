@@ -11,7 +11,7 @@ import numpy as np
 from arraystore.schema import SHARD_NBYTES, UNLABELLED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence, Set
 
     from numpy.typing import NDArray
 
@@ -160,6 +160,17 @@ def label_index(label: Ints, n_classes: int) -> tuple[Ints, Ints]:
     order = by_label[int(np.count_nonzero(label == UNLABELLED)) :]
     indptr = np.searchsorted(label[order], np.arange(n_classes + 1)).astype(np.int64)
     return order, indptr
+
+
+def selected(file_name: Sequence[str], names: Set[str]) -> Ints:
+    """Return the ascending positions of those samples whose file names are in a set.
+
+    Examples
+    --------
+    >>> selected(["b", "a", "c"], {"b", "c", "d"})
+    array([0, 2])
+    """
+    return np.array([i for i, name in enumerate(file_name) if name in names], dtype=np.int64)
 
 
 def content_digest(

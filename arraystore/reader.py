@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from arraystore.containers import open_local, open_objects
+from arraystore.labels import Vocabulary
+from arraystore.samples import Part
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
 from arraystore.selection import parse_split_string
-from arraystore.split import Part, Split
+from arraystore.split import Split
 from arraystore.stored import CHECKSUMS, StoredSplit
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class StoreInfo:
         Images left out: split, file name, reason.
     reencoded : tuple of str
         Images whose bytes are not those of the source.
+    selections : dict of str to tuple of str
+        Named selections that the store keeps, and the splits each is of.
     writer, format_version : str
         What wrote the store, and the format it follows.
     """
@@ -71,6 +74,7 @@ class StoreInfo:
     partial: bool
     skipped: tuple[dict[str, str], ...]
     reencoded: tuple[str, ...]
+    selections: dict[str, tuple[str, ...]]
     writer: str
     format_version: str
 
@@ -121,7 +125,8 @@ class Store(Mapping[str, Split]):
         Parameters
         ----------
         name : str
-            ``train``, ``train[:10%]``, ``train[100:200]``, ``train+validation``.
+            ``train``, ``train[:10%]``, ``train[100:200]``, ``train+validation``; ``all``
+            joins all splits.
 
         Returns
         -------
@@ -130,7 +135,7 @@ class Store(Mapping[str, Split]):
         Raises
         ------
         KeyError
-            If there is no split of that name.
+            If there is no split of that name; the message has those there are.
         ValueError
             If the string is malformed, or a bound is outside the split.
         """
@@ -138,8 +143,7 @@ class Store(Mapping[str, Split]):
             raise TypeError(
                 f"a store has splits, got {name!r}; store['train'][{name!r}] selects samples"
             )
-        lengths = _Lengths(self)
-        terms = parse_split_string(name, lengths)
+        terms = parse_split_string(name, _Lengths(self))
         parts = [Part(self.stored(term.name), range(term.start, term.stop)) for term in terms]
         return Split(self, name, parts)
 
@@ -214,19 +218,30 @@ class Store(Mapping[str, Split]):
         Parameters
         ----------
         name : str
-            Its id, such as ``n01440764``.
+            Its id, such as ``n01440764``, or words for it, such as ``tench``.
 
         Raises
         ------
         KeyError
-            If there is no such class; the message has the nearest there are.
+            If there is no such class; the message has the nearest there are. If words
+            mean several, it has those.
         """
-        try:
-            return self._labels[name]
-        except KeyError:
-            near = difflib.get_close_matches(name, self.label_names)
-            hint = f"; near it: {', '.join(near)}" if near else ""
-            raise KeyError(f"there is no class {name!r}{hint}") from None
+        return self.vocabulary.label(name)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What the classes are called, as their labels."""
+        return Vocabulary(self.label_names, self.label_words)
+
+    @property
+    def selections(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the selections that the store keeps, and the splits each is of."""
+        return self._dataset.selections
+
+    @property
+    def dataset(self) -> str:
+        """Name, config and version of the data set."""
+        return self._dataset.full_name
 
     def __enter__(self) -> Self:
         return self
@@ -244,10 +259,6 @@ class Store(Mapping[str, Split]):
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         return Store, (self._place, self._options)
-
-    @cached_property
-    def _labels(self) -> dict[str, int]:
-        return {name: label for label, name in enumerate(self.label_names)}
 
     def _texts(self, name: str) -> tuple[str, ...]:
         values = self._container.read_column(name, ROOT_COLUMNS[name].data_type)

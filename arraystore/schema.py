@@ -25,6 +25,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from arraystore.attributes import json_of, list_of_objects, need
 from arraystore.errors import FormatError, VersionError
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ COLUMN_CHUNK_ROWS: Final = 64 * 2**10
 """Length of the chunks of every column, in rows."""
 
 PAYLOAD: Final = "image_payload"
+SELECTIONS: Final = "selections"
+"""Group of the named selections: arrays ``selections/NAME/SPLIT`` of positions."""
+
 STRING: Final = "string"
 """The data type of a column of text."""
 
@@ -123,6 +127,8 @@ class DatasetInfo:
         The images left out with ``on_error="skip"``: split, file name, reason.
     reencoded : tuple of str
         File names of the images whose bytes are not those of the source.
+    selections : dict of str to tuple of str
+        Name of each selection that is stored, and the splits it is of.
     """
 
     name: str
@@ -136,10 +142,11 @@ class DatasetInfo:
     partial: bool = False
     skipped: tuple[dict[str, str], ...] = ()
     reencoded: tuple[str, ...] = ()
+    selections: dict[str, tuple[str, ...]] = field(default_factory=dict)
     writer: str = field(default=f"arraystore {__version__}", kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in self.splits:
+        for name in (*self.splits, *self.selections):
             check_split_name(name)
 
     @property
@@ -165,6 +172,7 @@ class DatasetInfo:
             "partial": self.partial,
             "skipped": json.dumps(list(self.skipped)),
             "reencoded": json.dumps(list(self.reencoded)),
+            **({"selections": json.dumps(self.selections)} if self.selections else {}),
             "format": FORMAT_NAME,
             "format_version": ".".join(map(str, FORMAT_VERSION)),
         }
@@ -189,8 +197,8 @@ class DatasetInfo:
         def text(name: str) -> str:
             return str(need(attributes, name, str, where=where))
 
-        sources = _list_of_objects(attributes, "sources", {"name": str, "nbytes": int}, where=where)
-        skipped = _list_of_objects(attributes, "skipped", {}, where=where)
+        sources = list_of_objects(attributes, "sources", {"name": str, "nbytes": int}, where=where)
+        skipped = list_of_objects(attributes, "skipped", {}, where=where)
         return cls(
             name=text("dataset_name"),
             config=text("dataset_config"),
@@ -202,7 +210,8 @@ class DatasetInfo:
             sources=tuple((s["name"], s["nbytes"]) for s in sources),
             partial=bool(need(attributes, "partial", (bool, int), where=where)),
             skipped=tuple({str(k): str(v) for k, v in row.items()} for row in skipped),
-            reencoded=tuple(map(str, _json_list(attributes, "reencoded", where=where))),
+            reencoded=tuple(map(str, json_of(attributes, "reencoded", list, where=where))),
+            selections=_selections(attributes, where=where),
             writer=text("writer"),
         )
 
@@ -338,47 +347,26 @@ def split_names(attributes: Mapping[str, Any], *, where: str) -> tuple[str, ...]
     if not all(isinstance(name, str) for name in names):
         raise FormatError(f"{where}: attribute 'splits' must be a list of names, got {names!r}")
     for name in names:
-        try:
-            check_split_name(name)
-        except ValueError as error:
-            raise FormatError(f"{where}: attribute 'splits': {error}") from None
+        _check_stored_name(name, f"{where}: attribute 'splits'")
     return tuple(names)
 
 
-def need(
-    attributes: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, where: str
-) -> Any:
-    """Return an attribute of the wanted type, or raise a `FormatError` that says where."""
-    if name not in attributes:
-        raise FormatError(f"{where}: attribute {name!r} is missing")
-    value = attributes[name]
-    if not isinstance(value, kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(k.__name__ for k in kinds)
-        raise FormatError(f"{where}: attribute {name!r} must be {wanted}, got {value!r}")
-    return value
-
-
-def _json_list(attributes: Mapping[str, Any], name: str, *, where: str) -> list[Any]:
-    text = need(attributes, name, str, where=where)
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: attribute {name!r} must be JSON: {error}") from None
-    if not isinstance(values, list):
-        raise FormatError(f"{where}: attribute {name!r} must be a JSON list, got {text[:80]!r}")
-    return values
-
-
-def _list_of_objects(
-    attributes: Mapping[str, Any], name: str, kinds: Mapping[str, type], *, where: str
-) -> list[dict[str, Any]]:
-    rows = _json_list(attributes, name, where=where)
-    for row in rows:
-        if not isinstance(row, dict) or any(
-            not isinstance(row.get(key), kind) for key, kind in kinds.items()
-        ):
+def _selections(attributes: Mapping[str, Any], *, where: str) -> dict[str, tuple[str, ...]]:
+    """Return the names of the stored selections; a store may have none and not say so."""
+    if SELECTIONS not in attributes:
+        return {}
+    rows: dict[str, Any] = json_of(attributes, SELECTIONS, dict, where=where)
+    for name, splits in rows.items():
+        if not (isinstance(splits, list) and all(isinstance(split, str) for split in splits)):
             raise FormatError(
-                f"{where}: attribute {name!r} must hold objects with {list(kinds)}, got {row!r}"
+                f"{where}: attribute 'selections' must hold lists of splits, got {splits!r}"
             )
-    return rows
+        _check_stored_name(name, f"{where}: attribute 'selections'")
+    return {name: tuple(splits) for name, splits in rows.items()}
+
+
+def _check_stored_name(name: str, where: str) -> None:
+    try:
+        check_split_name(name)
+    except ValueError as error:
+        raise FormatError(f"{where}: {error}") from None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias, TypeGuard
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -136,17 +137,22 @@ def _listed(selection: object) -> list[Any] | NDArray[Any]:
 
 _KINDS = "a selection must be an integer, a slice, or a list or array of integers or bools"
 
+ALL: Final = "all"
+"""Name of all splits joined, as in TFDS; a split of that name comes first."""
+
+_BOUND = r"-?[0-9][0-9_]*(?:\.[0-9_]*)?\s*%|-?[0-9][0-9_]*"
 _TERM = re.compile(
     r"\s*(?P<name>[A-Za-z0-9_.-]+)\s*"
-    r"(?P<slice>\[\s*(?P<start>-?\d+\s*%?)?\s*:\s*(?P<stop>-?\d+\s*%?)?\s*\])?\s*"
+    rf"(?P<slice>\[\s*(?P<start>{_BOUND})?\s*:\s*(?P<stop>{_BOUND})?\s*\])?\s*"
 )
 
 
 def parse_split_string(text: str, lengths: Mapping[str, int]) -> list[SplitSlice]:
     """Read a split string as TFDS writes them: ``train[:10%]``, ``train[100:200]+validation``.
 
-    Percentages are rounded to the nearest sample, as TFDS does by default, so
-    that consecutive slices cover every sample once.
+    Percentages, which may have decimals, are rounded to the nearest sample, as TFDS does
+    by default, so that consecutive slices cover every sample once. ``all`` is all splits
+    joined.
 
     Parameters
     ----------
@@ -173,7 +179,15 @@ def parse_split_string(text: str, lengths: Mapping[str, int]) -> list[SplitSlice
     >>> parse_split_string("train[:10%]+test[-1:]", {"train": 25, "test": 4})
     [SplitSlice(name='train', start=0, stop=2), SplitSlice(name='test', start=3, stop=4)]
     """
-    return [_parse_term(term, lengths) for term in text.split("+")]
+    slices = []
+    for term in text.split("+"):
+        if term.strip() == ALL and ALL not in lengths:
+            slices += [SplitSlice(name, 0, length) for name, length in lengths.items()]
+        else:
+            slices.append(_parse_term(term, lengths))
+    if not slices:
+        raise ValueError("the store has no splits to join")
+    return slices
 
 
 def _parse_term(term: str, lengths: Mapping[str, int]) -> SplitSlice:
@@ -199,11 +213,10 @@ def _bound(text: str | None, default: int, length: int, term: str) -> int:
     if not text:
         return default
     is_percent = text.endswith("%")
-    number = int(text.rstrip("% "))
-    limit, unit = (100, "%") if is_percent else (length, "")
-    if abs(number) > limit:
+    number = Fraction(text.rstrip("% ").replace("_", ""))
+    if abs(number) > (100 if is_percent else length):
         raise ValueError(
-            f"{term.strip()!r}: {number}{unit} is outside the split, which has {length} samples"
+            f"{term.strip()!r}: {text} is outside the split, which has {length} samples"
         )
-    absolute = round(number * length / 100) if is_percent else number
+    absolute = round(number * length / 100) if is_percent else int(number)
     return absolute + length if number < 0 else absolute

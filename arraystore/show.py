@@ -89,23 +89,6 @@ def captions(split: Split, positions: Ints) -> list[str]:
     ]
 
 
-def first_of_each_label(split: Split, k: int) -> Ints:
-    """Return the first `k` positions of every label there is, label by label.
-
-    Raises
-    ------
-    ValueError
-        If `k` is not 1 or more.
-    """
-    if k < 1:
-        raise ValueError(f"a number of samples per label must be 1 or more, got {k}")
-    order = np.argsort(split.label, kind="stable")
-    ordered = split.label[order]
-    nth = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
-    chosen: Ints = order[(nth < k) & (ordered >= 0)]
-    return chosen
-
-
 def _fitted(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
     """Shorten a text until it is no wider than `width` pixels."""
     if font.getlength(text) <= width:

@@ -1,147 +1,42 @@
-"""Samples with NumPy's manner: integers, slices, arrays and masks in brackets."""
+"""Splits: samples to draw from, to loop over in batches and episodes, and to map."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    Generic,
-    NamedTuple,
-    Protocol,
-    TypeVar,
-    overload,
-)
+from functools import cached_property
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from arraystore.selection import as_position, as_positions, is_one
-from arraystore.stored import SAMPLE_COLUMNS
+from arraystore.layout import label_index, name_hashes
+from arraystore.loops import SHUFFLES, Batches, Episodes, Epoch
+from arraystore.mapped import Mapped, image_and_label
+from arraystore.positions import rows
+from arraystore.query import Queries
+from arraystore.sampling import (
+    Groups,
+    as_count,
+    as_seed,
+    class_balanced_counts,
+    draw_from_groups,
+    permutation,
+    ranked,
+    with_repeats,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence, Sized
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from arraystore.selection import Selection
-    from arraystore.stored import Size, StoredSplit
+    from arraystore.batch import Sample
 
     Ints = NDArray[np.int64]
     Pixels = NDArray[np.uint8]
 
 T = TypeVar("T")
-One = TypeVar("One")
-Many = TypeVar("Many")
-
-_READ_AHEAD: Final = 64
-"""Samples read at a time when a split is iterated; one such group is read ahead."""
 
 
-class Sample(NamedTuple):
-    """One labelled image.
-
-    Attributes
-    ----------
-    image : ndarray of uint8, shape (height, width, 3)
-        Pixels: red, green, blue.
-    label : int
-        Index of the class, -1 if there is none.
-    file_name : str
-        Name of the image in the source.
-    """
-
-    image: Pixels
-    label: int
-    file_name: str
-
-
-class Batch(NamedTuple):
-    """Several samples, column by column.
-
-    Attributes
-    ----------
-    image : list of ndarray of uint8, each of shape (height, width, 3)
-        Pixels of each image; sizes differ.
-    label : ndarray of int64, shape (n,)
-    file_name : ndarray of str, shape (n,)
-    """
-
-    image: list[Pixels]
-    label: Ints
-    file_name: NDArray[Any]
-
-
-class Part(NamedTuple):
-    """Some samples of one stored split.
-
-    Attributes
-    ----------
-    stored : StoredSplit
-    positions : range or ndarray of int64
-        Positions in it; a range where they are consecutive, so that it stays small.
-    """
-
-    stored: StoredSplit
-    positions: range | Ints
-
-
-class Images(Generic[One, Many]):
-    """The images of a split in one form: an integer in brackets gives one, all else many."""
-
-    __array_ufunc__ = None
-
-    def __init__(
-        self,
-        form: str,
-        split: Sized,
-        read: Callable[[Ints], list[One]],
-        gather: Callable[[list[One]], Many],
-    ) -> None:
-        self._form = form
-        self._split = split
-        self._read = read
-        self._gather = gather
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    @overload
-    def __getitem__(self, selection: int | np.integer[Any]) -> One: ...
-    @overload
-    def __getitem__(self, selection: Selection) -> Many: ...
-    def __getitem__(self, selection: int | np.integer[Any] | Selection) -> One | Many:
-        if is_one(selection):
-            position = as_position(selection, len(self))
-            (one,) = self._read(np.array([position], dtype=np.int64))
-            return one
-        positions = as_positions(selection, len(self))
-        return self._gather(self._read(positions))
-
-    def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:
-        raise TypeError("images are not turned into an array as a whole; select some: images[:10]")
-
-    def __repr__(self) -> str:
-        return f"<{self._form} of {self._split!r}>"
-
-
-class _Owner(Protocol):
-    """What a split needs of the store that it is of."""
-
-    @property
-    def address(self) -> str: ...
-    @property
-    def label_names(self) -> tuple[str, ...]: ...
-    @property
-    def label_words(self) -> tuple[str, ...]: ...
-    def int2str(self, label: int) -> str: ...
-    def str2int(self, name: str) -> int: ...
-    def stored(self, name: str) -> StoredSplit: ...
-
-
-class Split:
+class Split(Queries):
     """Samples of a store, read on demand.
 
     Indexing follows NumPy along one axis: an integer gives a `Sample`, a slice, a
@@ -149,242 +44,333 @@ class Split:
     memory, loaded when they are first used; of the images only the bytes of those
     selected are read. Get one from a `Store`; ``store["train+validation"]`` joins two.
 
+    What is asked of a split by label, by name or by chance is a split again, and reads
+    nothing yet. All randomness follows from `seed` and the other arguments: the same
+    call gives the same samples, here and elsewhere.
+
     Attributes
     ----------
     name : str
-        As it was asked for, such as ``train[:10%]``.
+        As it was asked for, such as ``train[:10%]`` or ``train.where(label='goldfish')``.
     """
 
-    # NumPy would otherwise try to turn a split into an array in expressions.
-    __array_ufunc__ = None
+    _ranking: tuple[int, Groups] | None = None
 
-    def __init__(self, store: _Owner, name: str, parts: Sequence[Part]) -> None:
-        self.name = name
-        self._store = store
-        self._parts = tuple(parts)
-        self._columns: dict[str, NDArray[Any]] = {}
-        self._stops = np.cumsum([len(part.positions) for part in parts], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self._stops[-1])
-
-    @overload
-    def __getitem__(self, selection: int | np.integer[Any]) -> Sample: ...
-    @overload
-    def __getitem__(self, selection: Selection) -> Batch: ...
-    def __getitem__(self, selection: int | np.integer[Any] | Selection) -> Sample | Batch:
-        if is_one(selection):
-            position = as_position(selection, len(self))
-            (sample,) = self.__getitems__([position])
-            return sample
-        positions = as_positions(selection, len(self))
-        for part in self._parts:
-            part.stored.load(SAMPLE_COLUMNS)
-        return Batch(self._images(positions), self.label[positions], self.file_name[positions])
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Return the samples at some positions: what torch's DataLoader calls for a batch."""
-        batch = self[list(indices)]
-        return list(map(Sample, batch.image, batch.label.tolist(), batch.file_name.tolist()))
-
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield every sample in order; the next ones are read meanwhile."""
-        groups = (
-            range(i, min(i + _READ_AHEAD, len(self))) for i in range(0, len(self), _READ_AHEAD)
-        )
-        process = os.getpid()
-        with ThreadPoolExecutor(1, thread_name_prefix="arraystore-read-ahead") as pool:
-            ahead = deque((g, pool.submit(self.__getitems__, g)) for g in _first(groups, 2))
-            try:
-                while ahead:
-                    if os.getpid() != process:  # forked meanwhile: the thread is not here
-                        for group in (*(g for g, _ in ahead), *groups):
-                            yield from self.__getitems__(group)
-                        return
-                    _, future = ahead.popleft()
-                    samples = future.result()
-                    ahead.extend((g, pool.submit(self.__getitems__, g)) for g in _first(groups, 1))
-                    yield from samples
-            finally:
-                for _, future in ahead:
-                    future.cancel()
-
-    def __contains__(self, file_name: object) -> bool:
-        """Whether there is a sample of that file name."""
-        if not isinstance(file_name, str):
-            raise TypeError(f"a split contains file names, got {type(file_name).__name__}")
-        return file_name in self.file_name.tolist()
-
-    def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:
-        raise TypeError(
-            "a split is not turned into an array, because that would read every image; "
-            "split[:] loads them, split.label and split.file_name are arrays"
-        )
-
-    @property
-    def label(self) -> Ints:
-        """Index of the class of each sample, -1 if it has none: ndarray of int64, shape (n,)."""
-        return self._column("label")
-
-    @property
-    def file_name(self) -> NDArray[Any]:
-        """Name of each image in the source: ndarray of str, shape (n,).
-
-        Of NumPy's `StringDType`: ``.tolist()`` gives Python strings, ``.astype(object)``
-        an array that older libraries understand.
-        """
-        return self._column("file_name")
-
-    @property
-    def image_nbytes(self) -> Ints:
-        """Size of each encoded image in bytes: ndarray of int64, shape (n,)."""
-        return self._column("image_nbytes")
-
-    @property
-    def image_height(self) -> NDArray[np.int32]:
-        """Height of each image in pixels: ndarray of int32, shape (n,)."""
-        return self._column("image_height")
-
-    @property
-    def image_width(self) -> NDArray[np.int32]:
-        """Width of each image in pixels: ndarray of int32, shape (n,)."""
-        return self._column("image_width")
-
-    @property
-    def image_crc32c(self) -> NDArray[np.uint32]:
-        """CRC-32C of each encoded image: ndarray of uint32, shape (n,)."""
-        return self._column("image_crc32c")
-
-    @property
-    def image(self) -> Images[Pixels, list[Pixels]]:
-        """Pixels: ``split.image[5]`` is uint8 (height, width, 3), a slice gives a list of them."""
-        return Images("image", self, self._images, list)
-
-    @property
-    def image_bytes(self) -> Images[bytes, list[bytes]]:
-        """Encoded images, byte for byte as stored: ``split.image_bytes[5]`` is bytes."""
-        return Images("image_bytes", self, self._encoded, list)
-
-    def resized(self, size: int | tuple[int, int]) -> Images[Pixels, Pixels]:
-        """Pixels of one size, so that many make one array.
+    def sample(self, n: int, *, seed: int = 0, replace: bool = False) -> Self:
+        """Return samples drawn at random, in random order.
 
         Parameters
         ----------
-        size : int or (int, int)
-            Height and width; an integer means both. From each image the largest
-            centred region of that shape is scaled, bilinear with antialiasing.
+        n : int
+            How many.
+        seed : int, default 0
+            In ``range(2**63)``. The draw of fewer is the beginning of the draw of more.
+        replace : bool, default False
+            Whether a sample may be drawn more than once.
+
+        Raises
+        ------
+        ValueError
+            If there are not that many, or a number is negative.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> train.sample(3, seed=1).positions
+        array([90, 78,  3])
+        """
+        n = as_count(n, "n")
+        seed = as_seed(seed)
+        if n > len(self) and not (replace and len(self)):
+            way_out = " or give replace=True" if len(self) else ""
+            raise ValueError(
+                f"{n} samples were asked for, {self.name} has {len(self)}; ask for fewer{way_out}"
+            )
+        chosen = with_repeats(len(self), n, seed) if replace else permutation(len(self), seed)[:n]
+        repeats = ", replace=True" if replace else ""
+        return self._derived(chosen, f"{self._term}.sample({n}, seed={seed}{repeats})")
+
+    def per_label(
+        self,
+        k: int | None = None,
+        *,
+        fraction: float | None = None,
+        seed: int = 0,
+        replace: bool = False,
+    ) -> Self:
+        """Return the same number of samples of each label that there is, drawn at random.
+
+        Of each label those samples are taken whose file names have the smallest keyed
+        hashes, the hashes that also order a shuffled store. So the draw is the same in
+        every order and container, and that of 1 is part of that of 5.
+
+        Parameters
+        ----------
+        k : int
+            Samples of each label.
+        fraction : float
+            Instead of `k`: this part of all labelled samples, rounded down, as equally
+            as possible from all labels. Where that leaves a rest, some labels give one more.
+            SimCLR's lists of 1 % and 10 % of ImageNet are made like that.
+        seed : int, default 0
+            In ``range(2**63)``.
+        replace : bool, default False
+            Draw each from all samples of its label, so that it may come more than once.
 
         Returns
         -------
-        Images
-            ``split.resized(224)[:64]`` is uint8 (64, 224, 224, 3).
+        Split
+            Grouped by label.
 
         Raises
         ------
         ValueError
-            If the size is not 1 or more.
+            If a label has fewer samples than are asked for, and `replace` is false; or if
+            a number cannot be.
+        TypeError
+            If not exactly one of `k` and `fraction` is given.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> few = train.where(label=["tench", "n01728572"]).per_label(2)
+        >>> few.label
+        array([ 0,  0, 52, 52])
         """
-        height, width = size if isinstance(size, tuple) else (int(size), int(size))
-        if height < 1 or width < 1:
-            raise ValueError(f"size must be 1 or more in each direction, got {size}")
+        if (k is None) == (fraction is None):
+            raise TypeError("per_label() needs either k or fraction")
+        seed = as_seed(seed)
+        sizes = np.diff(self._groups.indptr)
+        labels = np.flatnonzero(sizes)
+        if k is not None:
+            asked = f"{as_count(k, 'k')}"
+            counts = np.full(len(labels), int(k), dtype=np.int64)
+        else:
+            asked = f"fraction={fraction}"
+            ids = [self.label_names[label] for label in labels.tolist()]
+            keys = np.frombuffer(b"".join(name_hashes(ids, seed)), dtype=">u8").astype(np.uint64)
+            counts = class_balanced_counts(int(sizes.sum()), float(fraction or 0), keys)
+        if not replace:
+            self._check_enough(labels, sizes[labels], counts)
+        groups = self._ranked(seed)
+        chosen = draw_from_groups(groups, labels, counts, replace=replace, seed=seed)
+        repeats = ", replace=True" if replace else ""
+        return self._derived(chosen, f"{self._term}.per_label({asked}, seed={seed}{repeats})")
 
-        def stack(images: list[Pixels]) -> Pixels:
-            return np.stack(images) if images else np.empty((0, height, width, 3), np.uint8)
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: str | bool = "full",
+        balanced: bool = False,
+        drop_last: bool = False,
+        start_batch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        buffer_size: int = 1024,
+        size: int | tuple[int, int] | None = None,
+    ) -> Batches:
+        """Return the batches of one epoch; a loop over them reads and decodes ahead.
 
-        return Images(
-            f"resized(({height}, {width}))",
+        The order follows from the arguments alone. With one process every sample comes
+        once (unless `balanced`); several get parts of it that are disjoint and of equal length,
+        so that the last ``len(split) % world_size`` samples of the epoch's order are left out.
+
+        Parameters
+        ----------
+        batch_size : int
+            Samples in a batch; the last one may be shorter.
+        seed, epoch : int, default 0
+            Together fix the order; in ``range(2**63)``.
+        shuffle : {"full", "block", False}, default "full"
+            ``"full"`` is a permutation: a read for nearly every sample. ``"block"`` reads
+            16 blocks of consecutive samples at a time, which are chosen at random,
+            and shuffles those: few large reads, but neighbours stay close, and a
+            buffer of encoded images is held twice. False keeps the order.
+        balanced : bool, default False
+            Every label as often as every other, in every batch: labels with few samples are
+            repeated, of those with many some are left out, others in another epoch.
+            Samples without a label never come.
+        drop_last : bool, default False
+            Leave out a last batch that is shorter.
+        start_batch : int, default 0
+            Leave out the first batches, to go on with an epoch.
+        rank, world_size : int
+            Which process this is, of how many.
+        buffer_size : int, default 1024
+            Samples in a buffer of ``"block"``.
+        size : int or (int, int), optional
+            Height and width to resize to, see `resized`; ``Batch.image`` is one array then.
+
+        Returns
+        -------
+        Batches
+            It has a length, and a loop over it yields a `Batch` at a time. An image that
+            cannot be read or decoded ends it with an error that names it.
+
+        Raises
+        ------
+        ValueError
+            If an argument is not one of those above.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> for batch in train.batches(64, seed=0, epoch=3, size=32):
+        ...     print(batch.image.shape, batch.label[:3])
+        (64, 32, 32, 3) [525 105 736]
+        (64, 32, 32, 3) [368 841 315]
+        (32, 32, 32, 3) [683 210   0]
+        """
+        if as_count(batch_size, "batch_size") < 1:
+            raise ValueError("batch_size must be 1 or more, got 0")
+        order = Epoch(
+            shuffle=SHUFFLES[0] if shuffle is True else shuffle or None,
+            seed=as_seed(seed),
+            epoch=as_seed(epoch, "epoch"),
+            groups=self._groups if balanced else None,
+            rank=as_count(rank, "rank"),
+            world_size=as_count(world_size, "world_size"),
+            buffer_size=as_count(buffer_size, "buffer_size"),
+        )
+        first = as_count(start_batch, "start_batch")
+        return Batches(self, batch_size, order, first=first, drop_last=drop_last, size=size)
+
+    def episodes(
+        self,
+        n_way: int,
+        k_shot: int,
+        n_query: int,
+        *,
+        seed: int = 0,
+        n_episodes: int | None = None,
+        start: int = 0,
+        size: int | tuple[int, int] | None = None,
+    ) -> Episodes:
+        """Return episodes of few-shot learning (Vinyals et al., 2016, arXiv:1606.04080).
+
+        Episode i follows from `seed` and i alone. Labels with fewer than ``k_shot +
+        n_query`` samples are never drawn.
+
+        Parameters
+        ----------
+        n_way : int
+            Labels in an episode.
+        k_shot, n_query : int
+            Samples of each label to learn from, and to be tested on; no sample is both.
+        seed : int, default 0
+            In ``range(2**63)``.
+        n_episodes : int, optional
+            How many; without end by default.
+        start : int, default 0
+            Number of the first.
+        size : int or (int, int), optional
+            Height and width to resize to, see `resized`.
+
+        Returns
+        -------
+        Episodes
+            A loop over it yields an `Episode` at a time, and reads and decodes ahead.
+
+        Raises
+        ------
+        ValueError
+            If there are not enough labels with enough samples, or a number is negative.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> for task in train.episodes(n_way=5, k_shot=1, n_query=3, n_episodes=2, size=32):
+        ...     print(task.labels, task.support.image.shape, task.query.image.shape)
+        [  0 105 578 893 473] (5, 32, 32, 3) (15, 32, 32, 3)
+        [893 841 736 788 262] (5, 32, 32, 3) (15, 32, 32, 3)
+        """
+        shape = (as_count(n_way, "n_way"), as_count(k_shot, "k_shot"), as_count(n_query, "n_query"))
+        if n_way < 1:
+            raise ValueError("n_way must be 1 or more, got 0")
+        count = None if n_episodes is None else as_count(n_episodes, "n_episodes")
+        return Episodes(
             self,
-            lambda positions: self._images(positions, (height, width)),
-            stack,
+            self._groups,
+            shape,
+            seed=as_seed(seed),
+            numbers=(as_count(start, "start"), count),
+            size=size,
         )
 
-    @property
-    def positions(self) -> Ints:
-        """Ndarray of int64, shape (n,): position of each sample in the stored split.
+    def map(self, transform: Callable[[Sample], T]) -> Mapped[T]:
+        """Return ``transform(sample)`` of each sample, as a sequence for training loops.
 
-        Raises
-        ------
-        ValueError
-            If samples of several stored splits are joined.
+        Parameters
+        ----------
+        transform : callable
+            Given a `Sample`. Must pickle if worker processes are to call it.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> heights = train.map(lambda sample: sample.image.shape[0])
+        >>> heights[5], heights[:3]
+        (333, [500, 240, 333])
         """
-        if len(self._parts) > 1:
-            raise ValueError(f"{self.name!r} joins several stored splits; positions are per split")
-        return np.asarray(self._parts[0].positions, dtype=np.int64)
+        return Mapped(self, transform)
+
+    def as_supervised(self) -> Mapped[tuple[Pixels, int]]:
+        """Return ``(image, label)`` of each sample, as TFDS does with ``as_supervised=True``."""
+        return self.map(image_and_label)
 
     @property
-    def label_names(self) -> tuple[str, ...]:
-        """Ids of the classes; label k is element k."""
-        return self._store.label_names
+    def classes(self) -> list[str]:
+        """Ids of the classes, as torchvision's ``ImageFolder`` has them."""
+        return list(self.label_names)
 
     @property
-    def label_words(self) -> tuple[str, ...]:
-        """Human-readable names of the classes; those of label k are element k."""
-        return self._store.label_words
+    def class_to_idx(self) -> dict[str, int]:
+        """Label of each id, as torchvision's ``ImageFolder`` has them."""
+        return dict(self._store.vocabulary.by_name)
 
-    def int2str(self, label: int) -> str:
-        """Return the id of a class, see `Store.int2str`."""
-        return self._store.int2str(label)
+    @property
+    def targets(self) -> list[int]:
+        """Label of each sample, as torchvision's ``ImageFolder`` has them."""
+        return list(map(int, self.label))
 
-    def str2int(self, name: str) -> int:
-        """Return the label of a class, see `Store.str2int`."""
-        return self._store.str2int(name)
+    @cached_property
+    def _groups(self) -> Groups:
+        """Positions here of the labelled samples, by label."""
+        if self._whole is not None:
+            return self._whole.groups
+        return Groups(*label_index(self.label, len(self.label_names)))
 
-    def __repr__(self) -> str:
-        return f"<Split {self.name!r} of {self._store.address}: {len(self):,} samples>"
-
-    def __reduce__(self) -> tuple[Callable[..., Split], tuple[Any, ...]]:
-        parts = [(part.stored.name, part.positions) for part in self._parts]
-        return _unpickled, (self._store, self.name, parts)
-
-    def _column(self, name: str) -> NDArray[Any]:
-        if name not in self._columns:
-            parts = [_rows(part.stored.column(name), part.positions) for part in self._parts]
-            self._columns[name] = parts[0] if len(parts) == 1 else _read_only(np.concatenate(parts))
-        return self._columns[name]
-
-    def _images(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
-        return self._each(positions, lambda stored, where: stored.decode(where, size))
-
-    def _encoded(self, positions: Ints) -> list[bytes]:
-        return self._each(positions, lambda stored, where: list(map(bytes, stored.read(where))))
-
-    def _each(self, positions: Ints, read: Callable[[StoredSplit, Ints], list[T]]) -> list[T]:
-        """Read from each stored split what is wanted of it; return all in the order asked."""
-        if len(self._parts) == 1:
+    def _ranked(self, seed: int) -> Groups:
+        """Return the groups with each in the order of the keyed hashes of the file names."""
+        if self._ranking is None or self._ranking[0] != seed:
             stored, own = self._parts[0]
-            return read(stored, np.asarray(_take(own, positions)))
-        values: dict[int, T] = {}
-        which = np.searchsorted(self._stops, positions, side="right")
-        for number, (stored, own) in enumerate(self._parts):
-            mine = np.flatnonzero(which == number)
-            within = positions[mine] - (self._stops[number] - len(own))
-            values |= zip(mine.tolist(), read(stored, _take(own, within)), strict=True)
-        return [values[i] for i in range(len(positions))]
+            is_in_order = (
+                len(self._parts) == 1 and isinstance(own, range) and stored.is_hashed(seed)
+            )
+            groups = self._groups if is_in_order else ranked(self._groups, self._name_keys(seed))
+            self._ranking = seed, groups
+        return self._ranking[1]
 
+    def _name_keys(self, seed: int) -> NDArray[np.uint64]:
+        parts = [rows(stored.name_keys(seed), own) for stored, own in self._parts]
+        joined: NDArray[np.uint64] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return joined if self._order is None else joined[self._order]
 
-def _take(own: range | Ints, positions: Ints) -> Ints:
-    """Return ``own[positions]``, as positions in the stored split."""
-    if isinstance(own, range):
-        return positions * own.step + own.start
-    taken: Ints = own[positions]
-    return taken
-
-
-def _rows(column: NDArray[Any], own: range | Ints) -> NDArray[Any]:
-    """Return ``column[own]``: a view where the positions are consecutive, read-only always."""
-    rows = column[own.start : own.stop] if isinstance(own, range) else column[own]
-    return _read_only(rows)
-
-
-def _read_only(column: NDArray[Any]) -> NDArray[Any]:
-    column.flags.writeable = False
-    return column
-
-
-def _first(groups: Iterator[T], n: int) -> Iterator[T]:
-    """Yield the first `n` there still are."""
-    return (group for _, group in zip(range(n), groups, strict=False))
-
-
-def _unpickled(store: _Owner, name: str, parts: Sequence[tuple[str, range | Ints]]) -> Split:
-    return Split(store, name, [Part(store.stored(split), own) for split, own in parts])
+    def _check_enough(self, labels: Ints, sizes: Ints, counts: Ints) -> None:
+        short = np.flatnonzero(sizes < counts)
+        if len(short):
+            label, size, count = (int(values[short[0]]) for values in (labels, sizes, counts))
+            more = f" (and {len(short) - 1} more labels have too few)" if len(short) > 1 else ""
+            raise ValueError(
+                f"{self.name}: label {label} ({self.label_names[label]}, "
+                f"{self.label_words[label]}) has {size} samples, {count} were asked for{more}; "
+                "ask for fewer or give replace=True"
+            )

@@ -1,9 +1,8 @@
 """Byte ranges of stored objects: the only door through which stored bytes come in.
 
-`RangeReader` is the protocol, `LocalReader` the local disk (`objects/` has buckets
-and web servers). What holds for every
-reader (lengths are checked, close ranges are merged, the asked order is kept)
-stands in functions above it.
+`RangeReader` is the protocol, `LocalReader` the local disk (`objects/` has buckets and
+web servers). What holds for every reader (lengths are checked, close ranges are merged,
+the asked order is kept) stands in functions above it.
 """
 
 from __future__ import annotations
@@ -50,10 +49,13 @@ class RangeReader(Protocol):
         Whether a round trip is dear, and what comes back has come over a network.
     max_gap : int
         Largest run of unwanted bytes worth reading to save a request.
+    max_request : int or None
+        Longest range that is asked for in one request; longer ones are divided.
     """
 
     is_remote: bool = False
     max_gap: int = 0
+    max_request: int | None = None
 
     def size(self, key: str) -> int:
         """Return the size of an object in bytes; raise `FileNotFoundError` if it is absent."""
@@ -335,13 +337,10 @@ def plan_elements(
         The reads that serve those.
     """
     pieces = manifest.locate(start, nbytes)
-    is_stored = pieces.start != ZEROS
-    stored = Pieces(*(column[is_stored] for column in _columns(pieces)))
+    there = pieces.start != ZEROS
+    columns = (pieces.wanted, pieces.object, pieces.start, pieces.nbytes)
+    stored = Pieces(*(column[there] for column in columns))
     return pieces, stored, coalesce(stored, max_gap=max_gap)
-
-
-def _columns(pieces: Pieces) -> tuple[Ints, Ints, Ints, Ints]:
-    return pieces.wanted, pieces.object, pieces.start, pieces.nbytes
 
 
 def reserve(path: Path, nbytes: int) -> None:

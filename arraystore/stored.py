@@ -1,21 +1,22 @@
-"""One split as it is stored: columns loaded on first use, encoded images read as byte ranges."""
+"""One split as it is stored: its columns, and its encoded images, read as byte ranges."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from arraystore import image
+from arraystore.columns import StoredColumns
 from arraystore.errors import ChecksumError, FormatError, ShortReadError
-from arraystore.schema import COLUMNS, PAYLOAD, UNLABELLED, SplitInfo
-from arraystore.storage import crc32c, read_elements
+from arraystore.schema import PAYLOAD
+from arraystore.storage import crc32c, plan_elements, read_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -35,11 +36,8 @@ _FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
 SAMPLE_COLUMNS: Final = (*_FOR_BYTES, "label", "file_name")
 """What is needed to read samples."""
 
-_NEEDED_BY: Final = {"label": ("label_indptr",)}
-"""Columns without which others cannot be checked."""
 
-
-class StoredSplit:
+class StoredSplit(StoredColumns):
     """The columns and encoded images of one split of a store.
 
     Parameters
@@ -65,54 +63,20 @@ class StoredSplit:
         where: str,
         checksum: str,
     ) -> None:
-        self.name = name
-        self.where = f"{where}/{name}"
+        super().__init__(container, name, where)
         self._reader = reader
-        self._container = container
         self._always = checksum == "always"
-        self._columns: dict[str, NDArray[Any]] = {}
 
-    def __len__(self) -> int:
-        return self.info.num_samples
-
-    @cached_property
-    def info(self) -> SplitInfo:
-        """The attributes of the split."""
-        return SplitInfo.from_attributes(self._container.attributes(self.name), where=self.where)
-
-    def column(self, name: str) -> NDArray[Any]:
-        """Return a whole column, read-only.
-
-        Raises
-        ------
-        FormatError
-            If it is missing, damaged, or its values cannot be.
-        """
-        if name not in self._columns:
-            self.load((name,))
-        return self._columns[name]
-
-    def load(self, names: Iterable[str]) -> None:
-        """Load columns together, which from afar takes one round trip.
-
-        Raises
-        ------
-        FormatError
-            See `column`.
-        """
-        wanted = [name for first in names for name in (*_NEEDED_BY.get(first, ()), first)]
-        missing = [name for name in dict.fromkeys(wanted) if name not in self._columns]
-        types = {f"{self.name}/{name}": COLUMNS[name].data_type for name in missing}
-        for name, values in zip(missing, self._container.read_columns(types), strict=True):
-            if COLUMNS[name].dimension == "sample" and len(values) != len(self):
-                raise FormatError(
-                    f"{self.where}/{name}: must have {len(self)} values, one a sample, "
-                    f"got {len(values)}"
-                )
-            if name == "label":
-                self._check_labels(values)
-            values.flags.writeable = False
-            self._columns[name] = values
+    def plan(self, positions: Ints) -> tuple[int, int, int]:
+        """Return the objects, requests and bytes that reading some images takes."""
+        start, nbytes = self._ranges
+        _, _, spans = plan_elements(
+            self._manifest, start[positions], nbytes[positions], max_gap=self._reader.max_gap
+        )
+        sizes = spans.stop - spans.start
+        longest = self._reader.max_request
+        requests = len(sizes) if longest is None else int(np.sum(-(-sizes // longest)))
+        return len(np.unique(spans.object)), requests, int(sizes.sum())
 
     def read(self, positions: Ints) -> list[memoryview]:
         """Read the encoded images at some positions, in their order.
@@ -165,7 +129,12 @@ class StoredSplit:
         FormatError
             If they cannot be decoded.
         """
-        encoded = self.read(positions)
+        return self.pixels(self.read(positions), positions, size)
+
+    def pixels(
+        self, encoded: Sequence[memoryview], positions: Ints, size: Size | None = None
+    ) -> list[Pixels]:
+        """Decode images that were read from some positions, see `decode`."""
         if not self._always and not self._reader.is_remote:
             self._check(encoded, positions)
         work = partial(self._pixels, size=size)
@@ -195,15 +164,6 @@ class StoredSplit:
                 f"got {manifest.nbytes}"
             )
         return manifest
-
-    def _check_labels(self, label: Ints) -> None:
-        n_classes = len(self.column("label_indptr")) - 1
-        outside = np.flatnonzero((label < UNLABELLED) | (label >= n_classes))
-        if len(outside):
-            i = int(outside[0])
-            raise FormatError(
-                f"{self.where}/label: must be -1 or in range({n_classes}), got {label[i]} at {i}"
-            )
 
     def _read(self, positions: Ints) -> list[memoryview]:
         start, nbytes = self._ranges

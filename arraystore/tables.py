@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from arraystore.sources.base import first_few
 
 if TYPE_CHECKING:
@@ -13,9 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from arraystore.convert import ConvertReport
     from arraystore.copy import CopyReport
     from arraystore.reader import StoreInfo
+    from arraystore.report import ConvertReport
+    from arraystore.samples import ReadPlan
     from arraystore.split import Split
 
 
@@ -80,6 +83,9 @@ def print_info(address: str, info: StoreInfo) -> None:
         "left out": first_few([row.get("file_name", "") for row in info.skipped])
         if info.skipped
         else "",
+        "selections": ", ".join(
+            f"{name} (of {', '.join(splits)})" for name, splits in info.selections.items()
+        ),
         "complete": "no, samples were missing in the sources" if info.partial else "yes",
         "format": f"{info.format_version}, written by {info.writer}",
     }.items():
@@ -99,9 +105,15 @@ def print_info(address: str, info: StoreInfo) -> None:
 
 
 def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:
-    """Yield what there is to say of the first samples of a split."""
+    """Yield what there is to say of the first samples of a split.
+
+    The position of each is that in its stored split.
+    """
     first = slice(limit)
-    for position, label, name, height, width, nbytes in zip(
+    places: dict[int, tuple[str, int]] = {}
+    for stored, positions, which in split.locate(np.arange(limit, dtype=np.int64)):
+        places |= zip(which, ((stored.name, at) for at in positions.tolist()), strict=True)
+    for i, label, name, height, width, nbytes in zip(
         range(limit),
         split.label[first].tolist(),
         split.file_name[first].tolist(),
@@ -112,7 +124,8 @@ def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:
     ):
         has_label = label >= 0
         yield {
-            "position": position,
+            "split": places[i][0],
+            "position": places[i][1],
             "file_name": name,
             "label": label,
             "label_name": split.label_names[label] if has_label else None,
@@ -126,9 +139,10 @@ def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:
 def print_rows(split: Split, limit: int) -> None:
     """Print the first samples of a split."""
     console = _console()
-    table = _table(">", "file name", ">label", "class", ">width", ">height", ">bytes")
+    table = _table("split", ">", "file name", ">label", "class", ">width", ">height", ">bytes")
     for row in rows(split, limit):
         table.add_row(
+            row["split"],
             str(row["position"]),
             row["file_name"],
             str(row["label"]),
@@ -140,6 +154,14 @@ def print_rows(split: Split, limit: int) -> None:
     console.print(table)
     if limit < len(split):
         console.print(f"{limit:,} of {len(split):,} samples of {split.name}")
+
+
+def print_plan(split: Split, plan: ReadPlan) -> None:
+    """Print what reading all encoded images of a split takes."""
+    console, table = _console(), _table(">samples", ">objects", ">requests", ">bytes", ">wanted")
+    table.add_row(*(f"{number:,}" for number in (len(split), *plan)))
+    console.print(f"Reading the encoded images of {split.name} takes")
+    console.print(table)
 
 
 def _console() -> Console:

@@ -17,6 +17,7 @@ import fcntl
 import itertools
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _REPLACED: Final = "replaced"
 _CONTENT: Final = frozenset({"lock", "store", "spool", _REPLACED})
+_SYNCERS: Final = 8
 _LOCK_TRIES: Final = 100
 """How often a work folder may vanish, between its making and its locking, before we give up."""
 
@@ -232,6 +234,13 @@ def _rename_without_replacing(source: Path, target: Path) -> None:
         except FileExistsError:
             raise exists from None
         source.replace(target)
+
+
+def sync_tree(store: Path) -> None:
+    """Wait until a file, or all in a folder, is on the disk."""
+    with ThreadPoolExecutor(_SYNCERS) as pool:
+        # At the same time, so that the file system can settle many in one transaction.
+        list(pool.map(sync_path, [store, *store.rglob("*")]))
 
 
 def sync_path(path: Path) -> None:

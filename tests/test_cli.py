@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import arraystore
 from arraystore.cli import main
-from arraystore.labels import find_label
-from arraystore.show import captions, contact_sheet, first_of_each_label
+from arraystore.labels import Vocabulary
+from arraystore.show import captions, contact_sheet
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
@@ -99,6 +100,61 @@ def test_ls_prints_whole_file_names_and_what_it_left_out(
     assert "2 of 30 samples of train" in printed
 
 
+def listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert main(["ls", *arguments, "--json", "--limit", "999"]) == 0
+    return [json.loads(line)["file_name"] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_ls_narrows_down_as_python_does(
+    path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [str(path), "train", "--label", "tench", "--label", "n15075141"]
+    both = train.where(label=["tench", 999])
+    assert listed(where, capsys) == both.file_name.tolist()
+    two = [*where, "--file-name", "*_[123].JPEG", "--per-label", "2", "--seed", "5"]
+    few = both.where(file_name="*_[123].JPEG").per_label(2, seed=5)
+    assert listed(two, capsys) == few.file_name.tolist()
+    saved = str(tmp_path / "a.json")
+    drawn = [*two, "--sample", "3", "--save-selection", saved]
+    assert listed(drawn, capsys) == few.sample(3, seed=5).file_name.tolist()
+    assert listed([str(path), "--selection", saved], capsys) == listed(drawn, capsys)
+
+
+def test_ls_tells_positions_in_the_stored_split(
+    path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ls", str(path), "train[3:]+validation", "--label", "tench", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    mine = [row["position"] for row in rows if row["split"] == "train"]
+    assert mine == [i for i in np.flatnonzero(train.label == 0).tolist() if i >= 3]
+
+
+def test_ls_explains_what_reading_would_take(
+    path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["ls", str(path), "--label", "tench", "--explain"]
+    plan = train.where(label="tench").read_plan()
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"samples": 5, **plan._asdict()}
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "Reading the encoded images of train.where(label=['tench']) takes" in printed
+    assert f"{plan.nbytes:,}" in printed
+
+
+def test_info_names_the_selections_that_a_store_keeps(
+    drawn: DrawnArchives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = str(tmp_path / "a.h5")
+    options = ["--manual-dir", str(drawn.folder), "--partial", "--no-sync"]
+    assert main(["convert", "imagenet2012", target, *options]) == 0
+    assert "the selection 10pct is left out: 10percent.txt: cannot be" in capsys.readouterr().out
+    assert main(["info", target]) == 0
+    assert "1pct (of train)" in capsys.readouterr().out
+    assert main(["ls", target, "--selection", "1pc"]) == 1
+    assert "keeps no selection '1pc'; it keeps 1pct" in capsys.readouterr().err
+
+
 def test_show_draws_the_samples_of_a_class(
     path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,13 +172,12 @@ def test_show_draws_the_samples_of_a_class(
 def test_a_contact_sheet_has_room_for_every_picture_and_its_caption(
     train: arraystore.Split,
 ) -> None:
-    positions = first_of_each_label(train, 2)
-    assert train.label[positions].tolist() == sorted(train.label[positions].tolist())
-    assert len(positions) == 12
-    sheet = contact_sheet(train, positions, size=50, columns=5)
+    pairs = train.per_label(2)
+    positions = np.arange(12)
+    sheet = contact_sheet(pairs, positions, size=50, columns=5)
     assert sheet.width == 5 * 58 + 8
     assert sheet.height > 3 * 58
-    assert captions(train, positions)[0] == "tench"
+    assert captions(pairs, positions)[0] == "tench"
 
 
 def test_what_selects_nothing_cannot_be_shown(
@@ -130,14 +185,14 @@ def test_what_selects_nothing_cannot_be_shown(
 ) -> None:
     assert main(["show", str(path), "--label", "goldfish"]) == 1
     assert "no sample was selected" in capsys.readouterr().err
-    assert main(["show", str(path), "--per-label", "0"]) == 1
-    assert "must be 1 or more" in capsys.readouterr().err
+    assert main(["show", str(path), "--per-label", "-1"]) == 1
+    assert "must be 0 or more" in capsys.readouterr().err
 
 
 def test_a_class_is_found_by_number_id_and_word_in_any_case(store: arraystore.Store) -> None:
     names, words = store.label_names, store.label_words
     spelled = ["1", "n01443537", "goldfish", "GOLDFISH", "carassius auratus", words[1]]
-    assert {find_label(text, names, words) for text in spelled} == {1}
+    assert {Vocabulary(names, words).label(text) for text in spelled} == {1}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +208,7 @@ def test_a_class_that_is_not_one_is_refused_with_what_there_is(
     text: str, message: str, store: arraystore.Store
 ) -> None:
     with pytest.raises(KeyError, match=message):
-        find_label(text, store.label_names, store.label_words)
+        store.vocabulary.label(text)
 
 
 def test_demo_proves_itself_and_can_be_run_again(
@@ -205,7 +260,7 @@ def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFix
     assert "Usage: arraystore" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["convert", "info", "ls", "show", "demo"])
+@pytest.mark.parametrize("command", ["convert", "info", "ls", "show", "export", "demo"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert "Usage: arraystore" in capsys.readouterr().out

@@ -716,10 +716,58 @@ def test_a_list_beside_the_archives_is_taken_before_any_is_downloaded(
     assert site.asked == []
 
 
-def test_the_whole_data_set_downloads_nothing(site: Site, tmp_path: Path) -> None:
+def test_the_list_of_a_smaller_subset_makes_a_selection(site: Site, tmp_path: Path) -> None:
     folder = pack(tmp_path / "archives", listed=None)
-    load_source("imagenet2012", manual_dir=folder, partial=True)
-    assert site.asked == []
+    source = load_source("imagenet2012", manual_dir=folder, partial=True)
+    assert source.selections == {"1pct": {"train": set(TRAIN_NAMES)}}
+    assert ("1percent.txt", len(site.content)) in source.origins
+
+
+def test_a_smaller_subset_that_is_not_wholly_in_train_is_told(tmp_path: Path) -> None:
+    folder = pack(tmp_path / "archives", listed=[TRAIN_NAMES[0], "n01440764_99.JPEG"])
+    source = load_source("imagenet2012", manual_dir=folder, partial=True)
+    note = "the selection 1pct lacks 1 name (n01440764_99.JPEG): not in train"
+    assert note in source.notes
+
+
+def test_a_list_of_other_images_makes_no_selection(tmp_path: Path) -> None:
+    folder = pack(tmp_path / "archives", listed=["n01440764_99.JPEG"])
+    source = load_source("imagenet2012", manual_dir=folder, partial=True)
+    assert source.selections == {}
+    assert "the selection 1pct is left out: none of its images is in train" in source.notes
+
+
+@every_suffix
+def test_a_converted_store_keeps_the_smaller_subset_as_a_named_selection(
+    suffix: str, tmp_path: Path
+) -> None:
+    few = sorted(TRAIN_NAMES)[::2]
+    folder = pack(tmp_path / "archives", listed=few)
+    (folder / "10percent.txt").write_text("".join(f"{name}\n" for name in TRAIN_NAMES))
+    target = tmp_path / f"10pct{suffix}"
+    arraystore.convert("imagenet2012_subset/10pct", target, manual_dir=folder, partial=True)
+    store = arraystore.open(target)
+    assert store.info.selections == {"1pct": ("train",)}
+    selected = store["train"].select("1pct")
+    assert sorted(selected.file_name) == few
+    arraystore.convert(SUBSET, tmp_path / f"1pct{suffix}", manual_dir=folder, partial=True)
+    alone = arraystore.open(tmp_path / f"1pct{suffix}")["train"]
+    assert selected.file_name.tolist() == alone.file_name.tolist()
+    assert selected.image_bytes[:] == alone.image_bytes[:]
+
+
+def test_smaller_subsets_whose_lists_cannot_be_had_are_left_out_with_a_note(
+    site: Site, tmp_path: Path
+) -> None:
+    site.reply = b"HTTP/1.0 404 Not Found\r\n\r\n"
+    folder = pack(tmp_path / "archives", listed=None)
+    source = load_source("imagenet2012", manual_dir=folder, partial=True)
+    assert source.selections == {}
+    notes = [note for note in source.notes if note.startswith("the selection ")]
+    assert [note.split(":")[0] for note in notes] == [
+        "the selection 1pct is left out",
+        "the selection 10pct is left out",
+    ]
 
 
 @pytest.mark.parametrize(

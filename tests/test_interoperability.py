@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pytest
+import xarray
+import zarr
 
 import arraystore
 from arraystore import layout
@@ -300,3 +302,23 @@ def test_plain_h5py_reads_no_more_than_the_bytes_of_the_image(stores: dict[str, 
         before = counting.nbytes
         assert len(payload[start : start + nbytes]) == nbytes
         assert counting.nbytes - before == nbytes
+
+
+def test_plain_clients_read_named_selections(drawn: DrawnArchives, tmp_path: Path) -> None:
+    few = drawn.folder / "1percent.txt"
+    expected = sorted(few.read_text().split())
+    found = {}
+    for suffix in (".zarr", ".h5"):
+        path = tmp_path / f"all{suffix}"
+        arraystore.convert("imagenet2012", path, manual_dir=drawn.folder, partial=True, sync=False)
+        names = arraystore.open(path)["train"].file_name
+        engine = "zarr" if suffix == ".zarr" else "netcdf4"
+        with xarray.open_dataset(path, engine=engine, group="selections/1pct") as dataset:
+            assert dataset["train"].dims == ("selected_train",)
+            found[engine] = dataset["train"].values
+        with xarray.open_datatree(path, engine=engine, chunks=None) as tree:
+            assert tree["selections/1pct/train"].size == len(expected)
+        assert sorted(names[found[engine]]) == expected
+    plain = zarr.open_array(tmp_path / "all.zarr/selections/1pct/train")[:]
+    with h5py.File(tmp_path / "all.h5") as file:
+        assert file["selections/1pct/train"][:].tolist() == np.asarray(plain).tolist()

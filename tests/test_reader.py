@@ -505,7 +505,7 @@ def test_only_file_names_can_be_looked_for_with_in(train: arraystore.Split, thin
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let iteration read four samples at a time, so that a small split has many groups."""
-    monkeypatch.setattr("arraystore.split._READ_AHEAD", 4)
+    monkeypatch.setattr("arraystore.samples._READ_AHEAD", 4)
 
 
 @named("text", ["train", "train[3:9]", "train[:5]+validation[-6:]"])
@@ -576,7 +576,7 @@ def test_an_iteration_never_asks_for_more_than_two_groups_ahead(
             asked.append(arguments)
             return super().submit(*arguments, **options)
 
-    monkeypatch.setattr("arraystore.split.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("arraystore.read_ahead.ThreadPoolExecutor", Pool)
     ahead = [len(asked) - number // 4 - 1 for number, _ in enumerate(train)]
     assert max(ahead) == 2
 

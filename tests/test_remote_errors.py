@@ -325,6 +325,7 @@ def test_what_is_final_is_told_at_once_with_the_address_and_a_hint(
     assert message.startswith("s3://bucket/drawn")
     assert expected in message
     assert len({asked.path for asked in web.asked}) == 1
+    assert len(web.asked) == len(set(web.asked))  # nothing is asked twice
 
 
 def test_no_such_key_is_a_file_that_is_not_found(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -46,6 +47,10 @@ def environment(monkeypatch: pytest.MonkeyPatch, web: WebServer) -> None:
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
 
 
+def put_into_environment(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+
+
 def read(split: arraystore.Split) -> list[bytes]:
     return split.image_bytes[::3]
 
@@ -56,7 +61,9 @@ def test_workers_read_a_store_that_was_sent_to_them(
 ) -> None:
     train = arraystore.open(address)["train"]
     expected = train.image_bytes[::3]
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    # A fork server keeps the environment of the test that started it.
+    mine = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    with multiprocessing.get_context(method).Pool(2, put_into_environment, (mine,)) as pool:
         found = pool.map_async(read, [train, train]).get(PATIENCE)
     assert found == [expected, expected]
 

@@ -370,7 +370,7 @@ MALFORMED = [
     "train[5]",
     "train[1:2:3]",
     "train[:2][:1]",
-    "train[:10.5%]",
+    "train[:10.5]",
     "train[:1e3]",
     "train[a:b]",
     "train[:%]",
@@ -416,7 +416,7 @@ def test_a_bound_outside_the_split_is_refused_with_the_length(text: str, bound: 
         parse_split_string(text, {"train": 30, "test": 30})
 
 
-@named("text", ["tran", "train+tran", "tran[:10%]", "Train", "all"])
+@named("text", ["tran", "train+tran", "tran[:10%]", "Train"])
 def test_an_unknown_split_is_a_key_error_with_the_names_there_are(text: str) -> None:
     with pytest.raises(KeyError, match=r"there is no split '(tran|Train|all)'; there are train, v"):
         parse_split_string(text, {"train": 30, "validation": 20})

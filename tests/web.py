@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PATIENCE: Final = 20
+PATIENCE: Final = 60
 """Seconds until a test that waits is a test that fails."""
 
 

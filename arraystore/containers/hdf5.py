@@ -89,7 +89,7 @@ class HDF5Reader(ContainerReader):
                 if found.kind != "S":
                     raise FormatError(f"{where}: must hold fixed-length text, got {found}")
                 try:
-                    return as_string_array(np.strings.decode(dataset[wanted], "utf-8"))
+                    return as_string_array([text.decode() for text in dataset[wanted].tolist()])
                 except UnicodeDecodeError as error:
                     raise FormatError(f"{where}: must be UTF-8: {error}") from None
             if found != np.dtype(data_type):

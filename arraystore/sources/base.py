@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from arraystore.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping, Sequence, Set
     from pathlib import Path
 
     import numpy as np
@@ -72,6 +72,8 @@ class Source:
         In the order they are to be stored.
     origins : tuple of (str, int)
         Base name and size of each thing converted, to be recorded.
+    selections : mapping of str to mapping of str to set of str
+        Named subsets to be stored: the file names of each split that are in them.
     reencode : bool
         Whether images that are not gray or RGB JPEGs become RGB JPEGs.
     partial : bool
@@ -91,6 +93,7 @@ class Source:
     files: tuple[Path, ...]
     splits: Mapping[str, SampleTable]
     origins: tuple[tuple[str, int], ...]
+    selections: Mapping[str, Mapping[str, Set[str]]] = field(default_factory=dict)
     reencode: bool = False
     partial: bool = False
     notes: tuple[str, ...] = field(default=())

@@ -51,6 +51,13 @@ MANUAL_DIR: Final = Path("~/tensorflow_datasets/downloads/manual")
 
 HOMEPAGE: Final = "https://image-net.org/"
 
+_SMALLER: Final[dict[str, tuple[str, ...]]] = {
+    "1pct": (),
+    "10pct": ("1pct",),
+    "": ("1pct", "10pct"),
+}
+"""The subsets inside of each, which are stored as named selections."""
+
 _WALKERS: Final = 8
 _VALIDATION_NAME: Final = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 _TEST_NAME: Final = re.compile(r"ILSVRC2012_test_([0-9]{8})\.JPEG")
@@ -149,7 +156,7 @@ def load(
         )
     subset = find_subset_list(config, subset_list, folder) if config else None
     tables: dict[str, SampleTable] = {}
-    notes = [f"{name} not found; its split is left out" for name in absent]
+    lacks = [f"{name} not found; its split is left out" for name in absent]
     for file, (split, path) in enumerate(present.items()):
         status(f"reading the headers of {path.name}")
         found = _read_archive(split, path, subset)
@@ -160,9 +167,11 @@ def load(
                 f"{path.name}: {lack}; give partial=True (--partial) to convert what is there"
             )
         if lack:
-            notes.append(f"{path.name}: {lack}")
+            lacks.append(f"{path.name}: {lack}")
         tables[split] = found.table(file)
+    lists, notes = _smaller_subsets(config, folder, tables)
     origins = [(path.name, path.stat().st_size) for path in present.values()]
+    origins += [listed.origin for listed in ([subset] if subset else []) + list(lists.values())]
     return Source(
         name="imagenet2012_subset" if subset else "imagenet2012",
         config=config,
@@ -174,11 +183,36 @@ def load(
         label_words=words(),
         files=tuple(present.values()),
         splits=tables,
-        origins=(*origins, *([subset.origin] if subset else [])),
+        origins=tuple(origins),
+        selections={name: {"train": listed.names.keys()} for name, listed in lists.items()},
         reencode=version not in AS_FOUND_VERSIONS,
-        partial=bool(notes),
-        notes=tuple(notes),
+        partial=bool(lacks),
+        notes=(*lacks, *notes),
     )
+
+
+def _smaller_subsets(
+    config: str, folder: Path, tables: dict[str, SampleTable]
+) -> tuple[dict[str, SubsetList], list[str]]:
+    """Return the lists of the subsets that are inside of this one, and what lacks of them."""
+    if "train" not in tables:
+        return {}, []
+    have, found, notes = set(tables["train"].file_name), {}, []
+    for name in _SMALLER[config]:
+        left_out = f"the selection {name} is left out"
+        try:
+            listed = find_subset_list(name, None, folder, optional=True)
+        except SourceError as error:
+            notes.append(f"{left_out}: {error}")
+            continue
+        missing = [n for n in listed.names if n not in have]
+        if len(missing) == len(listed.names):
+            notes.append(f"{left_out}: none of its images is in train")
+            continue
+        if missing:
+            notes.append(f"the selection {name} lacks {first_few(missing)}: not in train")
+        found[name] = listed
+    return found, notes
 
 
 def _read_archive(split: str, path: Path, subset: SubsetList | None) -> _Found:

@@ -15,6 +15,8 @@ _BASE_URL: Final = (
     "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets"
 )
 _TIMEOUT_SECONDS: Final = 60
+_OPTIONAL_TIMEOUT_SECONDS: Final = 10
+"""For a list that a conversion can do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,9 @@ class SubsetList:
     description: str
 
 
-def find_subset_list(config: str, given: Path | None, manual_dir: Path) -> SubsetList:
+def find_subset_list(
+    config: str, given: Path | None, manual_dir: Path, *, optional: bool = False
+) -> SubsetList:
     """Read the list of a subset.
 
     Parameters
@@ -73,6 +77,8 @@ def find_subset_list(config: str, given: Path | None, manual_dir: Path) -> Subse
         downloaded must have the published checksum, and is kept in the cache.
     manual_dir : Path
         Folder of the archives.
+    optional : bool, default False
+        Do not wait long for the network.
 
     Raises
     ------
@@ -87,7 +93,8 @@ def find_subset_list(config: str, given: Path | None, manual_dir: Path) -> Subse
         path, data = beside, _read(beside)
     else:
         path = cache_dir() / published.file_name
-        data = _cached(path, published, manual_dir)
+        timeout = _OPTIONAL_TIMEOUT_SECONDS if optional else _TIMEOUT_SECONDS
+        data = _cached(path, published, manual_dir, timeout)
     try:
         lines = [line.strip() for line in data.decode().splitlines()]
     except UnicodeDecodeError as error:
@@ -119,12 +126,12 @@ def _read(path: Path) -> bytes:
         raise SourceError(f"{path}: is a folder, expected a subset list") from None
 
 
-def _cached(path: Path, published: _Published, manual_dir: Path) -> bytes:
+def _cached(path: Path, published: _Published, manual_dir: Path, timeout: int) -> bytes:
     if path.exists():
         data = path.read_bytes()
         if _has_checksum(data, published):
             return data
-    data = _download(published, manual_dir)
+    data = _download(published, manual_dir, timeout)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
@@ -136,7 +143,7 @@ def _cached(path: Path, published: _Published, manual_dir: Path) -> bytes:
     return data
 
 
-def _download(published: _Published, manual_dir: Path) -> bytes:
+def _download(published: _Published, manual_dir: Path, timeout: int) -> bytes:
     import http.client
     import urllib.error
     import urllib.request
@@ -147,7 +154,7 @@ def _download(published: _Published, manual_dir: Path) -> bytes:
         f"it is published at {url}"
     )
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
+        with urllib.request.urlopen(url, timeout=timeout) as reply:
             data: bytes = reply.read(2 * published.nbytes)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else repr(error)

@@ -1,0 +1,207 @@
+"""The columns of one split as it is stored, whole or by chunk, and the index of its labels."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore.errors import FormatError
+from arraystore.layout import name_hashes
+from arraystore.names import NameIndex
+from arraystore.sampling import Groups
+from arraystore.schema import (
+    COLUMN_CHUNK_ROWS,
+    COLUMNS,
+    ORDERS,
+    SELECTIONS,
+    UNLABELLED,
+    SplitInfo,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from arraystore.containers.base import ContainerReader
+
+    Ints = NDArray[np.int64]
+
+_NEEDED_BY: Final = {"label": ("label_indptr",)}
+"""Columns without which others cannot be checked."""
+
+
+class StoredColumns:
+    """The columns of one split of a store.
+
+    Parameters
+    ----------
+    container : ContainerReader
+        What reads them.
+    name : str
+        The split.
+    where : str
+        Address of the store, for messages.
+    """
+
+    def __init__(self, container: ContainerReader, name: str, where: str) -> None:
+        self.name = name
+        self.where = f"{where}/{name}"
+        self._container = container
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._chunks: dict[tuple[str, int], Ints] = {}
+        self._name_keys: dict[int, NDArray[np.uint64]] = {}
+
+    def __len__(self) -> int:
+        return self.info.num_samples
+
+    @cached_property
+    def info(self) -> SplitInfo:
+        """The attributes of the split."""
+        return SplitInfo.from_attributes(self._container.attributes(self.name), where=self.where)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a whole column, read-only.
+
+        Raises
+        ------
+        FormatError
+            If it is missing, damaged, or its values cannot be.
+        """
+        if name not in self._columns:
+            self.load((name,))
+        return self._columns[name]
+
+    def load(self, names: Iterable[str]) -> None:
+        """Load columns together, which from afar takes one round trip.
+
+        Raises
+        ------
+        FormatError
+            See `column`.
+        """
+        wanted = [name for first in names for name in (*_NEEDED_BY.get(first, ()), first)]
+        missing = [name for name in dict.fromkeys(wanted) if name not in self._columns]
+        types = {f"{self.name}/{name}": COLUMNS[name].data_type for name in missing}
+        for name, values in zip(missing, self._container.read_columns(types), strict=True):
+            if COLUMNS[name].dimension == "sample" and len(values) != len(self):
+                raise FormatError(
+                    f"{self.where}/{name}: must have {len(self)} values, one a sample, "
+                    f"got {len(values)}"
+                )
+            if name == "label":
+                self._check_labels(values)
+            values.flags.writeable = False
+            self._columns[name] = values
+
+    def labelled(self, label: int) -> Ints:
+        """Return the ascending positions of the samples of one label.
+
+        Of the columns of the index only the chunks that hold the answer are read.
+
+        Parameters
+        ----------
+        label : int
+            0 or more.
+        """
+        bounds = self._rows("label_indptr", label, label + 2)
+        if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= len(self):
+            raise FormatError(
+                f"{self.where}/label_indptr: label {label} must be a range inside of {len(self)} "
+                f"samples, got {bounds.tolist()}"
+            )
+        positions = self._rows("label_order", *bounds.tolist())
+        self._check_positions("label_order", positions, int(bounds[1] - bounds[0]), ascending=True)
+        return positions
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Positions of all labelled samples, grouped by label: the whole index."""
+        order, indptr = self.column("label_order"), self.column("label_indptr")
+        sizes = np.diff(indptr)
+        if not len(indptr) or indptr[0] != 0 or indptr[-1] != len(order) or np.any(sizes < 0):
+            raise FormatError(
+                f"{self.where}/label_indptr: must ascend from 0 to the {len(order)} values of "
+                f"label_order"
+            )
+        self._check_positions("label_order", order, len(order))
+        ends = np.zeros(len(order) + 1, dtype=np.bool_)
+        ends[indptr] = True
+        if np.any((np.diff(order) <= 0) & ~ends[1:-1]):
+            raise FormatError(f"{self.where}/label_order: must ascend in each label")
+        return Groups(order, indptr)
+
+    def label_counts(self) -> Ints:
+        """Return the number of samples of each label, from the index's bounds alone."""
+        return np.diff(self.column("label_indptr"))
+
+    @cached_property
+    def names(self) -> NameIndex:
+        """Where each file name is."""
+        return NameIndex(self.column("file_name"))
+
+    def is_hashed(self, seed: int) -> bool:
+        """Whether the samples are stored in the order of the hashes of this seed."""
+        return (self.info.order, self.info.seed) == (ORDERS[0], seed)
+
+    def name_keys(self, seed: int) -> NDArray[np.uint64]:
+        """Return the keyed hash of each file name as a number; those of one seed are kept."""
+        if seed not in self._name_keys:
+            hashes = b"".join(name_hashes(self.column("file_name").tolist(), seed))
+            self._name_keys = {seed: np.frombuffer(hashes, dtype=">u8").astype(np.uint64)}
+        return self._name_keys[seed]
+
+    def selection(self, name: str) -> Ints:
+        """Return the positions that the store keeps under a name."""
+        positions = self._container.read_column(f"{SELECTIONS}/{name}/{self.name}", "int64")
+        self._check_positions(f"../{SELECTIONS}/{name}/{self.name}", positions, len(positions))
+        return positions
+
+    def _rows(self, name: str, start: int, stop: int) -> Ints:
+        """Return some rows of a column of the index, and keep the chunks that hold them."""
+        whole = self._columns.get(name)
+        if whole is not None:
+            return whole[start:stop]
+        first, last = start // COLUMN_CHUNK_ROWS, max(start, stop - 1) // COLUMN_CHUNK_ROWS
+        parts = [self._chunk(name, number) for number in range(first, last + 1)]
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        rows: Ints = joined[start - first * COLUMN_CHUNK_ROWS : stop - first * COLUMN_CHUNK_ROWS]
+        return rows
+
+    def _chunk(self, name: str, number: int) -> Ints:
+        chunk = self._chunks.get((name, number))
+        if chunk is None:
+            start = number * COLUMN_CHUNK_ROWS
+            chunk = self._container.read_column(
+                f"{self.name}/{name}", COLUMNS[name].data_type, (start, start + COLUMN_CHUNK_ROWS)
+            )
+            chunk.flags.writeable = False
+            self._chunks[name, number] = chunk
+        return chunk
+
+    def _check_positions(
+        self, name: str, positions: Ints, n: int, *, ascending: bool = False
+    ) -> None:
+        if len(positions) != n:
+            raise FormatError(f"{self.where}/{name}: {n - len(positions)} values are missing")
+        if not n:
+            return
+        if ascending:
+            is_wrong = positions[0] < 0 or positions[-1] >= len(self)
+            is_wrong = is_wrong or bool(np.any(positions[1:] <= positions[:-1]))
+        else:
+            is_wrong = positions.min() < 0 or positions.max() >= len(self)
+        if is_wrong:
+            kind = "ascending positions" if ascending else "positions"
+            raise FormatError(f"{self.where}/{name}: must hold {kind} in range({len(self)})")
+
+    def _check_labels(self, label: Ints) -> None:
+        n_classes = len(self.column("label_indptr")) - 1
+        outside = np.flatnonzero((label < UNLABELLED) | (label >= n_classes))
+        if len(outside):
+            i = int(outside[0])
+            raise FormatError(
+                f"{self.where}/label: must be -1 or in range({n_classes}), got {label[i]} at {i}"
+            )

@@ -1,0 +1,85 @@
+"""Images as files again: one folder a class, each image with the bytes it has in the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from arraystore.errors import FormatError
+from arraystore.read_ahead import ahead
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from arraystore.progress import Meter
+    from arraystore.split import Split
+
+UNLABELLED_FOLDER: Final = "unlabelled"
+"""Folder of the images that have no label."""
+
+_GROUP: Final = 64
+
+
+def export(split: Split, folder: Path, *, meter: Meter) -> int:
+    """Write the encoded images of a split as ``class/name`` below a new folder.
+
+    Where samples of several stored splits are joined, as ``split/class/name``. A
+    sample that the split has twice is written once.
+
+    Parameters
+    ----------
+    split : Split
+    folder : Path
+        Must not be there, or be empty.
+    meter : Meter
+        Told of every image.
+
+    Returns
+    -------
+    int
+        Number of files written.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something in `folder`.
+    FormatError
+        If a name would lead out of the folder, or two images would have one name.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: is not an empty folder; name another one")
+    places = _places(split)
+    paths, positions = list(places), np.array(list(places.values()), dtype=np.int64)
+    meter.start("exporting images", len(paths), int(split.image_nbytes[positions].sum()))
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = (slice(first, first + _GROUP) for first in range(0, len(paths), _GROUP))
+    for group, images in ahead(groups, lambda g: (g, split.image_bytes[positions[g]])):
+        for path, data in zip(paths[group], images, strict=True):
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                file.write(data)
+            meter.advance(1, len(data))
+    return len(paths)
+
+
+def _places(split: Split) -> dict[str, int]:
+    """Return the path of each image below the folder, and its position in the split."""
+    names, labels = split.file_name.tolist(), split.label.tolist()
+    located = list(split.locate(np.arange(len(split), dtype=np.int64)))
+    several = len({stored.where for stored, _, _ in located}) > 1
+    places: dict[str, int] = {}
+    origins: dict[str, tuple[str, int]] = {}
+    for stored, positions, which in located:
+        for position, i in zip(positions.tolist(), which, strict=True):
+            folder = split.label_names[labels[i]] if labels[i] >= 0 else UNLABELLED_FOLDER
+            path = names[i] if names[i].startswith(f"{folder}/") else f"{folder}/{names[i]}"
+            if several:
+                path = f"{stored.name}/{path}"
+            if any(part in {"", ".", ".."} or "\0" in part for part in path.split("/")):
+                raise FormatError(f"{stored.where}: {path!r} is no name for a file below a folder")
+            if origins.setdefault(path, (stored.where, position)) != (stored.where, position):
+                raise FormatError(f"{stored.where}: two images would be the file {path!r}")
+            places.setdefault(path, i)
+    return places

@@ -1,0 +1,74 @@
+"""Positions of a part of a split: which they are, where they are, and what is among them.
+
+The samples of a part are a range (of step 1) where they are consecutive, so that a whole
+split is two numbers, else an array.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+
+def compact(positions: Ints) -> range | Ints:
+    """Return positions as a range, where they are consecutive."""
+    n = len(positions)
+    if not n:
+        return range(0)
+    first = int(positions[0])
+    if int(positions[-1]) - first != n - 1 or not np.all(positions[1:] - positions[:-1] == 1):
+        return positions
+    return range(first, first + n)
+
+
+def take(own: range | Ints, positions: range | Ints) -> range | Ints:
+    """Return ``own[positions]``, as positions in the stored split."""
+    if isinstance(own, range):
+        shift = own.start
+        if isinstance(positions, range):
+            return range(positions.start + shift, positions.stop + shift)
+        return positions + shift
+    if isinstance(positions, range):
+        return own[positions.start : positions.stop]
+    taken: Ints = own[positions]
+    return taken
+
+
+def rows(column: NDArray[Any], own: range | Ints) -> NDArray[Any]:
+    """Return ``column[own]``: a view where the positions are consecutive."""
+    rows: NDArray[Any] = column[own.start : own.stop] if isinstance(own, range) else column[own]
+    return rows
+
+
+def among(own: range | Ints, wanted: Ints) -> Ints:
+    """Return the ascending places in `own` of what is wanted; `wanted` ascends."""
+    if isinstance(own, range):
+        first, last = np.searchsorted(wanted, (own.start, own.stop))
+        return wanted[first:last] - own.start
+    return np.flatnonzero(np.isin(own, wanted))
+
+
+def places_in(own: range | Ints, positions: Ints) -> Ints:
+    """Return the first place in `own` of each position, or -1."""
+    if isinstance(own, range):
+        is_here = (positions >= own.start) & (positions < own.stop)
+        return np.where(is_here, positions - own.start, -1)
+    if not len(own):
+        return np.full(len(positions), -1, dtype=np.int64)
+    sorter = np.argsort(own, kind="stable")
+    at = np.minimum(np.searchsorted(own, positions, sorter=sorter), len(own) - 1)
+    places = sorter[at]
+    return np.where(own[places] == positions, places, -1)
+
+
+def union(some: list[Ints]) -> Ints:
+    """Return the ascending positions that are in any of some arrays, each ascending."""
+    if len(some) == 1:
+        return some[0]
+    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *some]))

@@ -1,0 +1,398 @@
+"""Labels, names, masks and saved selections, as samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+
+from arraystore.errors import FormatError
+from arraystore.names import is_pattern
+from arraystore.positions import among, compact, places_in, union
+from arraystore.samples import Part, Samples
+from arraystore.sampling import as_count
+from arraystore.saved_selection import SavedSelection, SelectedRanks
+from arraystore.selection import as_positions, is_one
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import SupportsIndex
+
+    from numpy.typing import NDArray
+
+    from arraystore.selection import Selection
+    from arraystore.stored import StoredSplit
+
+    Ints = NDArray[np.int64]
+    Label = SupportsIndex | str
+
+_MOST_TOLD: Final = 60
+"""Characters of a condition that are shown in the name of a split."""
+
+_DIGEST_DIGITS: Final = 12
+
+
+class Queries(Samples):
+    """Samples that can be asked for by label, by name, by mask, and combined as sets."""
+
+    def where(
+        self,
+        *,
+        label: Label | Iterable[Label] | None = None,
+        file_name: str | Iterable[str] | None = None,
+    ) -> Self:
+        """Return the samples that meet all conditions given, in the order they have here.
+
+        Nothing but the index is read: a query by label reads two numbers and one
+        group of it, never the column of labels.
+
+        Parameters
+        ----------
+        label : int, str, or iterable of them, optional
+            Class by its number, its id (``"n01443537"``) or words for it
+            (``"goldfish"``, in any case); several mean any of them.
+        file_name : str or iterable of str, optional
+            A name, or a pattern with ``*``, ``?`` and ``[abc]``; several mean any.
+
+        Returns
+        -------
+        Split
+            Empty if a pattern matches nothing.
+
+        Raises
+        ------
+        KeyError
+            If there is no such class or name, with the nearest there are, or if words
+            mean several classes, with those.
+        TypeError
+            If neither condition is given.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> train.where(label="tench", file_name="*_[12].JPEG").file_name.tolist()
+        ['n01440764_1.JPEG', 'n01440764_2.JPEG']
+        """
+        if label is None and file_name is None:
+            raise TypeError("where() needs a condition: label=… or file_name=…")
+        found = self
+        if label is not None:
+            keys = _listed(label)
+            labels = sorted({self._store.vocabulary.label(key) for key in keys})
+            found = found._filtered(
+                lambda stored: union([stored.labelled(k) for k in labels]),
+                f"{self._term}.where(label={_short(label)})",
+            )
+        if file_name is not None:
+            named = self._named(_listed(file_name))
+            name = f"{found._term}.where(file_name={_short(file_name)})"
+            found = found._filtered(lambda stored: named[stored.where], name)
+        return found
+
+    def select(self, selection: Selection | SavedSelection | str | os.PathLike[str]) -> Self:
+        """Return the samples that are selected, lazily.
+
+        Parameters
+        ----------
+        selection : slice, sequence of int, ndarray, SavedSelection, str or path-like
+            What NumPy takes in brackets: positions or a mask, such as
+            ``split.image_height >= 256``. A saved selection, or its file. A name
+            that the store keeps a selection under, such as ``"1pct"``. Of a saved
+            or named one those samples are returned that are here, in its order.
+
+        Returns
+        -------
+        Split
+
+        Raises
+        ------
+        IndexError
+            If a position is out of bounds, a mask is not as long as the split, or the
+            selection is neither of integers nor of booleans.
+        KeyError
+            If the store keeps no selection of that name.
+        FormatError
+            If a file is no saved selection, or a damaged one.
+        ValueError
+            If a saved selection is of other content than this.
+        """
+        if isinstance(selection, str) and selection in self._store.selections:
+            return self._picked(self._kept(selection), f"{self._term}.select({selection!r})")
+        if isinstance(selection, str) and not (os.sep in selection or selection.endswith(".json")):
+            kept = ", ".join(self._store.selections) or "none"
+            raise KeyError(
+                f"the store keeps no selection {selection!r}; it keeps {kept} (the name of a "
+                "saved selection's file ends in .json)"
+            )
+        if isinstance(selection, str | os.PathLike):
+            path = os.fspath(selection)
+            return self._saved(SavedSelection.load(path), path)
+        if isinstance(selection, SavedSelection):
+            return self._saved(selection, selection.made)
+        if isinstance(selection, slice) and selection.step in (None, 1):
+            start, stop, _ = selection.indices(len(self))
+            name = f"{self._term}.select({start}:{stop})"
+            return self._derived(range(start, max(start, stop)), name)
+        if is_one(selection):
+            raise IndexError(
+                f"select() takes many, got {selection}; split[{selection}] is one sample"
+            )
+        positions = as_positions(selection, len(self))
+        return self._derived(positions, f"{self._term}.select({len(positions):,} positions)")
+
+    def find(self, file_name: str) -> int:
+        """Return the position here of the sample of a file name.
+
+        The names are sorted when this is first used.
+
+        Raises
+        ------
+        KeyError
+            If there is no such sample; the message has the nearest names there are.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> train.find("n04200800_7.JPEG")
+        5
+        """
+        position = self._found(file_name)
+        if position is None:
+            raise self._parts[0].stored.names.missing(file_name)
+        return position
+
+    def __contains__(self, file_name: object) -> bool:
+        """Whether there is a sample of that file name."""
+        if not isinstance(file_name, str):
+            raise TypeError(f"a split contains file names, got {type(file_name).__name__}")
+        return self._found(file_name) is not None
+
+    def selection(self) -> SavedSelection:
+        """Return which samples these are, as a value that can be saved.
+
+        It fits every store of the same content, whatever its order and container. Where
+        samples of several stored splits are joined, it keeps the order within each.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> train.per_label(1).selection().save("fewshot.json")
+        >>> arraystore.open("1pct.h5")["train"].select("fewshot.json")
+        <Split 'train.select(fewshot.json)' of ...1pct.h5: 20 samples>
+        """
+        splits = {
+            stored.name: SelectedRanks(
+                stored.info.content_digest, len(stored), stored.names.ranks(positions)
+            )
+            for stored, positions in self._by_stored().values()
+        }
+        return SavedSelection(self._store.dataset, self.name, splits)
+
+    def label_counts(self) -> Ints:
+        """Return the number of samples of each label: ndarray of int64, shape (n_classes,).
+
+        Of a whole split it is read from the index, else from the column of labels.
+        """
+        if self._whole is not None:
+            return self._whole.label_counts()
+        n_classes = len(self.label_names)
+        return np.bincount(self.label[self.label >= 0], minlength=n_classes).astype(np.int64)
+
+    def even_splits(self, n: int, *, drop_remainder: bool = False) -> list[Self]:
+        """Cut into parts of equal length, as ``tfds.even_splits`` does.
+
+        Parameters
+        ----------
+        n : int
+            Number of parts, 1 or more.
+        drop_remainder : bool, default False
+            Leave out the last samples that do not make one for each part. Else the first
+            parts have one more.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> validation = arraystore.open("1pct.zarr")["validation[:11]"]
+        >>> [len(part) for part in validation.even_splits(3)]
+        [4, 4, 3]
+        """
+        if as_count(n, "n") < 1:
+            raise ValueError("n must be 1 or more, got 0")
+        length, rest = divmod(len(self), n)
+        lengths = np.full(n, length)
+        if not drop_remainder:
+            lengths[:rest] += 1
+        stops = np.cumsum(lengths).tolist()
+        starts = (stops - lengths).tolist()
+        return [
+            self._derived(range(a, b), f"{self._term}.even_splits({n})[{i}]")
+            for i, (a, b) in enumerate(zip(starts, stops, strict=True))
+        ]
+
+    def __and__(self, other: object) -> Self:
+        """Return the samples that are in both, once each, in their stored order."""
+        return self._combined(other, "&", np.intersect1d)
+
+    def __or__(self, other: object) -> Self:
+        """Return the samples that are in either, once each, in their stored order."""
+        return self._combined(other, "|", np.union1d)
+
+    def __sub__(self, other: object) -> Self:
+        """Return the samples that are not in the other, once each, in their stored order."""
+        return self._combined(other, "-", np.setdiff1d)
+
+    def __invert__(self) -> Self:
+        """Return all other samples of the stored splits, in their stored order."""
+        parts = [
+            Part(stored, compact(np.setdiff1d(np.arange(len(stored)), positions)))
+            for stored, positions in self._by_stored().values()
+        ]
+        return type(self)(self._store, f"~{self._term}", parts)
+
+    @property
+    def _whole(self) -> StoredSplit | None:
+        """The stored split that this is all of."""
+        stored, own = self._parts[0]
+        is_whole = len(self._parts) == 1 and isinstance(own, range) and len(own) == len(stored)
+        return stored if is_whole else None
+
+    def _by_stored(self) -> dict[str, tuple[StoredSplit, Ints]]:
+        """Positions in each stored split, in their order here, by its address."""
+        found: dict[str, tuple[StoredSplit, Ints]] = {}
+        for stored, positions, _ in self.locate(np.arange(len(self), dtype=np.int64)):
+            before = found.get(stored.where)
+            joined = positions if before is None else np.concatenate([before[1], positions])
+            found[stored.where] = (stored, joined)
+        return found
+
+    def _filtered(self, wanted: Callable[[StoredSplit], Ints], name: str) -> Self:
+        """Return the samples that are at wanted positions (ascending) of their stored split."""
+        starts = self._stops - [len(part.positions) for part in self._parts]
+        places = np.concatenate(
+            [
+                among(part.positions, wanted(part.stored)) + start
+                for part, start in zip(self._parts, starts, strict=True)
+            ]
+        )
+        if self._order is not None:
+            is_wanted = np.zeros(int(self._stops[-1]), dtype=np.bool_)
+            is_wanted[places] = True
+            places = np.flatnonzero(is_wanted[self._order])
+        return self._derived(places, name)
+
+    def _picked(self, positions: dict[str, Ints], name: str) -> Self:
+        """Return the samples at positions of their stored splits, in that order, if here."""
+        return self._derived(self._places_of(positions), name)
+
+    def _places_of(self, positions: dict[str, Ints]) -> Ints:
+        """Return where the samples at positions of their stored splits are, if here."""
+        found = []
+        for (stored, own), stop in zip(self._parts, self._stops.tolist(), strict=True):
+            places = places_in(own, positions[stored.where])
+            found.append(places[places >= 0] + (stop - len(own)))
+        places = found[0] if len(found) == 1 else np.concatenate(found)
+        if self._order is None:
+            return places
+        places = places_in(self._order, places)
+        return places[places >= 0]
+
+    def _found(self, file_name: str) -> int | None:
+        wanted = {}
+        for stored, _ in self._parts:
+            position = stored.names.find(file_name)
+            wanted[stored.where] = np.array([] if position is None else [position], dtype=np.int64)
+        places = self._places_of(wanted)
+        return int(places[0]) if len(places) else None
+
+    def _named(self, patterns: list[Any]) -> dict[str, Ints]:
+        """Return the ascending positions in each stored split of names and patterns."""
+        stored = {part.stored.where: part.stored for part in self._parts}
+        found: dict[str, list[Ints]] = {where: [] for where in stored}
+        for pattern in patterns:
+            if not isinstance(pattern, str):
+                raise TypeError(f"a file name is text, got {pattern!r}")
+            for where, split in stored.items():
+                found[where].append(split.names.matching(pattern))
+            if not is_pattern(pattern) and not any(len(some[-1]) for some in found.values()):
+                raise self._parts[0].stored.names.missing(pattern)
+        return {where: union(some) for where, some in found.items()}
+
+    def _kept(self, name: str) -> dict[str, Ints]:
+        """Return the positions that the store keeps under a name, of each stored split."""
+        kept = {}
+        splits = self._store.selections[name]
+        for stored, _ in self._parts:
+            has = stored.name in splits
+            kept[stored.where] = stored.selection(name) if has else np.empty(0, dtype=np.int64)
+        return kept
+
+    def _saved(self, selection: SavedSelection, path: str) -> Self:
+        """Return the samples of a saved selection that are here."""
+        by_digest = {selected.content_digest: selected for selected in selection.splits.values()}
+        positions = {}
+        for stored, _ in self._parts:
+            selected = by_digest.get(stored.info.content_digest)
+            if selected is not None and selected.num_samples != len(stored):
+                raise FormatError(
+                    f"{path}: says that the split has {selected.num_samples} samples, "
+                    f"{stored.where} of the same digest has {len(stored)}"
+                )
+            ranks = np.empty(0, dtype=np.int64) if selected is None else selected.ranks
+            positions[stored.where] = stored.names.order[ranks]
+        if not by_digest.keys() & {stored.info.content_digest for stored, _ in self._parts}:
+            made_of = ", ".join(
+                f"{name} {selected.content_digest[:_DIGEST_DIGITS]}"
+                for name, selected in selection.splits.items()
+            )
+            here = ", ".join(
+                f"{stored.where} {stored.info.content_digest[:_DIGEST_DIGITS]}"
+                for stored, _ in self._parts
+            )
+            raise ValueError(
+                f"{path}: is a selection of other content: made of {selection.dataset} "
+                f"({made_of}), this is {here}"
+            )
+        return self._picked(positions, f"{self._term}.select({path})")
+
+    def _combined(self, other: object, sign: str, combine: Callable[[Ints, Ints], Ints]) -> Self:
+        """Combine as sets what each has of the same stored splits."""
+        if not isinstance(other, Queries):
+            return NotImplemented  # type: ignore[no-any-return] # as Python has it
+        if self._store.address != other._store.address:
+            raise ValueError(
+                f"{sign} needs samples of one store, got {self._store.address} and "
+                f"{other._store.address}"
+            )
+        mine, theirs = self._by_stored(), other._by_stored()
+        none = np.empty(0, dtype=np.int64)
+        splits = mine | theirs if sign == "|" else mine
+        parts = []
+        for where, (stored, _) in splits.items():
+            (_, a), (_, b) = (side.get(where, (stored, none)) for side in (mine, theirs))
+            parts.append(Part(stored, compact(combine(a, b))))
+        return type(self)(self._store, f"({self.name} {sign} {other.name})", parts)
+
+
+def _listed(condition: object) -> list[Any]:
+    """Return what a condition names: one thing, or each of several."""
+    if isinstance(condition, str) or not isinstance(condition, Iterable):
+        return [condition]
+    return list(condition)
+
+
+def _short(condition: object) -> str:
+    """Write a condition as it was given, cut off if it is long."""
+    text = repr(condition if isinstance(condition, str) else _plain(condition))
+    return text if len(text) <= _MOST_TOLD else f"{text[: _MOST_TOLD - 1]}…"
+
+
+def _plain(condition: object) -> object:
+    """Return NumPy's numbers and arrays as Python's."""
+    if isinstance(condition, np.ndarray | np.generic):
+        return condition.tolist()
+    return condition

@@ -1,0 +1,167 @@
+"""Selections as values: which samples, in a file that fits every store of the same content.
+
+A file holds ranks, the places of the samples among all of their split sorted by file name,
+and the split's content digest: see ``docs/format.md``, section 9.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore.attributes import need
+from arraystore.errors import FormatError, VersionError
+from arraystore.storage import crc32c
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+SELECTION_FORMAT: Final = "arraystore-selection"
+SELECTION_VERSION: Final = "1.0"
+_TYPES: Final = ("int8", "int16", "int32", "int64")
+_HEAD: Final = ("format", "format_version", "dataset", "made")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SelectedRanks:
+    """The samples selected of one stored split.
+
+    Attributes
+    ----------
+    content_digest : str
+        Of the split, see `SplitInfo`.
+    num_samples : int
+        Number of samples of the whole split.
+    ranks : ndarray of int64, shape (n,)
+        Places of the selected samples, in their order, among all sorted by file name.
+    """
+
+    content_digest: str
+    num_samples: int
+    ranks: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedSelection:
+    """Which samples were selected, and how; get one from `Split.selection`.
+
+    Attributes
+    ----------
+    dataset : str
+        Name, config and version of the data set, for people.
+    made : str
+        How it was made, for people.
+    splits : dict of str to SelectedRanks
+        What is selected of each stored split.
+    """
+
+    dataset: str
+    made: str
+    splits: dict[str, SelectedRanks]
+
+    def __len__(self) -> int:
+        return sum(len(selected.ranks) for selected in self.splits.values())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the selection to a JSON file, in place of one that is there."""
+        document = {
+            "format": SELECTION_FORMAT,
+            "format_version": SELECTION_VERSION,
+            "dataset": self.dataset,
+            "made": self.made,
+            "splits": {name: _packed(selected) for name, selected in self.splits.items()},
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        Path(path).expanduser().write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SavedSelection:
+        """Read a selection from a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        FormatError
+            If it is no selection, or a damaged one.
+        VersionError
+            If it has a newer major version.
+        """
+        where = str(path)
+        try:
+            document = json.loads(Path(path).expanduser().read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{where}: is not a saved selection: {error}") from None
+        if not isinstance(document, dict) or document.get("format") != SELECTION_FORMAT:
+            raise FormatError(
+                f"{where}: is not a saved selection: 'format' must be {SELECTION_FORMAT!r}"
+            )
+        _, version, dataset, made = (need(document, key, str, where=where) for key in _HEAD)
+        if version.split(".")[0] != SELECTION_VERSION.split(".")[0]:
+            raise VersionError(
+                f"{where}: selection version {version} cannot be read, this release reads "
+                f"{SELECTION_VERSION.split('.')[0]}.x; upgrade arraystore"
+            )
+        splits = need(document, "splits", dict, where=where)
+        return cls(
+            dataset, made, {name: _unpacked(entry, where, name) for name, entry in splits.items()}
+        )
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}: {len(s.ranks):,}" for name, s in self.splits.items())
+        return f"<SavedSelection {self.made} of {self.dataset}: {counts}>"
+
+
+def _packed(selected: SelectedRanks) -> dict[str, Any]:
+    """Write ranks as the differences of each from the one before, the first from 0."""
+    differences = np.diff(selected.ranks, prepend=0)
+    low, high = (int(differences.min()), int(differences.max())) if len(differences) else (0, 0)
+    kind = next(t for t in _TYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    data = differences.astype(np.dtype(kind).newbyteorder("<")).tobytes()
+    return {
+        "content_digest": selected.content_digest,
+        "num_samples": selected.num_samples,
+        "num_selected": len(selected.ranks),
+        "rank_differences": base64.b64encode(data).decode("ascii"),
+        "type": kind,
+        "crc32c": crc32c(data),
+    }
+
+
+def _unpacked(entry: object, path: str, name: str) -> SelectedRanks:
+    where = f"{path}: {name}"
+    if not isinstance(entry, dict):
+        raise FormatError(f"{where}: must be an object, got {str(entry)[:80]!r}")
+    fields: Mapping[str, Any] = entry
+    digest = need(fields, "content_digest", str, where=where)
+    num_samples, num_selected, checksum = (
+        need(fields, key, int, where=where) for key in ("num_samples", "num_selected", "crc32c")
+    )
+    kind = need(fields, "type", str, where=where)
+    if kind not in _TYPES:
+        raise FormatError(f"{where}: 'type' must be one of {', '.join(_TYPES)}, got {kind!r}")
+    try:
+        data = base64.b64decode(need(fields, "rank_differences", str, where=where), validate=True)
+    except ValueError as error:
+        raise FormatError(f"{where}: 'rank_differences' must be base64: {error}") from None
+    if crc32c(data) != checksum:
+        raise FormatError(f"{where}: the ranks do not match their checksum; the file is damaged")
+    if len(data) != num_selected * np.dtype(kind).itemsize:
+        raise FormatError(
+            f"{where}: must hold {num_selected} ranks of type {kind}, got {len(data)} bytes"
+        )
+    differences = np.frombuffer(data, np.dtype(kind).newbyteorder("<")).astype(np.int64)
+    ranks = np.cumsum(differences)
+    if len(ranks) and not 0 <= ranks.min() <= ranks.max() < num_samples:
+        raise FormatError(f"{where}: ranks must be in range({num_samples})")
+    return SelectedRanks(digest, num_samples, ranks)

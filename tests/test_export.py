@@ -1,0 +1,120 @@
+"""Images as files again, and nowhere but below their folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import arraystore
+from arraystore import FormatError
+from arraystore.cli import main
+from arraystore.export import export
+from arraystore.progress import Meter
+from tests.support import SUFFIXES, picture, write_folder, write_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_every_image_becomes_a_file_of_its_class(train: arraystore.Split, tmp_path: Path) -> None:
+    assert export(train, tmp_path / "out", meter=Meter()) == 30
+    assert files_below(tmp_path / "out") == {
+        f"{name.split('_')[0]}/{name}": data
+        for name, data in zip(train.file_name.tolist(), train.image_bytes[:], strict=True)
+    }
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_folder_that_was_converted_comes_back_as_it_was(suffix: str, tmp_path: Path) -> None:
+    files = {f"{c}/{i}.jpg": picture(seed=i) for c in ("cat", "dog") for i in range(3)}
+    source = write_folder(tmp_path / "in", files)
+    arraystore.convert(f"folder:{source}", tmp_path / f"a{suffix}")
+    export(arraystore.open(tmp_path / f"a{suffix}")["train"], tmp_path / "out", meter=Meter())
+    assert files_below(tmp_path / "out") == files
+
+
+def test_joined_splits_have_a_folder_each(store: arraystore.Store, tmp_path: Path) -> None:
+    joined = store["train[:2]+validation[:3]"]
+    export(joined, tmp_path / "out", meter=Meter())
+    names = files_below(tmp_path / "out")
+    assert sorted(name.split("/")[0] for name in names) == ["train"] * 2 + ["validation"] * 3
+    assert sorted(name.split("/")[2] for name in names) == sorted(joined.file_name.tolist())
+
+
+def test_a_sample_that_is_there_twice_is_written_once(
+    train: arraystore.Split, tmp_path: Path
+) -> None:
+    assert export(train.select([1, 2, 1]), tmp_path / "out", meter=Meter()) == 2
+
+
+def test_images_without_a_label_have_a_folder_too(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.h5", ["x.jpg"], [-1], [b"x"], classes=["a"])
+    export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+    assert files_below(tmp_path / "out") == {"unlabelled/x.jpg": b"x"}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("../x", "a"),
+        ("b/../../../x", "a"),
+        ("/x", "a"),
+        ("x/", "a"),
+        (".", "a"),
+        ("b//c", "a"),
+        ("x", ".."),
+        ("x", "/tmp"),
+        ("x", "b/../.."),
+    ],
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    suffix: str, name: str, folder: str, tmp_path: Path
+) -> None:
+    path = write_store(
+        tmp_path / f"a{suffix}", ["ok", name], [0, 0], [b"1", b"2"], classes=[folder]
+    )
+    before = files_below(tmp_path)
+    with pytest.raises(FormatError, match="is no name for a file below a folder"):
+        export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+    assert files_below(tmp_path) == before
+
+
+def test_two_images_of_one_file_are_refused(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.h5", ["a/x", "x"], [0, 0], [b"1", b"2"], classes=["a"])
+    with pytest.raises(FormatError, match="two images would be the file 'a/x'"):
+        export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+
+
+def test_a_folder_that_holds_something_is_left_alone(
+    train: arraystore.Split, tmp_path: Path
+) -> None:
+    write_folder(tmp_path, {"out/mine": b"1"})
+    for taken in (tmp_path / "out", tmp_path / "out" / "mine"):
+        with pytest.raises(FileExistsError, match="is not an empty folder"):
+            export(train, taken, meter=Meter())
+    assert files_below(tmp_path / "out") == {"mine": b"1"}
+
+
+def test_the_command_exports_what_its_options_select(
+    path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "fewshot.json"
+    options = ["--per-label", "2", "--seed", "3", "--save-selection", str(saved)]
+    assert main(["export", str(path), *options, "-o", str(tmp_path / "out")]) == 0
+    assert "12 images of train.per_label(2, seed=3)" in capsys.readouterr().out
+    few = train.per_label(2, seed=3)
+    names = sorted(name.split("/")[1] for name in files_below(tmp_path / "out"))
+    assert names == sorted(few.file_name.tolist())
+    assert train.select(saved).file_name.tolist() == few.file_name.tolist()
+    assert main(["export", str(path), "-o", str(tmp_path / "out")]) == 1
+    assert "is not an empty folder" in capsys.readouterr().err
