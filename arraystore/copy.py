@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-ROOT_ATTRIBUTES: Final = tuple(DatasetInfo("", "", "", "", "", "", ()).attributes())
+ROOT_ATTRIBUTES: Final = tuple(
+    DatasetInfo("", "", "", "", "", "", (), selections={"some": ()}).attributes()
+)
 SPLIT_ATTRIBUTES: Final = tuple(SplitInfo(0, 0, "", 0, "").attributes())
 
 _PAYLOAD_ATTRIBUTE: Final = "dense"
