@@ -112,7 +112,7 @@ def test_what_a_store_says_of_itself_is_the_same_wherever_it_lies(
 def test_rows_of_a_column_are_the_same_wherever_it_lies(
     placed: arraystore.Store, known: arraystore.Split
 ) -> None:
-    found = placed._container.read_column("train/label", "int64", (3, 7))
+    found = placed.opened[1].read_column("train/label", "int64", (3, 7))
     assert found.tolist() == known.label[3:7].tolist()
 
 
