@@ -83,7 +83,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_room, "_PIECE_NBYTES", 1_000)
 
 
-def convert(photos: Path, target: str | Path, **options: Any) -> arraystore.ConvertReport:
+def convert(photos: Path, target: Any, **options: Any) -> arraystore.ConvertReport:
     return arraystore.convert(f"folder:{photos}", target, sync=False, **options)
 
 
@@ -107,6 +107,20 @@ def test_a_bucket_gets_the_bytes_that_a_disk_gets(
     assert bucket.objects == {f"some/folder/{name}": data for name, data in expected.items()}
     assert there.splits == here.splits
     assert there.path == f"memory://some/folder/a{suffix}"
+
+
+@every_suffix
+def test_a_store_of_obstore_and_a_key_are_a_target_and_a_source(
+    suffix: str, photos: Path, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    report = convert(photos, (store, f"folder/a{suffix}"))
+    assert report.path == f"<MemoryStore>/folder/a{suffix}"
+    arraystore.copy((store, f"folder/a{suffix}"), (store, f"b{suffix}"))
+    arraystore.copy((store, f"b{suffix}"), tmp_path / f"b{suffix}")
+    convert(photos, tmp_path / f"a{suffix}")
+    found = objects_on_disk(tmp_path / f"b{suffix}").values()
+    assert list(found) == list(objects_on_disk(tmp_path / f"a{suffix}").values())
 
 
 @every_suffix
