@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -131,6 +132,17 @@ def test_a_store_on_the_disk_is_read_without_obstore(
     monkeypatch.setattr(reader_room, "run", None)
     monkeypatch.setattr(stores, "connect", None)
     assert arraystore.open(f"file://{path}")["train"][3].file_name
+
+
+@pytest.mark.parametrize("path", [".zarr"], indirect=True)
+def test_consolidated_metadata_is_not_needed(path: Path, web: WebServer) -> None:
+    web.put(path, "plain.zarr")
+    root = json.loads(web.objects["plain.zarr/zarr.json"])
+    del root["consolidated_metadata"]
+    web.objects["plain.zarr/zarr.json"] = json.dumps(root).encode()
+    found, expected = arraystore.open(f"{web.url}/plain.zarr")["train"], arraystore.open(path)
+    assert found.image_bytes[:] == expected["train"].image_bytes[:]
+    assert found.file_name.tolist() == expected["train"].file_name.tolist()
 
 
 @pytest.mark.parametrize("suffix", [".data", ""])
