@@ -312,7 +312,7 @@ def test_a_storage_option_that_is_no_pair_is_wrong_usage(pair: str, tmp_path: Pa
     arguments = ["copy", "a.zarr", "s3://b/a.zarr", "--target-option", pair]
     result = CliRunner().invoke(cli.cli, arguments)
     assert result.exit_code == 2
-    assert "must be NAME=VALUE" in result.stderr
+    assert "must be NAME=VALUE" in result.output
 
 
 def test_storage_options_of_the_command_reach_their_store(
