@@ -1,12 +1,12 @@
 # Two commands for everybody: `make demo` and `make test`. Each makes its own virtual environment.
 # For developers: `make check` (all that must pass but for the next), `make test-cloud` (real servers;
-# needs npm), `make check-oldest`, `make bench`.
+# needs npm), `make check-oldest`, `make bench`, `make bench-remote`.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-cloud check lint types check-oldest bench clean
+.PHONY: demo test test-cloud check lint types check-oldest bench bench-remote clean
 
 demo: $(VENV)/.core
 	$(BIN)/arraystore demo demo
@@ -37,6 +37,11 @@ ROUNDS ?= 3
 bench: $(VENV)/.test benchmarks/data/ILSVRC2012_img_val.tar
 	$(BIN)/python -m benchmarks.bench_convert benchmarks/data --subset-list $(SUBSET_LIST) \
 		--rounds $(ROUNDS) --verify
+
+# Reading from a bucket, against other readers, at 0 and 30 ms a request.
+bench-remote: $(VENV)/.test-cloud
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m benchmarks.bench_remote benchmarks/data/remote --rounds $(ROUNDS)
 
 benchmarks/data/ILSVRC2012_img_val.tar: | $(VENV)/.test
 	$(BIN)/python -m benchmarks.imagenet_archives benchmarks/data --subset-list $(SUBSET_LIST)

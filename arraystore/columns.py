@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore.containers.base import ContainerReader
+    from arraystore.containers.opening import Opening
 
     Ints = NDArray[np.int64]
 
@@ -43,18 +43,16 @@ class StoredColumns:
 
     Parameters
     ----------
-    container : ContainerReader
-        What reads them.
+    opening : Opening
+        What opens the store.
     name : str
         The split.
-    where : str
-        Address of the store, for messages.
     """
 
-    def __init__(self, container: ContainerReader, name: str, where: str) -> None:
+    def __init__(self, opening: Opening, name: str) -> None:
         self.name = name
-        self.where = f"{where}/{name}"
-        self._container = container
+        self.where = f"{opening.address}/{name}"
+        self._opening = opening
         self._columns: dict[str, NDArray[Any]] = {}
         self._chunks: dict[tuple[str, int], Ints] = {}
         self._name_keys: dict[int, NDArray[np.uint64]] = {}
@@ -66,7 +64,9 @@ class StoredColumns:
     @cached_property
     def info(self) -> SplitInfo:
         """The attributes of the split."""
-        return SplitInfo.from_attributes(self._container.attributes(self.name), where=self.where)
+        return SplitInfo.from_attributes(
+            self._opening.container.attributes(self.name), where=self.where
+        )
 
     def column(self, name: str) -> NDArray[Any]:
         """Return a whole column, read-only.
@@ -91,7 +91,7 @@ class StoredColumns:
         wanted = [name for first in names for name in (*_NEEDED_BY.get(first, ()), first)]
         missing = [name for name in dict.fromkeys(wanted) if name not in self._columns]
         types = {f"{self.name}/{name}": COLUMNS[name].data_type for name in missing}
-        for name, values in zip(missing, self._container.read_columns(types), strict=True):
+        for name, values in zip(missing, self._opening.container.read_columns(types), strict=True):
             if COLUMNS[name].dimension == "sample" and len(values) != len(self):
                 raise FormatError(
                     f"{self.where}/{name}: must have {len(self)} values, one a sample, "
@@ -172,7 +172,7 @@ class StoredColumns:
 
     def selection(self, name: str) -> Ints:
         """Return the positions that the store keeps under a name."""
-        positions = self._container.read_column(f"{SELECTIONS}/{name}/{self.name}", "int64")
+        positions = self._opening.container.read_column(f"{SELECTIONS}/{name}/{self.name}", "int64")
         self._check_positions(f"../{SELECTIONS}/{name}/{self.name}", positions, len(positions))
         return positions
 
@@ -191,7 +191,7 @@ class StoredColumns:
         chunk = self._chunks.get((name, number))
         if chunk is None:
             start = number * COLUMN_CHUNK_ROWS
-            chunk = self._container.read_column(
+            chunk = self._opening.container.read_column(
                 f"{self.name}/{name}", COLUMNS[name].data_type, (start, start + COLUMN_CHUNK_ROWS)
             )
             chunk.flags.writeable = False

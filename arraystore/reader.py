@@ -5,29 +5,27 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from arraystore.containers import open_local, open_objects
+from arraystore.containers.opening import Opening, OpenOptions
 from arraystore.labels import Vocabulary
 from arraystore.parts import Part, Parts
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
 from arraystore.selection import parse_split_string
 from arraystore.split import Split
-from arraystore.stored import CHECKSUMS, StoredSplit
+from arraystore.stored import StoredSplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from arraystore.containers.base import ContainerReader
+    from arraystore.containers.opening import ObjectStore, Place
     from arraystore.storage import RangeReader
-
-    ObjectStore = Any
-    Place = str | ObjectStore | tuple[ObjectStore, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +90,8 @@ class Store(Mapping[str, Split]):
 
     Parameters
     ----------
-    place : str, obstore store, or pair of an obstore store and a key
-        Absolute path or address of the store.
-    options : OpenOptions, optional
-        See `arraystore.open`.
+    opening : Opening
+        Its place and options; nothing is opened yet.
 
     Attributes
     ----------
@@ -103,21 +99,30 @@ class Store(Mapping[str, Split]):
         Where the store is, without a password.
     """
 
-    def __init__(self, place: Place, options: OpenOptions | None = None) -> None:
-        self._place = place
-        self._options = options or OpenOptions()
-        self.address, self._reader, self._container = _opened(place, self._options)
-        address, attributes = self.address, self._container.attributes()
-        self._format_version = check_version(attributes, where=address)
-        if self._format_version > FORMAT_VERSION:
-            newer, known = (".".join(map(str, v)) for v in (self._format_version, FORMAT_VERSION))
-            warnings.warn(
-                f"{address}: has format version {newer}, this release knows {known}; what is new "
-                "in it is ignored",
-                stacklevel=3,
-            )
-        self._dataset = DatasetInfo.from_attributes(attributes, where=address)
+    def __init__(self, opening: Opening) -> None:
+        self.address = opening.address
+        self._opening = opening
+        self._root: tuple[tuple[int, int], DatasetInfo] | None = None
         self._stored: dict[str, StoredSplit] = {}
+
+    def read_root(self) -> tuple[tuple[int, int], DatasetInfo]:
+        """Return the version of the format and what is said of the data set; read once."""
+        if self._root is None:
+            attributes = self._opening.container.attributes()
+            version = check_version(attributes, where=self.address)
+            if version > FORMAT_VERSION:
+                newer, known = (".".join(map(str, v)) for v in (version, FORMAT_VERSION))
+                warnings.warn(
+                    f"{self.address}: has format version {newer}, this release knows {known}; "
+                    "what is new in it is ignored",
+                    stacklevel=3,
+                )
+            self._root = version, DatasetInfo.from_attributes(attributes, where=self.address)
+        return self._root
+
+    @property
+    def _dataset(self) -> DatasetInfo:
+        return self.read_root()[1]
 
     def __getitem__(self, name: str) -> Split:
         """Return a split, or a part of one, as TFDS writes them.
@@ -159,14 +164,12 @@ class Store(Mapping[str, Split]):
     @property
     def opened(self) -> tuple[RangeReader, ContainerReader]:
         """What reads the store's bytes, and its container; made for the rooms above this one."""
-        return self._reader, self._container
+        return self._opening.reader, self._opening.container
 
     def stored(self, name: str) -> StoredSplit:
         """Return one split as it is stored; made for the rooms above this one."""
         if name not in self._stored:
-            self._stored[name] = StoredSplit(
-                self._reader, self._container, name, self.address, self._options.checksum
-            )
+            self._stored[name] = StoredSplit(self._opening, name)
         return self._stored[name]
 
     @cached_property
@@ -181,7 +184,7 @@ class Store(Mapping[str, Split]):
                 "splits": {name: self.stored(name).info for name in self},
                 "label_names": self.label_names,
                 "label_words": self.label_words,
-                "format_version": ".".join(map(str, self._format_version)),
+                "format_version": ".".join(map(str, self.read_root()[0])),
             }
         )
 
@@ -258,10 +261,10 @@ class Store(Mapping[str, Split]):
         return f"<Store {self.address}: {self._dataset.full_name}; {splits}>"
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
-        return Store, (self._place, self._options)
+        return Store, (self._opening,)
 
     def _texts(self, name: str) -> tuple[str, ...]:
-        values = self._container.read_column(name, ROOT_COLUMNS[name].data_type)
+        values = self._opening.container.read_column(name, ROOT_COLUMNS[name].data_type)
         return tuple(np.asarray(values).tolist())
 
 
@@ -284,47 +287,6 @@ class _Lengths(Mapping[str, int]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._store
-
-
-@dataclass(frozen=True, slots=True)
-class OpenOptions:
-    """The keywords of `arraystore.open`, which a pickled store takes along."""
-
-    checksum: str = "auto"
-    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
-    max_gap: int | None = None
-    max_in_flight: int = 64
-
-    def __post_init__(self) -> None:
-        if self.checksum not in CHECKSUMS:
-            known = ", ".join(CHECKSUMS)
-            raise ValueError(f"checksum must be one of {known}, got {self.checksum!r}")
-        if self.max_gap is not None and self.max_gap < 0:
-            raise ValueError(f"max_gap must be 0 or more bytes, got {self.max_gap}")
-        if self.max_in_flight < 1:
-            raise ValueError(f"max_in_flight must be 1 or more, got {self.max_in_flight}")
-
-
-def _opened(place: Place, options: OpenOptions) -> tuple[str, RangeReader, ContainerReader]:
-    """Open a container; return also its address as messages show it."""
-    if isinstance(place, str) and "://" not in place:
-        reader, container = open_local(Path(place), max_gap=options.max_gap or 0)
-        return place, reader, container
-    from arraystore.objects.address import parse_address
-    from arraystore.objects.reader import MAX_GAP
-    from arraystore.objects.stores import connect, connection_to
-
-    max_gap = MAX_GAP if options.max_gap is None else options.max_gap
-    address = parse_address(place) if isinstance(place, str) else None
-    if address is not None:
-        connection, key = connect(address, options.storage_options), address.key
-    else:
-        store, key = place if isinstance(place, tuple) else (place, "")
-        connection = connection_to(store)
-    reader, container = open_objects(
-        connection, key, max_gap=max_gap, max_in_flight=options.max_in_flight
-    )
-    return connection.where + key, reader, container
 
 
 def open_store(
@@ -387,10 +349,11 @@ def open_store(
     (333, 500, 3)
     """
     options = OpenOptions(checksum, storage_options, max_gap, max_in_flight)
-    if not isinstance(address, str | os.PathLike):
-        return Store(address, options)
-    text = os.fspath(address)
-    if "://" in text and not text.startswith("file://"):
-        return Store(text, options)
-    path = Path(text.removeprefix("file://")).expanduser()
-    return Store(str(path.absolute()), options)
+    place: Place = address
+    if isinstance(address, str | os.PathLike):
+        place = os.fspath(address)
+        if "://" not in place or place.startswith("file://"):
+            place = str(Path(place.removeprefix("file://")).expanduser().absolute())
+    store = Store(Opening(place, options))
+    store.read_root()
+    return store

@@ -21,15 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.byterange import ChunkManifest
-    from arraystore.containers.base import ContainerReader
+    from arraystore.containers.opening import Opening
     from arraystore.storage import RangeReader
 
     Ints = NDArray[np.int64]
     Pixels = NDArray[np.uint8]
     Size = int | tuple[int, int]
-
-CHECKSUMS: Final = ("auto", "always")
-"""When to compare an image's bytes with their checksum; the first is the default."""
 
 _FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
 
@@ -40,32 +37,24 @@ SAMPLE_COLUMNS: Final = (*_FOR_BYTES, "label", "file_name")
 class StoredSplit(StoredColumns):
     """The columns and encoded images of one split of a store.
 
+    Encoded bytes from a local disk are compared with their checksum when they are
+    decoded, or whenever they are read, as the opening's option `checksum` says.
+
     Parameters
     ----------
-    reader : RangeReader
-        What reads the payload.
-    container : ContainerReader
-        What tells where it is.
+    opening : Opening
+        What opens the store.
     name : str
         The split.
-    where : str
-        Address of the store, for messages.
-    checksum : {"auto", "always"}
-        Whether encoded bytes from a local disk are compared with their checksum
-        when they are decoded, or whenever they are read.
     """
 
-    def __init__(
-        self,
-        reader: RangeReader,
-        container: ContainerReader,
-        name: str,
-        where: str,
-        checksum: str,
-    ) -> None:
-        super().__init__(container, name, where)
-        self._reader = reader
-        self._always = checksum == "always"
+    def __init__(self, opening: Opening, name: str) -> None:
+        super().__init__(opening, name)
+        self._always = opening.options.checksum == "always"
+
+    @cached_property
+    def _reader(self) -> RangeReader:
+        return self._opening.reader
 
     def plan(self, positions: Ints) -> tuple[set[str], int, int]:
         """Return the objects, and the number of requests and bytes, that reading images takes."""
@@ -158,7 +147,7 @@ class StoredSplit(StoredColumns):
 
     @cached_property
     def _manifest(self) -> ChunkManifest:
-        manifest = self._container.manifest(f"{self.name}/{PAYLOAD}")
+        manifest = self._opening.container.manifest(f"{self.name}/{PAYLOAD}")
         if manifest.nbytes != self.info.num_bytes:
             raise FormatError(
                 f"{self.where}/{PAYLOAD}: must have {self.info.num_bytes} bytes, "
@@ -175,7 +164,7 @@ class StoredSplit(StoredColumns):
         start, nbytes = self._ranges
         objects = self._manifest.locate(start[positions], nbytes[positions]).object
         doubted = {self._manifest.keys[index] for index in np.unique(objects)}
-        self._manifest = self._container.manifest(f"{self.name}/{PAYLOAD}", doubted)
+        self._manifest = self._opening.container.manifest(f"{self.name}/{PAYLOAD}", doubted)
 
     def _damaged(self, images: Sequence[memoryview], positions: Ints) -> Ints:
         """Return which of some images do not match their checksum."""

@@ -26,7 +26,7 @@ from arraystore.reader import Store, open_store
 from arraystore.schema import COLUMNS, FORMAT_NAME, ROOT_COLUMNS, STRING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -68,6 +68,7 @@ class ArraystoreBackend(BackendEntrypoint):
         "filename_or_obj",
         "drop_variables",
         "group",
+        "storage_options",
     )
     description: ClassVar[str] = "Open arraystore image data sets (.zarr, .h5, .hdf5)"
     supports_groups: ClassVar[bool] = True
@@ -98,18 +99,21 @@ class ArraystoreBackend(BackendEntrypoint):
         *,
         drop_variables: str | Iterable[str] | None = None,
         group: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Dataset:
         """Open a split, or the root.
 
         Parameters
         ----------
-        filename_or_obj : path-like
-            A store, see `arraystore.open`.
+        filename_or_obj : path-like or str
+            Path or address of a store, see `arraystore.open`.
         drop_variables : str or iterable of str, optional
             Variables to leave out.
         group : str, optional
             A split, or what selects of splits as in `Store`: ``train``,
             ``train[:10%]``, ``train+validation``. The root if None or ``"/"``.
+        storage_options : mapping, optional
+            How to reach a bucket or a web server, see `arraystore.open`.
 
         Returns
         -------
@@ -122,14 +126,18 @@ class ArraystoreBackend(BackendEntrypoint):
         ValueError
             If `group` is malformed, or a bound is outside the split.
         """
-        return _dataset(_open(filename_or_obj), group, _names(drop_variables))
+        return _dataset(_open(filename_or_obj, storage_options), group, _names(drop_variables))
 
     @override
     def open_groups_as_dict(
-        self, filename_or_obj: object, *, drop_variables: str | Iterable[str] | None = None
+        self,
+        filename_or_obj: object,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> dict[str, Dataset]:
         """Open the root, which is ``"/"``, and every split, such as ``"/train"``."""
-        store = _open(filename_or_obj)
+        store = _open(filename_or_obj, storage_options)
         names = _names(drop_variables)
         return {
             path: _dataset(store, path, names) for path in ("/", *(f"/{name}" for name in store))
@@ -137,10 +145,16 @@ class ArraystoreBackend(BackendEntrypoint):
 
     @override
     def open_datatree(
-        self, filename_or_obj: object, *, drop_variables: str | Iterable[str] | None = None
+        self,
+        filename_or_obj: object,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> DataTree:
         """Open the root and every split as a tree."""
-        groups = self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables)
+        groups = self.open_groups_as_dict(
+            filename_or_obj, drop_variables=drop_variables, storage_options=storage_options
+        )
         return DataTree.from_dict(groups)
 
 
@@ -176,10 +190,10 @@ class LazySamples(BackendArray):
         return np.array(found, dtype=self.dtype)
 
 
-def _open(filename_or_obj: object) -> Store:
+def _open(filename_or_obj: object, storage_options: Mapping[str, Any] | None) -> Store:
     if not isinstance(filename_or_obj, str | os.PathLike):
         raise TypeError(f"engine 'arraystore' opens a path, got {filename_or_obj!r}")
-    return open_store(os.fsdecode(filename_or_obj))
+    return open_store(os.fsdecode(filename_or_obj), storage_options=storage_options)
 
 
 def _dataset(store: Store, group: str | None, drop_variables: Iterable[str]) -> Dataset:

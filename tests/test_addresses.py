@@ -18,7 +18,7 @@ from arraystore.objects.profiles import (
     is_plain_http,
 )
 from arraystore.objects.stores import connect
-from arraystore.objects.told import is_refused, told
+from arraystore.objects.told import is_final, is_refused, told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -333,6 +333,11 @@ def test_plain_http_is_allowed_where_an_endpoint_says_so(
 
 
 # Errors that no server here can bring about
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "metadata.google.internal"])
+def test_credentials_that_are_not_found_are_not_looked_for_again(host: str) -> None:
+    assert is_final(RuntimeError(f"PUT http://{host}/latest after 2 retries: kind: Timeout,"))
 
 
 @pytest.mark.parametrize(

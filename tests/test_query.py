@@ -277,8 +277,9 @@ def test_a_first_query_by_label_reads_the_chunks_that_hold_the_answer_alone(
         order="source",
     )
     store = arraystore.open(queried)
-    counting = CountingReader(store._reader)
-    store._container._reader = counting  # type: ignore[attr-defined] # both containers have it
+    reader, container = store.opened
+    counting = CountingReader(reader)
+    container._reader = counting  # type: ignore[attr-defined] # both containers have it
     answer = store["train"].where(label=49)
     assert answer.positions.tolist() == np.flatnonzero(label == 49).tolist()
 

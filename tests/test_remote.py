@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pytest
+import xarray as xr
 from obstore.store import HTTPStore, LocalStore, MemoryStore, S3Store
 from typing_extensions import override
 
@@ -112,7 +114,7 @@ def test_what_a_store_says_of_itself_is_the_same_wherever_it_lies(
 def test_rows_of_a_column_are_the_same_wherever_it_lies(
     placed: arraystore.Store, known: arraystore.Split
 ) -> None:
-    found = placed._container.read_column("train/label", "int64", (3, 7))
+    found = placed.opened[1].read_column("train/label", "int64", (3, 7))
     assert found.tolist() == known.label[3:7].tolist()
 
 
@@ -130,6 +132,17 @@ def test_a_store_on_the_disk_is_read_without_obstore(
     monkeypatch.setattr(reader_room, "run", None)
     monkeypatch.setattr(stores, "connect", None)
     assert arraystore.open(f"file://{path}")["train"][3].file_name
+
+
+@pytest.mark.parametrize("path", [".zarr"], indirect=True)
+def test_consolidated_metadata_is_not_needed(path: Path, web: WebServer) -> None:
+    web.put(path, "plain.zarr")
+    root = json.loads(web.objects["plain.zarr/zarr.json"])
+    del root["consolidated_metadata"]
+    web.objects["plain.zarr/zarr.json"] = json.dumps(root).encode()
+    found, expected = arraystore.open(f"{web.url}/plain.zarr")["train"], arraystore.open(path)
+    assert found.image_bytes[:] == expected["train"].image_bytes[:]
+    assert found.file_name.tolist() == expected["train"].file_name.tolist()
 
 
 @pytest.mark.parametrize("suffix", [".data", ""])
@@ -166,6 +179,18 @@ def test_an_hdf5_file_may_be_the_prefix_of_a_store_of_obstore(path: Path, web: W
 def test_what_is_no_store_of_obstore_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="must be a path, an address or an obstore store, got 5"):
         arraystore.open(5)
+
+
+def test_xarray_opens_an_address_with_options(path: Path, web: WebServer) -> None:
+    address = in_a_bucket(path, web).address
+    options = KEYS | {"endpoint_url": web.url}
+    expected = arraystore.open(path)["train"]
+    with xr.open_dataset(
+        address, engine="arraystore", group="train", storage_options=options
+    ) as dataset:
+        assert dataset.image_bytes[5].item() == expected.image_bytes[5]
+    tree = xr.open_datatree(address, engine="arraystore", storage_options=options)
+    assert tree["train"].label.values.tolist() == expected.label.tolist()
 
 
 def test_many_threads_read_from_one_remote_store(

@@ -325,6 +325,7 @@ def test_what_is_final_is_told_at_once_with_the_address_and_a_hint(
     assert message.startswith("s3://bucket/drawn")
     assert expected in message
     assert len({asked.path for asked in web.asked}) == 1
+    assert len(web.asked) == len(set(web.asked))  # nothing is asked twice
 
 
 def test_no_such_key_is_a_file_that_is_not_found(
@@ -406,7 +407,7 @@ def test_the_password_of_a_web_address_is_sent_and_never_repeated(
         repr(store),
         store.address,
         told(lambda: store["train"].image_bytes[5]),
-        repr(store._options),
+        repr(store._opening.options),
     ]
     web.answer = lambda asked: None
     texts.append(told(lambda: arraystore.open(f"{address}/no.zarr"), FileNotFoundError))
@@ -421,8 +422,8 @@ def test_secrets_are_never_repeated(
     web.answer = lambda asked: answer
     texts = [
         repr(store),
-        repr(store._options),
-        repr(store._reader),
+        repr(store._opening.options),
+        repr(store.opened),
         told(lambda: store["train"].image_bytes[3]),
     ]
     assert not any(SECRET in text for text in texts)

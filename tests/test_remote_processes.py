@@ -82,14 +82,14 @@ def test_a_pickle_takes_options_along(address: str, web: WebServer) -> None:
     options = KEYS | {"endpoint_url": web.url}
     store = arraystore.open(address, storage_options=options, max_gap=7, max_in_flight=2)
     again = pickle.loads(pickle.dumps(store))
-    assert again._options == store._options
+    assert again._opening.options == store._opening.options
     assert again["train"].image_bytes[3] == store["train"].image_bytes[3]
 
 
 def test_the_reader_of_a_remote_store_is_not_pickled_itself(path: Path) -> None:
     store = in_memory(path)
     with pytest.raises(TypeError, match="may hold secrets; pickle the store"):
-        pickle.dumps(store._reader)
+        pickle.dumps(store.opened)
 
 
 def outcome(act: Any) -> bytes:
@@ -102,21 +102,51 @@ def outcome(act: Any) -> bytes:
 
 
 @forks
-@pytest.mark.parametrize("used", ["inherited", "opened anew"])
+@pytest.mark.parametrize("used", ["inherited", "pickled", "opened anew"])
 def test_a_forked_child_is_told_at_once_what_to_do(
     address: str, web: WebServer, environment: None, used: str
 ) -> None:
     train = arraystore.open(address)["train"]
     _ = train.image_bytes[0]
 
+    data = pickle.dumps(train)
+
     def act() -> None:
-        split = train if used == "inherited" else arraystore.open(address)["train"]
+        if used == "inherited":
+            split = train
+        elif used == "pickled":
+            split = pickle.loads(data)
+        else:
+            split = arraystore.open(address)["train"]
         _ = split.image_bytes[5]
 
     told = in_forked_child(lambda: outcome(act)).decode()
     assert told.startswith("StorageError: this process was forked after")
     assert 'multiprocessing_context="forkserver"' in told
     assert train.image_bytes[5]
+
+
+@forks
+def test_a_pool_that_was_forked_tells_its_user_rather_than_hang(
+    address: str, environment: None
+) -> None:
+    train = arraystore.open(address)["train"]
+    _ = train.image_bytes[0]
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        asked = pool.apply_async(read, (train,))
+        with pytest.raises(StorageError, match='multiprocessing_context="forkserver"'):
+            asked.get(PATIENCE)
+
+
+def test_a_store_that_comes_back_from_a_pickle_is_opened_when_it_is_used(
+    address: str, environment: None, web: WebServer
+) -> None:
+    data = pickle.dumps(arraystore.open(address)["train"])
+    web.asked.clear()
+    train = pickle.loads(data)
+    assert web.asked == []
+    assert train.image_bytes[3]
+    assert web.asked != []
 
 
 @forks

@@ -210,7 +210,8 @@ class Settings:
     @property
     def secrets(self) -> frozenset[str]:
         """What no message may repeat."""
-        values = (self.config.get(name) for name in _SECRETS)
+        values = [self.config.get(name) for name in _SECRETS]
+        values += self.client.get("default_headers", {}).values()
         return frozenset(value for value in values if isinstance(value, str) and value)
 
 

@@ -12,9 +12,9 @@ from arraystore.objects.loop import gather, run
 from arraystore.objects.told import (
     changed,
     is_beyond_the_end,
+    is_final,
     is_interrupted,
     is_no_suffix,
-    is_refused,
     told,
 )
 from arraystore.storage import RangeReader
@@ -192,7 +192,7 @@ class ObjectReader(RangeReader):
             try:
                 result = await self._connection.first.get_async(path, options=options)
             except self._connection.errors as error:
-                if is_refused(error):
+                if is_final(error):
                     raise
             else:
                 self._is_met = True

@@ -28,12 +28,28 @@ _WRONG_CREDENTIALS: Final = frozenset(
     ]
 )
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_FINAL: Final = frozenset(
+    {"PermissionDeniedError", "UnauthenticatedError", "PreconditionError", "NotSupportedError"}
+)
 _NO_BUCKET: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
 
 
 def is_refused(error: Exception) -> bool:
     """Whether nobody answered at the other end."""
     return "kind: Connect," in str(error)
+
+
+def is_final(error: Exception) -> bool:
+    """Whether asking again would bring the same answer."""
+    text = str(error)
+    status = match[1] if (match := _STATUS.search(text)) else ""
+    return (
+        isinstance(error, FileNotFoundError)
+        or type(error).__name__ in _FINAL
+        or (status.startswith("4") and status not in ("408", "429"))
+        or any(words in text for words in ("non-partial", "redirect without", *_METADATA_SERVICES))
+        or is_refused(error)
+    )
 
 
 def is_interrupted(error: Exception) -> bool:
@@ -120,7 +136,7 @@ def _denied(code: str, *, is_anonymous: bool) -> str:
             "leave it out, and give credentials"
         )
     return (
-        "access is denied: the credentials do not allow reading it, or it is not there and they "
+        "access is denied: the credentials do not allow it, or it is not there and they "
         "do not allow knowing; if the data is public, say storage_options={'anon': True}"
     )
 

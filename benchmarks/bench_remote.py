@@ -1,0 +1,396 @@
+"""Time 256 random images from a bucket against other readers of the same stores, in one run.
+
+::
+
+    python -m benchmarks.bench_remote DIR [--rounds N] [--latency MS ...] [--json FILE]
+
+DIR gets two stores of the same pictures, which are kept for the next time. They are uploaded to
+a SeaweedFS on loopback; a proxy in a process of its own delays each request, and counts. The
+readers take turns. Each has its store open and the columns loaded, and reads the encoded images
+at the same random positions; every byte is compared with the pictures.
+
+- arraystore, from Zarr and from HDF5;
+- bare concurrent GETs of the ranges that arraystore asks for: obstore, as many at a time, and
+  nothing else;
+- a plain loop of these GETs;
+- zarr-python through obstore: a slice an image, one after another, and all at once;
+- h5py over s3fs: a slice an image.
+
+Then arraystore opens each store anew and decodes one image. With a tenth of all requests failing
+(`FAULTS` of the proxy), it reads once more.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import zarr
+from obstore.store import S3Store
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+import arraystore
+from arraystore.drawn import encode
+from arraystore.objects.reader import MAX_GAP, MAX_IN_FLIGHT
+from arraystore.schema import PAYLOAD
+from arraystore.storage import plan_elements
+from tests.cloud.proxy import FAULTS, Proxy
+from tests.cloud.servers import ACCESS_KEY, BUCKET, SECRET_KEY, SeaweedFS
+
+N_IMAGES: Final = 2_560
+N_READ: Final = 256
+SUFFIXES: Final = (".zarr", ".h5")
+
+ZARR: Final = "arraystore, Zarr"
+HDF5: Final = "arraystore, HDF5"
+BARE_ZARR: Final = "bare concurrent GETs, Zarr"
+BARE_HDF5: Final = "bare concurrent GETs, HDF5"
+LOOP: Final = "plain loop of GETs"
+ZARR_SLICES: Final = "zarr-python, slices"
+ZARR_ASYNC: Final = "zarr-python, async"
+S3FS: Final = "h5py over s3fs"
+PEERS: Final = (LOOP, ZARR_SLICES, ZARR_ASYNC, S3FS)
+
+
+class Cost(NamedTuple):
+    """What a batch has cost."""
+
+    seconds: float
+    requests: int
+    nbytes: int
+    round_trips: int
+
+
+class Reader(NamedTuple):
+    """Something that reads the encoded images at the positions it was made for."""
+
+    name: str
+    read: Callable[[], Sequence[bytes]]
+
+
+def make_stores(folder: Path) -> None:
+    """Write the pictures and both stores, unless they are there."""
+    if (folder / "images.h5").exists() and (folder / "images.zarr").exists():
+        return
+    rng = np.random.default_rng(0)
+    pictures = folder / "pictures" / "train" / "all"
+    pictures.mkdir(parents=True, exist_ok=True)
+    noise = Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8))
+    picture = encode(noise)
+    # What follows the end of a JPEG is ignored; it gives each a size of its own, as in ImageNet.
+    for number, nbytes in enumerate(rng.lognormal(11.45, 0.45, N_IMAGES).astype(int)):
+        data = picture + rng.bytes(max(0, nbytes - len(picture)))
+        (pictures / f"{number:05}.jpg").write_bytes(data)
+    for suffix in SUFFIXES:
+        target = folder / f"images{suffix}"
+        arraystore.convert(f"folder:{folder / 'pictures'}", target, overwrite=True, sync=False)
+
+
+# The proxy, in a process of its own, so that it takes no time of the readers
+
+
+class FarProxy:
+    """A `Proxy` in another process."""
+
+    def __init__(self, endpoint: str, **options: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, endpoint, options))
+        self._process.start()
+        self.endpoint: str = self._connection.recv()
+
+    def reset(self) -> None:
+        """Count from here on."""
+        self._ask("reset")
+
+    def cost(self, seconds: float) -> Cost:
+        """Return what was counted since."""
+        return Cost(seconds, *self._ask("cost"))
+
+    def n_faults(self) -> int:
+        """Return how many requests failed since the last `reset`."""
+        found: int = self._ask("faults")
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._ask("end")
+        self._process.join()
+
+    def _ask(self, question: str) -> Any:
+        self._connection.send(question)
+        return self._connection.recv()
+
+
+def _serve(connection: Connection, endpoint: str, options: dict[str, Any]) -> None:
+    with Proxy(endpoint, **options) as proxy:
+        connection.send(proxy.endpoint)
+        while (question := connection.recv()) != "end":
+            if question == "reset":
+                proxy.reset()
+                connection.send(None)
+            elif question == "faults":
+                connection.send(sum(proxy.n_faults.values()))
+            else:
+                connection.send((len(proxy.requests), proxy.nbytes, proxy.round_trips))
+        connection.send(None)
+
+
+@contextmanager
+def far_proxy(endpoint: str, **options: Any) -> Iterator[FarProxy]:
+    """Run a proxy while the context lasts."""
+    proxy = FarProxy(endpoint, **options)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
+
+# The readers
+
+
+def bucket_at(endpoint: str) -> S3Store:
+    return S3Store(
+        BUCKET,
+        endpoint=endpoint,
+        access_key_id=ACCESS_KEY,
+        secret_access_key=SECRET_KEY,
+        region="us-east-1",
+        client_options={"allow_http": True},
+    )
+
+
+def train_at(endpoint: str, suffix: str, **options: Any) -> arraystore.Split:
+    keys = {"key": ACCESS_KEY, "secret": SECRET_KEY, "region": "us-east-1"}
+    return arraystore.open(
+        f"s3://{BUCKET}/images{suffix}",
+        storage_options=keys | {"endpoint_url": endpoint} | options,
+    )["train"]
+
+
+def by_arraystore(endpoint: str, suffix: str, positions: Any) -> Callable[[], Sequence[bytes]]:
+    split = train_at(endpoint, suffix)
+    _ = split.image_bytes[0]  # the columns are there from now on
+    return lambda: split.image_bytes[positions]
+
+
+class Ranges(NamedTuple):
+    """What arraystore asks for, and how the images are cut from the answers."""
+
+    asked: list[tuple[str, int, int]]
+    cuts: list[tuple[int, int, int, int]]
+
+    @classmethod
+    def of(cls, local: Path, positions: Any) -> "Ranges":
+        """Plan as arraystore does: keys with starts and stops; image, answer, offset, length."""
+        stored = arraystore.open(local).stored("train")
+        start, nbytes = (stored.column(f"image_{name}")[positions] for name in ("start", "nbytes"))
+        manifest = stored._manifest
+        pieces, _, spans = plan_elements(manifest, start, nbytes, max_gap=MAX_GAP)
+        prefix = f"{local.name}/" if local.is_dir() else ""
+        keys = [prefix + manifest.keys[number] for number in spans.object]
+        offset = pieces.start - spans.start[spans.span]
+        columns = (pieces.wanted, spans.span, offset, pieces.nbytes)
+        return cls(
+            list(zip(keys, spans.start.tolist(), spans.stop.tolist(), strict=True)),
+            list(zip(*(column.tolist() for column in columns), strict=True)),
+        )
+
+    def images(self, answers: Sequence[Any]) -> Sequence[bytes]:
+        """Cut the images from the answers."""
+        images: dict[int, bytes] = {}
+        for image, answer, offset, nbytes in self.cuts:
+            part = bytes(memoryview(answers[answer])[offset : offset + nbytes])
+            images[image] = images.get(image, b"") + part
+        return [images[number] for number in sorted(images)]
+
+
+def by_bare_gets(endpoint: str, local: Path, positions: Any) -> Callable[[], Sequence[bytes]]:
+    bucket, ranges = bucket_at(endpoint), Ranges.of(local, positions)
+
+    async def one(slots: asyncio.Semaphore, key: str, start: int, stop: int) -> Any:
+        async with slots:
+            return await bucket.get_range_async(key, start=start, end=stop)
+
+    async def gets() -> list[Any]:
+        slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        return await asyncio.gather(*(one(slots, *asked) for asked in ranges.asked))
+
+    return lambda: ranges.images(asyncio.run(gets()))
+
+
+def by_loop(endpoint: str, local: Path, positions: Any) -> Callable[[], Sequence[bytes]]:
+    bucket, ranges = bucket_at(endpoint), Ranges.of(local, positions)
+    return lambda: ranges.images(
+        [bucket.get_range(key, start=start, end=stop) for key, start, stop in ranges.asked]
+    )
+
+
+def by_zarr(endpoint: str, positions: Any, *, at_once: bool) -> Callable[[], Sequence[bytes]]:
+    from zarr.storage import ObjectStore
+
+    store = ObjectStore(bucket_at(endpoint), read_only=True)
+    train: Any = zarr.open_group(store, path="images.zarr/train", mode="r")
+    start, nbytes, payload = train["image_start"][:], train["image_nbytes"][:], train[PAYLOAD]
+    slices = [slice(int(start[i]), int(start[i] + nbytes[i])) for i in positions]
+
+    async def gets() -> Sequence[bytes]:
+        array = payload.async_array
+        parts = await asyncio.gather(*(array.getitem(one) for one in slices))
+        return [part.tobytes() for part in parts]
+
+    if at_once:
+        from zarr.core.sync import sync
+
+        return lambda: sync(gets())
+    return lambda: [payload[one].tobytes() for one in slices]
+
+
+def by_s3fs(endpoint: str, positions: Any) -> Callable[[], Sequence[bytes]]:
+    import h5py
+    import s3fs
+
+    files = s3fs.S3FileSystem(
+        key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=endpoint, skip_instance_cache=True
+    )
+    # Its other caches read ten times the bytes, and take longer.
+    file = h5py.File(files.open(f"{BUCKET}/images.h5", cache_type="none"), "r")
+    train = file["train"]
+    start, nbytes, payload = train["image_start"][:], train["image_nbytes"][:], train[PAYLOAD]
+    return lambda: [payload[start[i] : start[i] + nbytes[i]].tobytes() for i in positions]
+
+
+def readers_at(endpoint: str, folder: Path, positions: Any) -> list[Reader]:
+    """Return all readers, in the order they take turns."""
+    in_zarr, in_hdf5 = (folder / f"images{suffix}" for suffix in SUFFIXES)
+    return [
+        Reader(ZARR, by_arraystore(endpoint, ".zarr", positions)),
+        Reader(BARE_ZARR, by_bare_gets(endpoint, in_zarr, positions)),
+        Reader(HDF5, by_arraystore(endpoint, ".h5", positions)),
+        Reader(BARE_HDF5, by_bare_gets(endpoint, in_hdf5, positions)),
+        Reader(LOOP, by_loop(endpoint, in_zarr, positions)),
+        Reader(ZARR_SLICES, by_zarr(endpoint, positions, at_once=False)),
+        Reader(ZARR_ASYNC, by_zarr(endpoint, positions, at_once=True)),
+        Reader(S3FS, by_s3fs(endpoint, positions)),
+    ]
+
+
+def measure(
+    readers: Sequence[Reader], proxy: FarProxy, expected: Sequence[bytes], rounds: int
+) -> dict[str, list[Cost]]:
+    """Let all readers read in turns; what they read is compared."""
+    costs: dict[str, list[Cost]] = {reader.name: [] for reader in readers}
+    for _ in range(rounds):
+        for name, read in readers:
+            proxy.reset()
+            begin = perf_counter()
+            images = read()
+            seconds = perf_counter() - begin
+            if list(images) != list(expected):
+                raise SystemExit(f"{name}: wrong bytes")
+            costs[name].append(proxy.cost(seconds))
+    return costs
+
+
+def open_anew(proxy: FarProxy, latency: float) -> None:
+    """Tell what it costs to open a store and decode one image, in a process that is warm."""
+    for suffix in SUFFIXES:
+        proxy.reset()
+        begin = perf_counter()
+        _ = train_at(proxy.endpoint, suffix)[N_IMAGES // 2]
+        cost = proxy.cost(perf_counter() - begin)
+        print(
+            f"open to first sample, {suffix}, {latency:g} ms: {cost.round_trips} round trips, "
+            f"{cost.requests} requests, {cost.nbytes / 1e6:.1f} MB, {cost.seconds:.3f} s"
+        )
+
+
+def read_with_faults(server: SeaweedFS, positions: Any, expected: Sequence[bytes]) -> None:
+    """Read while a tenth of all requests fail; a wrong byte ends the run."""
+    for suffix in SUFFIXES:
+        with far_proxy(server.endpoint, rate=0.1, latency=0.0) as proxy:
+            split = train_at(proxy.endpoint, suffix, read_timeout=1)
+            _ = split.image_bytes[0]
+            proxy.reset()
+            begin = perf_counter()
+            right = split.image_bytes[positions] == list(expected)
+            seconds = perf_counter() - begin
+            if not right:
+                raise SystemExit(f"arraystore, {suffix}: wrong bytes")
+            n_requests = proxy.cost(seconds).requests
+            print(
+                f"{suffix}: {proxy.n_faults()} of {n_requests} requests failed "
+                f"({', '.join(FAULTS)}); every byte right, {seconds:.2f} s"
+            )
+
+
+def show(costs: dict[str, list[Cost]], latency: float, wanted: int) -> None:
+    table = Table(title=f"{N_READ} random images, {latency:g} ms a request")
+    for column in ("reader", "requests", "MB", "x wanted", "round trips", "s, median", "s, all"):
+        table.add_column(column, justify="left" if column == "reader" else "right")
+    for name, runs in costs.items():
+        one, seconds = runs[-1], [run.seconds for run in runs]
+        table.add_row(
+            name,
+            f"{one.requests}",
+            f"{one.nbytes / 1e6:.1f}",
+            f"{one.nbytes / wanted:.2f}",
+            f"{one.round_trips}",
+            f"{median(seconds):.3f}",
+            " ".join(f"{value:.3f}" for value in sorted(seconds)),
+        )
+    Console(width=120).print(table)
+    fastest = min(PEERS, key=lambda name: median(run.seconds for run in costs[name]))
+    for ours, bare in ((ZARR, BARE_ZARR), (HDF5, BARE_HDF5)):
+        time, of_bare, of_peer = (
+            median(run.seconds for run in costs[name]) for name in (ours, bare, fastest)
+        )
+        print(
+            f"{ours}: {of_peer / time:.1f} times as fast as {fastest}, "
+            f"{time / of_bare:.2f} times the time of bare GETs"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--latency", type=float, nargs="+", default=[0, 30], metavar="MS")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    folder = options.folder
+    make_stores(folder)
+    positions = np.random.default_rng(1).permutation(N_IMAGES)[:N_READ]
+    expected = arraystore.open(folder / "images.zarr")["train"].image_bytes[positions]
+    found = {}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(dir=folder)))
+        server = stack.enter_context(SeaweedFS(scratch))
+        for suffix in SUFFIXES:
+            server.upload(folder / f"images{suffix}", f"images{suffix}")
+        for latency in options.latency:
+            with far_proxy(server.endpoint, latency=latency / 1000) as proxy:
+                readers = readers_at(proxy.endpoint, folder, positions)
+                found[latency] = measure(readers, proxy, expected, options.rounds)
+                open_anew(proxy, latency)
+            show(found[latency], latency, sum(map(len, expected)))
+        read_with_faults(server, positions, expected)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
