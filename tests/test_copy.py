@@ -280,6 +280,21 @@ def test_a_copy_replaces_nothing_unless_told(
     assert arraystore.open(target).info == arraystore.open(tmp_path / "a.zarr").info
 
 
+@every_place
+@every_suffix
+def test_a_store_is_not_copied_onto_itself(
+    suffix: str, place: str, photos: Path, at: Callable[[str, str], str], bucket: MemoryStore
+) -> None:
+    convert(photos, at(place, f"a{suffix}"))
+    before = objects_in(bucket)
+    with pytest.raises(ValueError, match="cannot be copied onto itself"):
+        arraystore.copy(at(place, f"a{suffix}"), at(place, f"a{suffix}"), overwrite=True)
+    with pytest.raises(ValueError, match="cannot be copied onto itself"):
+        arraystore.copy(at(place, f"a{suffix}"), at(place, f"a{suffix}/"), overwrite=True)
+    assert objects_in(bucket) == before
+    assert len(arraystore.open(at(place, f"a{suffix}"))["train"]) == 20
+
+
 def test_a_source_that_is_not_there_is_told(tmp_path: Path, bucket: MemoryStore) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.zarr"):
         arraystore.copy(tmp_path / "nothing.zarr", tmp_path / "b.h5")
