@@ -159,9 +159,7 @@ def convert(
                 )
         draft.lay_out({name: int(plan.table.nbytes.sum()) for name, plan in plans.items()})
         checksums = {
-            name: draft.fill(
-                name, _image_bytes(source, draft.spool, plan), shown, executor=executor
-            )
+            name: draft.fill(name, _images(source, draft.spool, plan), shown, executor=executor)
             for name, plan in plans.items()
         }
         shown.status("sealing")
@@ -179,7 +177,7 @@ def convert(
     )
 
 
-def _image_bytes(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
+def _images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
     """Return where the images of a split lie: in the source's files, or in the spool."""
     files = (*map(str, source.files), str(spool))
     return FileRanges(files, plan.table.file, plan.table.offset, plan.table.nbytes)

@@ -6,8 +6,10 @@ of the samples and what else the store holds come along.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,7 +23,6 @@ from arraystore.schema import COLUMNS, PAYLOAD, ROOT_COLUMNS, DatasetInfo, Split
 from arraystore.storage import read_elements
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
@@ -118,6 +119,8 @@ def copy(
         If there is something at `target`.
     StorageError
         If the disk is full, or a bucket cannot be reached or written to.
+    ValueError
+        If source and target are the same, or an option is not known.
 
     Examples
     --------
@@ -127,6 +130,8 @@ def copy(
     True
     """
     began = time.perf_counter()
+    if _place(source) == _place(target):
+        raise ValueError(f"{name_of(target)}: cannot be copied onto itself")
     store = open_store(source, storage_options=source_options)
     reader, container = store.opened
     splits = {name: store.stored(name).info for name in store}
@@ -149,6 +154,19 @@ def copy(
         left_out=left_out,
         seconds=time.perf_counter() - began,
     )
+
+
+def _place(place: str | os.PathLike[str] | ObjectStore | tuple[ObjectStore, str]) -> Any:
+    """Return what is equal for two ways to name the same store."""
+    from arraystore.objects.address import parse_address
+
+    if not isinstance(place, str | os.PathLike):
+        store, key = place if isinstance(place, tuple) else (place, "")
+        return id(store), key.strip("/")
+    address = parse_address(os.fspath(place))
+    if address is not None:
+        return address.kind, address.bucket, address.key
+    return Path(os.fspath(place).removeprefix("file://")).expanduser().resolve()
 
 
 class StoredImages:

@@ -76,6 +76,10 @@ def convert(photos: Path, target: str | Path, **options: Any) -> arraystore.Conv
     return arraystore.convert(f"folder:{photos}", target, sync=False, **options)
 
 
+def copy(source: Any, target: Any, **options: Any) -> arraystore.CopyReport:
+    return arraystore.copy(source, target, sync=False, **options)
+
+
 def objects_in(bucket: MemoryStore) -> dict[str, bytes]:
     keys = sorted(meta["path"] for page in bucket.list() for meta in page)
     return {key: bytes(bucket.get(key).bytes()) for key in keys}
@@ -105,9 +109,9 @@ def test_a_copy_is_what_a_conversion_would_have_written(
     at: Callable[[str, str], str],
 ) -> None:
     convert(photos, at(place, f"from{suffix}"), order="label")
-    report = arraystore.copy(at(place, f"from{suffix}"), at(to, f"to{target}"), sync=False)
+    report = copy(at(place, f"from{suffix}"), at(to, f"to{target}"))
     # Back to the disk, where it can be compared.
-    arraystore.copy(at(to, f"to{target}"), tmp_path / f"back{target}", sync=False)
+    copy(at(to, f"to{target}"), tmp_path / f"back{target}")
     convert(photos, tmp_path / f"expected{target}", order="label")
     assert tree(tmp_path / f"back{target}") == tree(tmp_path / f"expected{target}")
     assert report.left_out == ()
@@ -123,7 +127,7 @@ def test_named_selections_come_along(
         arraystore.convert("imagenet2012", path, manual_dir=drawn.folder, partial=True, sync=False)
 
     convert_all(tmp_path / f"a{suffix}")
-    arraystore.copy(tmp_path / f"a{suffix}", tmp_path / f"b{target}")
+    copy(tmp_path / f"a{suffix}", tmp_path / f"b{target}")
     convert_all(tmp_path / f"expected{target}")
     assert arraystore.open(tmp_path / f"a{suffix}").info.selections
     assert tree(tmp_path / f"b{target}") == tree(tmp_path / f"expected{target}")
@@ -137,7 +141,7 @@ def test_order_and_seed_come_along(
     suffix: str, options: dict[str, Any], photos: Path, tmp_path: Path
 ) -> None:
     convert(photos, tmp_path / f"a{suffix}", **options)
-    arraystore.copy(tmp_path / f"a{suffix}", tmp_path / f"b{OTHER[suffix]}")
+    copy(tmp_path / f"a{suffix}", tmp_path / f"b{OTHER[suffix]}")
     a, b = arraystore.open(tmp_path / f"a{suffix}"), arraystore.open(tmp_path / f"b{OTHER[suffix]}")
     assert b.info == a.info
     assert b["train"].file_name.tolist() == a["train"].file_name.tolist()
@@ -147,7 +151,7 @@ def test_order_and_seed_come_along(
 def test_a_split_without_samples_is_copied(suffix: str, photos: Path, tmp_path: Path) -> None:
     (photos / "val" / "a" / "v.jpg").write_bytes(b"no image")
     convert(photos, tmp_path / f"a{suffix}", on_error="skip")
-    arraystore.copy(tmp_path / f"a{suffix}", tmp_path / f"b{OTHER[suffix]}")
+    copy(tmp_path / f"a{suffix}", tmp_path / f"b{OTHER[suffix]}")
     copied = arraystore.open(tmp_path / f"b{OTHER[suffix]}")
     assert len(copied["val"]) == 0
     assert copied.info.skipped == arraystore.open(tmp_path / f"a{suffix}").info.skipped != ()
@@ -190,7 +194,7 @@ def test_groups_columns_and_attributes_that_we_do_not_know_come_along(
 ) -> None:
     convert(photos, tmp_path / f"a{suffix}")
     add_more(tmp_path / f"a{suffix}")
-    report = arraystore.copy(tmp_path / f"a{suffix}", tmp_path / f"b{target}")
+    report = copy(tmp_path / f"a{suffix}", tmp_path / f"b{target}")
     assert report.left_out == ()
     _, container = arraystore.open(tmp_path / f"b{target}").opened
     assert container.read_column("selections/few/train", "int64").tolist() == [0, 1, 2, 3, 4]
@@ -212,9 +216,9 @@ def test_what_cannot_be_copied_is_told(photos: Path, tmp_path: Path) -> None:
     zarr_writer.ZarrWriter(tmp_path / "a.zarr").close()
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file["train/vector"] = np.zeros((20, 3), np.float32)
-    report = arraystore.copy(tmp_path / "a.zarr", tmp_path / "b.h5")
+    report = copy(tmp_path / "a.zarr", tmp_path / "b.h5")
     assert report.left_out == ("train/vector", "@nested")
-    assert arraystore.copy(tmp_path / "a.h5", tmp_path / "b.zarr").left_out == ("train/vector",)
+    assert copy(tmp_path / "a.h5", tmp_path / "b.zarr").left_out == ("train/vector",)
 
 
 # What fails
@@ -248,7 +252,7 @@ def test_a_damaged_image_is_told_and_nothing_is_left(
     damage(tmp_path / f"a{suffix}", photos, "train/b/7.jpg")
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(ChecksumError, match=r"train: b/7\.jpg: the image does not match its check"):
-        arraystore.copy(tmp_path / f"a{suffix}", at(place, f"b{target}"))
+        copy(tmp_path / f"a{suffix}", at(place, f"b{target}"))
     assert {path.name for path in tmp_path.iterdir()} == before
     assert objects_in(bucket) == {}
 
@@ -263,7 +267,7 @@ def test_starts_that_are_no_running_sum_are_told(suffix: str, photos: Path, tmp_
         root: Any = zarr.open_group(tmp_path / "a.zarr", mode="a")
         root["train/image_start"][3] = 0
     with pytest.raises(FormatError, match="train/image_start: must be the running sum"):
-        arraystore.copy(tmp_path / f"a{suffix}", tmp_path / f"b{suffix}")
+        copy(tmp_path / f"a{suffix}", tmp_path / f"b{suffix}")
 
 
 @every_place
@@ -273,18 +277,33 @@ def test_a_copy_replaces_nothing_unless_told(
 ) -> None:
     convert(photos, tmp_path / "a.zarr")
     target = at(place, f"b{suffix}")
-    arraystore.copy(tmp_path / "a.zarr", target)
+    copy(tmp_path / "a.zarr", target)
     with pytest.raises(FileExistsError, match="exists"):
-        arraystore.copy(tmp_path / "a.zarr", target)
-    arraystore.copy(tmp_path / "a.zarr", target, overwrite=True)
+        copy(tmp_path / "a.zarr", target)
+    copy(tmp_path / "a.zarr", target, overwrite=True)
     assert arraystore.open(target).info == arraystore.open(tmp_path / "a.zarr").info
+
+
+@every_place
+@every_suffix
+def test_a_store_is_not_copied_onto_itself(
+    suffix: str, place: str, photos: Path, at: Callable[[str, str], str], bucket: MemoryStore
+) -> None:
+    convert(photos, at(place, f"a{suffix}"))
+    before = objects_in(bucket)
+    with pytest.raises(ValueError, match="cannot be copied onto itself"):
+        copy(at(place, f"a{suffix}"), at(place, f"a{suffix}"), overwrite=True)
+    with pytest.raises(ValueError, match="cannot be copied onto itself"):
+        copy(at(place, f"a{suffix}"), at(place, f"a{suffix}/"), overwrite=True)
+    assert objects_in(bucket) == before
+    assert len(arraystore.open(at(place, f"a{suffix}"))["train"]) == 20
 
 
 def test_a_source_that_is_not_there_is_told(tmp_path: Path, bucket: MemoryStore) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.zarr"):
-        arraystore.copy(tmp_path / "nothing.zarr", tmp_path / "b.h5")
+        copy(tmp_path / "nothing.zarr", tmp_path / "b.h5")
     with pytest.raises(FileNotFoundError, match=r"memory://nothing\.zarr"):
-        arraystore.copy("memory://nothing.zarr", tmp_path / "b.h5")
+        copy("memory://nothing.zarr", tmp_path / "b.h5")
 
 
 # The command

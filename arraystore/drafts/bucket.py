@@ -28,7 +28,7 @@ from arraystore.errors import ChecksumError, SourceError, StorageError
 from arraystore.fill import FilePlaces, MemorySink, Target, copy_images
 from arraystore.layout import Block, blocks
 from arraystore.schema import PAYLOAD
-from arraystore.storage import full_disk_is_told
+from arraystore.storage import close_idle_files, full_disk_is_told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -94,6 +94,7 @@ class BucketDraft(Draft):
                 raise
             exception[1].add_note(f"what was written could not be deleted: {error}")
         finally:
+            close_idle_files()  # else the space of the spool would be kept
             self._stack.__exit__(*exception)  # type: ignore[arg-type]
 
     @property

