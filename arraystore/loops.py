@@ -168,7 +168,7 @@ class Batches:
 
     def _cut(self) -> Generator[Encoded]:
         """Read a buffer at a time, the next one meanwhile, and yield batches of what was read."""
-        read = ahead(self._buffers(), lambda b: (b, self._samples._views(b)), n_ahead=1)
+        read = ahead(self._buffers(), lambda b: (b, self._samples.views(b)), n_ahead=1)
         with closing(read):
             yield from self._pieces(read)
 
@@ -185,7 +185,7 @@ class Batches:
             yield rest
 
     def _load(self, positions: Ints, views: Sequence[memoryview] | None = None) -> AnyBatch:
-        return load(self._samples, positions, self._size, views)
+        return self._samples.batch(positions, self._size, views)
 
     def __repr__(self) -> str:
         return f"<{len(self):,} batches of {self._samples!r}>"
@@ -280,9 +280,8 @@ class Episodes:
 
     def _episode(self, number: int) -> Episode:
         labels, support, query = self.positions(number)
-        both = load(
-            self._samples, np.concatenate([support.reshape(-1), query.reshape(-1)]), self._size
-        )
+        positions = np.concatenate([support.reshape(-1), query.reshape(-1)])
+        both = self._samples.batch(positions, self._size)
         n = support.size
         return Episode(
             Batch(*(column[:n] for column in both)),
@@ -294,29 +293,3 @@ class Episodes:
     def __repr__(self) -> str:
         many = "endless" if self._count is None else f"{self._count:,}"
         return f"<{many} episodes of {self._samples!r}>"
-
-
-def load(
-    samples: Samples,
-    positions: Ints,
-    size: Size | None,
-    views: Sequence[memoryview] | None = None,
-) -> AnyBatch:
-    """Read and decode samples as a batch; in one array, if they are resized.
-
-    Parameters
-    ----------
-    samples : Samples
-    positions : ndarray of int64, shape (n,)
-    size : int or (int, int), optional
-    views : sequence of memoryview, optional
-        The encoded images, if they are read already.
-    """
-    if views is None:
-        views = samples._views(positions)
-    images = samples._decoded(positions, views, size)
-    return Batch(
-        images if size is None else np.stack(images),
-        samples.label[positions],
-        samples.file_name[positions],
-    )

@@ -110,10 +110,32 @@ class Samples:
             position = as_position(selection, len(self))
             (sample,) = self.__getitems__([position])
             return sample
-        positions = as_positions(selection, len(self))
+        return self.batch(as_positions(selection, len(self)))
+
+    def batch(
+        self,
+        positions: Ints,
+        size: Size | None = None,
+        views: Sequence[memoryview] | None = None,
+    ) -> Batch[Any]:
+        """Read and decode samples; made for the rooms above this one.
+
+        Parameters
+        ----------
+        positions : ndarray of int64, shape (n,)
+        size : int or (int, int), optional
+            What to resize images to; they are one array then.
+        views : sequence of memoryview, optional
+            The encoded images, if they are read already.
+        """
         for stored, _ in self._parts:
             stored.load(SAMPLE_COLUMNS)
-        return Batch(self._images(positions), self.label[positions], self.file_name[positions])
+        images = self._decoded(positions, self.views(positions) if views is None else views, size)
+        return Batch(
+            images if size is None else np.stack(images),
+            self.label[positions],
+            self.file_name[positions],
+        )
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return the samples at some positions: what torch's DataLoader calls for a batch."""
@@ -293,22 +315,25 @@ class Samples:
         return self._columns[name]
 
     def _images(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
-        return self._each(positions, lambda stored, where, _: stored.decode(where, size))
+        return self._decoded(positions, self.views(positions), size)
 
     def _encoded(self, positions: Ints) -> list[bytes]:
-        return list(map(bytes, self._views(positions)))
+        return list(map(bytes, self.views(positions)))
 
-    def _views(self, positions: Ints) -> list[memoryview]:
-        """Read encoded images; views of images that lie close together share memory."""
+    def views(self, positions: Ints) -> list[memoryview]:
+        """Read encoded images; made for the rooms above this one.
+
+        Views of images that lie close together share memory.
+        """
         return self._each(positions, lambda stored, where, _: stored.read(where))
 
     def _decoded(
         self, positions: Ints, views: Sequence[memoryview], size: Size | None
     ) -> list[Pixels]:
-        """Decode what `_views` read."""
+        """Decode what `views` read."""
         return self._each(
             positions,
-            lambda stored, where, which: stored.pixels([views[i] for i in which], where, size),
+            lambda stored, where, which: stored.decode([views[i] for i in which], where, size),
         )
 
     def _each(

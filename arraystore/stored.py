@@ -99,11 +99,15 @@ class StoredSplit(StoredColumns):
             images = [replaced[i] if i in replaced else images[i] for i in range(len(positions))]
         return images
 
-    def decode(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
-        """Read and decode the images at some positions, in their order.
+    def decode(
+        self, encoded: Sequence[memoryview], positions: Ints, size: Size | None = None
+    ) -> list[Pixels]:
+        """Decode the images that were read from some positions.
 
         Parameters
         ----------
+        encoded : sequence of memoryview, length n
+            What `read` returned.
         positions : ndarray of int64, shape (n,)
         size : int or (int, int), optional
             Height and width to resize each to, see `arraystore.image.resize`.
@@ -119,12 +123,6 @@ class StoredSplit(StoredColumns):
         FormatError
             If they cannot be decoded.
         """
-        return self.pixels(self.read(positions), positions, size)
-
-    def pixels(
-        self, encoded: Sequence[memoryview], positions: Ints, size: Size | None = None
-    ) -> list[Pixels]:
-        """Decode images that were read from some positions, see `decode`."""
         if not self._always and not self._reader.is_remote:
             self._check(encoded, positions)
         work = partial(self._pixels, size=size)
