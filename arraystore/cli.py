@@ -21,6 +21,7 @@ from arraystore.export import export as export_images
 from arraystore.plan import ON_ERROR
 from arraystore.progress import meter
 from arraystore.schema import ORDERS
+from arraystore.selection import ALL
 from arraystore.show import contact_sheet
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _selected(
 ) -> Split:
     """Open a split and narrow it down, in the order of the arguments."""
     opened = arraystore.open(store)
-    samples = opened[split or next(iter(opened))]
+    samples = opened[split or next(iter(opened), ALL)]
     if selection is not None:
         samples = samples.select(selection)
     if labels:
@@ -317,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _failed("interrupted; the target of a conversion is as it was")
+        return _failed("interrupted; nothing is left half written")
     except BrokenPipeError:  # who read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from arraystore.errors import FormatError
-from arraystore.layout import name_hashes
+from arraystore.layout import hash_numbers
 from arraystore.names import NameIndex
-from arraystore.sampling import Groups
+from arraystore.sampling import Groups, ranked
 from arraystore.schema import (
     COLUMN_CHUNK_ROWS,
     COLUMNS,
@@ -21,13 +21,18 @@ from arraystore.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
     from arraystore.containers.opening import Opening
 
     Ints = NDArray[np.int64]
+
+T = TypeVar("T")
+
+_SEEDS_KEPT: Final = 3
+"""Seeds of which the hashes of all names are kept, 8 bytes a sample each."""
 
 _NEEDED_BY: Final = {"label": ("label_indptr",)}
 """Columns without which others cannot be checked."""
@@ -51,6 +56,7 @@ class StoredColumns:
         self._columns: dict[str, NDArray[Any]] = {}
         self._chunks: dict[tuple[str, int], Ints] = {}
         self._name_keys: dict[int, NDArray[np.uint64]] = {}
+        self._ranked: dict[int, Groups] = {}
 
     def __len__(self) -> int:
         return self.info.num_samples
@@ -146,12 +152,23 @@ class StoredColumns:
         """Whether the samples are stored in the order of the hashes of this seed."""
         return (self.info.order, self.info.seed) == (ORDERS[0], seed)
 
-    def name_keys(self, seed: int) -> NDArray[np.uint64]:
-        """Return the keyed hash of each file name as a number; those of one seed are kept."""
-        if seed not in self._name_keys:
-            hashes = b"".join(name_hashes(self.column("file_name").tolist(), seed))
-            self._name_keys = {seed: np.frombuffer(hashes, dtype=">u8").astype(np.uint64)}
-        return self._name_keys[seed]
+    def ranked(self, seed: int) -> Groups:
+        """Return `groups`, each in the order of the hashed names; those of few seeds are kept."""
+        groups = self.groups
+        if self.is_hashed(seed):
+            return groups
+        return _kept(self._ranked, seed, lambda: ranked(groups, self.name_keys(seed)))
+
+    def name_keys(self, seed: int, positions: Ints | None = None) -> NDArray[np.uint64]:
+        """Return the keyed hash of each file name, or of those at positions, as a number.
+
+        Those of all names are kept for few seeds.
+        """
+        names = self.column("file_name")
+        if positions is None:
+            return _kept(self._name_keys, seed, lambda: hash_numbers(names.tolist(), seed))
+        keys = self._name_keys.get(seed)
+        return hash_numbers(names[positions].tolist(), seed) if keys is None else keys[positions]
 
     def selection(self, name: str) -> Ints:
         """Return the positions that the store keeps under a name."""
@@ -205,3 +222,14 @@ class StoredColumns:
             raise FormatError(
                 f"{self.where}/label: must be -1 or in range({n_classes}), got {label[i]} at {i}"
             )
+
+
+def _kept(kept: dict[int, T], seed: int, make: Callable[[], T]) -> T:
+    """Return what is kept of a seed, or make it and forget the oldest."""
+    value = kept.get(seed)
+    if value is None:
+        value = make()
+        kept[seed] = value
+        for oldest in list(kept)[:-_SEEDS_KEPT]:
+            kept.pop(oldest, None)
+    return value

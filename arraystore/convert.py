@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from arraystore.drafts import open_draft
+from arraystore.drafts import name_of, open_draft
 from arraystore.fill import FileRanges
 from arraystore.layout import content_digest, image_starts, label_index, selected
 from arraystore.plan import ON_ERROR, SplitPlan, plan_split
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.containers.base import ContainerWriter
+    from arraystore.containers.opening import ObjectStore
     from arraystore.sources.base import Source
 
 _SEED_LIMIT: Final = 2**63
@@ -49,7 +50,7 @@ _SEED_LIMIT: Final = 2**63
 
 def convert(
     dataset: str,
-    target: str | os.PathLike[str],
+    target: str | os.PathLike[str] | tuple[ObjectStore, str],
     *,
     storage_options: Mapping[str, Any] | None = None,
     manual_dir: str | os.PathLike[str] | None = None,
@@ -75,7 +76,7 @@ def convert(
         ``imagenet2012_subset/1pct``, ``imagenet2012_subset/10pct`` or
         ``imagenet2012``, with ``:version`` or without; or ``folder:PATH`` for images in
         folders split/class/file or class/file.
-    target : path-like
+    target : path-like, or pair of an obstore store and a key
         The store to create: a path, or an address such as ``s3://bucket/1pct.zarr``.
         Its suffix chooses the container: ``.zarr``; ``.h5`` or ``.hdf5``.
     storage_options : mapping of str to anything, optional
@@ -170,7 +171,7 @@ def convert(
         draft.publish(shown)
     return ConvertReport(
         dataset=_info(source, plans).full_name,
-        path=str(target),
+        path=name_of(target),
         splits=splits,
         partial=source.partial,
         notes=source.notes,

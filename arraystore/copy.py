@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.drafts import open_draft
+from arraystore.drafts import name_of, open_draft
 from arraystore.errors import FormatError
 from arraystore.layout import image_starts
 from arraystore.progress import meter
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 
     from arraystore.byterange import ChunkManifest
     from arraystore.containers.base import ContainerReader, ContainerWriter
+    from arraystore.containers.opening import ObjectStore
     from arraystore.reader import Store
     from arraystore.schema import Column
     from arraystore.storage import RangeReader
 
     Ints = NDArray[np.int64]
 
-ROOT_ATTRIBUTES: Final = tuple(DatasetInfo("", "", "", "", "", "", ()).attributes())
+ROOT_ATTRIBUTES: Final = tuple(
+    DatasetInfo("", "", "", "", "", "", (), selections={"some": ()}).attributes()
+)
 SPLIT_ATTRIBUTES: Final = tuple(SplitInfo(0, 0, "", 0, "").attributes())
 
 _PAYLOAD_ATTRIBUTE: Final = "dense"
@@ -75,8 +78,8 @@ class CopyReport:
 
 
 def copy(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    source: str | os.PathLike[str] | ObjectStore | tuple[ObjectStore, str],
+    target: str | os.PathLike[str] | tuple[ObjectStore, str],
     *,
     source_options: Mapping[str, Any] | None = None,
     target_options: Mapping[str, Any] | None = None,
@@ -91,9 +94,9 @@ def copy(
 
     Parameters
     ----------
-    source : path-like
+    source : path-like, obstore store, or pair of an obstore store and a key
         The store: a path, or an address; see `arraystore.open`.
-    target : path-like
+    target : path-like, or pair of an obstore store and a key
         Where the copy is to be: a path, or an address such as
         ``s3://bucket/1pct.h5``. Its suffix chooses the container.
     source_options, target_options : mapping of str to anything, optional
@@ -141,7 +144,7 @@ def copy(
     return CopyReport(
         dataset=store.info.full_name,
         source=store.address,
-        path=str(target),
+        path=name_of(target),
         splits=splits,
         left_out=left_out,
         seconds=time.perf_counter() - began,

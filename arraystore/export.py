@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -45,7 +46,8 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     FileExistsError
         If there is something in `folder`.
     FormatError
-        If a name would lead out of the folder, or two images would have one name.
+        If a name would lead out of the folder, or two images would have one name, or
+        one the name of a folder of another.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: is not an empty folder; name another one")
@@ -67,7 +69,7 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
 def _places(split: Split) -> dict[str, int]:
     """Return the path of each image below the folder, and its position in the split."""
     names, labels = split.file_name.tolist(), split.label.tolist()
-    located = list(split.locate(np.arange(len(split), dtype=np.int64)))
+    located = list(split.parts.locate(np.arange(len(split), dtype=np.int64)))
     several = len({stored.where for stored, _, _ in located}) > 1
     places: dict[str, int] = {}
     origins: dict[str, tuple[str, int]] = {}
@@ -82,4 +84,8 @@ def _places(split: Split) -> dict[str, int]:
             if origins.setdefault(path, (stored.where, position)) != (stored.where, position):
                 raise FormatError(f"{stored.where}: two images would be the file {path!r}")
             places.setdefault(path, i)
+    folders = {path[: match.start()] for path in places for match in re.finditer("/", path)}
+    both = sorted(folders & places.keys())
+    if both:
+        raise FormatError(f"{located[0][0].where}: {both[0]!r} would be a file and a folder")
     return places

@@ -8,6 +8,8 @@ from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import SupportsIndex
@@ -56,7 +58,7 @@ class Vocabulary:
         """
         if isinstance(key, str):
             return self._named(key)
-        if isinstance(key, bool):
+        if isinstance(key, bool | np.bool_) or not hasattr(key, "__index__"):
             raise TypeError(f"a label is an integer or text, got {key!r}")
         label = operator.index(key)
         if not 0 <= label < len(self._names):
@@ -88,7 +90,8 @@ class Vocabulary:
         if meant:
             listed = ", ".join(f"{k} {self._names[k]} ({self._words[k]})" for k in meant)
             raise KeyError(f"{text!r} means several classes: {listed}")
-        known = {word for words in self._words for word in words.split(", ")} | self.by_name.keys()
-        near = difflib.get_close_matches(text, sorted(known))
+        spelled = {word.casefold(): word for words in self._words for word in words.split(", ")}
+        spelled |= {name.casefold(): name for name in self._names}
+        near = [spelled[n] for n in difflib.get_close_matches(text.casefold(), sorted(spelled))]
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise KeyError(f"there is no class {text!r}{hint}")

@@ -141,6 +141,18 @@ def name_hashes(file_name: Sequence[str], seed: int) -> list[bytes]:
     return hashes
 
 
+def hash_numbers(file_name: Sequence[str], seed: int) -> NDArray[np.uint64]:
+    """Return the hashes of `name_hashes` as numbers, which sort as they do.
+
+    Examples
+    --------
+    >>> hex(hash_numbers(["n01440764_10026.JPEG"], 0)[0])
+    '0xb688a95e164b4169'
+    """
+    hashes = b"".join(name_hashes(file_name, seed))
+    return np.frombuffer(hashes, dtype=">u8").astype(np.uint64)
+
+
 def label_index(label: Ints, n_classes: int) -> tuple[Ints, Ints]:
     """Group the labelled positions by label.
 

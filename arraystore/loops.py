@@ -66,8 +66,6 @@ class Epoch:
             raise ValueError(
                 f"balanced batches are shuffled in full, got shuffle={self.shuffle or False!r}"
             )
-        if self.buffer_size < 1:
-            raise ValueError(f"buffer_size must be 1 or more, got {self.buffer_size}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(
                 f"rank must be in range(world_size), got {self.rank} of {self.world_size}"
@@ -175,14 +173,16 @@ class Batches:
             yield from self._pieces(read)
 
     def _pieces(self, buffers: Iterator[Encoded]) -> Generator[Encoded]:
-        positions, views = np.empty(0, dtype=np.int64), list[memoryview]()
+        """Cut what is read, a buffer at a time, into batches, which may reach over two."""
+        size, rest = self._batch_size, (np.empty(0, dtype=np.int64), list[memoryview]())
         for more, read in buffers:
-            positions, views = np.concatenate([positions, more]), [*views, *read]
-            while len(positions) >= self._batch_size:
-                yield positions[: self._batch_size], views[: self._batch_size]
-                positions, views = positions[self._batch_size :], views[self._batch_size :]
-        if len(positions):
-            yield positions, views
+            positions, views = np.concatenate([rest[0], more]), [*rest[1], *read]
+            full = len(positions) - len(positions) % size
+            for start in range(0, full, size):
+                yield positions[start : start + size], views[start : start + size]
+            rest = positions[full:], views[full:]
+        if len(rest[0]):
+            yield rest
 
     def _load(self, positions: Ints, views: Sequence[memoryview] | None = None) -> AnyBatch:
         return load(self._samples, positions, self._size, views)

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
 
 _NEIGHBOURS: Final = 64
 """Names before and after the place of one that is missing, among which the nearest are sought."""
+
+_FEW: Final = 256
+"""Names that are sought one by one; for more all names are gone through once."""
 
 _WILDCARDS: Final = re.compile(r"[*?[]")
 
@@ -67,34 +72,41 @@ class NameIndex:
                 return position
         return None
 
+    def find_all(self, names: Sequence[str]) -> Ints:
+        """Return the position of each name, or -1."""
+        if len(names) <= _FEW:
+            found = map(self.find, names)
+            return np.array([-1 if at is None else at for at in found], dtype=np.int64)
+        position = {name: at for at, name in enumerate(self._names.tolist())}
+        return np.array([position.get(name, -1) for name in names], dtype=np.int64)
+
     def matching(self, pattern: str) -> Ints:
-        """Return the ascending positions of what a name or a pattern means.
+        """Return the ascending positions of the names that match a pattern, or that are it.
 
         Parameters
         ----------
         pattern : str
-            A name that there is, or one with the wildcards of a shell: ``*``, ``?``
-            and ``[abc]``, where ``*`` also matches ``/``.
+            With the wildcards of a shell: ``*``, ``?`` and ``[abc]``, where ``*`` also
+            matches ``/``.
         """
+        # A name may hold wildcards itself.
         position = self.find(pattern)
         itself = np.array([] if position is None else [position], dtype=np.int64)
         first = _WILDCARDS.search(pattern)
-        if first is None:
+        prefix = pattern[: first.start()] if first else pattern
+        if not _can_be_encoded(prefix):
             return itself
-        candidates = np.flatnonzero(np.strings.startswith(self._names, pattern[: first.start()]))
+        candidates = np.flatnonzero(np.strings.startswith(self._names, prefix))
         matches = re.compile(fnmatch.translate(pattern)).match
         names = self._names[candidates].tolist()
         is_match = np.array([matches(name) is not None for name in names], dtype=np.bool_)
-        # A name may hold wildcards itself.
         return np.union1d(candidates[is_match], itself)
 
-    def missing(self, name: str) -> KeyError:
-        """Return the error that says that there is no such name, with the nearest there are."""
+    def near(self, name: str) -> list[str]:
+        """Return names that look like one that is missing, the nearest first."""
         place = self._place(name)
         around = self.order[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
-        near = difflib.get_close_matches(name, self._names[around].tolist())
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        return KeyError(f"there is no file name {name!r}{hint}")
+        return difflib.get_close_matches(name, self._names[around].tolist())
 
     @cached_property
     def _rank(self) -> Ints:
@@ -105,3 +117,12 @@ class NameIndex:
     def _place(self, name: str) -> int:
         # Code points sort as their UTF-8 bytes do.
         return bisect.bisect_left(self.order, name, key=self._names.__getitem__)
+
+
+def _can_be_encoded(text: str) -> bool:
+    """Whether a text is valid Unicode, which an argument of a command need not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

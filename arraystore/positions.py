@@ -54,17 +54,48 @@ def among(own: range | Ints, wanted: Ints) -> Ints:
     return np.flatnonzero(np.isin(own, wanted))
 
 
-def places_in(own: range | Ints, positions: Ints) -> Ints:
-    """Return the first place in `own` of each position, or -1."""
+def places_in(own: range | Ints, positions: Ints, sorter: Ints | None = None) -> Ints:
+    """Return the first place in `own` of each position, or -1.
+
+    Parameters
+    ----------
+    own : range or ndarray of int64, shape (m,)
+    positions : ndarray of int64, shape (n,)
+    sorter : ndarray of int64, shape (m,), optional
+        What sorts `own` stably, if it is an array.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+    """
     if isinstance(own, range):
         is_here = (positions >= own.start) & (positions < own.stop)
         return np.where(is_here, positions - own.start, -1)
     if not len(own):
         return np.full(len(positions), -1, dtype=np.int64)
-    sorter = np.argsort(own, kind="stable")
+    if sorter is None:
+        sorter = np.argsort(own, kind="stable")
     at = np.minimum(np.searchsorted(own, positions, sorter=sorter), len(own) - 1)
     places = sorter[at]
     return np.where(own[places] == positions, places, -1)
+
+
+def is_ascending(own: range | Ints) -> bool:
+    """Whether each position is greater than the one before."""
+    return isinstance(own, range) or bool(np.all(own[1:] > own[:-1]))
+
+
+def as_mask(n: int, positions: Ints) -> NDArray[np.bool_]:
+    """Return which of ``range(n)`` are among some positions.
+
+    Examples
+    --------
+    >>> as_mask(4, np.array([3, 0, 3]))
+    array([ True, False, False,  True])
+    """
+    mask = np.zeros(n, dtype=np.bool_)
+    mask[positions] = True
+    return mask
 
 
 def union(some: list[Ints]) -> Ints:

@@ -10,8 +10,9 @@ import numpy as np
 
 from arraystore.errors import FormatError
 from arraystore.names import is_pattern
-from arraystore.positions import among, compact, places_in, union
-from arraystore.samples import Part, Samples
+from arraystore.parts import Part, Parts
+from arraystore.positions import as_mask, compact, union
+from arraystore.samples import Samples
 from arraystore.sampling import as_count
 from arraystore.saved_selection import SavedSelection, SelectedRanks
 from arraystore.selection import as_positions, is_one
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from arraystore.schema import SplitInfo
     from arraystore.selection import Selection
     from arraystore.stored import StoredSplit
 
     Ints = NDArray[np.int64]
+    Mask = NDArray[np.bool_]
     Label = SupportsIndex | str
 
 _MOST_TOLD: Final = 60
@@ -45,8 +48,8 @@ class Queries(Samples):
     ) -> Self:
         """Return the samples that meet all conditions given, in the order they have here.
 
-        Nothing but the index is read: a query by label reads two numbers and one
-        group of it, never the column of labels.
+        A query by label reads two numbers and one group of the index, never the
+        column of labels; a query by name the names.
 
         Parameters
         ----------
@@ -82,14 +85,12 @@ class Queries(Samples):
         if label is not None:
             keys = _listed(label)
             labels = sorted({self._store.vocabulary.label(key) for key in keys})
-            found = found._filtered(
-                lambda stored: union([stored.labelled(k) for k in labels]),
-                f"{self._term}.where(label={_short(label)})",
-            )
+            places = self._parts.among(lambda stored: union([stored.labelled(k) for k in labels]))
+            found = self._derived(places, f"{self._term}.where(label={_short(label)})")
         if file_name is not None:
             named = self._named(_listed(file_name))
             name = f"{found._term}.where(file_name={_short(file_name)})"
-            found = found._filtered(lambda stored: named[stored.where], name)
+            found = found._derived(found._parts.among(lambda stored: named[stored.where]), name)
         return found
 
     def select(self, selection: Selection | SavedSelection | str | os.PathLike[str]) -> Self:
@@ -117,10 +118,11 @@ class Queries(Samples):
         FormatError
             If a file is no saved selection, or a damaged one.
         ValueError
-            If a saved selection is of other content than this.
+            If a saved or named selection is of other splits than these.
         """
         if isinstance(selection, str) and selection in self._store.selections:
-            return self._picked(self._kept(selection), f"{self._term}.select({selection!r})")
+            places = self._parts.places_of(self._kept(selection))
+            return self._derived(places, f"{self._term}.select({selection!r})")
         if isinstance(selection, str) and not (os.sep in selection or selection.endswith(".json")):
             kept = ", ".join(self._store.selections) or "none"
             raise KeyError(
@@ -162,7 +164,7 @@ class Queries(Samples):
         """
         position = self._found(file_name)
         if position is None:
-            raise self._parts[0].stored.names.missing(file_name)
+            raise self._missing(file_name)
         return position
 
     def __contains__(self, file_name: object) -> bool:
@@ -189,7 +191,7 @@ class Queries(Samples):
             stored.name: SelectedRanks(
                 stored.info.content_digest, len(stored), stored.names.ranks(positions)
             )
-            for stored, positions in self._by_stored().values()
+            for stored, positions in self._parts.by_stored().values()
         }
         return SavedSelection(self._store.dataset, self.name, splits)
 
@@ -198,8 +200,8 @@ class Queries(Samples):
 
         Of a whole split it is read from the index, else from the column of labels.
         """
-        if self._whole is not None:
-            return self._whole.label_counts()
+        if self._parts.whole is not None:
+            return self._parts.whole.label_counts()
         n_classes = len(self.label_names)
         return np.bincount(self.label[self.label >= 0], minlength=n_classes).astype(np.int64)
 
@@ -221,9 +223,7 @@ class Queries(Samples):
         >>> [len(part) for part in validation.even_splits(3)]
         [4, 4, 3]
         """
-        if as_count(n, "n") < 1:
-            raise ValueError("n must be 1 or more, got 0")
-        length, rest = divmod(len(self), n)
+        length, rest = divmod(len(self), as_count(n, "n", least=1))
         lengths = np.full(n, length)
         if not drop_remainder:
             lengths[:rest] += 1
@@ -236,130 +236,95 @@ class Queries(Samples):
 
     def __and__(self, other: object) -> Self:
         """Return the samples that are in both, once each, in their stored order."""
-        return self._combined(other, "&", np.intersect1d)
+        return self._combined(other, "&", np.logical_and)
 
     def __or__(self, other: object) -> Self:
         """Return the samples that are in either, once each, in their stored order."""
-        return self._combined(other, "|", np.union1d)
+        return self._combined(other, "|", np.logical_or)
 
     def __sub__(self, other: object) -> Self:
         """Return the samples that are not in the other, once each, in their stored order."""
-        return self._combined(other, "-", np.setdiff1d)
+        return self._combined(other, "-", np.greater)
 
     def __invert__(self) -> Self:
         """Return all other samples of the stored splits, in their stored order."""
         parts = [
-            Part(stored, compact(np.setdiff1d(np.arange(len(stored)), positions)))
-            for stored, positions in self._by_stored().values()
+            Part(stored, compact(np.flatnonzero(~as_mask(len(stored), positions))))
+            for stored, positions in self._parts.by_stored().values()
         ]
-        return type(self)(self._store, f"~{self._term}", parts)
-
-    @property
-    def _whole(self) -> StoredSplit | None:
-        """The stored split that this is all of."""
-        stored, own = self._parts[0]
-        is_whole = len(self._parts) == 1 and isinstance(own, range) and len(own) == len(stored)
-        return stored if is_whole else None
-
-    def _by_stored(self) -> dict[str, tuple[StoredSplit, Ints]]:
-        """Positions in each stored split, in their order here, by its address."""
-        found: dict[str, tuple[StoredSplit, Ints]] = {}
-        for stored, positions, _ in self.locate(np.arange(len(self), dtype=np.int64)):
-            before = found.get(stored.where)
-            joined = positions if before is None else np.concatenate([before[1], positions])
-            found[stored.where] = (stored, joined)
-        return found
-
-    def _filtered(self, wanted: Callable[[StoredSplit], Ints], name: str) -> Self:
-        """Return the samples that are at wanted positions (ascending) of their stored split."""
-        starts = self._stops - [len(part.positions) for part in self._parts]
-        places = np.concatenate(
-            [
-                among(part.positions, wanted(part.stored)) + start
-                for part, start in zip(self._parts, starts, strict=True)
-            ]
-        )
-        if self._order is not None:
-            is_wanted = np.zeros(int(self._stops[-1]), dtype=np.bool_)
-            is_wanted[places] = True
-            places = np.flatnonzero(is_wanted[self._order])
-        return self._derived(places, name)
-
-    def _picked(self, positions: dict[str, Ints], name: str) -> Self:
-        """Return the samples at positions of their stored splits, in that order, if here."""
-        return self._derived(self._places_of(positions), name)
-
-    def _places_of(self, positions: dict[str, Ints]) -> Ints:
-        """Return where the samples at positions of their stored splits are, if here."""
-        found = []
-        for (stored, own), stop in zip(self._parts, self._stops.tolist(), strict=True):
-            places = places_in(own, positions[stored.where])
-            found.append(places[places >= 0] + (stop - len(own)))
-        places = found[0] if len(found) == 1 else np.concatenate(found)
-        if self._order is None:
-            return places
-        places = places_in(self._order, places)
-        return places[places >= 0]
+        return type(self)(self._store, f"(~{self._term})", Parts(parts))
 
     def _found(self, file_name: str) -> int | None:
-        wanted = {}
-        for stored, _ in self._parts:
-            position = stored.names.find(file_name)
-            wanted[stored.where] = np.array([] if position is None else [position], dtype=np.int64)
-        places = self._places_of(wanted)
+        def position(stored: StoredSplit) -> Ints:
+            at = stored.names.find(file_name)
+            return np.array([] if at is None else [at], dtype=np.int64)
+
+        places = self._parts.places_of(position)
         return int(places[0]) if len(places) else None
+
+    def _missing(self, file_name: str) -> KeyError:
+        """Return the error that says where a name is instead, or which are near it."""
+        elsewhere = [s.name for s, _ in self._parts if s.names.find(file_name) is not None]
+        if elsewhere:
+            return KeyError(f"{file_name!r} is in {elsewhere[0]}, but not in {self.name}")
+        near = [name for stored, _ in self._parts for name in stored.names.near(file_name)]
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        return KeyError(f"there is no file name {file_name!r}{hint}")
 
     def _named(self, patterns: list[Any]) -> dict[str, Ints]:
         """Return the ascending positions in each stored split of names and patterns."""
-        stored = {part.stored.where: part.stored for part in self._parts}
-        found: dict[str, list[Ints]] = {where: [] for where in stored}
-        for pattern in patterns:
-            if not isinstance(pattern, str):
-                raise TypeError(f"a file name is text, got {pattern!r}")
-            for where, split in stored.items():
-                found[where].append(split.names.matching(pattern))
-            if not is_pattern(pattern) and not any(len(some[-1]) for some in found.values()):
-                raise self._parts[0].stored.names.missing(pattern)
-        return {where: union(some) for where, some in found.items()}
-
-    def _kept(self, name: str) -> dict[str, Ints]:
-        """Return the positions that the store keeps under a name, of each stored split."""
-        kept = {}
-        splits = self._store.selections[name]
+        wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
+        if wrong:
+            raise TypeError(f"a file name is text, got {wrong[0]!r}")
+        exact = [pattern for pattern in patterns if not is_pattern(pattern)]
+        found = {}
+        lacking = set(exact)
         for stored, _ in self._parts:
-            has = stored.name in splits
-            kept[stored.where] = stored.selection(name) if has else np.empty(0, dtype=np.int64)
-        return kept
+            at = stored.names.find_all(exact)
+            lacking -= {name for name, i in zip(exact, at.tolist(), strict=True) if i >= 0}
+            others = [stored.names.matching(p) for p in patterns if is_pattern(p)]
+            found[stored.where] = union([np.unique(at[at >= 0]), *others])
+        for name in exact:
+            if name in lacking:
+                raise self._missing(name)
+        return found
+
+    def _kept(self, name: str) -> Callable[[StoredSplit], Ints]:
+        """Return what tells the positions that the store keeps under a name."""
+        splits = self._store.selections[name]
+        here = [stored.name for stored, _ in self._parts]
+        if not set(here) & set(splits):
+            raise ValueError(
+                f"the selection {name!r} is of {', '.join(splits)}, this is of {', '.join(here)}"
+            )
+        none = np.empty(0, dtype=np.int64)
+        return lambda stored: stored.selection(name) if stored.name in splits else none
 
     def _saved(self, selection: SavedSelection, path: str) -> Self:
         """Return the samples of a saved selection that are here."""
-        by_digest = {selected.content_digest: selected for selected in selection.splits.values()}
-        positions = {}
-        for stored, _ in self._parts:
-            selected = by_digest.get(stored.info.content_digest)
-            if selected is not None and selected.num_samples != len(stored):
-                raise FormatError(
-                    f"{path}: says that the split has {selected.num_samples} samples, "
-                    f"{stored.where} of the same digest has {len(stored)}"
-                )
-            ranks = np.empty(0, dtype=np.int64) if selected is None else selected.ranks
-            positions[stored.where] = stored.names.order[ranks]
-        if not by_digest.keys() & {stored.info.content_digest for stored, _ in self._parts}:
-            made_of = ", ".join(
-                f"{name} {selected.content_digest[:_DIGEST_DIGITS]}"
-                for name, selected in selection.splits.items()
-            )
-            here = ", ".join(
-                f"{stored.where} {stored.info.content_digest[:_DIGEST_DIGITS]}"
-                for stored, _ in self._parts
-            )
+        chosen = {stored.where: _entry_for(stored, selection) for stored, _ in self._parts}
+        if not any(chosen.values()):
+            here = ", ".join(_digest_of(stored.where, stored.info) for stored, _ in self._parts)
+            made_of = ", ".join(_digest_of(*entry) for entry in selection.splits.items())
             raise ValueError(
                 f"{path}: is a selection of other content: made of {selection.dataset} "
                 f"({made_of}), this is {here}"
             )
-        return self._picked(positions, f"{self._term}.select({path})")
 
-    def _combined(self, other: object, sign: str, combine: Callable[[Ints, Ints], Ints]) -> Self:
+        def positions(stored: StoredSplit) -> Ints:
+            selected = chosen[stored.where]
+            if selected is None:
+                return np.empty(0, dtype=np.int64)
+            if selected.num_samples != len(stored):
+                raise FormatError(
+                    f"{path}: says that the split has {selected.num_samples} samples, "
+                    f"{stored.where} of the same digest has {len(stored)}"
+                )
+            return stored.names.order[selected.ranks]
+
+        return self._derived(self._parts.places_of(positions), f"{self._term}.select({path})")
+
+    def _combined(self, other: object, sign: str, combine: Callable[[Mask, Mask], Mask]) -> Self:
         """Combine as sets what each has of the same stored splits."""
         if not isinstance(other, Queries):
             return NotImplemented  # type: ignore[no-any-return] # as Python has it
@@ -368,21 +333,33 @@ class Queries(Samples):
                 f"{sign} needs samples of one store, got {self._store.address} and "
                 f"{other._store.address}"
             )
-        mine, theirs = self._by_stored(), other._by_stored()
+        mine, theirs = self._parts.by_stored(), other._parts.by_stored()
         none = np.empty(0, dtype=np.int64)
-        splits = mine | theirs if sign == "|" else mine
         parts = []
-        for where, (stored, _) in splits.items():
-            (_, a), (_, b) = (side.get(where, (stored, none)) for side in (mine, theirs))
-            parts.append(Part(stored, compact(combine(a, b))))
-        return type(self)(self._store, f"({self.name} {sign} {other.name})", parts)
+        for where, (stored, _) in (mine | theirs if sign == "|" else mine).items():
+            a, b = (
+                as_mask(len(stored), side.get(where, (stored, none))[1]) for side in (mine, theirs)
+            )
+            parts.append(Part(stored, compact(np.flatnonzero(combine(a, b)))))
+        return type(self)(self._store, f"({self.name} {sign} {other.name})", Parts(parts))
+
+
+def _entry_for(stored: StoredSplit, selection: SavedSelection) -> SelectedRanks | None:
+    """Return what a selection has of a split: of its content, and if it can be, of its name."""
+    digest = stored.info.content_digest
+    same = {n: entry for n, entry in selection.splits.items() if entry.content_digest == digest}
+    return same.get(stored.name) or next(iter(same.values()), None)
+
+
+def _digest_of(name: str, split: SplitInfo | SelectedRanks) -> str:
+    return f"{name} {split.content_digest[:_DIGEST_DIGITS]}"
 
 
 def _listed(condition: object) -> list[Any]:
     """Return what a condition names: one thing, or each of several."""
-    if isinstance(condition, str) or not isinstance(condition, Iterable):
+    if isinstance(condition, str | bytes) or not isinstance(condition, Iterable):
         return [condition]
-    return list(condition)
+    return np.atleast_1d(condition).tolist() if isinstance(condition, np.ndarray) else [*condition]
 
 
 def _short(condition: object) -> str:

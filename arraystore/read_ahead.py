@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
 
-    T = TypeVar("T")
-    Done = TypeVar("Done")
+T = TypeVar("T")
+Done = TypeVar("Done")
 
 
 def ahead(
@@ -21,7 +22,7 @@ def ahead(
     """Yield ``work(item)`` of every item, in order, while the next ones are worked on.
 
     When the loop is left, what has not begun is cancelled, what has is waited for, and
-    `items` is closed. An exception in `work` comes where its item would have. In a process that
+    `items` is closed. An exception in `work` or in `items` comes in its turn. In a process that
     was forked in the middle the work goes on without threads.
 
     Parameters
@@ -40,26 +41,36 @@ def ahead(
     [0, 1, 4, 9, 16]
     """
     process = os.getpid()
+    running: deque[tuple[T | None, Future[Done]]] = deque()
     with (
         closing(items),
         ThreadPoolExecutor(n_threads, thread_name_prefix="arraystore-read-ahead") as pool,
     ):
-        running = deque((item, pool.submit(work, item)) for item in _first(items, n_ahead))
+
+        def begin(n: int) -> None:
+            try:
+                running.extend((item, pool.submit(work, item)) for item in islice(items, n))
+            except Exception as error:  # noqa: BLE001 - raised when its turn comes
+                running.append((None, _failed(error)))
+
+        begin(n_ahead)
         try:
             while running:
                 if os.getpid() != process:  # forked meanwhile: the threads are not here
-                    for item in (*(item for item, _ in running), *items):
-                        yield work(item)
+                    for item, future in running:
+                        yield future.result() if item is None else work(item)
+                    yield from map(work, items)
                     return
                 _, future = running.popleft()
                 done = future.result()
-                running.extend((item, pool.submit(work, item)) for item in _first(items, 1))
+                begin(1)
                 yield done
         finally:
             for _, future in running:
                 future.cancel()
 
 
-def _first(items: Iterator[T], n: int) -> Iterator[T]:
-    """Yield the first `n` there still are."""
-    return (item for _, item in zip(range(n), items, strict=False))
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future

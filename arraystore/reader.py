@@ -14,7 +14,7 @@ import numpy as np
 
 from arraystore.containers.opening import Opening, OpenOptions
 from arraystore.labels import Vocabulary
-from arraystore.samples import Part
+from arraystore.parts import Part, Parts
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
 from arraystore.selection import parse_split_string
 from arraystore.split import Split
@@ -150,7 +150,7 @@ class Store(Mapping[str, Split]):
             )
         terms = parse_split_string(name, _Lengths(self))
         parts = [Part(self.stored(term.name), range(term.start, term.stop)) for term in terms]
-        return Split(self, name, parts)
+        return Split(self, name, Parts.joined(parts))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._dataset.splits)

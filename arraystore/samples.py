@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVa
 import numpy as np
 
 from arraystore.batch import Batch, Images, Sample
-from arraystore.positions import compact, rows, take
+from arraystore.parts import Part, Parts
 from arraystore.read_ahead import ahead
-from arraystore.selection import as_position, as_positions, is_one
+from arraystore.selection import as_position, as_positions, as_size, is_one
 from arraystore.stored import SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
@@ -26,23 +26,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LONGEST_NAME: Final = 200
+"""Characters: the name of a split that others were combined into would grow without end."""
+
 _READ_AHEAD: Final = 64
 """Samples read at a time when a split is iterated."""
-
-
-class Part(NamedTuple):
-    """Some samples of one stored split.
-
-    Attributes
-    ----------
-    stored : StoredSplit
-    positions : range or ndarray of int64
-        Positions in it; a range (of step 1) where they are consecutive, so that it stays
-        small.
-    """
-
-    stored: StoredSplit
-    positions: range | Ints
 
 
 class ReadPlan(NamedTuple):
@@ -94,28 +82,22 @@ class Samples:
     store : Store
         What the samples are of.
     name : str
-        What they are called.
-    parts : sequence of Part
-        One or more, end to end.
-    order : ndarray of int64, shape (n,), optional
-        The samples as places in the parts end to end, if they are not all of them in turn.
+        What they are called; a long one is cut off.
+    parts : Parts
+        Which samples they are.
     """
 
     # NumPy would otherwise try to turn a split into an array in expressions.
     __array_ufunc__ = None
 
-    def __init__(
-        self, store: _Owner, name: str, parts: Sequence[Part], order: Ints | None = None
-    ) -> None:
-        self.name = name
+    def __init__(self, store: _Owner, name: str, parts: Parts) -> None:
+        self.name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
         self._store = store
-        self._parts = tuple(parts)
-        self._order = order
+        self._parts = parts
         self._columns: dict[str, NDArray[Any]] = {}
-        self._stops = np.cumsum([len(part.positions) for part in parts], dtype=np.int64)
 
     def __len__(self) -> int:
-        return int(self._stops[-1]) if self._order is None else len(self._order)
+        return len(self._parts)
 
     @overload
     def __getitem__(self, selection: int | np.integer[Any]) -> Sample: ...
@@ -215,9 +197,7 @@ class Samples:
         ValueError
             If the size is not 1 or more.
         """
-        height, width = size if isinstance(size, tuple) else (int(size), int(size))
-        if height < 1 or width < 1:
-            raise ValueError(f"size must be 1 or more in each direction, got {size}")
+        height, width = as_size(size)
 
         def stack(images: list[Pixels]) -> Pixels:
             return np.stack(images) if images else np.empty((0, height, width, 3), np.uint8)
@@ -230,6 +210,11 @@ class Samples:
         )
 
     @property
+    def parts(self) -> Parts:
+        """Which samples these are; made for the rooms above this one."""
+        return self._parts
+
+    @property
     def positions(self) -> Ints:
         """Ndarray of int64, shape (n,): position of each sample in the stored split.
 
@@ -238,9 +223,10 @@ class Samples:
         ValueError
             If samples of several stored splits are joined.
         """
-        if len(self._parts) > 1:
+        only = self._parts.only
+        if only is None:
             raise ValueError(f"{self.name!r} joins several stored splits; positions are per split")
-        return np.asarray(self._parts[0].positions, dtype=np.int64)
+        return read_only(np.asarray(only.positions, dtype=np.int64).view())
 
     def read_plan(self, selection: Selection | None = None) -> ReadPlan:
         """Tell what reading encoded images will take, and read none of them.
@@ -263,9 +249,9 @@ class Samples:
         """
         positions = as_positions(... if selection is None else selection, len(self))
         wanted = int(self.image_nbytes[positions].sum())
-        plans = [stored.plan(where) for stored, where, _ in self.locate(positions)]
-        objects, requests, nbytes = np.sum(plans, axis=0).tolist()
-        return ReadPlan(objects, requests, nbytes, wanted)
+        plans = [stored.plan(where) for stored, where, _ in self._parts.locate(positions)]
+        objects = {key for keys, _, _ in plans for key in keys}
+        return ReadPlan(len(objects), sum(p[1] for p in plans), sum(p[2] for p in plans), wanted)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -290,7 +276,7 @@ class Samples:
 
     def __reduce__(self) -> tuple[Callable[..., Samples], tuple[Any, ...]]:
         parts = [(part.stored.name, part.positions) for part in self._parts]
-        return _unpickled, (type(self), self._store, self.name, parts, self._order)
+        return _unpickled, (type(self), self._store, self.name, parts, self._parts.order)
 
     @property
     def _term(self) -> str:
@@ -299,21 +285,11 @@ class Samples:
 
     def _derived(self, selection: range | Ints, name: str) -> Self:
         """Return some of the samples, in the order of `selection`, which are positions here."""
-        if len(self._parts) == 1:
-            stored, own = self._parts[0]
-            taken = take(own, selection)
-            part = Part(stored, taken if isinstance(taken, range) else compact(taken))
-            return type(self)(self._store, name, [part])
-        order = np.asarray(selection, dtype=np.int64)
-        if self._order is not None:
-            order = self._order[order]
-        return type(self)(self._store, name, self._parts, order)
+        return type(self)(self._store, name, self._parts.take(selection))
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self._columns:
-            parts = [rows(part.stored.column(name), part.positions) for part in self._parts]
-            joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            self._columns[name] = _read_only(joined if self._order is None else joined[self._order])
+            self._columns[name] = read_only(self._parts.column(name))
         return self._columns[name]
 
     def _images(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
@@ -342,7 +318,7 @@ class Samples:
 
         `read` is given the stored split, positions in it, and which of `positions` those are.
         """
-        found = list(self.locate(positions))
+        found = list(self._parts.locate(positions))
         if len(found) == 1:
             return read(*found[0])
         values: dict[int, T] = {}
@@ -350,24 +326,9 @@ class Samples:
             values |= zip(which, read(stored, where, which), strict=True)
         return [values[i] for i in range(len(positions))]
 
-    def locate(self, positions: Ints) -> Iterator[tuple[StoredSplit, Ints, Sequence[int]]]:
-        """Yield each stored split, positions in it, and which of `positions` those are.
 
-        Made for the rooms above this one.
-        """
-        if len(self._parts) == 1:
-            stored, own = self._parts[0]
-            yield stored, np.asarray(take(own, positions)), range(len(positions))
-            return
-        places = positions if self._order is None else self._order[positions]
-        part_of = np.searchsorted(self._stops, places, side="right")
-        for number, (stored, own) in enumerate(self._parts):
-            mine = np.flatnonzero(part_of == number)
-            within = places[mine] - (self._stops[number] - len(own))
-            yield stored, np.asarray(take(own, within)), mine.tolist()
-
-
-def _read_only(column: NDArray[Any]) -> NDArray[Any]:
+def read_only(column: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that can no longer be written to."""
     column.flags.writeable = False
     return column
 
@@ -379,4 +340,4 @@ def _unpickled(
     parts: Sequence[tuple[str, range | Ints]],
     order: Ints | None,
 ) -> Samples:
-    return kind(store, name, [Part(store.stored(split), own) for split, own in parts], order)
+    return kind(store, name, Parts([Part(store.stored(s), own) for s, own in parts], order))

@@ -51,11 +51,11 @@ def as_seed(value: int, name: str = "seed") -> int:
     return number
 
 
-def as_count(value: int, name: str) -> int:
-    """Return a number of things as an integer; `ValueError` if it is negative."""
+def as_count(value: int, name: str, *, least: int = 0) -> int:
+    """Return a number of things as an integer; `ValueError` if it is less than `least`."""
     number = operator.index(value)
-    if number < 0:
-        raise ValueError(f"{name} must be 0 or more, got {number}")
+    if number < least:
+        raise ValueError(f"{name} must be {least} or more, got {number}")
     return number
 
 

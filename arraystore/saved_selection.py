@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,6 @@ from arraystore.errors import FormatError, VersionError
 from arraystore.storage import crc32c
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
@@ -73,7 +73,25 @@ class SavedSelection:
         return sum(len(selected.ranks) for selected in self.splits.values())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the selection to a JSON file, in place of one that is there."""
+        """Write the selection to a JSON file, in place of one that is there.
+
+        Parameters
+        ----------
+        path : path-like
+            Must end in ``.json``.
+
+        Raises
+        ------
+        ValueError
+            If it does not.
+        FileExistsError
+            If there is something at `path` that is no saved selection.
+        """
+        target = Path(path).expanduser()
+        if target.suffix != ".json":
+            raise ValueError(f"{path}: the name of a saved selection's file must end in .json")
+        if os.path.lexists(target):
+            _check_may_be_replaced(target)
         document = {
             "format": SELECTION_FORMAT,
             "format_version": SELECTION_VERSION,
@@ -81,8 +99,10 @@ class SavedSelection:
             "made": self.made,
             "splits": {name: _packed(selected) for name, selected in self.splits.items()},
         }
-        text = json.dumps(document, indent=2, ensure_ascii=False)
-        Path(path).expanduser().write_text(text + "\n", encoding="utf-8")
+        data = json.dumps(document, indent=2).encode() + b"\n"
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        beside.write_bytes(data)
+        beside.replace(target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SavedSelection:
@@ -120,6 +140,15 @@ class SavedSelection:
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}: {len(s.ranks):,}" for name, s in self.splits.items())
         return f"<SavedSelection {self.made} of {self.dataset}: {counts}>"
+
+
+def _check_may_be_replaced(path: Path) -> None:
+    try:
+        SavedSelection.load(path)
+    except (FormatError, OSError):
+        raise FileExistsError(
+            f"{path}: is no saved selection, and is not overwritten; choose another name"
+        ) from None
 
 
 def _packed(selected: SelectedRanks) -> dict[str, Any]:

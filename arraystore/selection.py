@@ -70,6 +70,34 @@ def is_one(selection: object) -> TypeGuard[SupportsIndex]:
     return False
 
 
+def as_size(size: Any) -> tuple[int, int]:
+    """Return height and width in pixels; one number means both.
+
+    Parameters
+    ----------
+    size : int or (int, int)
+
+    Raises
+    ------
+    ValueError
+        If they are not 1 or more.
+    TypeError
+        If they are neither one integer nor two.
+
+    Examples
+    --------
+    >>> as_size(224), as_size((32, 48))
+    ((224, 224), (32, 48))
+    """
+    both = size if isinstance(size, tuple) else (size, size)
+    if len(both) != 2 or any(isinstance(side, bool | str) for side in both):
+        raise TypeError(f"size must be one integer or a pair of them, got {size!r}")
+    height, width = map(operator.index, both)
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be 1 or more in each direction, got {size!r}")
+    return height, width
+
+
 def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[np.int64]:
     """Turn a selection into positions counted from the first sample.
 

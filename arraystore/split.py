@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from arraystore.layout import label_index, name_hashes
+from arraystore.layout import hash_numbers, label_index
 from arraystore.loops import SHUFFLES, Batches, Episodes, Epoch
 from arraystore.mapped import Mapped, image_and_label
-from arraystore.positions import rows
+from arraystore.positions import is_ascending
 from arraystore.query import Queries
 from arraystore.sampling import (
     Groups,
@@ -22,6 +22,7 @@ from arraystore.sampling import (
     ranked,
     with_repeats,
 )
+from arraystore.selection import as_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +54,6 @@ class Split(Queries):
     name : str
         As it was asked for, such as ``train[:10%]`` or ``train.where(label='goldfish')``.
     """
-
-    _ranking: tuple[int, Groups] | None = None
 
     def sample(self, n: int, *, seed: int = 0, replace: bool = False) -> Self:
         """Return samples drawn at random, in random order.
@@ -144,14 +143,13 @@ class Split(Queries):
         seed = as_seed(seed)
         sizes = np.diff(self._groups.indptr)
         labels = np.flatnonzero(sizes)
-        if k is not None:
-            asked = f"{as_count(k, 'k')}"
-            counts = np.full(len(labels), int(k), dtype=np.int64)
+        if fraction is None:
+            asked = str(as_count(k or 0, "k"))
+            counts = np.full(len(labels), int(asked), dtype=np.int64)
         else:
             asked = f"fraction={fraction}"
             ids = [self.label_names[label] for label in labels.tolist()]
-            keys = np.frombuffer(b"".join(name_hashes(ids, seed)), dtype=">u8").astype(np.uint64)
-            counts = class_balanced_counts(int(sizes.sum()), float(fraction or 0), keys)
+            counts = class_balanced_counts(int(sizes.sum()), fraction, hash_numbers(ids, seed))
         if not replace:
             self._check_enough(labels, sizes[labels], counts)
         groups = self._ranked(seed)
@@ -177,8 +175,9 @@ class Split(Queries):
         """Return the batches of one epoch; a loop over them reads and decodes ahead.
 
         The order follows from the arguments alone. With one process every sample comes
-        once (unless `balanced`); several get parts of it that are disjoint and of equal length,
-        so that the last ``len(split) % world_size`` samples of the epoch's order are left out.
+        once; several get parts of the order that are disjoint and of equal length, so that
+        the last ``len(split) % world_size`` samples of it are left out. (If `balanced`, the order
+        itself has samples more than once.)
 
         Parameters
         ----------
@@ -210,7 +209,8 @@ class Split(Queries):
         -------
         Batches
             It has a length, and a loop over it yields a `Batch` at a time. An image that
-            cannot be read or decoded ends it with an error that names it.
+            is damaged ends it with an error that names it, an object that cannot be read
+            with one that names the object.
 
         Raises
         ------
@@ -227,8 +227,6 @@ class Split(Queries):
         (64, 32, 32, 3) [368 841 315]
         (32, 32, 32, 3) [683 210   0]
         """
-        if as_count(batch_size, "batch_size") < 1:
-            raise ValueError("batch_size must be 1 or more, got 0")
         order = Epoch(
             shuffle=SHUFFLES[0] if shuffle is True else shuffle or None,
             seed=as_seed(seed),
@@ -236,10 +234,16 @@ class Split(Queries):
             groups=self._groups if balanced else None,
             rank=as_count(rank, "rank"),
             world_size=as_count(world_size, "world_size"),
-            buffer_size=as_count(buffer_size, "buffer_size"),
+            buffer_size=as_count(buffer_size, "buffer_size", least=1),
         )
-        first = as_count(start_batch, "start_batch")
-        return Batches(self, batch_size, order, first=first, drop_last=drop_last, size=size)
+        return Batches(
+            self,
+            as_count(batch_size, "batch_size", least=1),
+            order,
+            first=as_count(start_batch, "start_batch"),
+            drop_last=drop_last,
+            size=None if size is None else as_size(size),
+        )
 
     def episodes(
         self,
@@ -291,17 +295,21 @@ class Split(Queries):
         [  0 105 578 893 473] (5, 32, 32, 3) (15, 32, 32, 3)
         [893 841 736 788 262] (5, 32, 32, 3) (15, 32, 32, 3)
         """
-        shape = (as_count(n_way, "n_way"), as_count(k_shot, "k_shot"), as_count(n_query, "n_query"))
-        if n_way < 1:
-            raise ValueError("n_way must be 1 or more, got 0")
-        count = None if n_episodes is None else as_count(n_episodes, "n_episodes")
+        shape = (
+            as_count(n_way, "n_way", least=1),
+            as_count(k_shot, "k_shot", least=1),
+            as_count(n_query, "n_query"),
+        )
         return Episodes(
             self,
             self._groups,
             shape,
             seed=as_seed(seed),
-            numbers=(as_count(start, "start"), count),
-            size=size,
+            numbers=(
+                as_seed(start, "start"),
+                None if n_episodes is None else as_count(n_episodes, "n_episodes"),
+            ),
+            size=None if size is None else as_size(size),
         )
 
     def map(self, transform: Callable[[Sample], T]) -> Mapped[T]:
@@ -343,26 +351,26 @@ class Split(Queries):
 
     @cached_property
     def _groups(self) -> Groups:
-        """Positions here of the labelled samples, by label."""
-        if self._whole is not None:
-            return self._whole.groups
-        return Groups(*label_index(self.label, len(self.label_names)))
+        """Positions here of the labelled samples, by label; of one that is here twice the first."""
+        whole = self._parts.whole
+        if whole is not None:
+            return whole.groups
+        first = self._parts.distinct()
+        label = self.label if first is None else self.label[first]
+        order, indptr = label_index(label, len(self.label_names))
+        return Groups(order if first is None else first[order], indptr)
 
     def _ranked(self, seed: int) -> Groups:
         """Return the groups with each in the order of the keyed hashes of the file names."""
-        if self._ranking is None or self._ranking[0] != seed:
-            stored, own = self._parts[0]
-            is_in_order = (
-                len(self._parts) == 1 and isinstance(own, range) and stored.is_hashed(seed)
-            )
-            groups = self._groups if is_in_order else ranked(self._groups, self._name_keys(seed))
-            self._ranking = seed, groups
-        return self._ranking[1]
-
-    def _name_keys(self, seed: int) -> NDArray[np.uint64]:
-        parts = [rows(stored.name_keys(seed), own) for stored, own in self._parts]
-        joined: NDArray[np.uint64] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return joined if self._order is None else joined[self._order]
+        whole, only = self._parts.whole, self._parts.only
+        if whole is not None:
+            return whole.ranked(seed)
+        if only is not None and only.stored.is_hashed(seed) and is_ascending(only.positions):
+            return self._groups
+        keys = np.empty(len(self), dtype=np.uint64)
+        for stored, positions, which in self._parts.locate(np.arange(len(self), dtype=np.int64)):
+            keys[np.asarray(which, dtype=np.int64)] = stored.name_keys(seed, positions)
+        return ranked(self._groups, keys)
 
     def _check_enough(self, labels: Ints, sizes: Ints, counts: Ints) -> None:
         short = np.flatnonzero(sizes < counts)

@@ -56,8 +56,8 @@ class StoredSplit(StoredColumns):
     def _reader(self) -> RangeReader:
         return self._opening.reader
 
-    def plan(self, positions: Ints) -> tuple[int, int, int]:
-        """Return the objects, requests and bytes that reading some images takes."""
+    def plan(self, positions: Ints) -> tuple[set[str], int, int]:
+        """Return the objects, and the number of requests and bytes, that reading images takes."""
         start, nbytes = self._ranges
         _, _, spans = plan_elements(
             self._manifest, start[positions], nbytes[positions], max_gap=self._reader.max_gap
@@ -65,7 +65,8 @@ class StoredSplit(StoredColumns):
         sizes = spans.stop - spans.start
         longest = self._reader.max_request
         requests = len(sizes) if longest is None else int(np.sum(-(-sizes // longest)))
-        return len(np.unique(spans.object)), requests, int(sizes.sum())
+        keys = {self._manifest.keys[i] for i in np.unique(spans.object).tolist()}
+        return keys, requests, int(sizes.sum())
 
     def read(self, positions: Ints) -> list[memoryview]:
         """Read the encoded images at some positions, in their order.

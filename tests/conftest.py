@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import arraystore
 from arraystore.drawn import DrawnArchives, write_archives
@@ -12,6 +13,10 @@ from tests.support import SUFFIXES
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

@@ -83,7 +83,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_room, "_PIECE_NBYTES", 1_000)
 
 
-def convert(photos: Path, target: str | Path, **options: Any) -> arraystore.ConvertReport:
+def convert(photos: Path, target: Any, **options: Any) -> arraystore.ConvertReport:
     return arraystore.convert(f"folder:{photos}", target, sync=False, **options)
 
 
@@ -107,6 +107,20 @@ def test_a_bucket_gets_the_bytes_that_a_disk_gets(
     assert bucket.objects == {f"some/folder/{name}": data for name, data in expected.items()}
     assert there.splits == here.splits
     assert there.path == f"memory://some/folder/a{suffix}"
+
+
+@every_suffix
+def test_a_store_of_obstore_and_a_key_are_a_target_and_a_source(
+    suffix: str, photos: Path, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    report = convert(photos, (store, f"folder/a{suffix}"))
+    assert report.path == f"<MemoryStore>/folder/a{suffix}"
+    arraystore.copy((store, f"folder/a{suffix}"), (store, f"b{suffix}"))
+    arraystore.copy((store, f"b{suffix}"), tmp_path / f"b{suffix}")
+    convert(photos, tmp_path / f"a{suffix}")
+    found = objects_on_disk(tmp_path / f"b{suffix}").values()
+    assert list(found) == list(objects_on_disk(tmp_path / f"a{suffix}").values())
 
 
 @every_suffix
@@ -319,7 +333,7 @@ def test_what_somebody_else_puts_there_meanwhile_stays(
     bucket.before = meanwhile
     with pytest.raises(FileExistsError, match="created by somebody else in the meantime"):
         convert(photos, f"memory://a{suffix}")
-    assert bucket.objects.get(root, b"theirs") == b"theirs"
+    assert bucket.objects == {root: b"theirs"}
 
 
 # What fails
@@ -374,6 +388,24 @@ def test_an_error_in_a_shard_leaves_nothing_and_the_next_conversion_works(
     bucket.before = lambda method, key: None
     convert(photos, "memory://a.zarr")
     assert len(arraystore.open("memory://a.zarr")["train"]) == 30
+
+
+def test_a_store_whose_root_may_be_there_is_not_emptied(
+    photos: Path, tmp_path: Path, bucket: Bucket
+) -> None:
+    def lose(method: str, key: Any) -> None:
+        # The answer to the last write is lost, and so is that to the question what came of it.
+        if key == "a.zarr/zarr.json" and bucket.keys_of("put").count(key) and len(lost) < 2:
+            lost.append(method)
+            raise GenericError("Server returned non-2xx status code: 500 Oh:")
+
+    lost: list[str] = []
+    bucket.after = lose
+    with pytest.raises(StorageError, match=r"memory://a\.zarr/zarr\.json: the server answered 500"):
+        convert(photos, "memory://a.zarr")
+    assert lost == ["put", "get"]
+    convert(photos, tmp_path / "a.zarr")
+    assert bucket.objects == objects_on_disk(tmp_path / "a.zarr")
 
 
 def test_an_interrupted_upload_leaves_nothing(
@@ -439,16 +471,14 @@ def test_an_upload_of_which_only_the_answer_is_lost_is_done(bucket: Bucket) -> N
 
 
 def test_an_upload_is_not_taken_for_done_because_an_old_object_has_its_size(
-    bucket: Bucket,
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def takes_all_and_fails(key: str, pieces: Iterator[bytes], **keywords: Any) -> None:
+        list(pieces)
+        raise GenericError("broken")
+
     bucket.inner.put("key", b"olds")
-
-    class Falls:
-        def __call__(self, method: str, key: Any) -> None:
-            if method == "put":
-                raise GenericError("broken")
-
-    bucket.before = Falls()
+    monkeypatch.setattr(bucket, "put", takes_all_and_fails, raising=False)
     with pytest.raises(StorageError, match="memory://key: broken"):
         ObjectWriter("memory://a").upload("key", 4, lambda: [b"data"])
 

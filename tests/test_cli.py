@@ -120,6 +120,17 @@ def test_ls_narrows_down_as_python_does(
     assert listed([str(path), "--selection", saved], capsys) == listed(drawn, capsys)
 
 
+def test_a_store_is_not_overwritten_by_a_selection_of_it(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "mine.json"
+    other.write_text("1")
+    for target in (tmp_path / "few.h5", other):
+        assert main(["ls", str(path), "--sample", "2", "--save-selection", str(target)]) == 1
+        assert target.name in capsys.readouterr().err
+    assert other.read_text() == "1"
+
+
 def test_ls_tells_positions_in_the_stored_split(
     path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
 ) -> None:

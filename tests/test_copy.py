@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from arraystore.drawn import DrawnArchives
+
 # The function has taken the module's name in the package.
 copy_room = importlib.import_module("arraystore.copy")
 
@@ -110,6 +112,21 @@ def test_a_copy_is_what_a_conversion_would_have_written(
     assert tree(tmp_path / f"back{target}") == tree(tmp_path / f"expected{target}")
     assert report.left_out == ()
     assert report.splits == arraystore.open(tmp_path / f"expected{target}").info.splits
+
+
+@every_suffix
+@every_target
+def test_named_selections_come_along(
+    suffix: str, target: str, drawn: DrawnArchives, tmp_path: Path
+) -> None:
+    def convert_all(path: Path) -> None:
+        arraystore.convert("imagenet2012", path, manual_dir=drawn.folder, partial=True, sync=False)
+
+    convert_all(tmp_path / f"a{suffix}")
+    arraystore.copy(tmp_path / f"a{suffix}", tmp_path / f"b{target}")
+    convert_all(tmp_path / f"expected{target}")
+    assert arraystore.open(tmp_path / f"a{suffix}").info.selections
+    assert tree(tmp_path / f"b{target}") == tree(tmp_path / f"expected{target}")
 
 
 @every_suffix
@@ -295,7 +312,7 @@ def test_a_storage_option_that_is_no_pair_is_wrong_usage(pair: str, tmp_path: Pa
     arguments = ["copy", "a.zarr", "s3://b/a.zarr", "--target-option", pair]
     result = CliRunner().invoke(cli.cli, arguments)
     assert result.exit_code == 2
-    assert "must be NAME=VALUE" in result.stderr
+    assert "must be NAME=VALUE" in result.output
 
 
 def test_storage_options_of_the_command_reach_their_store(

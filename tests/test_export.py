@@ -95,6 +95,15 @@ def test_two_images_of_one_file_are_refused(tmp_path: Path) -> None:
         export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
 
 
+def test_a_file_that_would_be_a_folder_as_well_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    path = write_store(tmp_path / "a.h5", ["a/x", "a/x/y"], [0, 0], [b"1", b"2"], classes=["a"])
+    with pytest.raises(FormatError, match="'a/x' would be a file and a folder"):
+        export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_holds_something_is_left_alone(
     train: arraystore.Split, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,8 @@ def test_the_parts_of_several_processes_are_disjoint_and_equally_long(
         order_of(split, **options, rank=rank, world_size=world_size) for rank in range(world_size)
     ]
     assert {len(part) for part in parts} == {len(split) // world_size}
+    batches = split.batches(**options, rank=0, world_size=world_size)
+    assert len(batches) == sum(1 for _ in batches.positions())
     seen = [i for part in parts for i in part]
     assert len(set(seen)) == len(seen)
 
@@ -229,8 +232,9 @@ def test_a_failing_image_ends_the_loop_with_its_name(
 @named(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be 1 or more"),
-        ({"batch_size": -1}, "batch_size must be 0 or more, got -1"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"batch_size": -1}, "batch_size must be 1 or more, got -1"),
+        ({"size": 0}, "size must be 1 or more in each direction"),
         ({"shuffle": "blocks"}, "shuffle must be one of full, block or False, got 'blocks'"),
         ({"balanced": True, "shuffle": False}, "balanced batches are shuffled in full"),
         ({"balanced": True, "shuffle": "block"}, "balanced batches are shuffled in full"),
@@ -247,6 +251,25 @@ def test_options_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         train.batches(**({"batch_size": 4} | options))
+
+
+@named("size", [True, "224", (1, 2, 3), [8, 8], 1.5])
+def test_a_size_that_is_none_is_refused_before_the_loop(train: arraystore.Split, size: Any) -> None:
+    with pytest.raises(TypeError):
+        train.batches(4, size=size)
+    with pytest.raises(TypeError):
+        train.episodes(2, 1, 1, size=size)
+    with pytest.raises(TypeError):
+        train.resized(size)
+
+
+def test_a_full_shuffle_reads_two_batches_ahead_and_no_more(train: arraystore.Split) -> None:
+    reads = count_reads(train)
+    batches = iter(train.batches(4, size=4))
+    next(batches)
+    assert len(reads.ranges) <= 4 * 3
+    batches.close()  # type: ignore[attr-defined] # it is a generator
+    assert no_threads_are_left()
 
 
 # Episodes
@@ -279,13 +302,33 @@ def test_episodes_go_on_from_any_number_and_need_have_no_end(train: arraystore.S
     assert no_threads_are_left()
 
 
+def test_a_label_with_just_enough_samples_is_drawn(looped: Path) -> None:
+    split = arraystore.open(looped)["train"].per_label(3)
+    assert len(list(split.episodes(4, 1, 2, n_episodes=2).positions(1))) == 3
+    with pytest.raises(ValueError, match="there are 0"):
+        split.episodes(1, 2, 2)
+
+
+def test_a_sample_that_is_there_twice_is_not_taught_and_tested(train: arraystore.Split) -> None:
+    twice = train.sample(3 * N, replace=True)
+    names = twice.file_name
+    for number in range(30):
+        _, support, query = twice.episodes(2, 2, 2, seed=1).positions(number)
+        both = [*names[support.reshape(-1)], *names[query.reshape(-1)]]
+        assert len(set(both)) == len(both)
+    assert sorted(twice.per_label(2).file_name) == sorted(
+        train.where(file_name=list(dict.fromkeys(names.tolist()))).per_label(2).file_name
+    )
+
+
 @named(
     ("arguments", "message"),
     [
         ((5, 1, 1), "5 labels with 2 samples each are needed for an episode, there are 4"),
         ((2, 10, 10), "2 labels with 20 samples each are needed for an episode, there are 0"),
         ((0, 1, 1), "n_way must be 1 or more"),
-        ((1, -1, 1), "k_shot must be 0 or more"),
+        ((1, -1, 1), "k_shot must be 1 or more"),
+        ((1, 0, 1), "k_shot must be 1 or more"),
     ],
 )
 def test_episodes_that_cannot_be_are_refused(
@@ -356,6 +399,44 @@ def test_an_error_comes_where_its_item_would_have_and_ends_all() -> None:
         next(loop)
     assert closed == [True]
     assert no_threads_are_left()
+
+
+def test_an_error_of_the_items_comes_after_what_was_good() -> None:
+    def items() -> Generator[int]:
+        yield from range(4)
+        raise OSError("the disk is gone")
+
+    loop = ahead(items(), lambda i: i, n_ahead=3)
+    assert [next(loop) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(loop)
+    assert no_threads_are_left()
+
+
+def test_what_has_not_begun_when_a_loop_is_left_is_not_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[int] = []
+    is_at_work, may_go_on = threading.Event(), threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def __exit__(self, *exception: Any) -> None:
+            may_go_on.set()  # all that could be cancelled is by now
+            super().__exit__(*exception)
+
+    def work(i: int) -> int:
+        begun.append(i)
+        if i == 1:
+            is_at_work.set()
+            may_go_on.wait(60)
+        return i
+
+    monkeypatch.setattr("arraystore.read_ahead.ThreadPoolExecutor", Pool)
+    loop = ahead(numbers([]), work, n_ahead=4)
+    assert next(loop) == 0
+    assert is_at_work.wait(60)
+    loop.close()
+    assert begun == [0, 1]
 
 
 def test_no_more_is_worked_on_than_may_be_ahead() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_CLASSES = 6
+VECTORS = {
+    "block": [2, 6, 9, 8, 1, 0, 5, 3, 7, 4],
+    "balanced": [4, 3, 5, 3, 1, 0],
+    "episode": [[0, 1], [4, 5], [0, 1]],
+}
+"""Those of docs/format.md, section 10."""
+
 seeds = st.integers(0, 2**63 - 1)
 labels = st.lists(st.integers(-1, N_CLASSES - 1), max_size=40).map(
     lambda values: np.array(values, dtype=np.int64)
@@ -47,7 +55,7 @@ def philox(seed: int, epoch: int, n: int) -> list[int]:
     return [int(generator.random_raw()) for _ in range(n)]
 
 
-@given(seeds, seeds, st.integers(0, 30), st.integers(0, 30))
+@given(seeds, seeds, st.integers(0, 300), st.integers(0, 30))
 def test_words_are_those_of_numpys_stream_from_any_place(
     seed: int, epoch: int, start: int, count: int
 ) -> None:
@@ -86,6 +94,69 @@ def test_buffers_of_blocks_cover_the_shares_of_all_processes_once(
     assert set(positions) <= set(range(n))
     assert len({sum(map(len, buffers)) for buffers in found}) == 1
     assert all(len(buffer) <= buffer_size for buffers in found for buffer in buffers)
+
+
+def slow_blocks(n: int, seed: int, epoch: int, size: int, part: range) -> list[list[int]]:
+    """The shuffle by blocks, as docs/format.md says it."""
+    length = max(1, size // 16)
+    n_blocks = -(-n // length)
+    stream = philox(seed, epoch, n_blocks + n)
+    blocks = sorted(range(n_blocks), key=stream.__getitem__)
+    line = [i for b in blocks for i in range(b * length, min(n, (b + 1) * length))]
+    places = list(part)
+    buffers = [places[start : start + size] for start in range(0, len(places), size)]
+    return [
+        [line[j] for j in sorted(buffer, key=lambda j: stream[n_blocks + j])] for buffer in buffers
+    ]
+
+
+@given(st.integers(0, 150), st.integers(0, 9), seeds, st.integers(1, 70), st.integers(1, 4))
+def test_buffers_are_those_of_the_specification(
+    n: int, seed: int, epoch: int, buffer_size: int, world_size: int
+) -> None:
+    for rank in range(world_size):
+        found = block_buffers(
+            n, seed, epoch, buffer_size=buffer_size, rank=rank, world_size=world_size
+        )
+        expected = slow_blocks(n, seed, epoch, buffer_size, share(n, rank, world_size))
+        assert [buffer.tolist() for buffer in found] == expected
+
+
+def slow_balanced(label: NDArray[np.int64], seed: int, epoch: int) -> list[int]:
+    """The balanced order, as docs/format.md says it."""
+    n = int((label >= 0).sum())
+    stream = iter(philox(seed, epoch, n + (n + N_CLASSES) * N_CLASSES))
+    members: dict[int, list[int]] = {}
+    for k in sorted(set(label[label >= 0].tolist())):
+        by_word = {i: next(stream) for i in np.flatnonzero(label == k).tolist()}
+        members[k] = sorted(by_word, key=by_word.__getitem__)
+    order: list[int] = []
+    for number in itertools.count():
+        if len(order) >= n:
+            return order[:n]
+        drawn = {k: next(stream) for k in members}
+        order += [
+            members[k][number % len(members[k])] for k in sorted(drawn, key=drawn.__getitem__)
+        ]
+    return order
+
+
+@given(labels, st.integers(0, 9), seeds)
+def test_a_balanced_order_is_that_of_the_specification(
+    label: NDArray[np.int64], seed: int, epoch: int
+) -> None:
+    assert balanced(groups_of(label), seed, epoch).tolist() == slow_balanced(label, seed, epoch)
+
+
+def test_the_orders_of_docs_format_md() -> None:
+    """The vectors that the page has."""
+    label = np.array([0, 1, 0, 2, 0, 1])
+    assert permutation(10, 1, 2).tolist() == [4, 2, 0, 6, 1, 5, 9, 8, 7, 3]
+    (buffer,) = block_buffers(10, 1, 2, buffer_size=32)
+    assert buffer.tolist() == VECTORS["block"]
+    assert balanced(groups_of(label), 1, 2).tolist() == VECTORS["balanced"]
+    drawn = episode(groups_of(label), np.array([0, 1]), 2, (1, 1), 1, 2)
+    assert [part.reshape(-1).tolist() for part in drawn] == VECTORS["episode"]
 
 
 @given(st.integers(1, 500), seeds)
@@ -162,6 +233,11 @@ def test_the_fractions_of_imagenet_are_those_of_simclr(
 ) -> None:
     counts = class_balanced_counts(1_281_167, fraction, np.arange(1000, dtype=np.uint64))
     assert Counter(counts.tolist()) == sizes
+
+
+def test_a_fraction_is_the_decimal_number_that_was_written() -> None:
+    # As floating-point numbers 0.29 * 100 is 28.999…
+    assert class_balanced_counts(100, 0.29, np.arange(1, dtype=np.uint64)).tolist() == [29]
 
 
 def test_no_class_is_a_fraction_of_nothing() -> None:

@@ -348,6 +348,43 @@ def test_bounds_are_those_of_tfds(text: str, start: int, stop: int) -> None:
     assert parse_split_string(text, {"train": 15}) == [("train", start, stop)]
 
 
+@given(
+    st.integers(0, 3000),
+    st.sets(st.integers(0, 1000), max_size=6).map(lambda cuts: sorted({0, 1000, *cuts})),
+)
+def test_consecutive_percentages_with_decimals_cover_every_sample_once(
+    length: int, cuts: list[int]
+) -> None:
+    terms = [f"a[{i / 10}%:{j / 10}%]" for i, j in pairwise(cuts)]
+    slices = parse_split_string("+".join(terms), {"a": length})
+    assert [i for part in slices for i in range(part.start, part.stop)] == list(range(length))
+
+
+@named(
+    ("text", "expected"),
+    [
+        ("a[1_0:2_5]", [("a", 10, 25)]),
+        ("a[:1.5%]", [("a", 0, 2)]),
+        ("a[-2.5%:]", [("a", 98, 100)]),
+        ("all", [("a", 0, 100), ("b", 0, 7)]),
+        ("b[:1]+all", [("b", 0, 1), ("a", 0, 100), ("b", 0, 7)]),
+    ],
+)
+def test_split_strings_have_decimals_underscores_and_all(
+    text: str, expected: list[tuple[str, int, int]]
+) -> None:
+    assert parse_split_string(text, {"a": 100, "b": 7}) == expected
+
+
+def test_a_split_named_all_comes_before_all_splits() -> None:
+    assert parse_split_string("all", {"a": 3, "all": 2}) == [("all", 0, 2)]
+
+
+def test_all_of_no_splits_is_refused() -> None:
+    with pytest.raises(ValueError, match="no splits"):
+        parse_split_string("all", {})
+
+
 def test_the_lengths_of_other_splits_are_not_looked_up() -> None:
     class Lengths(dict[str, int]):
         def __missing__(self, name: str) -> int:

@@ -16,11 +16,13 @@ from arraystore.drafts.local import LocalDraft
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Draft", "open_draft"]
+    from arraystore.containers.opening import ObjectStore
+
+__all__ = ["Draft", "name_of", "open_draft"]
 
 
 def open_draft(
-    target: str | os.PathLike[str],
+    target: str | os.PathLike[str] | tuple[ObjectStore, str],
     *,
     storage_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -30,7 +32,7 @@ def open_draft(
 
     Parameters
     ----------
-    target : path-like
+    target : path-like, or pair of an obstore store and a key
         A path, or an address such as ``s3://bucket/1pct.zarr``. Its suffix chooses
         the container.
     storage_options : mapping, optional
@@ -47,16 +49,42 @@ def open_draft(
     """
     from arraystore.objects.address import parse_address
 
+    if isinstance(target, tuple):
+        return _bucket_draft(target, None, PurePosixPath(target[1]), overwrite=overwrite)
     text = os.fspath(target)
     address = parse_address(text)
-    if address is None:
-        if storage_options:
-            raise ValueError(f"{text}: storage_options are for buckets, and this is a path")
-        path = Path(text.removeprefix("file://")).expanduser().absolute()
-        return LocalDraft(path, overwrite=overwrite, sync=sync)
+    if address is not None:
+        key = PurePosixPath(address.key)
+        return _bucket_draft(text, storage_options, key, overwrite=overwrite)
+    if storage_options:
+        raise ValueError(f"{text}: storage_options are for buckets, and this is a path")
+    path = Path(text.removeprefix("file://")).expanduser().absolute()
+    return LocalDraft(path, overwrite=overwrite, sync=sync)
+
+
+def _bucket_draft(
+    place: str | tuple[ObjectStore, str],
+    options: Mapping[str, Any] | None,
+    key: PurePosixPath,
+    *,
+    overwrite: bool,
+) -> Draft:
     from arraystore.drafts.bucket import ManyObjectsDraft, OneObjectDraft
     from arraystore.objects.writer import ObjectWriter
 
-    container = writer_for(PurePosixPath(address.key))
-    kind = ManyObjectsDraft if container.root_key else OneObjectDraft
-    return kind(ObjectWriter(text, storage_options), overwrite=overwrite)
+    kind = ManyObjectsDraft if writer_for(key).root_key else OneObjectDraft
+    return kind(ObjectWriter(place, options), overwrite=overwrite)
+
+
+def name_of(target: str | os.PathLike[str] | tuple[ObjectStore, str]) -> str:
+    """Return a target as a report shows it.
+
+    Examples
+    --------
+    >>> name_of("a.zarr")
+    'a.zarr'
+    """
+    if isinstance(target, tuple):
+        store, key = target
+        return f"<{type(store).__name__}>/{key}"
+    return str(target)

@@ -157,11 +157,16 @@ class BucketDraft(Draft):
 class ManyObjectsDraft(BucketDraft):
     """A store of many objects: each block of a payload is one, and so is each file of the rest."""
 
+    def __init__(self, objects: ObjectWriter, *, overwrite: bool) -> None:
+        super().__init__(objects, overwrite=overwrite)
+        self._root_key = f"{self._key}/{self._container.root_key}"
+        self._root: bytes | None = None
+
     @override
     def lay_out(self, payloads: Mapping[str, int]) -> None:
         self._is_begun = True
         # The root first: what is left without it is no store any more.
-        self._objects.delete([f"{self._key}/{self._container.root_key}"])
+        self._objects.delete([self._root_key])
         self._remove()
         super().lay_out(payloads)
 
@@ -176,12 +181,12 @@ class ManyObjectsDraft(BucketDraft):
         meter.status("sending columns")
         files = (path for path in sorted(self._skeleton.rglob("*")) if path.is_file())
         documents = {path.relative_to(self._skeleton).as_posix(): path for path in files}
-        root = documents.pop(self._container.root_key).read_bytes()
+        self._root = documents.pop(self._container.root_key).read_bytes()
         with ThreadPoolExecutor(_FILES_IN_FLIGHT) as pool:
             sent = [pool.submit(self._send, name, path) for name, path in documents.items()]
             for future in sent:
                 future.result()
-        self._objects.create(f"{self._key}/{self._container.root_key}", root)
+        self._objects.create(self._root_key, self._root)
         self._is_published = True
 
     def _send(self, name: str, path: Path) -> None:
@@ -189,7 +194,11 @@ class ManyObjectsDraft(BucketDraft):
 
     @override
     def _remove(self) -> None:
-        self._objects.delete(self._objects.keys(self._key))
+        # It comes last, so it is somebody else's; or ours, and only the answer was lost.
+        if self._root is not None and self._objects.read(self._root_key) == self._root:
+            return
+        keys = self._objects.keys(self._key)
+        self._objects.delete([key for key in keys if key != self._root_key])
 
 
 @dataclass(frozen=True, slots=True)

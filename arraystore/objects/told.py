@@ -136,7 +136,7 @@ def _denied(code: str, *, is_anonymous: bool) -> str:
             "leave it out, and give credentials"
         )
     return (
-        "access is denied: the credentials do not allow reading it, or it is not there and they "
+        "access is denied: the credentials do not allow it, or it is not there and they "
         "do not allow knowing; if the data is public, say storage_options={'anon': True}"
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from arraystore.objects.address import parse_address
 from arraystore.objects.loop import check_process
-from arraystore.objects.stores import connect
+from arraystore.objects.stores import connect, connection_to
 from arraystore.objects.told import is_beyond_the_end, is_broken_off, is_refused, told
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ class ObjectWriter:
 
     Parameters
     ----------
-    address : str
-        Of anything in the bucket; keys are from the bucket's root on.
+    place : str, or pair of an obstore store and a key
+        Address of anything in the bucket; keys are from the bucket's root on.
     options : mapping, optional
         See `arraystore.open`.
 
     Attributes
     ----------
     key : str
-        The key in `address`.
+        The key in `place`.
 
     Raises
     ------
@@ -66,19 +66,25 @@ class ObjectWriter:
         If nothing can be written there, or an option is wrong.
     """
 
-    def __init__(self, address: str, options: Mapping[str, Any] | None = None) -> None:
-        parsed = parse_address(address)
+    def __init__(
+        self, place: str | tuple[Any, str], options: Mapping[str, Any] | None = None
+    ) -> None:
+        self._given = place, dict(options or {})
+        self._connection: Connection
+        if isinstance(place, tuple):
+            store, self.key = place
+            self._connection = connection_to(store)
+            return
+        parsed = parse_address(place)
         if parsed is None or parsed.kind == "http":
-            where = parsed.where if parsed else address
+            where = parsed.where if parsed else place
             raise ValueError(f"{where}: stores are written to a disk or a bucket")
         self.key = parsed.key
-        self._root = parsed.where.removesuffix(parsed.key)
-        self._given = address, dict(options or {})
-        self._connection: Connection = connect(parsed, {**_PATIENCE, **self._given[1]})
+        self._connection = connect(parsed, {**_PATIENCE, **self._given[1]})
 
     def at(self, key: str) -> str:
         """Return the address of a key, for messages."""
-        return f"{self._root.removesuffix('/')}/{key}" if key else self._root
+        return self._connection.where + key
 
     def status(self, key: str) -> Status | None:
         """Return what an object is, or None if there is none."""
@@ -238,7 +244,7 @@ class ObjectWriter:
                     ) from None
             time.sleep(pause)
 
-    def __reduce__(self) -> tuple[type[ObjectWriter], tuple[str, dict[str, Any]]]:
+    def __reduce__(self) -> tuple[type[ObjectWriter], tuple[str | tuple[Any, str], dict[str, Any]]]:
         return ObjectWriter, self._given
 
 

@@ -135,7 +135,9 @@ class Proxy:
     def reset(self) -> None:
         """Count from here on."""
         self.requests: list[Request] = []
-        self.max_in_flight = self._in_flight = 0
+        self.max_in_flight = 0
+        # Not a number: the last request before may end after this.
+        self._in_flight: set[int] = set()
         self._asked: Counter[tuple[str, str, str]] = Counter()
 
     def fail_next(self, *faults: str, method: str = "") -> None:
@@ -176,7 +178,7 @@ class Proxy:
                             return
                     finally:
                         request.ended = time.monotonic()
-                        self._in_flight -= 1
+                        self._in_flight.discard(id(request))
         finally:
             client.close()
             server.close()
@@ -186,8 +188,8 @@ class Proxy:
         request = Request(method, target, head.fields.get("range", ""), began=time.monotonic())
         self.requests.append(request)
         request.fault = self._choose_fault(request)
-        self._in_flight += 1
-        self.max_in_flight = max(self.max_in_flight, self._in_flight)
+        self._in_flight.add(id(request))
+        self.max_in_flight = max(self.max_in_flight, len(self._in_flight))
         return request
 
     def _choose_fault(self, request: Request) -> str:
