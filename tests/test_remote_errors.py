@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import struct
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +15,7 @@ from arraystore.schema import INNER_CHUNK_NBYTES
 from arraystore.storage import crc32c
 from tests.cloud.proxy import FAULTS, Proxy
 from tests.test_remote import KEYS
-from tests.web import Answer, WebServer
+from tests.web import Answer, WebServer, etag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +39,7 @@ HEALED: Final = (
     "reset",
     "truncate",
     "stall",
+    "silence",
 )
 
 
@@ -192,10 +192,6 @@ def test_a_flipped_bit_in_the_store_is_a_checksum_error_with_the_name_of_the_ima
     with pytest.raises(ChecksumError, match=re.escape(local.file_name[9])):
         _ = train.image_bytes[[3, 9]]
     assert train.image_bytes[[3, 8]] == [known[3], known[8]]
-
-
-def etag_of(data: bytes) -> str:
-    return f'"{hashlib.md5(data).hexdigest()}"'
 
 
 # Shards that are not as the store promises

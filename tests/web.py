@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import struct
 import threading
 from collections import deque
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote
+
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +42,11 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+def etag_of(data: bytes) -> str:
+    """Return a strong etag; Python remembers the hash of bytes, so it is no work the next time."""
+    return f'"{hash(data):x}"'
+
+
 class WebServer:
     """Serve `objects` on a port of loopback while the context lasts.
 
@@ -53,8 +60,9 @@ class WebServer:
         All requests, in the order of their arrival.
     answer : callable
         Given a request, returns None, an `Answer`, or the name of a mishap: "reset",
-        "truncate", "stall", "flip" (one bit of the body), "whole" (200 in place of 206),
-        "no-suffix" (the same, if the range counts from the end).
+        "silence" (no answer at all), "truncate", "stall" (half an answer), "flip" (one bit
+        of the body), "whole" (200 in place of 206), "no-suffix" (the same, if the range
+        counts from the end).
     together : threading.Barrier or None
         Requests wait here for each other.
     """
@@ -111,6 +119,11 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
     web: WebServer
 
+    @override
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # the base would ask for this machine's name
+        self.server_name, self.server_port = "localhost", self.server_address[1]
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that leave are nothing to tell of."""
 
@@ -147,6 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.close_connection = True
             self.connection.close()
+        elif mishap == "silence":
+            web.closing.wait(PATIENCE)
+            self.close_connection = True
         elif path not in web.objects:
             self._send(404, b"<Error><Code>NoSuchKey</Code></Error>", ())
         else:
@@ -154,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_object(self, data: bytes, asked: Asked, mishap: str) -> None:
         web = self.server.web
-        etag = web.etags.get(asked.path, f'"{hashlib.md5(data).hexdigest()}"')
+        etag = web.etags.get(asked.path, etag_of(data))
         headers = [("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")]
         if etag:
             headers.append(("ETag", etag))
