@@ -1,0 +1,93 @@
+"""PyTorch's loader over splits near and far, where PyTorch is installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import arraystore
+from tests.web import WebServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+data = pytest.importorskip("torch.utils.data", reason="PyTorch is not installed")
+
+pytestmark = pytest.mark.filterwarnings(
+    # Forking a process that has threads is warned about from Python 3.12 on; the loader forks.
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)
+
+
+def name_and_size(sample: arraystore.Sample) -> tuple[str, int]:
+    return sample.file_name, sample.image.size
+
+
+def as_list(samples: list[Any]) -> list[Any]:
+    return samples
+
+
+def loaded(split: arraystore.Split, **options: Any) -> list[tuple[str, int]]:
+    """What a loader of 2 workers yields, batch after batch."""
+    loader = data.DataLoader(
+        split.map(name_and_size), batch_size=8, num_workers=2, collate_fn=as_list, **options
+    )
+    return [pair for batch in loader for pair in batch]
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[WebServer]:
+    with WebServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_loader_of_workers_reads_a_local_split(train: arraystore.Split, method: str) -> None:
+    expected = [name_and_size(sample) for sample in train]
+    assert loaded(train, multiprocessing_context=method) == expected
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_loader_of_workers_reads_a_remote_split(path: Path, web: WebServer, method: str) -> None:
+    web.put(path, f"far/{path.name}")
+    far = arraystore.open(f"{web.url}/far/{path.name}")["train"]
+    near = arraystore.open(path)["train"]
+    assert loaded(far, multiprocessing_context=method) == [name_and_size(s) for s in near]
+
+
+def test_a_loader_that_forks_is_told_what_to_do_about_a_remote_split(
+    path: Path, web: WebServer
+) -> None:
+    web.put(path, f"far/{path.name}")
+    far = arraystore.open(f"{web.url}/far/{path.name}")["train"]
+    _ = far.image_bytes[0]
+    with pytest.raises(arraystore.StorageError, match='multiprocessing_context="forkserver"'):
+        loaded(far, multiprocessing_context="fork")
+
+
+def test_a_loader_asks_for_a_batch_at_a_time(
+    train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    read = arraystore.Split.__getitems__
+
+    def counted(self: arraystore.Split, indices: Any) -> Any:
+        asked.append(len(indices))
+        return read(self, indices)
+
+    monkeypatch.setattr(arraystore.Split, "__getitems__", counted)
+    loader = data.DataLoader(train, batch_size=7, collate_fn=as_list, shuffle=True)
+    names = [sample.file_name for batch in loader for sample in batch]
+    assert sorted(names) == sorted(train.file_name.tolist())
+    assert asked == [7, 7, 7, 7, 2]
+
+
+def test_supervised_samples_of_one_size_make_tensors(train: arraystore.Split) -> None:
+    same = train.select((train.image_height == 375) & (train.image_width == 500))
+    (images, labels), *_ = data.DataLoader(same.as_supervised(), batch_size=len(same))
+    assert images.shape == (len(same), 375, 500, 3)
+    assert labels.tolist() == same.label.tolist()
+    np.testing.assert_array_equal(images.numpy()[0], same.image[0])
