@@ -74,11 +74,11 @@ class Findings:
 
 
 def printable(text: str) -> str:
-    """Return text with what a terminal might obey written as escapes.
+    r"""Return text with what a terminal might obey written as escapes.
 
     Examples
     --------
     >>> print(printable(f"a{chr(27)}[2Jb{chr(10)}"))
-    a\\x1b[2Jb\\n
+    a\x1b[2Jb\n
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -32,7 +32,8 @@ def described(dataset: Any, where: str) -> Column:
 
 def _column(dataset: Any) -> Column:
     scales = dataset.dims[0]
-    dimension = scales[0].name.rpartition("/")[2] if len(scales) else ""
+    name = scales[0].name if len(scales) else None
+    dimension = (name or "").rpartition("/")[2]  # a damaged scale has no name
     if dataset.dtype.kind == "S":
         return Column(STRING, dimension, "")
     fill = dataset.fillvalue
