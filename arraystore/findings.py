@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 MAX_KEPT: Final = 1_000
 """Most problems that are kept; the others are counted."""
+
+MAX_OF_ONE: Final = 500
+"""Most that are kept of one stored object or array, so that one does not hide all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Findings:
     Attributes
     ----------
     kept : list of Problem
-        The first `MAX_KEPT` of them.
+        The first of them: `MAX_KEPT`, and `MAX_OF_ONE` of one object or array.
     count : int
         Number of all.
 
@@ -65,11 +69,14 @@ class Findings:
     def __init__(self) -> None:
         self.kept: list[Problem] = []
         self.count = 0
+        self._of_one: Counter[tuple[str, str]] = Counter()
 
     def add(self, problem: Problem) -> None:
         """Take one more."""
         self.count += 1
-        if len(self.kept) < MAX_KEPT:
+        place = problem.split, problem.key
+        if len(self.kept) < MAX_KEPT and self._of_one[place] < MAX_OF_ONE:
+            self._of_one[place] += 1
             self.kept.append(problem)
 
 

@@ -55,7 +55,7 @@ class VerifyReport:
     source : str
         What the store was compared with, or nothing.
     problems : tuple of Problem
-        The first 1,000.
+        The first 1,000, and no more than 500 of one stored object or array.
     num_problems : int
         Number of all.
     seconds : float
