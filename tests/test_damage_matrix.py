@@ -91,9 +91,9 @@ def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def store(sound: Path, tmp_path: Path) -> Path:
     """A copy of `sound`, to be damaged."""
-    if sound.is_dir():
-        return shutil.copytree(sound, tmp_path / sound.name)
-    return shutil.copy(sound, tmp_path / sound.name)
+    target = tmp_path / sound.name
+    (shutil.copytree if sound.is_dir() else shutil.copy)(sound, target)
+    return target
 
 
 def contents(path: Path, checksum: str) -> list[Any]:
