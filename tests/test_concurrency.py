@@ -20,7 +20,7 @@ import arraystore
 from arraystore.errors import ArrayStoreError, StorageError
 from tests.support import SUFFIXES, picture, write_folder
 from tests.test_reader import forks
-from tests.web import PATIENCE
+from tests.web import PATIENCE, WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,6 +216,26 @@ def test_a_store_replaced_under_a_reader_is_told_and_never_mixed(
     except ArrayStoreError as error:
         assert "has changed since the store was opened" in str(error)  # noqa: PT017
     assert fingerprint(arraystore.open(old))  # whoever opens it again gets the new one
+
+
+@named("used", USES.values(), ids=USES)
+@named("then", ["info", "names", "all"])
+def test_a_store_replaced_behind_a_server_is_told_and_never_mixed(
+    pair: tuple[Path, Path],
+    used: Callable[[arraystore.Store], Any],
+    then: str,
+) -> None:
+    old, new = pair
+    with WebServer() as web:
+        web.put(old, old.name)
+        expected = repr(USES[then](arraystore.open(f"{web.url}/{old.name}")))
+        store = arraystore.open(f"{web.url}/{old.name}")
+        used(store)
+        web.put(new, old.name)
+        try:
+            assert repr(USES[then](store)) == expected
+        except StorageError as error:
+            assert "changed" in str(error)  # noqa: PT017 - either will do
 
 
 def test_a_loop_over_a_store_that_is_replaced_ends_with_an_error_or_the_old_images(

@@ -473,6 +473,8 @@ def test_objects_that_are_lost_in_a_bucket_are_reported(path: Path, web: WebServ
     assert_told(found, f"{PAYLOAD}/c/0", "the chunk is missing")
     assert_told(found, "validation/label/c/0", "the chunk is missing")
     assert sum("train[" in line for line in found) == N_TRAIN
+    # What is known to be lost is not asked for again for each of its images.
+    assert len([asked for asked in web.asked if f"{PAYLOAD}/c" in asked.path]) <= 3
 
 
 @only_zarr
