@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pytest
 import zarr
@@ -367,14 +368,30 @@ def test_a_document_that_is_not_what_the_root_says_of_it_is_reported(copy: Path)
     assert_told(problems(copy), "train/zarr.json", "is not what the root's consolidated")
 
 
-def test_every_damaged_chunk_of_a_column_is_reported(tmp_path: Path) -> None:
+@named("suffix", SUFFIXES)
+def test_every_damaged_chunk_of_a_column_is_reported(suffix: str, tmp_path: Path) -> None:
     n = 200_000
-    path = write_store(tmp_path / "a.zarr", list(map(str, range(n))), [0] * n, classes=["a"])
+    path = write_store(tmp_path / f"a{suffix}", list(map(str, range(n))), [0] * n, classes=["a"])
     for number in (1, 3):
-        (path / f"train/label/c/{number}").unlink()
+        if path.is_dir():
+            (path / f"train/label/c/{number}").unlink()
+        else:
+            with h5py.File(path, "r+") as root:
+                root["train/label"].id.write_direct_chunk((number * 2**16,), b"no gzip")
     report = arraystore.verify(path)
-    told = [p.message for p in report.problems if "train/label/c" in p.message]
-    assert [line.partition(":")[0].rpartition("/")[2] for line in told] == ["1", "3"]
+    told = [p.message for p in report.problems if "train/label" in p.message]
+    assert [line.rpartition("(rows ")[2].split()[0] for line in told] == ["65536", "196608"]
+
+
+def test_a_number_of_samples_beyond_all_bounds_takes_no_longer_to_tell(copy: Path) -> None:
+    set_attribute(copy, "train", "num_samples", 2**62)
+    with edited(copy) as root:
+        del root["train/label_indptr"], root["label_name"]
+    if copy.is_dir():
+        (copy / "train/image_width/c/0").unlink()
+    found = problems(copy)
+    assert sum("label_indptr" in line for line in found) == 2  # not described, and not read
+    assert_told(found, "train/label", f"must have {2**62} values, got 30")
 
 
 def test_all_problems_are_reported_together(copy: Path) -> None:
@@ -388,6 +405,13 @@ def test_all_problems_are_reported_together(copy: Path) -> None:
     assert_told(found, "validation", "content_digest")
     assert_told(found, "of seed 3")
     assert_told(found, "label_words", "missing")
+
+
+def test_a_split_that_is_named_twice_is_reported(copy: Path) -> None:
+    names = ["train", "validation", "train"]
+    with edited(copy) as root:
+        root.attrs["splits"] = names if copy.is_dir() else np.array(names, dtype="S10")
+    assert_told(problems(copy), "attribute 'splits' must name each split once")
 
 
 def test_a_split_that_cannot_be_opened_hides_no_other(copy: Path) -> None:
@@ -478,11 +502,12 @@ def test_objects_that_are_lost_in_a_bucket_are_reported(path: Path, web: WebServ
 
 
 @only_zarr
+@named("refused", [f"{PAYLOAD}/c", "train/zarr.json", "train/label/c", "label_words/c"])
 def test_a_server_that_refuses_is_an_error_and_no_problem_of_the_store(
-    path: Path, web: WebServer
+    path: Path, web: WebServer, refused: str
 ) -> None:
     web.put(path, path.name)
-    web.answer = lambda asked: Answer(403) if f"{PAYLOAD}/c" in asked.path else None
+    web.answer = lambda asked: Answer(403) if refused in asked.path else None
     with pytest.raises(StorageError, match="access is denied"):
         arraystore.verify(f"{web.url}/{path.name}")
 
@@ -533,6 +558,14 @@ def test_classes_and_splits_that_are_not_those_of_the_source_are_reported(
     source.rename(tmp_path / "splits" / "test")
     found = problems(path, source=tmp_path / "splits")
     assert_told(found, "the source has the splits test, the store has train")
+
+
+def test_words_that_are_not_those_of_the_source_are_reported(
+    converted: tuple[Path, Path],
+) -> None:
+    path, source = converted
+    rewrite_column(path, "label_words", changed(1, "wolf"))
+    assert_told(problems(path, source=source), "label_words", "must be the words")
 
 
 def test_a_source_that_is_not_there_is_an_error(converted: tuple[Path, Path]) -> None:

@@ -147,35 +147,54 @@ class ColumnsCheck:
             if self._is_remote and is_of_the_network(error):
                 raise
             first = error
-        before = self._findings.count
-        for start in range(0, self._info.num_samples, COLUMN_CHUNK_ROWS):
-            with told(self._findings, self._split, is_remote=self._is_remote):
-                rows = start, start + COLUMN_CHUNK_ROWS
-                self._container.read_column(path, data_type, rows)
-            if self._findings.count - before >= MAX_KEPT:
-                break
-        if self._findings.count == before:
-            self._findings.add(Problem(str(first), self._split))
+        for message in self._damaged_chunks(path, data_type) or [str(first)]:
+            self._findings.add(Problem(message, self._split))
         return None
+
+    def _damaged_chunks(self, path: str, data_type: str) -> list[str]:
+        """Return what is wrong with each chunk of a column that cannot be read."""
+        messages: list[str] = []
+        try:
+            self._container.described(path)
+        except READING:
+            return messages  # it is no chunk that is wrong
+        for start in range(0, self._info.num_samples, COLUMN_CHUNK_ROWS):
+            rows = start, start + COLUMN_CHUNK_ROWS
+            try:
+                n_rows = len(self._container.read_column(path, data_type, rows))
+            except READING as error:
+                if self._is_remote and is_of_the_network(error):
+                    raise
+                messages.append(f"{error} (rows {rows[0]} to {rows[1]})")
+                if len(messages) >= MAX_KEPT:
+                    break
+            else:
+                if n_rows < COLUMN_CHUNK_ROWS:  # a damaged number of samples may be of any size
+                    break
+        return messages
 
     def _check_names(self, values: dict[str, NDArray[Any]]) -> None:
         if "file_name" not in values:
             return
-        names = values["file_name"].tolist()
-        first: dict[str, int] = {}
+        names = values["file_name"]
         for i, name in enumerate(names):
             if not name or "\0" in name:
                 self._add(f"a file cannot be named {name!r}", "file_name", i)
-            if first.setdefault(name, i) != i:
-                self._add(f"{name!r} must be unique, it is also at {first[name]}", "file_name", i)
+        order = np.argsort(names, kind="stable")
+        is_same = names[order][1:] == names[order][:-1]
+        for i in np.flatnonzero(is_same).tolist():
+            one, other = order[i], int(order[i + 1])
+            self._add(f"{names[other]!r} must be unique, it is also at {one}", "file_name", other)
 
     def _check_labels(self, values: dict[str, NDArray[Any]]) -> None:
         """Compare the labels with the classes there are, and their index with the labels."""
         if "label" not in values:
             return
         label, n_classes = values["label"], self._n_classes
+        if n_classes is None and "label_indptr" not in values:
+            return
         if n_classes is None:
-            n_classes = max(len(values.get("label_indptr", ())) - 1, 0)
+            n_classes = max(len(values["label_indptr"]) - 1, 0)
         outside = np.flatnonzero((label < UNLABELLED) | (label >= n_classes))
         for i in outside.tolist():
             self._add(f"must be -1 or in range({n_classes}), got {label[i]}", "label", i)
