@@ -17,6 +17,7 @@ from arraystore.errors import (
     StorageError,
     VersionError,
 )
+from arraystore.findings import Problem
 from arraystore.loops import Batches, Episode, Episodes
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
@@ -25,6 +26,7 @@ from arraystore.samples import ReadPlan
 from arraystore.saved_selection import SavedSelection
 from arraystore.schema import SplitInfo, __version__
 from arraystore.split import Split
+from arraystore.verify import VerifyReport, verify
 
 __all__ = [
     "ArrayStoreError",
@@ -36,6 +38,7 @@ __all__ = [
     "Episode",
     "Episodes",
     "FormatError",
+    "Problem",
     "ReadPlan",
     "Sample",
     "SavedSelection",
@@ -47,9 +50,11 @@ __all__ = [
     "StorageError",
     "Store",
     "StoreInfo",
+    "VerifyReport",
     "VersionError",
     "__version__",
     "convert",
     "copy",
     "open",
+    "verify",
 ]

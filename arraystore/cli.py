@@ -154,6 +154,33 @@ def info(store: str, as_json: bool) -> None:
         tables.print_info(opened.address, opened.info)
 
 
+@cli.command()
+@click.argument("store", type=str)
+@_storage_option("--storage-option", "STORE")
+@click.option("--decode", is_flag=True, help="Decode every image, too.")
+@click.option(
+    "--source",
+    type=_PATH,
+    help="Compare with what STORE was made from: the folder of the archives, or of the images.",
+)
+@click.option("--subset-list", type=_PATH, help="The subset's training images, a name a line.")
+@click.option(
+    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def verify(store: str, storage_option: dict[str, Any], as_json: bool, **options: Any) -> int:
+    """Read all of STORE, and report whatever is wrong with it, with the places.
+
+    The exit status is 0 if nothing is wrong, and 1 if something is.
+    """
+    report = arraystore.verify(store, storage_options=storage_option, **options)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        tables.print_verification(report)
+    return 0 if report.ok else 1
+
+
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that `_selected` takes."""
     for option in reversed(
@@ -305,13 +332,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done, 1 failed, 2 wrong usage.
+        Exit status: 0 done, 1 failed (of ``verify``: something is wrong), 2 wrong usage.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that has no such letter shows another; that is no reason to fail.
         sys.stdout.reconfigure(errors="replace")
     try:
-        cli.main(arguments, prog_name="arraystore", standalone_mode=False)
+        status = cli.main(arguments, prog_name="arraystore", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
@@ -326,7 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error.args[0] if error.args else error))
     except (ArrayStoreError, OSError, ValueError, IndexError) as error:
         return _failed(str(error))
-    return 0
+    return status or 0
 
 
 def _failed(message: str) -> int:

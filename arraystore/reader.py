@@ -309,6 +309,8 @@ def open_store(
     checksum : {"auto", "always"}
         When encoded images are compared with their CRC-32C: whenever they are decoded and
         whenever they came over a network, or also when they were read from a local disk.
+        ``always`` also compares labels and names with the content digest, and the index
+        of the labels with the labels, when they are first used.
     storage_options : mapping, optional
         How to reach a bucket or a web server, in the names of fsspec (``anon``, ``key``,
         ``secret``, ``token``, ``endpoint_url``, ``region``, ``profile``, ``account_name``,

@@ -98,7 +98,8 @@ class LocalReader(RangeReader):
     def __init__(self, root: str | os.PathLike[str], *, max_gap: int = 0) -> None:
         self.max_gap = max_gap
         self._root = str(Path(root).absolute())
-        self._seen: dict[str, tuple[int, ...]] = {"": _identity(Path(root).stat())[:2]}
+        self._seen: dict[str, tuple[int, ...]] = {}
+        self._first = ""
 
     @override
     def size(self, key: str) -> int:
@@ -137,9 +138,12 @@ class LocalReader(RangeReader):
         return file
 
     def _check_unchanged(self, key: str, identity: tuple[int, ...]) -> None:
-        """Compare a file, and the folder that it was found in, with what was there at first."""
-        root = _identity(os.stat(self._root))[:2]  # noqa: PTH116 - once for each read
-        if root != self._seen[""] or self._seen.setdefault(key, identity) != identity:
+        """Compare a file, and the one read first (the root's metadata), with what was there."""
+        is_changed = self._seen.setdefault(key, identity) != identity
+        first = self._first = self._first or key
+        if not is_changed and first != key:
+            is_changed = self._seen[first] != _identity(os.stat(f"{self._root}/{first}"))  # noqa: PTH116
+        if is_changed:
             raise StorageError(
                 f"{self._root}/{key}: has changed since the store was opened; open it again"
             )
@@ -151,12 +155,8 @@ class LocalReader(RangeReader):
 class OpenFile:
     """An open file that closes itself when nobody reads from it any more.
 
-    Attributes
-    ----------
-    fd : int
-        Its descriptor.
-    identity : (int, int, int)
-        Device, number and size of the file: another one may take its name.
+    `fd` is its descriptor; `identity` are device, number, size and time of change, since
+    another file may take its name.
     """
 
     __slots__ = ("fd", "identity")
@@ -202,8 +202,8 @@ _open_files: Final = _OpenFiles()
 os.register_at_fork(after_in_child=_open_files.renew_lock)
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def open_file(path: str) -> OpenFile:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from typing_extensions import override
 
 from arraystore import image
 from arraystore.columns import StoredColumns
 from arraystore.errors import ChecksumError, FormatError, ShortReadError
+from arraystore.layout import content_digest
 from arraystore.schema import PAYLOAD
 from arraystore.storage import crc32c, plan_elements, read_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
 
+_DIGESTED: Final = ("file_name", "label", "image_nbytes", "image_crc32c")
+"""What the content digest is of, in the order of its function."""
+
 SAMPLE_COLUMNS: Final = (*_FOR_BYTES, "label", "file_name")
 """What is needed to read samples."""
 
@@ -38,7 +43,8 @@ class StoredSplit(StoredColumns):
     """The columns and encoded images of one split of a store.
 
     Encoded bytes from a local disk are compared with their checksum when they are
-    decoded, or whenever they are read, as the opening's option `checksum` says.
+    decoded, or whenever they are read, as the opening's option `checksum` says; then also
+    labels and names with the content digest, and the index of the labels with the labels.
 
     Parameters
     ----------
@@ -51,6 +57,29 @@ class StoredSplit(StoredColumns):
     def __init__(self, opening: Opening, name: str) -> None:
         super().__init__(opening, name)
         self._always = opening.options.checksum == "always"
+        self._is_digested = False
+
+    @override
+    def column(self, name: str) -> NDArray[Any]:
+        if self._always and not self._is_digested and name in _DIGESTED:
+            self.load((name,))
+        return super().column(name)
+
+    @override
+    def load(self, names: Iterable[str]) -> None:
+        wanted = tuple(names)
+        if self._always and not self._is_digested and not {*wanted}.isdisjoint(_DIGESTED):
+            super().load((*_DIGESTED, *wanted))
+            self._check_digest()
+            self._is_digested = True
+        super().load(wanted)
+
+    @override
+    def labelled(self, label: int) -> Ints:
+        positions = super().labelled(label)
+        if self._always and np.any(self.column("label")[positions] != label):
+            raise ChecksumError(f"{self.where}/label_order: has others where label {label} is")
+        return positions
 
     @cached_property
     def _reader(self) -> RangeReader:
@@ -178,6 +207,16 @@ class StoredSplit(StoredColumns):
             raise ChecksumError(
                 f"{self._image(i)}: crc32c must be {expected:#010x}, got {found:#010x}; "
                 "the stored bytes are damaged"
+            )
+
+    def _check_digest(self) -> None:
+        """Compare names, labels, sizes and checksums with the digest of the content."""
+        names, *numbers = (super(StoredSplit, self).column(name) for name in _DIGESTED)
+        found = content_digest(names.tolist(), *numbers)
+        if found != self.info.content_digest:
+            raise ChecksumError(
+                f"{self.where}: names, labels, sizes and checksums have the content digest "
+                f"{found}, must be {self.info.content_digest}; one of these columns is damaged"
             )
 
     def _pixels(self, data: memoryview, position: int, size: Size | None) -> Pixels:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore.findings import printable
 from arraystore.sources.base import first_few
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from arraystore.report import ConvertReport
     from arraystore.samples import ReadPlan
     from arraystore.split import Split
+    from arraystore.verify import VerifyReport
 
 
 _DIGEST_DIGITS: Final = 12
@@ -67,6 +69,27 @@ def print_copy(report: CopyReport) -> None:
     console.print(table)
     if report.left_out:
         console.print(f"Not copied: {', '.join(report.left_out)}")
+
+
+def print_verification(report: VerifyReport) -> None:
+    """Print what was verified, and what is wrong."""
+    console, table = _console(), _table("split", ">images", ">bytes", "digest")
+    n_bytes = 0
+    for name, split in report.splits.items():
+        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
+        table.add_row(name, *counts, printable(split.content_digest[:_DIGEST_DIGITS]))
+        n_bytes += split.num_bytes
+    seconds = f"{report.seconds:.1f} s, {n_bytes / 1e6 / report.seconds:,.0f} MB/s"
+    console.print(printable(f"{report.store}: {report.dataset}  ({seconds})"))
+    console.print(table)
+    for problem in report.problems:
+        console.print(str(problem), soft_wrap=True)
+    if report.num_problems > len(report.problems):
+        console.print(f"… and {report.num_problems - len(report.problems):,} more")
+    done = ["read", *(["decoded"] if report.decoded else [])]
+    done += [f"compared with {report.source}"] if report.source else []
+    found = f"{report.num_problems:,} problems" if report.num_problems else "nothing is wrong"
+    console.print(f"Every image that could be was {', '.join(done)}: {found}.")
 
 
 def print_info(address: str, info: StoreInfo) -> None:

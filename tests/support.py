@@ -10,6 +10,7 @@ from typing_extensions import override
 from arraystore.byterange import ByteRange
 from arraystore.containers import open_local, writer_for
 from arraystore.drawn import encode
+from arraystore.image import probe
 from arraystore.layout import content_digest, image_starts, label_index, sample_order
 from arraystore.schema import COLUMNS, ROOT_COLUMNS, SELECTIONS, Column, DatasetInfo, SplitInfo
 from arraystore.storage import RangeReader, crc32c
@@ -39,6 +40,7 @@ def write_store(
 ) -> Path:
     """Write a store of one split, train, from columns; without images, of one zero byte each.
 
+    What is no image has a made-up size.
     Positions of `selections` are those of the order stored.
     """
     label = np.asarray(labels, dtype=np.int64)
@@ -50,6 +52,7 @@ def write_store(
     crc = np.array(
         [crc32c(b"\0")] * len(names) if encoded is None else list(map(crc32c, encoded)), np.uint32
     )
+    shapes = [_shape(data, i) for i, data in enumerate(encoded or [b""] * len(names))]
     writer = writer_for(path)(path)
     writer.create_group("train")
     writer.create_payload("train/image_payload", int(nbytes.sum()))
@@ -63,8 +66,8 @@ def write_store(
     values: dict[str, Any] = {
         "image_start": image_starts(nbytes),
         "image_nbytes": nbytes,
-        "image_height": np.arange(len(names)) % 300 + 1,
-        "image_width": np.arange(len(names)) % 400 + 1,
+        "image_height": [height for height, _ in shapes],
+        "image_width": [width for _, width in shapes],
         "image_crc32c": crc,
         "label": label,
         "file_name": names,
@@ -73,6 +76,7 @@ def write_store(
     }
     for name, column in COLUMNS.items():
         writer.write_column(f"train/{name}", values[name], column)
+    writer.set_attributes("train/image_nbytes", {"sample_dimension": "byte"})
     digest = content_digest(names, label, nbytes, crc)
     info = SplitInfo(len(names), int(nbytes.sum()), order, seed, digest)
     writer.set_attributes("train", info.attributes())
@@ -89,6 +93,14 @@ def write_store(
     writer.set_attributes("", dataset.attributes())
     writer.close()
     return path
+
+
+def _shape(data: bytes, i: int) -> tuple[int, int]:
+    try:
+        header = probe(lambda start, stop: data[start:stop], len(data))
+    except ValueError:
+        return i % 300 + 1, i % 400 + 1
+    return header.height, header.width
 
 
 def _fill(path: Path, payload: bytes) -> None:

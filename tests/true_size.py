@@ -43,9 +43,9 @@ def write_true_size(
     writer.close()
     _, container = open_local(target)
     root = target if target.is_dir() else target.parent
-    for name in splits:
-        starts = columns[name]["image_start"][::every]
-        _write(root, container.manifest(f"{name}/{PAYLOAD}"), starts, jpeg)
+    manifests = {name: container.manifest(f"{name}/{PAYLOAD}") for name in splits}
+    for name, manifest in manifests.items():
+        _write(root, manifest, columns[name]["image_start"][::every], jpeg)
     writer = open_writer(target)
     wnids = [f"n{i:08d}" for i in range(N_CLASSES)]
     writer.write_column("label_name", wnids, ROOT_COLUMNS["label_name"])

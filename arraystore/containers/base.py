@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -103,6 +103,37 @@ class ContainerReader(Protocol):
     def tree(self) -> Tree:
         """Return what there is; of Zarr, what the root's consolidated metadata tells."""
         ...
+
+    def described(self, path: str) -> Column:
+        """Return the data type, dimension and fill value that an array has.
+
+        Raises
+        ------
+        FormatError
+            If there is none, or one of more than one dimension.
+        """
+        ...
+
+    def promised(self, path: str) -> ChunkManifest | None:
+        """Return where a payload's chunks must be, if its metadata alone promises that."""
+        del path
+        return None
+
+    def faults(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with how something is stored, and reading may pass over.
+
+        Parameters
+        ----------
+        path : str
+            A payload; or empty, for what is not of one array.
+
+        Yields
+        ------
+        str, str
+            The stored object, and what is wrong with it.
+        """
+        del path
+        yield from ()
 
 
 class ContainerWriter(Protocol):

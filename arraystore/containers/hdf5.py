@@ -22,6 +22,7 @@ from arraystore.containers.base import (
     Tree,
     as_string_array,
 )
+from arraystore.containers.hdf5_described import as_column, described
 from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
 from arraystore.schema import COLUMN_CHUNK_ROWS, STRING, Column
 from arraystore.storage import RangeReader, reserve
@@ -148,7 +149,7 @@ class HDF5Reader(ContainerReader):
                 groups.append(path)
             elif node.is_scale:
                 pass
-            elif (column := _as_column(node)) is not None:
+            elif (column := as_column(node)) is not None:
                 columns[path] = column
             elif node.dtype != np.uint8 or node.ndim != 1:
                 others.append(path)
@@ -156,6 +157,11 @@ class HDF5Reader(ContainerReader):
         with self._open("") as root:
             root.visititems(visit)
         return Tree(tuple(groups), columns, tuple(others))
+
+    @override
+    def described(self, path: str) -> Column:
+        with self._open(path) as dataset:
+            return described(dataset, self._at(path))
 
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where
@@ -199,19 +205,6 @@ def _chunk_starts(dataset: Any, where: str) -> tuple[int, NDArray[np.int64]]:
     if len(missing):
         raise FormatError(f"{where}: chunk {missing[0]} of {len(starts)} is missing")
     return int(chunk_nbytes), starts
-
-
-def _as_column(dataset: Any) -> Column | None:
-    """Return what a dataset is as a column, or None if it is none."""
-    is_filtered = dataset.id.get_create_plist().get_nfilters() > 0
-    if dataset.ndim != 1 or not len(dataset.dims[0]) or not (is_filtered or not len(dataset)):
-        return None
-    dimension = dataset.dims[0][0].name.rpartition("/")[2]
-    if dimension == "byte" or dataset.dtype.kind not in "iufS":
-        return None
-    if dataset.dtype.kind == "S":
-        return Column(STRING, dimension, "")
-    return Column(dataset.dtype.name, dimension, dataset.fillvalue.item())
 
 
 def _has_fixed_length(attribute: Any) -> bool:

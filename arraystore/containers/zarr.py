@@ -21,16 +21,17 @@ from arraystore.containers.shards import (
     shard_object_nbytes,
     split_length,
 )
+from arraystore.containers.zarr_faults import document_faults, document_of, shard_faults
 from arraystore.errors import FormatError
 from arraystore.schema import STRING, Column
 from arraystore.storage import RangeReader, crc32c, read_exactly
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-METADATA: Final = "zarr.json"
+METADATA: Final = document_of("")
 _CHECKSUM_NBYTES: Final = 4
 _PAYLOAD_CODECS: Final = {
     "codecs": ["bytes"],
@@ -133,6 +134,35 @@ class ZarrReader(ContainerReader):
                 others.append(path)
         return Tree(tuple(groups), columns, tuple(others))
 
+    @override
+    def described(self, path: str) -> Column:
+        node = self._node(path, "array")
+        try:
+            (_,), (dimension,) = node["shape"], node.get("dimension_names") or [""]
+            return Column(str(node["data_type"]), str(dimension), node["fill_value"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{self._at(path)}: not a 1-d array: {error!r}") from None
+
+    @override
+    def promised(self, path: str) -> ChunkManifest | None:
+        node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
+        self._inner_chunk(path, node, shard_nbytes)
+        if not self.attributes(path).get("dense"):
+            return None
+        objects = np.arange(-(-length // shard_nbytes), dtype=np.int64)
+        keys = tuple(f"{path}/c/{index}" for index in objects.tolist())
+        return ChunkManifest(keys, objects, np.zeros_like(objects), shard_nbytes, length)
+
+    @override
+    def faults(self, path: str) -> Iterator[tuple[str, str]]:
+        if not path:
+            yield from document_faults(self._reader, self._nodes[""])
+            return
+        node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
+        inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
+        if self.attributes(path).get("dense"):
+            yield from shard_faults(self._reader, path, length, shard_nbytes, inner_nbytes)
+
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where
 
@@ -149,7 +179,7 @@ class ZarrReader(ContainerReader):
         return node
 
     def _read_node(self, path: str) -> dict[str, Any]:
-        key = _document_of(path)
+        key = document_of(path)
         try:
             (document,) = self._reader.read_objects([key])
         except FileNotFoundError:
@@ -162,11 +192,11 @@ class ZarrReader(ContainerReader):
         if not missing:
             return
         try:
-            documents = self._reader.read_objects([_document_of(path) for path in missing])
+            documents = self._reader.read_objects([document_of(path) for path in missing])
         except FileNotFoundError:
             return  # it is told where the one is needed that is not there
         for path, document in zip(missing, documents, strict=True):
-            self._nodes[path] = self._parsed(_document_of(path), document)
+            self._nodes[path] = self._parsed(document_of(path), document)
 
     def _parsed(self, key: str, document: Buffer) -> dict[str, Any]:
         try:
@@ -308,10 +338,6 @@ def _is_sharded(node: dict[str, Any]) -> bool:
         return _codecs(node) == ["sharding_indexed"]
     except (KeyError, TypeError):
         return False
-
-
-def _document_of(path: str) -> str:
-    return f"{path}/{METADATA}" if path else METADATA
 
 
 def _decoded(body: memoryview, data_type: str) -> NDArray[Any]:

@@ -101,12 +101,26 @@ class ObjectReader(RangeReader):
             parts = [(at, min(at + _PART_NBYTES, stop)) for at in range(start, stop, _PART_NBYTES)]
             works += [self._range(key, *part) for part in parts]
             counts.append(len(parts))
-        replies = iter(run(gather(works)) if works else [])
+        replies = iter(self._all(works, [wanted.key for wanted in ranges]) if works else [])
         return [_joined([next(replies).data for _ in range(count)]) for count in counts]
 
     @override
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
-        return [reply.data for reply in run(gather(self._get(key, {}) for key in keys))]
+        return [reply.data for reply in self._all([self._get(key, {}) for key in keys], keys)]
+
+    def _all(self, works: list[Coroutine[Any, Any, Reply]], keys: Sequence[str]) -> list[Reply]:
+        """Wait for answers; if objects are new to us, that of the first is still what it was.
+
+        The first is the root's metadata: objects not seen yet may be those of another store that
+        took the place of this one. It is asked for along with them, in the same round trip.
+        """
+        first = next(iter(list(self._seen)), None)
+        if first is None or all(key in self._seen for key in keys):
+            return run(gather(works))
+        return run(gather([*works, self._still(first)]))[: len(works)]
+
+    async def _still(self, key: str) -> Reply:
+        return Reply(memoryview(b""), 0, await self._head(key))
 
     def read_ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
         """Return the size of an object, its first bytes and its last, in one round trip.

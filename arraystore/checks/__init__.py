@@ -1,0 +1,1 @@
+"""What must hold of a store, each part for itself: how it is stored, columns, images, source."""

@@ -1,0 +1,40 @@
+"""What a dataset of HDF5 is as an array of ours: data type, dimension and fill value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arraystore.errors import FormatError
+from arraystore.schema import STRING, Column
+
+
+def as_column(dataset: Any) -> Column | None:
+    """Return what a dataset is as a column, or None if it is none."""
+    is_filtered = dataset.id.get_create_plist().get_nfilters() > 0
+    if dataset.ndim != 1 or not len(dataset.dims[0]) or not (is_filtered or not len(dataset)):
+        return None
+    column = _column(dataset)
+    return None if column.dimension == "byte" or dataset.dtype.kind not in "iufS" else column
+
+
+def described(dataset: Any, where: str) -> Column:
+    """Return what a dataset is; without a dimension scale its dimension is empty.
+
+    Raises
+    ------
+    FormatError
+        If it is no dataset of one dimension.
+    """
+    if getattr(dataset, "ndim", None) != 1:
+        raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
+    return _column(dataset)
+
+
+def _column(dataset: Any) -> Column:
+    scales = dataset.dims[0]
+    name = scales[0].name if len(scales) else None
+    dimension = (name or "").rpartition("/")[2]  # a damaged scale has no name
+    if dataset.dtype.kind == "S":
+        return Column(STRING, dimension, "")
+    fill = dataset.fillvalue
+    return Column(dataset.dtype.name, dimension, fill.item() if hasattr(fill, "item") else "")

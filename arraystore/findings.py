@@ -1,0 +1,91 @@
+"""What is wrong with a store: all problems are counted, the first are kept, with their places."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+MAX_KEPT: Final = 1_000
+"""Most problems that are kept; the others are counted."""
+
+MAX_OF_ONE: Final = 500
+"""Most that are kept of one stored object or array, so that one does not hide all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it must be, and where.
+
+    Attributes
+    ----------
+    message : str
+        What must be, and what was found.
+    split : str
+        The split; empty if it is of the whole store.
+    position : int or None
+        The sample, counted from the first of the stored split.
+    file_name : str
+        Its file name, if that could be read.
+    key : str
+        The stored object, below the store, or the array; empty where the message says it.
+    """
+
+    message: str
+    split: str = ""
+    position: int | None = None
+    file_name: str = ""
+    key: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the problem as plain values, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Return one line that is safe to print, whatever a damaged store has in its names."""
+        sample = "" if self.position is None else f"{self.split}[{self.position}]"
+        place = " ".join(filter(None, (sample, self.file_name, self.key)))
+        return printable(f"{place or self.split}: {self.message}".removeprefix(": "))
+
+
+class Findings:
+    """The problems found so far.
+
+    Attributes
+    ----------
+    kept : list of Problem
+        The first of them: `MAX_KEPT`, and `MAX_OF_ONE` of one object or array.
+    count : int
+        Number of all.
+
+    Examples
+    --------
+    >>> findings = Findings()
+    >>> findings.add(Problem("must be 3, got 4", split="train", position=7))
+    >>> findings.count, str(findings.kept[0])
+    (1, 'train[7]: must be 3, got 4')
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Problem] = []
+        self.count = 0
+        self._of_one: Counter[tuple[str, str]] = Counter()
+
+    def add(self, problem: Problem) -> None:
+        """Take one more."""
+        self.count += 1
+        place = problem.split, problem.key
+        if len(self.kept) < MAX_KEPT and self._of_one[place] < MAX_OF_ONE:
+            self._of_one[place] += 1
+            self.kept.append(problem)
+
+
+def printable(text: str) -> str:
+    r"""Return text with what a terminal might obey written as escapes.
+
+    Examples
+    --------
+    >>> print(printable(f"a{chr(27)}[2Jb{chr(10)}"))
+    a\x1b[2Jb\n
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

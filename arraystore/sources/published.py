@@ -1,0 +1,52 @@
+"""How many samples of each class the data sets publish, whatever an archive holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arraystore.sources.imagenet2012 import MANUAL_DIR
+from arraystore.sources.imagenet2012_tables import validation_labels, wnids
+from arraystore.sources.subset_list import find_subset_list
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+
+def published_counts(
+    config: str, split: str, *, manual_dir: Path | None = None, subset_list: Path | None = None
+) -> Ints | None:
+    """Return the number of samples of each class of ImageNet 2012 in a split.
+
+    Parameters
+    ----------
+    config : {"1pct", "10pct", ""}
+        Which subset of the training images; empty for all of them.
+    split : str
+    manual_dir, subset_list : Path, optional
+        See `arraystore.sources.imagenet2012.load`.
+
+    Returns
+    -------
+    ndarray of int64, shape (1000,), or None
+        None where no counts are published here: of all training images, and of a test split.
+
+    Examples
+    --------
+    >>> published_counts("", "validation")[:3]
+    array([50, 50, 50])
+    """
+    n_classes = len(wnids())
+    if split == "validation":
+        return np.bincount(validation_labels(), minlength=n_classes).astype(np.int64)
+    if split != "train" or not config:
+        return None
+    listed = find_subset_list(config, subset_list, (manual_dir or MANUAL_DIR).expanduser())
+    label_of = {wnid: k for k, wnid in enumerate(wnids())}
+    labels = [label_of.get(name.partition("_")[0], n_classes) for name in listed.names]
+    return np.bincount(labels, minlength=n_classes)[:n_classes].astype(np.int64)

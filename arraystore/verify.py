@@ -1,0 +1,314 @@
+"""A store compared with the specification, with its own checksums, and with what it was made from.
+
+Whatever is wrong is told with its place; one problem does not hide the others. `checks/`
+has what must hold, part by part.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from arraystore.checks.columns import Columns, ColumnsCheck
+from arraystore.checks.images import ImagesCheck
+from arraystore.checks.source import SourceCheck
+from arraystore.checks.telling import READING, is_of_the_network, told
+from arraystore.errors import FormatError, ShortReadError
+from arraystore.findings import MAX_KEPT, Findings, Problem
+from arraystore.progress import Meter, meter
+from arraystore.reader import open_store
+from arraystore.schema import PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
+from arraystore.sources.imagenet2012 import VERSIONS
+from arraystore.sources.published import published_counts
+from arraystore.sources.registry import CONFIGS, load_source
+from arraystore.stored import n_cpus
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from arraystore.byterange import ChunkManifest
+    from arraystore.reader import Store
+    from arraystore.sources.base import Source
+
+_REMOTE_THREADS: Final = 8
+"""Windows read at the same time from afar, where it is the answers that are waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was verified, and what is wrong.
+
+    Attributes
+    ----------
+    store : str
+        Address of the store.
+    dataset : str
+        Name, config and version of the data set; empty if the store cannot be opened.
+    splits : dict of str to SplitInfo
+        What the splits that could be looked into say of themselves.
+    decoded : bool
+        Whether every image was decoded.
+    source : str
+        What the store was compared with, or nothing.
+    problems : tuple of Problem
+        The first 1,000, and no more than 500 of one stored object or array.
+    num_problems : int
+        Number of all.
+    seconds : float
+        Wall time.
+    """
+
+    store: str
+    dataset: str
+    splits: dict[str, SplitInfo]
+    decoded: bool
+    source: str
+    problems: tuple[Problem, ...]
+    num_problems: int
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.num_problems == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def verify(
+    address: str | os.PathLike[str],
+    *,
+    decode: bool = False,
+    source: str | os.PathLike[str] | None = None,
+    subset_list: str | os.PathLike[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+) -> VerifyReport:
+    """Read all of a store, and report whatever is wrong with it.
+
+    Compared are: the structure with ``docs/format.md``; the columns with each other, the index
+    of the labels and the content digest with the labels, names, sizes and checksums; each
+    image with its checksum, and its header with the height and width; of Zarr the length and
+    index of every shard, and the metadata documents with what is gathered of them in the root.
+
+    Parameters
+    ----------
+    address : path-like
+        The store: a path, or an address; see `arraystore.open`.
+    decode : bool, default False
+        Decode every image, too.
+    source : path-like, optional
+        What the store was made from: the folder of the ImageNet archives, or the folder of a
+        ``folder:PATH``. Samples, labels and the bytes of every image are compared with it; of
+        images that were encoded anew format and size. So are the counts of each class with
+        what the data set publishes.
+    subset_list : path-like, optional
+        The training images of the subset; see `arraystore.convert`.
+    storage_options : mapping, optional
+        See `arraystore.open`.
+    progress : bool, optional
+        Show a bar; by default on a terminal.
+
+    Returns
+    -------
+    VerifyReport
+        A damaged store is no error: `VerifyReport.problems` says what is wrong.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `address`.
+    SourceError
+        If the source is missing, incomplete or damaged.
+    StorageError
+        If a server cannot be reached, or refuses.
+
+    Examples
+    --------
+    >>> import arraystore
+    >>> report = arraystore.verify("1pct.zarr", decode=True, source="imagenet")
+    >>> report.ok, report.problems
+    (True, ())
+    """
+    began = time.perf_counter()
+    findings, splits, name, where = Findings(), {}, "", str(address)
+    try:
+        store = open_store(address, storage_options=storage_options)
+    except (FormatError, ShortReadError) as error:
+        findings.add(Problem(str(error)))
+    else:
+        name, where = store.dataset, store.address
+        options = (None if p is None else Path(p).expanduser() for p in (source, subset_list))
+        with meter(progress) as shown:
+            splits = _Verification(store, findings, shown, *options).run(decode=decode)
+    return VerifyReport(
+        store=where,
+        dataset=name,
+        splits=splits,
+        decoded=decode,
+        source="" if source is None else str(source),
+        problems=tuple(findings.kept),
+        num_problems=findings.count,
+        seconds=time.perf_counter() - began,
+    )
+
+
+class _Verification:
+    """Verifies an open store, part by part."""
+
+    def __init__(
+        self,
+        store: Store,
+        findings: Findings,
+        shown: Meter,
+        source: Path | None,
+        subset_list: Path | None,
+    ) -> None:
+        self._store = store
+        self._reader, self._container = store.opened
+        self._info = DatasetInfo.from_attributes(self._container.attributes(), where=store.address)
+        self._findings = findings
+        self._shown = shown
+        self._manual_dir, self._subset_list = source, subset_list
+        self._source = None if source is None else self._load_source(source)
+
+    def run(self, *, decode: bool) -> dict[str, SplitInfo]:
+        """Verify all; return what the splits say of themselves."""
+        self._shown.status("comparing metadata")
+        n_classes = self._check_root()
+        if self._source is not None:
+            self._check_splits(self._source)
+        splits = {}
+        for name in dict.fromkeys(self._store):
+            with self._told(name):
+                splits[name] = self._store.stored(name).info
+        for name, info in splits.items():
+            self._check_split(name, info, n_classes, decode=decode)
+        return splits
+
+    def _told(self, split: str = "") -> Any:
+        return told(self._findings, split, is_remote=self._reader.is_remote)
+
+    def _add(self, message: str, split: str = "", key: str = "") -> None:
+        self._findings.add(Problem(message, split, key=key))
+
+    def _check_root(self) -> int | None:
+        """Check what is of no split; return the number of classes, if it is known."""
+        lengths = []
+        for name, column in ROOT_COLUMNS.items():
+            with self._told():
+                found = self._container.described(name)
+                if found[:2] != column[:2]:
+                    self._add(f"must be {column[:2]}, got {found[:2]}", key=name)
+                lengths.append(len(self._container.read_column(name, column.data_type)))
+        if len(set(lengths)) > 1:
+            self._add(f"label_name and label_words must be of one length, got {lengths}")
+        names = list(self._store)
+        if len(set(names)) < len(names):
+            self._add(f"attribute 'splits' must name each split once, got {names}")
+        with self._told():
+            self._add_faults("", "")
+        for name, splits in self._store.selections.items():
+            for split in splits:
+                self._check_selection(name, split)
+        return lengths[0] if lengths else None
+
+    def _check_selection(self, name: str, split: str) -> None:
+        if split not in self._store:
+            self._add(f"the selection {name!r} is of {split!r}, which is no split")
+            return
+        with self._told(split):
+            self._store.stored(split).selection(name)
+
+    def _check_splits(self, source: Source) -> None:
+        """Compare the splits and classes there are with those of the source."""
+        if set(self._store) != set(source.splits):
+            there, here = (", ".join(some) or "none" for some in (source.splits, self._store))
+            self._add(f"the source has the splits {there}, the store has {here}")
+        with self._told():
+            if self._store.label_names != source.label_name:
+                self._add("must be the classes of the source", key="label_name")
+            if self._store.label_words != source.label_words:
+                self._add("must be the words for the classes of the source", key="label_words")
+
+    def _check_split(
+        self, name: str, info: SplitInfo, n_classes: int | None, *, decode: bool
+    ) -> None:
+        findings, is_remote = self._findings, self._reader.is_remote
+        self._shown.status(f"{name}: comparing columns")
+        columns = ColumnsCheck(
+            self._container, name, info, n_classes, findings, is_remote=is_remote
+        ).run()
+        origin = None if self._source is None else self._check_samples(name, columns)
+        before = findings.count
+        missing: frozenset[str] = frozenset()
+        with self._told(name):
+            missing = self._add_faults(f"{name}/{PAYLOAD}", name)
+        manifest = self._manifest(name, info, is_told=findings.count > before)
+        if manifest is None:
+            return
+        size = columns.nbytes
+        self._shown.start(f"{name}: reading images", len(size), int(size.sum()))
+        check = ImagesCheck(self._reader, manifest, columns, name, missing, decode, origin)
+        check.run(findings, self._shown, max(n_cpus(), _REMOTE_THREADS if is_remote else 1))
+
+    def _add_faults(self, path: str, split: str) -> frozenset[str]:
+        """Take what is wrong with stored objects; return those that are missing."""
+        missing = set()
+        # A damaged length may promise more objects than can be asked for.
+        for key, fault in islice(self._container.faults(path), MAX_KEPT):
+            self._add(fault, split, key)
+            if "is missing" in fault:
+                missing.add(key)
+        return frozenset(missing)
+
+    def _manifest(self, name: str, info: SplitInfo, *, is_told: bool) -> ChunkManifest | None:
+        """Return where the payload is, though some of it be missing."""
+        path, found = f"{name}/{PAYLOAD}", None
+        try:
+            found = self._container.manifest(path)
+        except READING as error:
+            if self._reader.is_remote and is_of_the_network(error):
+                raise
+            if not is_told:
+                self._add(str(error), name)
+            with self._told(name):
+                found = self._container.promised(path) if is_told else None
+        if found is not None and found.nbytes != info.num_bytes:
+            self._add(f"must have {info.num_bytes} bytes, got {found.nbytes}", name, path)
+            return None
+        return found
+
+    def _load_source(self, folder: Path) -> Source:
+        """List the samples that the store was made from."""
+        info, status = self._info, self._shown.status
+        if info.name in CONFIGS and info.version in VERSIONS:
+            return load_source(
+                info.full_name,
+                manual_dir=folder,
+                subset_list=self._subset_list,
+                partial=info.partial,
+                status=status,
+            )
+        return load_source(f"folder:{folder}", status=status)
+
+    def _check_samples(self, name: str, columns: Columns) -> SourceCheck | None:
+        """Compare the samples of a split with the source's."""
+        source, info = self._source, self._info
+        if source is None or name not in source.splits:
+            return None
+        skipped = [row.get("file_name", "") for row in info.skipped if row.get("split") == name]
+        check = SourceCheck(source, name, info.reencoded)
+        published = None
+        if info.name in CONFIGS and info.version in VERSIONS and not info.partial:
+            published = published_counts(
+                info.config, name, manual_dir=self._manual_dir, subset_list=self._subset_list
+            )
+        check.check_samples(columns, skipped, published, self._findings)
+        return check

@@ -1,0 +1,267 @@
+"""Many threads and processes read one store at once, while others convert, lock or replace."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import multiprocessing
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import arraystore
+from arraystore.errors import ArrayStoreError, StorageError
+from tests.support import SUFFIXES, picture, write_folder
+from tests.test_reader import forks
+from tests.web import PATIENCE, WebServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+named = pytest.mark.parametrize
+
+N_THREADS: Final = 8
+N_PROCESSES: Final = 4
+N_CONVERSIONS: Final = 2
+"""Conversions that begin and end while each reader reads."""
+
+
+def fingerprint(store: arraystore.Store) -> str:
+    """All that is in a store: pixels, encoded bytes, labels and names, of single reads and many."""
+    digest = sha256()
+    for name in store:
+        split = store[name]
+        for sample in split:
+            digest.update(sample.image.tobytes() + f"{sample.label}{sample.file_name}".encode())
+        digest.update(b"".join(split.image_bytes[::-1]))
+        digest.update(split[len(split) // 2].image.tobytes())
+        digest.update(split.where(label=int(split.label[0])).label.tobytes())
+    return digest.hexdigest()
+
+
+def read_while(store: arraystore.Store, conversions: Any) -> set[str]:
+    """Read all of a store, again and again, until others have ended enough conversions."""
+    end = conversions.value + N_CONVERSIONS
+    found = {fingerprint(store)}
+    while 0 <= conversions.value < end:
+        found.add(fingerprint(arraystore.open(store.address)))
+        found.add(fingerprint(store))
+    return found
+
+
+def answer(connection: Any, store: arraystore.Store, conversions: Any) -> None:
+    connection.send(read_while(store, conversions))
+
+
+def convert_again_and_again(source: str, target: str, conversions: Any, stop: Any) -> None:
+    """Convert, over the store of the last time, until told to stop; -1 conversions is a failure."""
+    try:
+        while not stop.is_set():
+            arraystore.convert(source, target, overwrite=True, sync=False, progress=False)
+            with conversions.get_lock():
+                conversions.value += 1
+    except BaseException:
+        conversions.value = -1
+        raise
+
+
+@pytest.fixture
+def conversions(tmp_path: Path) -> Any:
+    """The number of conversions that another process has ended so far, beside the readers."""
+    context = multiprocessing.get_context("spawn")
+    source = write_folder(
+        tmp_path / "pictures", {f"a/{i}.jpg": picture(60, 80, seed=i) for i in range(20)}
+    )
+    count, stop = context.Value("q", 0), context.Event()
+    arguments = f"folder:{source}", str(tmp_path / "beside.h5"), count, stop
+    converter = context.Process(target=convert_again_and_again, args=arguments)
+    converter.start()
+    yield count
+    stop.set()
+    converter.join(PATIENCE)
+    assert converter.exitcode == 0
+    assert arraystore.verify(tmp_path / "beside.h5").ok
+
+
+@forks
+def test_threads_and_processes_read_right_while_another_converts(
+    path: Path, tmp_path: Path, conversions: Any
+) -> None:
+    mine = tmp_path / path.name  # in the folder that the other process writes to
+    (shutil.copytree if path.is_dir() else shutil.copy)(path, mine)
+    store = arraystore.open(mine)
+    expected = {fingerprint(arraystore.open(path))}
+    children = []
+    for method in ["fork", "spawn"] * N_PROCESSES:
+        context: Any = multiprocessing.get_context(method)
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=answer, args=(sender, store, conversions))
+        child.start()
+        sender.close()
+        children.append((child, receiver))
+    try:
+        with ThreadPoolExecutor(N_THREADS) as pool:
+            found = list(pool.map(lambda _: read_while(store, conversions), range(N_THREADS)))
+        for _, receiver in children:
+            assert receiver.poll(PATIENCE), "a child hangs"
+            found.append(receiver.recv())
+    finally:
+        for child, _ in children:
+            child.kill()
+            child.join(PATIENCE)
+    assert conversions.value >= N_CONVERSIONS
+    assert found == [expected] * (N_THREADS + 2 * N_PROCESSES)
+
+
+# Locks
+
+
+only_hdf5 = named("path", [".h5"], indirect=True, scope="session")
+
+
+@only_hdf5
+def test_a_file_that_a_writer_has_locked_is_read_all_the_same(path: Path) -> None:
+    expected = fingerprint(arraystore.open(path))
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(BlockingIOError):
+            h5py.File(path, locking=True)
+        assert fingerprint(arraystore.open(path)) == expected
+        assert arraystore.verify(path).ok
+
+
+@only_hdf5
+def test_readers_hold_no_lock(path: Path) -> None:
+    store = arraystore.open(path)
+    for number, _ in enumerate(store["train"]):
+        if number == 5:  # in the middle of it, with more being read ahead
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# Stores that are replaced
+
+USES: Final[dict[str, Callable[[arraystore.Store], Any]]] = {
+    "nothing": lambda store: None,
+    "info": lambda store: store.info,
+    "labels": lambda store: store["train"].label,
+    "names": lambda store: store["train"].file_name,
+    "an image": lambda store: store["train"].image_bytes[0],
+    "all": lambda store: fingerprint(store),
+}
+
+
+@pytest.fixture(params=SUFFIXES)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    """Two stores that differ in all images, names and labels, but in the size of none."""
+    paths = []
+    for number in range(2):
+        files = {
+            f"{c}{number}/{i}.bmp": bitmap(10 * number + i) for c in "ab" for i in range(3 + number)
+        } | {f"c{number}/{i}.bmp": bitmap(50 + number + i) for i in range(2 - 2 * number)}
+        source = write_folder(tmp_path / f"in{number}", files)
+        paths.append(tmp_path / f"{number}{request.param}")
+        arraystore.convert(f"folder:{source}", paths[-1], sync=False)
+    return paths[0], paths[1]
+
+
+def bitmap(seed: int) -> bytes:
+    """A picture whose encoded size is that of all others."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "BMP")
+    return file.getvalue()
+
+
+def replace_by_rename(old: Path, new: Path) -> None:
+    old.rename(old.with_name("aside"))
+    new.rename(old)
+
+
+def replace_in_place(old: Path, new: Path) -> None:
+    """Write the bytes of the new files into the old ones, as ``cp`` and ``rsync --inplace`` do."""
+    files = [new] if new.is_file() else [file for file in new.rglob("*") if file.is_file()]
+    for file in files:
+        target = old if new.is_file() else old / file.relative_to(new)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+
+
+@named("replace", [replace_by_rename, replace_in_place])
+@named("used", USES.values(), ids=USES)
+@named("then", [use for name, use in USES.items() if name != "nothing"], ids=list(USES)[1:])
+def test_a_store_replaced_under_a_reader_is_told_and_never_mixed(
+    pair: tuple[Path, Path],
+    replace: Callable[[Path, Path], None],
+    used: Callable[[arraystore.Store], Any],
+    then: Callable[[arraystore.Store], Any],
+) -> None:
+    old, new = pair
+    expected = repr(then(arraystore.open(old)))
+    store = arraystore.open(old)
+    used(store)
+    replace(old, new)
+    try:
+        assert repr(then(store)) == expected
+    except ArrayStoreError as error:
+        assert "has changed since the store was opened" in str(error)  # noqa: PT017
+    assert fingerprint(arraystore.open(old))  # whoever opens it again gets the new one
+
+
+@named("used", USES.values(), ids=USES)
+@named("then", ["info", "names", "all"])
+def test_a_store_replaced_behind_a_server_is_told_and_never_mixed(
+    pair: tuple[Path, Path],
+    used: Callable[[arraystore.Store], Any],
+    then: str,
+) -> None:
+    old, new = pair
+    with WebServer() as web:
+        web.put(old, old.name)
+        expected = repr(USES[then](arraystore.open(f"{web.url}/{old.name}")))
+        store = arraystore.open(f"{web.url}/{old.name}")
+        used(store)
+        web.put(new, old.name)
+        try:
+            assert repr(USES[then](store)) == expected
+        except StorageError as error:
+            assert "changed" in str(error)  # noqa: PT017 - either will do
+
+
+def test_a_loop_over_a_store_that_is_replaced_ends_with_an_error_or_the_old_images(
+    path: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / path.name
+    (shutil.copytree if path.is_dir() else shutil.copy)(path, mine)
+    source = write_folder(
+        tmp_path / "pictures", {f"a/{i}.jpg": picture(seed=i) for i in range(100)}
+    )
+    expected = [sample.image.tobytes() for sample in arraystore.open(path)["train"]]
+    found: list[bytes] = []
+    barrier = threading.Barrier(2, timeout=PATIENCE)
+
+    def loop() -> None:
+        store = arraystore.open(mine)["train"]
+        barrier.wait()
+        for _ in range(1000):
+            for number, sample in enumerate(store):
+                assert sample.image.tobytes() == expected[number]
+                found.append(sample.image.tobytes())
+
+    with ThreadPoolExecutor(1) as pool:
+        looping = pool.submit(loop)
+        barrier.wait()
+        arraystore.convert(f"folder:{source}", mine, overwrite=True, sync=False, progress=False)
+        with pytest.raises((StorageError, FileNotFoundError)):
+            looping.result(PATIENCE)
+    assert arraystore.verify(mine).ok
