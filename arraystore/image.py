@@ -41,11 +41,14 @@ IMAGE_SUFFIXES: Final = frozenset(
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 _JPEG_SIGNATURE: Final = b"\xff\xd8\xff"
+_SCAN: Final = b"\xff\xda"
+_END: Final = b"\xff\xd9"
 _PIECE_NBYTES: Final = 2048  # most photographs have their frame header in the first 1 KiB
 
 # Flag 0xFF, marker, length; in a frame header then precision, height, width, components.
 _SEGMENT: Final = Struct(">BBHBHHB")
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_HUFFMAN: Final = frozenset({0xC0, 0xC1})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
 _UNDECODABLE_FRAMES: Final = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
 _SEGMENT_MARKERS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
@@ -112,7 +115,7 @@ def probe(read: Read, nbytes: int) -> ImageHeader:
         raise ValueError("is empty (0 bytes)")
     piece = bytes(read(0, min(nbytes, _PIECE_NBYTES)))
     if piece.startswith(_JPEG_SIGNATURE):
-        return _jpeg_header(read, nbytes, piece)
+        return _jpeg_frame(read, nbytes, piece)[2]
     if nbytes > _MAX_WHOLE_NBYTES:
         raise ValueError(f"has {nbytes:,} bytes; at most {_MAX_WHOLE_NBYTES:,} are read of a file")
     with _opened(read(0, nbytes)) as picture:
@@ -208,8 +211,10 @@ def reencode_jpeg(data: Buffer) -> bytes:
     return encoded
 
 
-def _jpeg_header(read: Read, nbytes: int, piece: bytes = b"") -> ImageHeader:
-    *_, (_, _, (precision, height, width, components)) = _jpeg_segments(read, nbytes, piece)
+def _jpeg_frame(read: Read, nbytes: int, piece: bytes = b"") -> tuple[int, int, ImageHeader]:
+    """Return marker and position of the frame header, and what it says."""
+    *_, (marker, position, fields) = _jpeg_segments(read, nbytes, piece)
+    precision, height, width, components = fields
     if precision != 8:
         raise ValueError(f"cannot be decoded: a JPEG of {precision} bits, expected 8")
     if height == 0:
@@ -219,7 +224,7 @@ def _jpeg_header(read: Read, nbytes: int, piece: bytes = b"") -> ImageHeader:
     if components not in {1, 3, 4}:
         raise ValueError(f"cannot be decoded: a JPEG of {components} components, not 1, 3 or 4")
     _check_pixels(height * width)
-    return ImageHeader(height, width, components, "JPEG")
+    return marker, position, ImageHeader(height, width, components, "JPEG")
 
 
 def _jpeg_segments(read: Read, nbytes: int, piece: bytes) -> Iterator[Segment]:
@@ -263,10 +268,8 @@ def _check_pixels(n_pixels: int) -> None:
 
 
 def _check_scans(view: memoryview) -> None:
-    """Refuse a JPEG that would decode the same pixels again and again."""
-    segments = _jpeg_segments(lambda start, stop: view[start:stop], view.nbytes, b"")
-    *_, (_, frame, _) = segments
-    n_scans = bytes(view[frame:]).count(b"\xff\xda") if view[frame + 1] in _PROGRESSIVE else 1
+    """Refuse a progressive JPEG that would decode the same pixels again and again."""
+    n_scans = bytes(view).count(_SCAN)
     if n_scans > _MAX_SCANS:
         raise ValueError(f"cannot be decoded: a JPEG of {n_scans} scans, at most {_MAX_SCANS}")
 
@@ -274,16 +277,34 @@ def _check_scans(view: memoryview) -> None:
 def _decode_jpeg(view: memoryview) -> Pixels:
     import simplejpeg
 
-    header = _jpeg_header(lambda start, stop: view[start:stop], view.nbytes)
-    _check_scans(view)
+    marker, position, header = _jpeg_frame(lambda start, stop: view[start:stop], view.nbytes)
+    if marker in _PROGRESSIVE:
+        _check_scans(view[position:])
     if header.components != 4 and header.height * header.width <= _FAST_MAX_PIXELS:
         # Any oddity makes simplejpeg raise, be it an unknown JFIF version. Pillow, which decodes
         # next, raises if the image is truncated.
         with contextlib.suppress(ValueError):
             pixels: Pixels = simplejpeg.decode_jpeg(view, "rgb", strict=True)
             return pixels
+        if _lacks_only_its_end(view, marker, position, header.components):
+            with contextlib.suppress(ValueError):
+                whole: Pixels = simplejpeg.decode_jpeg(bytes(view) + _END, "rgb", strict=True)
+                return whole
     with _opened(_without_metadata(view)) as picture:
         return _pixels(picture)
+
+
+def _lacks_only_its_end(view: memoryview, frame: int, position: int, components: int) -> bool:
+    """Whether a JPEG has no end marker, and a decoder will notice if anything else is gone.
+
+    Of several scans one that is missing altogether would go unnoticed, and of an
+    arithmetic code the end of its only one.
+    """
+    if frame not in _HUFFMAN or bytes(view[-2:]) == _END:
+        return False
+    body = bytes(view[position:])
+    scan = body.find(_SCAN)
+    return 0 <= scan < len(body) - 4 and body.count(_SCAN) == 1 and body[scan + 4] == components
 
 
 def _without_metadata(view: memoryview) -> bytes:
