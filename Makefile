@@ -1,12 +1,12 @@
 # Two commands for everybody: `make demo` and `make test`. Each makes its own virtual environment.
 # For developers: `make check` (all that must pass but for the next), `make test-cloud` (real servers;
-# needs npm), `make check-oldest`, `make bench`.
+# needs npm), `make check-oldest`, `make bench`, `make soak` (hostile input and damage, for long).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-cloud check lint types check-oldest bench clean
+.PHONY: demo test test-cloud check lint types check-oldest bench soak clean
 
 demo: $(VENV)/.core
 	$(BIN)/arraystore demo demo
@@ -37,6 +37,11 @@ ROUNDS ?= 3
 bench: $(VENV)/.test benchmarks/data/ILSVRC2012_img_val.tar
 	$(BIN)/python -m benchmarks.bench_convert benchmarks/data --subset-list $(SUBSET_LIST) \
 		--rounds $(ROUNDS) --verify
+
+# A round takes about a minute; status 1 if anything was lost or wrong.
+SOAK_ROUNDS ?= 10
+soak: $(VENV)/.test
+	$(BIN)/python -m scripts.soak --rounds $(SOAK_ROUNDS)
 
 benchmarks/data/ILSVRC2012_img_val.tar: | $(VENV)/.test
 	$(BIN)/python -m benchmarks.imagenet_archives benchmarks/data --subset-list $(SUBSET_LIST)
