@@ -311,3 +311,16 @@ def test_names_that_lead_out_of_a_copy_are_refused_or_harmless(
         assert not list((tmp_path / "out").iterdir())
     assert {file.name for file in tmp_path.iterdir()} == before | {"out"}
     assert {file.name for file in (tmp_path / "out").iterdir()} <= {f"b{suffix}"}
+
+
+@named(
+    "value", [5, np.bytes_(b"abc"), np.arange(3), np.array([b"a", b"b"]), "text", h5py.Empty("i4")]
+)
+def test_a_list_of_dimensions_that_is_none_does_not_end_the_process(
+    store: Path, value: Any, tmp_path: Path
+) -> None:
+    with h5py.File(store, "r+") as file:
+        file["train/label"].attrs.create("DIMENSION_LIST", value)
+    with refused("train/label", "DIMENSION_LIST"):
+        arraystore.copy(store, tmp_path / "b.zarr")
+    use(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,6 +131,17 @@ def test_a_program_can_read_what_was_left_out(
     assert main(["info", str(tmp_path / "a.h5"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["skipped"]
     assert told == [{"split": "train", "file_name": "a/empty.jpg", "reason": "is empty (0 bytes)"}]
+
+
+def test_more_left_out_than_a_store_can_list_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["arraystore.convert"], "MAX_NBYTES", 4000)
+    files = {f"a/{i}.jpg": b"" for i in range(40)}
+    folder = write_folder(tmp_path / "in", files | {"a/good.jpg": EVERY["JPEG of 1 x 1"]})
+    with pytest.raises(SourceError, match="40 images cannot be read"):
+        arraystore.convert(f"folder:{folder}", tmp_path / "a.zarr", on_error="skip")
+    assert not (tmp_path / "a.zarr").exists()
 
 
 def test_an_image_that_would_be_read_whole_is_refused_when_it_is_huge() -> None:

@@ -27,6 +27,7 @@ from arraystore.containers.hdf5_guard import (
     check_storage,
     check_values,
     chunk_starts,
+    dimension_of,
     find,
 )
 from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
@@ -203,9 +204,9 @@ class HDF5Reader(ContainerReader):
 def _as_column(dataset: Any) -> Column | None:
     """Return what a dataset is as a column, or None if it is none."""
     is_filtered = dataset.id.get_create_plist().get_nfilters() > 0
-    if dataset.ndim != 1 or not len(dataset.dims[0]) or not (is_filtered or not len(dataset)):
+    dimension = dimension_of(dataset)
+    if dataset.ndim != 1 or dimension is None or not (is_filtered or not len(dataset)):
         return None
-    dimension = dataset.dims[0][0].name.rpartition("/")[2]
     if dimension == "byte" or dataset.dtype.kind not in "iufS":
         return None
     if dataset.dtype.kind == "S":

@@ -101,6 +101,34 @@ def check_values(dataset: Any, where: str) -> None:
         raise FormatError(f"{where}: {nbytes} bytes cannot be compressed to {stored}")
 
 
+def dimension_of(dataset: Any) -> str | None:
+    """Return the name of the dimension of a 1-d dataset, or None if it has none.
+
+    Raises
+    ------
+    FormatError
+        If the list of its scales is none. libhdf5 does not look before it reads one:
+        a number in its place ends the process (HDF5 2.0).
+    """
+    from h5py import h5t
+
+    name = "DIMENSION_LIST"
+    if dataset.ndim != 1 or name not in dataset.attrs:
+        return None
+    attribute = dataset.attrs.get_id(name)
+    kind = attribute.get_type()
+    is_list = kind.get_class() == h5t.VLEN and kind.get_super().get_class() == h5t.REFERENCE
+    if not is_list or attribute.get_space().get_simple_extent_npoints() != 1:
+        raise FormatError(f"{dataset.name}: attribute {name!r} must list scales, got {kind}")
+    scales = dataset.dims[0]
+    if not len(scales):
+        return None
+    scale = scales[0].name
+    if scale is None:
+        raise FormatError(f"{dataset.name}: has a dimension that is nowhere")
+    return str(scale.rpartition("/")[2])
+
+
 def chunk_starts(dataset: Any, file_nbytes: int, where: str) -> tuple[int, NDArray[np.int64]]:
     """Return the length of a payload's chunks in bytes, and where in the file each begins."""
     length = len(dataset)

@@ -84,7 +84,7 @@ def _check_message(error: Exception) -> None:
 def use(path: Path) -> None:
     """Read all there is of a store; whatever comes back must be what was written."""
     store = arraystore.open(path, checksum="always")
-    _ = store.info, repr(store)
+    _ = store.info, repr(store), store.opened[1].tree()
     for name in store:
         split = store[name]
         names = split.file_name.tolist()
