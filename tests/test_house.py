@@ -92,6 +92,17 @@ def test_each_library_is_imported_in_its_room_alone(path: Path) -> None:
     assert libraries & ONLY_IN.keys() <= allowed
 
 
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_nothing_is_unpickled_or_run(path: Path) -> None:
+    forbidden = {"pickle", "marshal", "shelve", "dill", "subprocess", "ctypes", "runpy"}
+    assert not {module.split(".")[0] for module in imports(path)} & forbidden
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    called = {ast.unparse(node.func) for node in nodes}
+    assert not called & {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
+    loads = [ast.unparse(node) for node in nodes if ast.unparse(node.func) == "np.load"]
+    assert all("allow_pickle=False" in load for load in loads)
+
+
 def test_relative_imports_are_not_used() -> None:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
