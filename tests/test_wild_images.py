@@ -17,7 +17,7 @@ from arraystore.cli import main
 from arraystore.errors import FormatError, SourceError
 from tests.support import SUFFIXES, write_folder
 from tests.test_image import JPEGS
-from tests.wild import DECODED, REFUSED, REPORTED, TALL, TALLER
+from tests.wild import DECODED, REFUSED, REPORTED, TALL, TALLER, of_separate_scans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,9 +90,15 @@ def test_what_is_reported_is_kept_and_no_pixels_are_given(converted: Converted, 
         _ = split[0]
 
 
-@named("kind", ["420", "444", "gray", "restarts", "RGB", "progressive", "arithmetic"])
+SEVERAL = JPEGS | {"separate scans": of_separate_scans()}
+
+
+@named(
+    "kind",
+    ["420", "444", "gray", "restarts", "RGB", "progressive", "arithmetic", "separate scans"],
+)
 def test_a_jpeg_cut_anywhere_has_all_its_pixels_or_none(kind: str) -> None:
-    whole = JPEGS[kind]
+    whole = SEVERAL[kind]
     right = image.decode(whole)
     for nbytes in range(len(whole)):
         try:

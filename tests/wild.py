@@ -88,6 +88,20 @@ def of_scans(n: int) -> bytes:
     return jpeg[:end] + jpeg[jpeg.rindex(b"\xff\xda") : end] * n + jpeg[end:]
 
 
+def of_separate_scans() -> bytes:
+    """Write a baseline JPEG with a scan for each component, which Pillow cannot write."""
+    grays = [encoded(band, "JPEG") for band in COLOUR.convert("YCbCr").split()]
+    frame, scan = grays[0].index(b"\xff\xc0"), grays[0].index(b"\xff\xda")
+    components = bytes.fromhex("03 011100 021100 031100")
+    head = grays[0][:frame] + segment(0xC0, grays[0][frame + 4 : frame + 9] + components)
+    head += grays[0][frame + 2 + 11 : scan]
+    scans = [
+        segment(0xDA, bytes([1, number, 0, 0, 63, 0])) + gray[gray.index(b"\xff\xda") + 10 : -2]
+        for number, gray in enumerate(grays, start=1)
+    ]
+    return b"".join([head, *scans, b"\xff\xd9"])
+
+
 YCCK = simplejpeg.encode_jpeg(
     np.full((45, 70, 4), (*RED, 255), np.uint8), quality=95, colorspace="CMYK"
 )
