@@ -138,7 +138,8 @@ def _variable_attribute(choose: random.Random, file: Any) -> None:
 
 def _other_type(choose: random.Random, file: Any) -> None:
     node = _any_node(choose, file)
-    values = choose.choice([np.zeros((2, 3)), np.zeros(6, "S9"), np.zeros(6, "f4"), np.int64(1)])
+    # Of another number than there are samples: six names that are all empty would be right.
+    values = choose.choice([np.zeros((2, 3)), np.zeros(7, "S9"), np.zeros(6, "f4"), np.int64(1)])
     del file[node]
     file[node] = values
 
