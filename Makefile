@@ -1,12 +1,13 @@
 # Two commands for everybody: `make demo` and `make test`. Each makes its own virtual environment.
 # For developers: `make check` (all that must pass but for the next), `make test-cloud` (real servers;
-# needs npm), `make check-oldest`, `make bench`, `make bench-remote`.
+# needs npm), `make check-oldest`, `make bench`, `make bench-remote`, `make soak` (hostile input and
+# damage, for long).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-cloud check lint types check-oldest bench bench-remote clean
+.PHONY: demo test test-cloud check lint types check-oldest bench bench-remote soak clean
 
 demo: $(VENV)/.core
 	$(BIN)/arraystore demo demo
@@ -42,6 +43,11 @@ bench: $(VENV)/.test benchmarks/data/ILSVRC2012_img_val.tar
 bench-remote: $(VENV)/.test-cloud
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench_remote benchmarks/data/remote --rounds $(ROUNDS)
+
+# A round takes about a minute; status 1 if anything was lost or wrong.
+SOAK_ROUNDS ?= 10
+soak: $(VENV)/.test
+	$(BIN)/python -m scripts.soak --rounds $(SOAK_ROUNDS)
 
 benchmarks/data/ILSVRC2012_img_val.tar: | $(VENV)/.test
 	$(BIN)/python -m benchmarks.imagenet_archives benchmarks/data --subset-list $(SUBSET_LIST)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from arraystore.errors import FormatError
+from arraystore.errors import FormatError, brief
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 T = TypeVar("T")
+
+MAX_NBYTES: Final = 64 * 2**20
+"""Most bytes that are read of one attribute, or of one document with attributes."""
 
 
 def need(
@@ -23,7 +26,7 @@ def need(
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(k.__name__ for k in kinds)
-        raise FormatError(f"{where}: attribute {name!r} must be {wanted}, got {value!r}")
+        raise FormatError(f"{where}: attribute {name!r} must be {wanted}, got {brief(value)}")
     return value
 
 
@@ -36,7 +39,7 @@ def json_of(attributes: Mapping[str, Any], name: str, kind: type[T], *, where: s
         raise FormatError(f"{where}: attribute {name!r} must be JSON: {error}") from None
     if not isinstance(values, kind):
         raise FormatError(
-            f"{where}: attribute {name!r} must be a JSON {kind.__name__}, got {text[:80]!r}"
+            f"{where}: attribute {name!r} must be a JSON {kind.__name__}, got {brief(text)}"
         )
     return values
 
@@ -51,6 +54,7 @@ def list_of_objects(
             not isinstance(row.get(key), kind) for key, kind in kinds.items()
         ):
             raise FormatError(
-                f"{where}: attribute {name!r} must hold objects with {list(kinds)}, got {row!r}"
+                f"{where}: attribute {name!r} must hold objects with {list(kinds)}, "
+                f"got {brief(row)}"
             )
     return rows

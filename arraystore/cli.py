@@ -16,7 +16,7 @@ import numpy as np
 import arraystore
 from arraystore import demo as demo_room
 from arraystore import tables
-from arraystore.errors import ArrayStoreError
+from arraystore.errors import ArrayStoreError, escaped, escaped_json
 from arraystore.export import export as export_images
 from arraystore.plan import ON_ERROR
 from arraystore.progress import meter
@@ -267,7 +267,7 @@ def ls(limit: int, explain: bool, as_json: bool, **options: Any) -> None:
         tables.print_plan(samples, samples.read_plan())
     elif as_json:
         for row in tables.rows(samples, shown):
-            click.echo(json.dumps(row, ensure_ascii=False))
+            click.echo(escaped_json(json.dumps(row, ensure_ascii=False)))
     else:
         tables.print_rows(samples, shown)
 
@@ -292,7 +292,7 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
         limit = 64
     shown = np.arange(len(samples), dtype=np.int64)[:limit]
     contact_sheet(samples, shown, size=size, columns=columns).save(output, "PNG")
-    click.echo(f"{output}: {len(shown):,} of {len(samples):,} samples of {samples.name}")
+    _say(f"{output}: {len(shown):,} of {len(samples):,} samples of {samples.name}")
 
 
 @cli.command()
@@ -311,14 +311,14 @@ def export(output: Path, progress: bool | None, **options: Any) -> None:
     samples = _selected(**options)
     with meter(progress) as shown:
         n_files = export_images(samples, output, meter=shown)
-    click.echo(f"{output}: {n_files:,} images of {samples.name}")
+    _say(f"{output}: {n_files:,} images of {samples.name}")
 
 
 @cli.command()
 @click.argument("folder", type=_PATH, default=Path("demo"))
 def demo(folder: Path) -> None:
     """Make small archives of drawn pictures in FOLDER, convert them, and look into the stores."""
-    demo_room.run(folder, tell=click.echo)
+    demo_room.run(folder, tell=_say)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -342,7 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        click.echo(escaped(usage.getvalue(), keep="\n"), err=True, nl=False)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _failed("interrupted; nothing is left half written")
@@ -351,15 +353,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyError as error:
         return _failed(str(error.args[0] if error.args else error))
+    except MemoryError as error:
+        return _failed(f"not enough memory: {error}")
     except (ArrayStoreError, OSError, ValueError, IndexError) as error:
         return _failed(str(error))
     return status or 0
 
 
 def _failed(message: str) -> int:
-    click.echo(f"arraystore: {' '.join(message.split())}", err=True)
+    click.echo(f"arraystore: {escaped(' '.join(message.split()))}", err=True)
     return 1
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(escaped_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _say(message: str) -> None:
+    click.echo(escaped(message))

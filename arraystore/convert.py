@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from arraystore.attributes import MAX_NBYTES
 from arraystore.drafts import name_of, open_draft
+from arraystore.errors import SourceError
 from arraystore.fill import FileRanges
 from arraystore.layout import content_digest, image_starts, label_index, selected
 from arraystore.plan import ON_ERROR, SplitPlan, plan_split
@@ -157,6 +159,7 @@ def convert(
                 plans[name] = plan_split(
                     source, name, spool, order=order, seed=seed, on_error=on_error, meter=shown
                 )
+        _check_room(_info(source, plans))
         draft.lay_out({name: int(plan.table.nbytes.sum()) for name, plan in plans.items()})
         checksums = {
             name: draft.fill(name, _images(source, draft.spool, plan), shown, executor=executor)
@@ -255,6 +258,16 @@ def _info(source: Source, plans: dict[str, SplitPlan]) -> DatasetInfo:
         reencoded=tuple(name for plan in plans.values() for name in plan.reencoded),
         selections={name: tuple(splits) for name, splits in source.selections.items()},
     )
+
+
+def _check_room(info: DatasetInfo) -> None:
+    """Refuse a list of images left out that a reader would refuse, before anything is written."""
+    nbytes = sum(len(str(value).encode()) for value in info.attributes().values())
+    if nbytes > MAX_NBYTES // 2:  # JSON inside of JSON takes more
+        raise SourceError(
+            f"{info.full_name}: {len(info.skipped):,} images cannot be read, and "
+            f"{len(info.reencoded):,} must be encoded anew: too many to be listed in a store"
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

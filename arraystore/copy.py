@@ -258,6 +258,7 @@ def _copy_the_rest(
 ) -> tuple[str, ...]:
     """Copy columns and attributes, the version last; return what could not be copied."""
     tree = container.tree()
+    _check_paths((*tree.groups, *tree.columns))
     ours = {"": dict(ROOT_COLUMNS)}
     ours |= {split: {f"{split}/{name}": COLUMNS[name] for name in COLUMNS} for split in splits}
     known = {path for columns in ours.values() for path in columns}
@@ -275,6 +276,13 @@ def _copy_the_rest(
     for node in (*theirs, *groups, ""):
         left_out += _copy_attributes(container, writer, node)
     return tuple(left_out)
+
+
+def _check_paths(paths: Sequence[str]) -> None:
+    """Refuse paths that are none below a folder, or that Zarr has another use for."""
+    for path in paths:
+        if {"", ".", "..", "zarr.json"} & {*path.split("/")} or "\0" in path:
+            raise FormatError(f"{path[:80]!r} is no path of a group or column that can be copied")
 
 
 def _copy_columns(

@@ -1,4 +1,4 @@
-"""Every exception that arraystore raises on purpose.
+"""Every exception that arraystore raises on purpose, and text that is safe to show.
 
 ::
 
@@ -13,11 +13,88 @@
 Mistakes that Python has a word for keep it: a position out of bounds is an
 `IndexError`, a split that does not exist a `KeyError`, a target that exists a
 `FileExistsError`.
+
+Much of what a message has in it comes from stores, archives and images of strangers:
+a name may hold what moves a terminal's cursor or turns the direction of writing.
 """
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from typing_extensions import override
+
+_BRIEF: Final = 200
+_JSON_STRING: Final = re.compile(r"[^ -~]")
+
+
+def escaped(text: str, *, keep: str = "") -> str:
+    r"""Return text with escapes in place of what a terminal would obey, or not show.
+
+    Parameters
+    ----------
+    text : str
+        From anywhere.
+    keep : str, optional
+        Characters to leave alone all the same, such as a line feed.
+
+    Returns
+    -------
+    str
+        Of printable characters alone, in the sense of `str.isprintable`: control
+        characters, marks of direction, separators and lone surrogates are written as
+        Python writes them in a string.
+
+    Examples
+    --------
+    >>> escaped("héllo 漢\x1b[2J\u202egpj.exe")
+    'héllo 漢\\x1b[2J\\u202egpj.exe'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def escaped_json(text: str) -> str:
+    r"""Return a JSON text that means the same, with nothing in it that a terminal would obey.
+
+    Examples
+    --------
+    >>> escaped_json('["é\x9b2J"]')
+    '["é\\u009b2J"]'
+    """
+    return _JSON_STRING.sub(_json_escape, text)
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    c = match[0]
+    if c.isprintable() or c == "\n":
+        return c
+    units = c.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+def brief(value: object) -> str:
+    """Return the beginning of a value's `repr`, for a message.
+
+    Examples
+    --------
+    >>> len(brief("a" * 10**6))
+    201
+    """
+    text = repr(value[: _BRIEF + 1] if isinstance(value, str | bytes | list | tuple) else value)
+    return text if len(text) <= _BRIEF else text[:_BRIEF] + "…"
 
 
 class ArrayStoreError(Exception):
-    """Base of all exceptions below."""
+    """Base of all exceptions below; as text they are safe to show."""
+
+    @override
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class FormatError(ArrayStoreError, ValueError):

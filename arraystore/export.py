@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arraystore.errors import FormatError
+from arraystore.errors import FormatError, brief
 from arraystore.read_ahead import ahead
 
 if TYPE_CHECKING:
@@ -20,6 +19,9 @@ UNLABELLED_FOLDER: Final = "unlabelled"
 """Folder of the images that have no label."""
 
 _GROUP: Final = 64
+_MAX_PART_NBYTES: Final = 255
+_MAX_PATH_NBYTES: Final = 3000
+"""What file systems have room for in a part of a path, and in all of it below a folder."""
 
 
 def export(split: Split, folder: Path, *, meter: Meter) -> int:
@@ -46,8 +48,8 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     FileExistsError
         If there is something in `folder`.
     FormatError
-        If a name would lead out of the folder, or two images would have one name, or
-        one the name of a folder of another.
+        If a name would lead out of the folder or is too long for a file, or two images
+        would have one name, or one that of a folder of another. Nothing is written then.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: is not an empty folder; name another one")
@@ -79,13 +81,22 @@ def _places(split: Split) -> dict[str, int]:
             path = names[i] if names[i].startswith(f"{folder}/") else f"{folder}/{names[i]}"
             if several:
                 path = f"{stored.name}/{path}"
-            if any(part in {"", ".", ".."} or "\0" in part for part in path.split("/")):
-                raise FormatError(f"{stored.where}: {path!r} is no name for a file below a folder")
+            if not _is_below(path):
+                shown = brief(path)
+                raise FormatError(f"{stored.where}: {shown} is no name for a file below a folder")
             if origins.setdefault(path, (stored.where, position)) != (stored.where, position):
                 raise FormatError(f"{stored.where}: two images would be the file {path!r}")
             places.setdefault(path, i)
-    folders = {path[: match.start()] for path in places for match in re.finditer("/", path)}
-    both = sorted(folders & places.keys())
-    if both:
-        raise FormatError(f"{located[0][0].where}: {both[0]!r} would be a file and a folder")
+    folders = {path[:at] for path in places for at, c in enumerate(path) if c == "/"}
+    for path in sorted(folders & places.keys()):
+        raise FormatError(f"{split.name}: {path!r} would be both a file and a folder")
     return places
+
+
+def _is_below(path: str) -> bool:
+    """Whether a path is one of a file below a folder, and not too long for a file system."""
+    parts = path.split("/")
+    return len(path.encode()) <= _MAX_PATH_NBYTES and not any(
+        part in {"", ".", ".."} or "\0" in part or len(part.encode()) > _MAX_PART_NBYTES
+        for part in parts
+    )

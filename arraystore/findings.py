@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from arraystore.errors import escaped
+
 MAX_KEPT: Final = 1_000
 """Most problems that are kept; the others are counted."""
 
@@ -45,7 +47,7 @@ class Problem:
         """Return one line that is safe to print, whatever a damaged store has in its names."""
         sample = "" if self.position is None else f"{self.split}[{self.position}]"
         place = " ".join(filter(None, (sample, self.file_name, self.key)))
-        return printable(f"{place or self.split}: {self.message}".removeprefix(": "))
+        return escaped(f"{place or self.split}: {self.message}".removeprefix(": "))
 
 
 class Findings:
@@ -78,14 +80,3 @@ class Findings:
         if len(self.kept) < MAX_KEPT and self._of_one[place] < MAX_OF_ONE:
             self._of_one[place] += 1
             self.kept.append(problem)
-
-
-def printable(text: str) -> str:
-    r"""Return text with what a terminal might obey written as escapes.
-
-    Examples
-    --------
-    >>> print(printable(f"a{chr(27)}[2Jb{chr(10)}"))
-    a\x1b[2Jb\n
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

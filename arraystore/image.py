@@ -41,11 +41,15 @@ IMAGE_SUFFIXES: Final = frozenset(
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 _JPEG_SIGNATURE: Final = b"\xff\xd8\xff"
+_SCAN: Final = b"\xff\xda"
+_END: Final = b"\xff\xd9"
 _PIECE_NBYTES: Final = 2048  # most photographs have their frame header in the first 1 KiB
 
 # Flag 0xFF, marker, length; in a frame header then precision, height, width, components.
 _SEGMENT: Final = Struct(">BBHBHHB")
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_HUFFMAN: Final = frozenset({0xC0, 0xC1})
+_PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
 _UNDECODABLE_FRAMES: Final = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
 _SEGMENT_MARKERS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 _METADATA: Final = frozenset({0xE1, 0xE2})  # EXIF, XMP; colour profile, index of further images
@@ -53,6 +57,9 @@ _JPEG_MAX_SIDE: Final = 65_500  # libjpeg's limit
 
 # Pillow's own limit. Larger JPEG are left to Pillow, which a program may tell to allow more.
 _FAST_MAX_PIXELS: Final = 89_478_485
+
+_MAX_WHOLE_NBYTES: Final = 2**30  # of an image that is read whole to look at its header
+_MAX_SCANS: Final = 500  # of a progressive JPEG; each may take as long as a whole image
 
 
 class ImageHeader(NamedTuple):
@@ -96,7 +103,7 @@ def probe(read: Read, nbytes: int) -> ImageHeader:
     Warns
     -----
     PIL.Image.DecompressionBombWarning
-        By Pillow's own rule: not of JPEG, and over twice the limit it is a `ValueError`.
+        By Pillow's own rule, but not of JPEG. Over twice the limit all are a `ValueError`.
 
     Examples
     --------
@@ -108,7 +115,9 @@ def probe(read: Read, nbytes: int) -> ImageHeader:
         raise ValueError("is empty (0 bytes)")
     piece = bytes(read(0, min(nbytes, _PIECE_NBYTES)))
     if piece.startswith(_JPEG_SIGNATURE):
-        return _jpeg_header(read, nbytes, piece)
+        return _jpeg_frame(read, nbytes, piece)[2]
+    if nbytes > _MAX_WHOLE_NBYTES:
+        raise ValueError(f"has {nbytes:,} bytes; at most {_MAX_WHOLE_NBYTES:,} are read of a file")
     with _opened(read(0, nbytes)) as picture:
         width, height = picture.size
         return ImageHeader(height, width, len(picture.getbands()), str(picture.format))
@@ -202,8 +211,10 @@ def reencode_jpeg(data: Buffer) -> bytes:
     return encoded
 
 
-def _jpeg_header(read: Read, nbytes: int, piece: bytes = b"") -> ImageHeader:
-    *_, (_, _, (precision, height, width, components)) = _jpeg_segments(read, nbytes, piece)
+def _jpeg_frame(read: Read, nbytes: int, piece: bytes = b"") -> tuple[int, int, ImageHeader]:
+    """Return marker and position of the frame header, and what it says."""
+    *_, (marker, position, fields) = _jpeg_segments(read, nbytes, piece)
+    precision, height, width, components = fields
     if precision != 8:
         raise ValueError(f"cannot be decoded: a JPEG of {precision} bits, expected 8")
     if height == 0:
@@ -212,7 +223,8 @@ def _jpeg_header(read: Read, nbytes: int, piece: bytes = b"") -> ImageHeader:
         raise ValueError(f"cannot be decoded: a JPEG of height {height} and width {width}")
     if components not in {1, 3, 4}:
         raise ValueError(f"cannot be decoded: a JPEG of {components} components, not 1, 3 or 4")
-    return ImageHeader(height, width, components, "JPEG")
+    _check_pixels(height * width)
+    return marker, position, ImageHeader(height, width, components, "JPEG")
 
 
 def _jpeg_segments(read: Read, nbytes: int, piece: bytes) -> Iterator[Segment]:
@@ -242,18 +254,57 @@ def _jpeg_segments(read: Read, nbytes: int, piece: bytes) -> Iterator[Segment]:
     raise ValueError(f"is a truncated JPEG: no frame header in its {nbytes} bytes")
 
 
+def _check_pixels(n_pixels: int) -> None:
+    """Refuse what Pillow would, without opening the image."""
+    if n_pixels > 2 * _FAST_MAX_PIXELS:
+        from PIL import Image
+
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and n_pixels > 2 * limit:
+            raise ValueError(
+                f"cannot be decoded: {n_pixels:,} pixels, more than {2 * limit:,}; could be a "
+                "decompression bomb"
+            )
+
+
+def _check_scans(view: memoryview) -> None:
+    """Refuse a progressive JPEG that would decode the same pixels again and again."""
+    n_scans = bytes(view).count(_SCAN)
+    if n_scans > _MAX_SCANS:
+        raise ValueError(f"cannot be decoded: a JPEG of {n_scans} scans, at most {_MAX_SCANS}")
+
+
 def _decode_jpeg(view: memoryview) -> Pixels:
     import simplejpeg
 
-    header = _jpeg_header(lambda start, stop: view[start:stop], view.nbytes)
+    marker, position, header = _jpeg_frame(lambda start, stop: view[start:stop], view.nbytes)
+    if marker in _PROGRESSIVE:
+        _check_scans(view[position:])
     if header.components != 4 and header.height * header.width <= _FAST_MAX_PIXELS:
         # Any oddity makes simplejpeg raise, be it an unknown JFIF version. Pillow, which decodes
         # next, raises if the image is truncated.
         with contextlib.suppress(ValueError):
             pixels: Pixels = simplejpeg.decode_jpeg(view, "rgb", strict=True)
             return pixels
+        if _lacks_only_its_end(view, marker, position, header.components):
+            with contextlib.suppress(ValueError):
+                whole: Pixels = simplejpeg.decode_jpeg(bytes(view) + _END, "rgb", strict=True)
+                return whole
     with _opened(_without_metadata(view)) as picture:
         return _pixels(picture)
+
+
+def _lacks_only_its_end(view: memoryview, frame: int, position: int, components: int) -> bool:
+    """Whether a JPEG has no end marker, and a decoder will notice if anything else is gone.
+
+    Of several scans one that is missing altogether would go unnoticed, and of an
+    arithmetic code the end of its only one.
+    """
+    if frame not in _HUFFMAN or bytes(view[-2:]) == _END:
+        return False
+    body = bytes(view[position:])
+    scan = body.find(_SCAN)
+    return 0 <= scan < len(body) - 4 and body.count(_SCAN) == 1 and body[scan + 4] == components
 
 
 def _without_metadata(view: memoryview) -> bytes:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from arraystore.errors import escaped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -37,12 +39,12 @@ class _TerminalMeter(Meter):
     def status(self, message: str) -> None:
         # A step that is begun anew would keep its old total; one that is new has none.
         self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(message, total=None, detail="")
+        self._task = self._bar.add_task(escaped(message), total=None, detail="")
 
     @override
     def start(self, message: str, n_images: int, n_bytes: int = 0) -> None:
         self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(message, total=n_bytes or n_images, detail="")
+        self._task = self._bar.add_task(escaped(message), total=n_bytes or n_images, detail="")
         self._began = time.monotonic()
         self._images, self._bytes = (0, n_images), (0, n_bytes)
 
@@ -79,7 +81,7 @@ def meter(show: bool | None) -> Iterator[Meter]:
 
     columns = (
         progress.SpinnerColumn(),
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(bar_width=20),
         progress.TextColumn("{task.fields[detail]}"),
         progress.TimeRemainingColumn(),

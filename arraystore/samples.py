@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVa
 import numpy as np
 
 from arraystore.batch import Batch, Images, Sample
+from arraystore.errors import FormatError
 from arraystore.parts import Part, Parts
 from arraystore.read_ahead import ahead
 from arraystore.selection import as_position, as_positions, as_size, is_one
@@ -278,12 +279,12 @@ class Samples:
     @property
     def label_names(self) -> tuple[str, ...]:
         """Ids of the classes; label k is element k."""
-        return self._store.label_names
+        return self._of_classes("label_name", self._store.label_names)
 
     @property
     def label_words(self) -> tuple[str, ...]:
         """Human-readable names of the classes; those of label k are element k."""
-        return self._store.label_words
+        return self._of_classes("label_words", self._store.label_words)
 
     def int2str(self, label: int) -> str:
         """Return the id of a class, see `Store.int2str`."""
@@ -299,6 +300,17 @@ class Samples:
     def __reduce__(self) -> tuple[Callable[..., Samples], tuple[Any, ...]]:
         parts = [(part.stored.name, part.positions) for part in self._parts]
         return _unpickled, (type(self), self._store, self.name, parts, self._parts.order)
+
+    def _of_classes(self, name: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """Return texts, after a look whether there is one for each class of the labels."""
+        for stored, _ in self._parts:
+            n_classes = len(stored.column("label_indptr")) - 1
+            if len(texts) != n_classes:
+                raise FormatError(
+                    f"{self._store.address}/{name}: must have {n_classes} values, one a class of "
+                    f"{stored.name}, got {len(texts)}"
+                )
+        return texts
 
     @property
     def _term(self) -> str:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arraystore.attributes import json_of, list_of_objects, need
-from arraystore.errors import FormatError, VersionError
+from arraystore.errors import FormatError, VersionError, brief
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,8 +58,17 @@ SHARD_NBYTES: Final = 64 * 2**20
 INNER_CHUNK_NBYTES: Final = 128 * 2**10
 """Length of the chunks inside a Zarr shard, in bytes: what a plain client reads at least."""
 
+MAX_NAME_NBYTES: Final = 4096
+"""Most bytes of UTF-8 that a file name may have."""
+
 COLUMN_CHUNK_ROWS: Final = 64 * 2**10
 """Length of the chunks of every column, in rows."""
+
+MAX_CHUNK_NBYTES: Final = COLUMN_CHUNK_ROWS * MAX_NAME_NBYTES
+"""Most bytes that a chunk of a column may have, not compressed."""
+
+MAX_SPLITS: Final = 1000
+"""Most splits that a store may have, and most named selections."""
 
 PAYLOAD: Final = "image_payload"
 SELECTIONS: Final = "selections"
@@ -259,13 +268,14 @@ class SplitInfo:
         encoding = need(attributes, "encoding-type", str, where=where)
         if encoding != SPLIT_ENCODING:
             raise FormatError(
-                f"{where}: attribute 'encoding-type' must be {SPLIT_ENCODING!r}, got {encoding!r}"
+                f"{where}: attribute 'encoding-type' must be {SPLIT_ENCODING!r}, "
+                f"got {encoding[:80]!r}"
             )
         version = need(attributes, "encoding-version", str, where=where)
         if version.split(".")[0] != SPLIT_ENCODING_VERSION.split(".")[0]:
             raise VersionError(
-                f"{where}: {SPLIT_ENCODING} version {version} cannot be read, this release reads "
-                f"{SPLIT_ENCODING_VERSION.split('.')[0]}.x; upgrade arraystore"
+                f"{where}: {SPLIT_ENCODING} version {version[:9]} cannot be read, this release "
+                f"reads {SPLIT_ENCODING_VERSION.split('.')[0]}.x; upgrade arraystore"
             )
         info = cls(
             num_samples=need(attributes, "num_samples", int, where=where),
@@ -316,12 +326,14 @@ def check_version(attributes: Mapping[str, Any], *, where: str) -> tuple[int, in
     if attributes.get("format") != FORMAT_NAME:
         raise FormatError(
             f"{where}: is not an arraystore store: attribute 'format' must be {FORMAT_NAME!r}, "
-            f"got {attributes.get('format')!r}"
+            f"got {brief(attributes.get('format'))}"
         )
     text = need(attributes, "format_version", str, where=where)
     match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text)
     if match is None:
-        raise FormatError(f"{where}: attribute 'format_version' must look like '1.0', got {text!r}")
+        raise FormatError(
+            f"{where}: attribute 'format_version' must look like '1.0', got {brief(text)}"
+        )
     major, minor = int(match[1]), int(match[2])
     if major != FORMAT_VERSION[0]:
         way_out = "upgrade arraystore" if major > FORMAT_VERSION[0] else "convert it again"
@@ -336,8 +348,8 @@ def check_split_name(name: str) -> None:
     """Refuse a name that a split cannot have, with a `ValueError`."""
     if not _SPLIT_NAME.fullmatch(name) or name in _RESERVED:
         raise ValueError(
-            f"a split cannot be named {name!r}: letters, digits, '_', '-' and '.' make a name, "
-            f"and {', '.join(sorted(_RESERVED))} are taken"
+            f"a split cannot be named {name[:80]!r}: letters, digits, '_', '-' and '.' make a "
+            f"name, and {', '.join(sorted(_RESERVED))} are taken"
         )
 
 
@@ -345,7 +357,10 @@ def split_names(attributes: Mapping[str, Any], *, where: str) -> tuple[str, ...]
     """Return the names in the root attribute ``splits``, checked."""
     names = need(attributes, "splits", list, where=where)
     if not all(isinstance(name, str) for name in names):
-        raise FormatError(f"{where}: attribute 'splits' must be a list of names, got {names!r}")
+        raise FormatError(
+            f"{where}: attribute 'splits' must be a list of names, got {brief(names)}"
+        )
+    _check_number(names, f"{where}: attribute 'splits'")
     for name in names:
         _check_stored_name(name, f"{where}: attribute 'splits'")
     return tuple(names)
@@ -356,13 +371,21 @@ def _selections(attributes: Mapping[str, Any], *, where: str) -> dict[str, tuple
     if SELECTIONS not in attributes:
         return {}
     rows: dict[str, Any] = json_of(attributes, SELECTIONS, dict, where=where)
+    _check_number(list(rows), f"{where}: attribute 'selections'")
     for name, splits in rows.items():
         if not (isinstance(splits, list) and all(isinstance(split, str) for split in splits)):
             raise FormatError(
-                f"{where}: attribute 'selections' must hold lists of splits, got {splits!r}"
+                f"{where}: attribute 'selections' must hold lists of splits, got {brief(splits)}"
             )
         _check_stored_name(name, f"{where}: attribute 'selections'")
     return {name: tuple(splits) for name, splits in rows.items()}
+
+
+def _check_number(names: list[str], where: str) -> None:
+    if len(names) > MAX_SPLITS or len(set(names)) < len(names):
+        raise FormatError(
+            f"{where}: must be {MAX_SPLITS} different names or fewer, got {len(names)}"
+        )
 
 
 def _check_stored_name(name: str, where: str) -> None:

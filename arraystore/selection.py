@@ -170,8 +170,8 @@ ALL: Final = "all"
 
 _BOUND = r"-?[0-9][0-9_]*(?:\.[0-9_]*)?\s*%|-?[0-9][0-9_]*"
 _TERM = re.compile(
-    r"\s*(?P<name>[A-Za-z0-9_.-]+)\s*"
-    rf"(?P<slice>\[\s*(?P<start>{_BOUND})?\s*:\s*(?P<stop>{_BOUND})?\s*\])?\s*"
+    r"(?P<name>[A-Za-z0-9_.-]+)"
+    rf"(?P<slice>\s*\[\s*(?P<start>{_BOUND})?\s*:\s*(?P<stop>{_BOUND})?\s*\])?"
 )
 
 
@@ -219,7 +219,7 @@ def parse_split_string(text: str, lengths: Mapping[str, int]) -> list[SplitSlice
 
 
 def _parse_term(term: str, lengths: Mapping[str, int]) -> SplitSlice:
-    match = _TERM.fullmatch(term)
+    match = _TERM.fullmatch(term.strip())
     if match is None:
         raise ValueError(
             f"{term!r} is not a split: write a name, or a name with a slice such as "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arraystore.errors import FormatError
+from arraystore.errors import FormatError, escaped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,13 +84,14 @@ def captions(split: Split, positions: Ints) -> list[str]:
     """Return what to write under each picture: the first word for its class, else its id."""
     words, ids = split.label_words, split.label_names
     return [
-        "no label" if label < 0 else words[label].split(", ")[0] or ids[label]
+        "no label" if label < 0 else escaped(words[label].split(", ")[0] or ids[label])
         for label in split.label[positions].tolist()
     ]
 
 
 def _fitted(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
     """Shorten a text until it is no wider than `width` pixels."""
+    text = text[:width]
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

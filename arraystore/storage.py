@@ -11,6 +11,7 @@ import errno
 import os
 import resource
 import shutil
+import stat
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
-
 
 _MAX_OPEN: Final = 1024
 """Most files that are kept open for the next read."""
@@ -162,8 +162,10 @@ class OpenFile:
     __slots__ = ("fd", "identity")
 
     def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.identity = _identity(os.fstat(self.fd))
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no wait for a pipe
+        self.identity = _identity(status := os.fstat(self.fd))
+        if not stat.S_ISREG(status.st_mode):
+            raise StorageError(f"{path}: must be a file, but is a folder, pipe or device")
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -225,10 +227,9 @@ def read_at(file: OpenFile, offset: int, nbytes: int) -> bytes:
     0
     """
     data = os.pread(file.fd, nbytes, offset)
-    while 0 < len(data) < nbytes:
-        more = os.pread(file.fd, nbytes - len(data), offset + len(data))
-        if not more:
-            break
+    while 0 < len(data) < nbytes and (
+        more := os.pread(file.fd, nbytes - len(data), offset + len(data))
+    ):
         data += more
     return data
 

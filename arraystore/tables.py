@@ -1,4 +1,4 @@
-"""What the command prints, as tables."""
+"""What the command prints, as tables. All of it goes through `_say` and `_row`, which escape it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.findings import printable
+from arraystore.errors import escaped
 from arraystore.sources.base import first_few
 
 if TYPE_CHECKING:
@@ -36,24 +36,25 @@ def print_report(report: ConvertReport) -> None:
     n_bytes = 0
     for name, split in report.splits.items():
         counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
-        table.add_row(name, *counts, split.content_digest[:_DIGEST_DIGITS])
+        _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
         n_bytes += split.num_bytes
     seconds = f"{report.seconds:.1f} s, {n_bytes / 1e6 / report.seconds:,.0f} MB/s"
-    console.print(f"{report.dataset} → {report.path}  ({seconds})")
+    _say(console, f"{report.dataset} → {report.path}  ({seconds})")
     console.print(table)
     for name, split in report.splits.items():
         if split.reencoded:
-            console.print(
-                f"{name}: {first_few(split.reencoded, _NAMES_TOLD)} encoded anew as RGB JPEG"
+            _say(
+                console,
+                f"{name}: {first_few(split.reencoded, _NAMES_TOLD)} encoded anew as RGB JPEG",
             )
         if split.skipped:
-            console.print(f"{name}: {len(split.skipped):,} images left out:")
+            _say(console, f"{name}: {len(split.skipped):,} images left out:")
             for file_name, reason in split.skipped[:10]:
-                console.print(f"  {file_name}: {reason}")
+                _say(console, f"  {file_name}: {reason}")
     for note in report.notes:
-        console.print(note)
+        _say(console, note)
     if report.partial:
-        console.print("The source was incomplete; the store records it as partial.")
+        _say(console, "The source was incomplete; the store records it as partial.")
 
 
 def print_copy(report: CopyReport) -> None:
@@ -62,13 +63,13 @@ def print_copy(report: CopyReport) -> None:
     n_bytes = 0
     for name, split in report.splits.items():
         counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
-        table.add_row(name, *counts, split.content_digest[:_DIGEST_DIGITS])
+        _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
         n_bytes += split.num_bytes
     seconds = f"{report.seconds:.1f} s, {n_bytes / 1e6 / report.seconds:,.0f} MB/s"
-    console.print(f"{report.source} → {report.path}  ({seconds})")
+    _say(console, f"{report.source} → {report.path}  ({seconds})")
     console.print(table)
     if report.left_out:
-        console.print(f"Not copied: {', '.join(report.left_out)}")
+        _say(console, f"Not copied: {', '.join(report.left_out)}")
 
 
 def print_verification(report: VerifyReport) -> None:
@@ -77,10 +78,10 @@ def print_verification(report: VerifyReport) -> None:
     n_bytes = 0
     for name, split in report.splits.items():
         counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
-        table.add_row(name, *counts, printable(split.content_digest[:_DIGEST_DIGITS]))
+        _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
         n_bytes += split.num_bytes
     seconds = f"{report.seconds:.1f} s, {n_bytes / 1e6 / report.seconds:,.0f} MB/s"
-    console.print(printable(f"{report.store}: {report.dataset}  ({seconds})"))
+    _say(console, f"{report.store}: {report.dataset}  ({seconds})")
     console.print(table)
     for problem in report.problems:
         console.print(str(problem), soft_wrap=True)
@@ -101,7 +102,7 @@ def print_info(address: str, info: StoreInfo) -> None:
         "description": info.description,
         "homepage": info.homepage,
         "classes": f"{len(info.label_names):,}",
-        "sources": "\n".join(f"{name} ({nbytes:,} bytes)" for name, nbytes in info.sources),
+        "sources": "\n".join(f"{escaped(name)} ({size:,} bytes)" for name, size in info.sources),
         "encoded anew": first_few(info.reencoded, _NAMES_TOLD) if info.reencoded else "",
         "left out": first_few([row.get("file_name", "") for row in info.skipped])
         if info.skipped
@@ -113,18 +114,18 @@ def print_info(address: str, info: StoreInfo) -> None:
         "format": f"{info.format_version}, written by {info.writer}",
     }.items():
         if value:
-            facts.add_row(name, value)
+            _row(facts, name, value, keep="\n")
     splits = _table("split", ">images", ">bytes", ">mean bytes", "order", ">seed", "digest")
     for name, split in info.splits.items():
         mean = split.num_bytes // split.num_samples if split.num_samples else 0
         counts = f"{split.num_samples:,}", f"{split.num_bytes:,}", f"{mean:,}"
         digest = split.content_digest[:_DIGEST_DIGITS]
-        splits.add_row(name, *counts, split.order, str(split.seed), digest)
-    console.print(address)
+        _row(splits, name, *counts, split.order, str(split.seed), digest)
+    _say(console, address)
     console.print(facts)
     console.print(splits)
     if info.citation:
-        console.print("Cite as:\n" + info.citation.rstrip(), soft_wrap=True)
+        _say(console, "Cite as:\n" + info.citation.rstrip(), keep="\n\t")
 
 
 def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:
@@ -164,26 +165,27 @@ def print_rows(split: Split, limit: int) -> None:
     console = _console()
     table = _table("split", ">", "file name", ">label", "class", ">width", ">height", ">bytes")
     for row in rows(split, limit):
-        table.add_row(
+        _row(
+            table,
             row["split"],
             str(row["position"]),
             row["file_name"],
             str(row["label"]),
-            (row["label_words"] or "").split(", ")[0] or row["label_name"],
+            (row["label_words"] or "").split(", ")[0] or row["label_name"] or "",
             str(row["width"]),
             str(row["height"]),
             f"{row['nbytes']:,}",
         )
     console.print(table)
     if limit < len(split):
-        console.print(f"{limit:,} of {len(split):,} samples of {split.name}")
+        _say(console, f"{limit:,} of {len(split):,} samples of {split.name}")
 
 
 def print_plan(split: Split, plan: ReadPlan) -> None:
     """Print what reading all encoded images of a split takes."""
     console, table = _console(), _table(">samples", ">objects", ">requests", ">bytes", ">wanted")
-    table.add_row(*(f"{number:,}" for number in (len(split), *plan)))
-    console.print(f"Reading the encoded images of {split.name} takes")
+    _row(table, *(f"{number:,}" for number in (len(split), *plan)))
+    _say(console, f"Reading the encoded images of {split.name} takes")
     console.print(table)
 
 
@@ -191,8 +193,18 @@ def _console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
-    # File names may hold what rich would take for markup.
-    return Console(markup=False, highlight=False, width=width)
+    # File names may hold what rich would take for markup, or for the name of an emoji.
+    return Console(markup=False, emoji=False, highlight=False, width=width)
+
+
+def _say(console: Console, text: str, *, keep: str = "") -> None:
+    """Print a line, or several if `keep` has the line feed."""
+    console.print(escaped(text, keep=keep), soft_wrap=bool(keep))
+
+
+def _row(table: Table, *cells: str, keep: str = "") -> None:
+    """Add a row; its cells may have several lines if `keep` has the line feed."""
+    table.add_row(*(escaped(cell, keep=keep) for cell in cells))
 
 
 def _table(*columns: str, header: bool = True) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 import arraystore
@@ -12,6 +13,7 @@ from arraystore.cli import main
 from arraystore.export import export
 from arraystore.progress import Meter
 from tests.support import SUFFIXES, picture, write_folder, write_store
+from tests.test_damaged_stores import rewrite_column
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +77,10 @@ def test_images_without_a_label_have_a_folder_too(tmp_path: Path) -> None:
         ("x", ".."),
         ("x", "/tmp"),
         ("x", "b/../.."),
+        ("x" * 10_240, "a"),
+        ("é" * 128, "a"),
+        ("x/" * 1600 + "y", "a"),
+        ("x", "y" * 256),
     ],
 )
 def test_a_name_that_leads_out_of_the_folder_is_refused(
@@ -95,12 +101,47 @@ def test_two_images_of_one_file_are_refused(tmp_path: Path) -> None:
         export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
 
 
-def test_a_file_that_would_be_a_folder_as_well_is_refused_before_anything_is_written(
-    tmp_path: Path,
-) -> None:
-    path = write_store(tmp_path / "a.h5", ["a/x", "a/x/y"], [0, 0], [b"1", b"2"], classes=["a"])
-    with pytest.raises(FormatError, match="'a/x' would be a file and a folder"):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\x1b[2J.jpg",
+        "a\nb",
+        "\u202egpj.exe",
+        "..\\..\\x",
+        "~",
+        "~root/x",
+        "-rf",
+        "$(reboot)",
+        "C:x",
+    ],
+)
+def test_an_odd_name_is_a_file_below_the_folder(name: str, tmp_path: Path) -> None:
+    path = write_store(tmp_path / "s" / "a.zarr", [name], [0], [b"1"], classes=["a"])
+    export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+    assert files_below(tmp_path / "out") == {f"a/{name}": b"1"}
+    assert {file.name for file in tmp_path.iterdir()} == {"s", "out"}
+
+
+@pytest.mark.parametrize("names", [["x", "x/y"], ["x/y/z", "x"], ["a/x", "x/y"]])
+def test_a_file_that_would_be_a_folder_too_is_refused(names: list[str], tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.h5", names, [0, 0], [b"1", b"2"], classes=["a"])
+    with pytest.raises(FormatError, match=r"would be (both a file and a folder|the file)"):
         export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("n_names", [1, 3])
+def test_labels_without_a_name_for_each_class_are_refused(
+    suffix: str, n_names: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_store(tmp_path / f"a{suffix}", ["x", "y"], [0, 1], [b"1", b"2"], classes="ab")
+    rewrite_column(path, "label_name", lambda values: np.resize(values, n_names))
+    for command in (["ls"], ["show"], ["export", "-o", str(tmp_path / "out")]):
+        assert main([command[0], str(path), *command[1:]]) == 1
+        assert f"label_name: must have 2 values, one a class of train, got {n_names}" in (
+            capsys.readouterr().err
+        )
     assert not (tmp_path / "out").exists()
 
 

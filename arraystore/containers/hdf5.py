@@ -23,6 +23,13 @@ from arraystore.containers.base import (
     as_string_array,
 )
 from arraystore.containers.hdf5_described import as_column, described
+from arraystore.containers.hdf5_guard import (
+    check_attribute,
+    check_storage,
+    check_values,
+    chunk_starts,
+    find,
+)
 from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
 from arraystore.schema import COLUMN_CHUNK_ROWS, STRING, Column
 from arraystore.storage import RangeReader, reserve
@@ -39,6 +46,17 @@ SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 _LIBVER: Final = ("v110", "v110")
 _METADATA_NBYTES: Final = 2**16
 """More than the metadata of a dataset, or of a group's attributes but for their values."""
+
+_RAISED: Final = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    MemoryError,
+)
+"""What h5py raises when libhdf5 or NumPy cannot make sense of a file."""
 
 _MIN_TEXT_WIDTH: Final = 2
 """netCDF4 takes fixed-length text of width 1 for an array of characters."""
@@ -68,11 +86,13 @@ class HDF5Reader(ContainerReader):
     @override
     def attributes(self, path: str = "") -> dict[str, Any]:
         with self._open(path) as node:
-            return {
-                name: _plain(node.attrs[name])
-                for name in node.attrs
-                if _has_fixed_length(node.attrs.get_id(name))
-            }
+            found = {}
+            for name in node.attrs:
+                attribute = node.attrs.get_id(name)
+                if not attribute.dtype.hasobject:
+                    check_attribute(attribute, name, self._at(path))
+                    found[name] = _plain(node.attrs[name])
+            return found
 
     @override
     def read_column(
@@ -85,6 +105,8 @@ class HDF5Reader(ContainerReader):
             where = self._at(path)
             if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
                 raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
+            check_storage(dataset, where)
+            check_values(dataset, where)
             found = dataset.dtype
             if data_type == STRING:
                 if found.kind != "S":
@@ -116,7 +138,7 @@ class HDF5Reader(ContainerReader):
 
         with self._open("") as root:
             for path in paths:
-                dataset = root.get(path)
+                dataset = find(root, path, self._at)
                 if isinstance(dataset, h5py.Dataset) and dataset.chunks is not None:
                     dataset.id.chunk_iter(record)
         self._reader.read_ranges(ranges)
@@ -129,12 +151,13 @@ class HDF5Reader(ContainerReader):
             where = self._at(path)
             if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
                 raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
+            check_storage(dataset, where)
             n_filters = dataset.id.get_create_plist().get_nfilters()
             if dataset.dtype != np.uint8 or n_filters:
                 raise FormatError(
                     f"{where}: must be uint8 without filters, got {dataset.dtype} with {n_filters}"
                 )
-            chunk_nbytes, starts = _chunk_starts(dataset, where)
+            chunk_nbytes, starts = chunk_starts(dataset, self._reader.size(self._key), where)
             zeros = np.zeros(len(starts), dtype=np.int64)
             return ChunkManifest((self._key,), zeros, starts, chunk_nbytes, len(dataset))
 
@@ -173,42 +196,14 @@ class HDF5Reader(ContainerReader):
 
         try:
             with h5py.File(_RangeFile(self._reader, self._key), "r") as file:
-                if path and path not in file:
-                    raise FormatError(f"{self._at(path)}: is missing")
-                yield file[path or "/"]
+                yield find(file["/"], path, self._at)
         except (ArrayStoreError, FileNotFoundError):
             raise
-        except (OSError, RuntimeError, KeyError) as error:
+        except _RAISED as error:
             if isinstance(error, OSError) and error.errno:
                 raise  # the operating system's, not libhdf5's
             kind = ShortReadError if "truncated file" in str(error) else FormatError
             raise kind(f"{self._at(path)}: HDF5 cannot read it: {error}") from error
-
-
-def _chunk_starts(dataset: Any, where: str) -> tuple[int, NDArray[np.int64]]:
-    """Return the length of a payload's chunks in bytes, and where in the file each begins."""
-    length = len(dataset)
-    if dataset.chunks is None:
-        offset = dataset.id.get_offset()
-        if length and offset is None:
-            raise FormatError(f"{where}: has no storage in this file")
-        return max(length, 1), np.full(min(length, 1), offset or 0, dtype=np.int64)
-    (chunk_nbytes,) = dataset.chunks
-    starts = np.full(-(-length // chunk_nbytes), -1, dtype=np.int64)
-
-    # chunk_iter walks the index once; asking for one chunk after another is quadratic.
-    def record(chunk: Any) -> None:
-        starts[chunk.chunk_offset[0] // chunk_nbytes] = chunk.byte_offset
-
-    dataset.id.chunk_iter(record)
-    missing = np.flatnonzero(starts < 0)
-    if len(missing):
-        raise FormatError(f"{where}: chunk {missing[0]} of {len(starts)} is missing")
-    return int(chunk_nbytes), starts
-
-
-def _has_fixed_length(attribute: Any) -> bool:
-    return not attribute.dtype.hasobject
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from arraystore.containers.hdf5_guard import dimension_of
 from arraystore.errors import FormatError
 from arraystore.schema import STRING, Column
 
@@ -11,7 +12,7 @@ from arraystore.schema import STRING, Column
 def as_column(dataset: Any) -> Column | None:
     """Return what a dataset is as a column, or None if it is none."""
     is_filtered = dataset.id.get_create_plist().get_nfilters() > 0
-    if dataset.ndim != 1 or not len(dataset.dims[0]) or not (is_filtered or not len(dataset)):
+    if dimension_of(dataset) is None or not (is_filtered or not len(dataset)):
         return None
     column = _column(dataset)
     return None if column.dimension == "byte" or dataset.dtype.kind not in "iufS" else column
@@ -31,9 +32,7 @@ def described(dataset: Any, where: str) -> Column:
 
 
 def _column(dataset: Any) -> Column:
-    scales = dataset.dims[0]
-    name = scales[0].name if len(scales) else None
-    dimension = (name or "").rpartition("/")[2]  # a damaged scale has no name
+    dimension = dimension_of(dataset) or ""
     if dataset.dtype.kind == "S":
         return Column(STRING, dimension, "")
     fill = dataset.fillvalue

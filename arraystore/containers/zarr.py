@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from typing_extensions import Buffer, override
 
+from arraystore.attributes import MAX_NBYTES
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.base import ContainerReader, Tree, as_string_array
+from arraystore.containers.frames import decode_chunk
 from arraystore.containers.shards import (
     index_nbytes,
     index_starts,
@@ -22,8 +24,8 @@ from arraystore.containers.shards import (
     split_length,
 )
 from arraystore.containers.zarr_faults import document_faults, document_of, shard_faults
-from arraystore.errors import FormatError
-from arraystore.schema import STRING, Column
+from arraystore.errors import FormatError, brief
+from arraystore.schema import MAX_CHUNK_NBYTES, STRING, Column
 from arraystore.storage import RangeReader, crc32c, read_exactly
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 
 METADATA: Final = document_of("")
 _CHECKSUM_NBYTES: Final = 4
+_MAX_SHARDS: Final = 2**20
+_MAX_INNER_CHUNKS: Final = 2**26
+_MAX_COLUMN_CHUNKS: Final = 2**16
+"""More than any store has; what claims more is refused before memory is taken for it."""
+
 _PAYLOAD_CODECS: Final = {
     "codecs": ["bytes"],
     "index_codecs": ["bytes", "crc32c"],
@@ -94,6 +101,11 @@ class ZarrReader(ContainerReader):
         node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
         inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
         n_shards = -(-length // shard_nbytes)
+        if n_shards > _MAX_SHARDS or n_shards * (shard_nbytes // inner_nbytes) > _MAX_INNER_CHUNKS:
+            raise FormatError(
+                f"{self._at(path)}: may have {_MAX_SHARDS} shards and {_MAX_INNER_CHUNKS} chunks "
+                f"in them, got {length} bytes in shards of {shard_nbytes}, chunks of {inner_nbytes}"
+            )
         keys = [f"{path}/c/{index}" for index in range(n_shards)]
         is_dense = bool(self.attributes(path).get("dense"))
         if self._reader.is_remote and is_dense:
@@ -112,7 +124,7 @@ class ZarrReader(ContainerReader):
         if node.get("fill_value") != 0:
             raise FormatError(
                 f"{self._at(path)}: fill_value must be 0 where chunks may be left out, "
-                f"got {node.get('fill_value')!r}"
+                f"got {brief(node.get('fill_value'))}"
             )
         per_shard = shard_nbytes // inner_nbytes
         starts = np.tile(np.arange(per_shard, dtype=np.int64) * inner_nbytes, (n_shards, 1))
@@ -172,15 +184,19 @@ class ZarrReader(ContainerReader):
             node = self._nodes[path] = self._read_node(path)
         if node.get("zarr_format") != 3:
             raise FormatError(
-                f"{self._at(path)}: 'zarr_format' must be 3, got {node.get('zarr_format')!r}"
+                f"{self._at(path)}: 'zarr_format' must be 3, got {brief(node.get('zarr_format'))}"
             )
         if kind is not None and node.get("node_type") != kind:
-            raise FormatError(f"{self._at(path)}: must be {kind}, got {node.get('node_type')!r}")
+            raise FormatError(
+                f"{self._at(path)}: must be {kind}, got {brief(node.get('node_type'))}"
+            )
         return node
 
     def _read_node(self, path: str) -> dict[str, Any]:
         key = document_of(path)
         try:
+            if not self._reader.is_remote:
+                self._check_nbytes(key, self._reader.size(key))
             (document,) = self._reader.read_objects([key])
         except FileNotFoundError:
             raise FormatError(f"{self._at(path)}: is missing (there is no {key})") from None
@@ -189,7 +205,7 @@ class ZarrReader(ContainerReader):
     def _read_nodes(self, paths: Collection[str]) -> None:
         """Read the documents that are not known yet at once."""
         missing = [path for path in paths if path not in self._nodes]
-        if not missing:
+        if not missing or not self._reader.is_remote:
             return
         try:
             documents = self._reader.read_objects([document_of(path) for path in missing])
@@ -198,7 +214,12 @@ class ZarrReader(ContainerReader):
         for path, document in zip(missing, documents, strict=True):
             self._nodes[path] = self._parsed(document_of(path), document)
 
+    def _check_nbytes(self, key: str, nbytes: int, most: int = MAX_NBYTES) -> None:
+        if nbytes > most:
+            raise FormatError(f"{self._at(key)}: has {nbytes} bytes, at most {most} are read")
+
     def _parsed(self, key: str, document: Buffer) -> dict[str, Any]:
+        self._check_nbytes(key, memoryview(document).nbytes)
         try:
             node = json.loads(bytes(document))
         except (ValueError, RecursionError) as error:
@@ -219,14 +240,16 @@ class ZarrReader(ContainerReader):
             (chunk_length,) = map(int, grid["configuration"]["chunk_shape"])
             layout = grid["name"], separator["name"], separator["configuration"]["separator"]
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise FormatError(f"{where}: not the metadata of a 1-d array: {error!r}") from None
+            raise FormatError(f"{where}: not the metadata of a 1-d array: {brief(error)}") from None
         if found != (data_type, codecs):
             raise FormatError(
-                f"{where}: must hold {data_type} with codecs {codecs}, got {found[0]} with "
-                f"{found[1]}"
+                f"{where}: must hold {data_type} with codecs {codecs}, got {str(found[0])[:80]} "
+                f"with {brief(found[1])}"
             )
-        if layout != ("regular", "default", "/") or length < 0 or chunk_length < 1:
-            raise FormatError(f"{where}: unknown chunk layout {layout}, {length}, {chunk_length}")
+        if layout != ("regular", "default", "/") or not 0 <= length < 2**63 > chunk_length >= 1:
+            raise FormatError(
+                f"{where}: unknown chunk layout {brief((*layout, length, chunk_length))}"
+            )
         return node, length, chunk_length
 
     def _inner_chunk(self, path: str, node: dict[str, Any], shard_nbytes: int) -> int:
@@ -238,10 +261,11 @@ class ZarrReader(ContainerReader):
                 for name in ("codecs", "index_codecs")
             } | {"index_location": found.get("index_location", "end")}
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise FormatError(f"{self._at(path)}: not a sharded array: {error!r}") from None
+            raise FormatError(f"{self._at(path)}: not a sharded array: {brief(error)}") from None
         if names != _PAYLOAD_CODECS:
             raise FormatError(
-                f"{self._at(path)}: shards must have {_PAYLOAD_CODECS} (no compressor), got {names}"
+                f"{self._at(path)}: shards must have {_PAYLOAD_CODECS} (no compressor), "
+                f"got {brief(names)}"
             )
         if inner_nbytes < 1 or shard_nbytes % inner_nbytes:
             raise FormatError(
@@ -279,14 +303,23 @@ class ZarrReader(ContainerReader):
         begin = start // chunk_rows
         end = -(-stop // chunk_rows) if stop > start else begin
         offset = begin * chunk_rows
+        if end - begin > _MAX_COLUMN_CHUNKS or chunk_rows > MAX_CHUNK_NBYTES // 8:
+            raise FormatError(
+                f"{self._at(path)}: may have {_MAX_COLUMN_CHUNKS} chunks of {MAX_CHUNK_NBYTES} "
+                f"bytes, got {length} values in chunks of {chunk_rows}"
+            )
         keys = [f"{path}/c/{index}" for index in range(begin, end)]
         return start - offset, stop - offset, keys, chunk_rows
 
     def _read(self, keys: Sequence[str]) -> list[memoryview]:
         try:
+            if not self._reader.is_remote:
+                for key in keys:
+                    self._check_nbytes(key, self._reader.size(key), MAX_CHUNK_NBYTES)
             return self._reader.read_objects(keys) if keys else []
         except FileNotFoundError as error:
-            raise FormatError(f"{self._at(str(error.filename))}: the chunk is missing") from None
+            key = next(key for key in keys if str(error.filename).endswith(key))
+            raise FormatError(f"{self._at(key)}: the chunk is missing") from None
 
     def _decoded(
         self, chunks: Sequence[memoryview], keys: Sequence[str], data_type: str, chunk_rows: int
@@ -307,12 +340,9 @@ class ZarrReader(ContainerReader):
         if bytes(raw[len(body) :]) != struct.pack("<I", crc32c(body)):
             raise FormatError(f"{self._at(key)}: the chunk does not match its checksum")
         try:
-            values = _decoded(body, data_type)
+            return decode_chunk(body, data_type, chunk_rows)
         except (RuntimeError, ValueError, TypeError) as error:
             raise FormatError(f"{self._at(key)}: cannot be decoded: {error}") from None
-        if len(values) != chunk_rows:
-            raise FormatError(f"{self._at(key)}: must hold {chunk_rows} values, got {len(values)}")
-        return values
 
 
 def _codecs_of(data_type: str) -> list[str]:
@@ -338,13 +368,3 @@ def _is_sharded(node: dict[str, Any]) -> bool:
         return _codecs(node) == ["sharding_indexed"]
     except (KeyError, TypeError):
         return False
-
-
-def _decoded(body: memoryview, data_type: str) -> NDArray[Any]:
-    from numcodecs.vlen import VLenUTF8
-    from numcodecs.zstd import Zstd
-
-    plain = Zstd().decode(bytes(body))
-    if data_type == STRING:
-        return as_string_array(VLenUTF8().decode(plain))
-    return np.frombuffer(plain, np.dtype(data_type).newbyteorder("<")).astype(data_type)

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from arraystore.errors import SourceError
+from arraystore.errors import SourceError, brief
+from arraystore.schema import MAX_NAME_NBYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence, Set
@@ -120,6 +121,12 @@ def check_names(where: str, names: Sequence[str]) -> None:
     for name in names:
         if not name or "\0" in name:
             raise SourceError(f"{where}: a file cannot be named {name!r}")
+        # No character has more than 4 bytes, so that few names need be encoded.
+        if len(name) * 4 > MAX_NAME_NBYTES and len(name.encode()) > MAX_NAME_NBYTES:
+            raise SourceError(
+                f"{where}: a name may have {MAX_NAME_NBYTES} bytes, got {len(name.encode())} in "
+                f"{brief(name)}"
+            )
 
 
 def first_few(names: Sequence[str], few: int = 3) -> str:

@@ -1,0 +1,61 @@
+"""Look for what is lost or wrong, for long: hostile input, damaged stores, faults; count them.
+
+The tests do a moment of the same. Run it before a release, and put the counts into README::
+
+    make soak SOAK_ROUNDS=20
+
+What a part does in one round is its own affair; it returns how often each thing happened. Counts
+whose name begins with ``WRONG`` must not be there at all: then the status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from tests.soak import damage, faults, fuzzing, hostile_hdf5
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Part = Callable[[int], Counter[str]]
+
+PARTS: Final[dict[str, Part]] = {
+    "fuzz cases": fuzzing.run,
+    "hostile HDF5 files": hostile_hdf5.run,
+    "damaged stores": damage.run,
+    "faults": faults.run,
+}
+"""What is done in each round: ``run(seed)`` returns its counts."""
+
+WRONG: Final = "WRONG"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Look for what is lost or wrong, for long.")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first round; then one more each"
+    )
+    parser.add_argument("--part", action="append", choices=PARTS, help="by default all")
+    options = parser.parse_args()
+    counts: dict[str, Counter[str]] = {name: Counter() for name in options.part or PARTS}
+    began = time.monotonic()
+    for seed in range(options.seed, options.seed + options.rounds):
+        for name, total in counts.items():
+            total += PARTS[name](seed)
+        print(f"round of seed {seed}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    for name, total in counts.items():
+        print(name)
+        for what in sorted(total):
+            print(f"    {what:<40} {total[what]:>10,}")
+    n_wrong = sum(n for total in counts.values() for what, n in total.items() if WRONG in what)
+    print(f"wrong results: {n_wrong}")
+    return 1 if n_wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What `make soak` runs for long, and the tests for a moment: see ``scripts/soak.py``."""

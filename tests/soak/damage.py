@@ -1,0 +1,72 @@
+"""Part of `make soak`: stores damaged at random; right data or a documented error."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import traceback
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from tests.soak.fuzzing import HangError, time_limit
+from tests.soak.hostile_hdf5 import in_children
+from tests.soak.judge import only_documented, scratch, use, whole_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STORES: Final = 60
+KINDS: Final = ("bit flipped", "end cut off", "run of zeros", "object deleted", "objects swapped")
+
+
+def run(seed: int, n_stores: int = STORES) -> Counter[str]:
+    """Damage stores of both containers, and return how many, and what became of them."""
+    choose = random.Random(seed)
+    counts: Counter[str] = Counter()
+    for number in range(n_stores):
+        path = scratch() / "damaged.zarr"
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(whole_store(".zarr"), path)
+        kind = damaged_objects(choose, [file for file in path.rglob("*") if file.is_file()])
+        counts[f"Zarr, {kind}"] += 1
+        try:
+            with time_limit(), only_documented():
+                use(path)
+        except (Exception, HangError):  # noqa: BLE001 - what else there is, is what we look for
+            traceback.print_exc()
+            shutil.copytree(path, scratch() / f"wrong-{seed}-{number}.zarr")
+            counts["WRONG Zarr"] += 1
+    files = []
+    for number in range(n_stores):
+        files.append(scratch() / f"damaged-{number}.h5")
+        shutil.copy(whole_store(".h5"), files[-1])
+        counts[f"HDF5, {damaged_objects(choose, files[-1:])}"] += 1
+    told = in_children(files)
+    # What we wrote ends in time, however it is damaged.
+    counts["WRONG HDF5"] += told["wrong"] + told["stopped at the limit"] + told["crashed"]
+    return +counts
+
+
+def damaged_objects(choose: random.Random, files: list[Path]) -> str:
+    """Damage one object in some way, and return in which."""
+    kind = choose.choice(KINDS if len(files) > 1 else KINDS[:3])
+    file = choose.choice(sorted(files))
+    data = bytearray(file.read_bytes())
+    at = choose.randrange(len(data))
+    if kind == "bit flipped":
+        data[at] ^= 1 << choose.randrange(8)
+    elif kind == "end cut off":
+        del data[at:]
+    elif kind == "run of zeros":
+        end = min(len(data), at + choose.choice([1, 16, 512, 2**16]))
+        data[at:end] = bytes(end - at)
+    elif kind == "object deleted":
+        file.unlink()
+        return kind
+    else:
+        other = choose.choice(sorted(files))
+        theirs = other.read_bytes()
+        other.write_bytes(data)
+        data = bytearray(theirs)
+    file.write_bytes(data)
+    return kind

@@ -1,0 +1,86 @@
+"""Part of `make soak`: a disk that fails now and then; right data or a documented error."""
+
+from __future__ import annotations
+
+import errno
+import random
+import traceback
+from collections import Counter
+from typing import TYPE_CHECKING, ClassVar, Final
+from unittest import mock
+
+from typing_extensions import override
+
+from arraystore.storage import LocalReader
+from tests.soak.fuzzing import HangError, time_limit
+from tests.soak.judge import only_documented, use, whole_store
+from tests.support import SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from arraystore.byterange import ByteRange
+
+READS: Final = 100
+KINDS: Final = ("error", "short", "zeros", "flipped")
+
+
+class FailingReader(LocalReader):
+    """A disk that sometimes fails, ends early, or gives other bytes than it was given."""
+
+    choose = random.Random(0)
+    faults: ClassVar[Counter[str]] = Counter()
+    kinds: tuple[str, ...] = KINDS
+
+    @override
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        found = super().read_ranges(ranges)
+        return [self._fail(*pair) for pair in zip(found, ranges, strict=True)]
+
+    def _fail(self, data: memoryview, wanted: ByteRange) -> memoryview:
+        # Few reads are of images, and those are the ones to be right.
+        often = 0.3 if "payload" in wanted.key else 0.02
+        if not len(data) or self.choose.random() > often:
+            return data
+        kind = self.choose.choice(self.kinds)
+        self.faults[kind] += 1
+        at = self.choose.randrange(len(data))
+        if kind == "error":
+            raise OSError(errno.EIO, "Input/output error")
+        if kind == "short":
+            return data[:at]
+        changed = bytearray(data)
+        if kind == "zeros":
+            changed[at:] = bytes(len(data) - at)
+        else:
+            changed[at] ^= 1 << self.choose.randrange(8)
+        return memoryview(changed)
+
+
+def run(seed: int, n_reads: int = READS) -> Counter[str]:
+    """Read stores over a failing disk, and return the faults there were."""
+    FailingReader.choose, FailingReader.faults = random.Random(seed), Counter()
+    counts: Counter[str] = Counter()
+    for number in range(n_reads):
+        suffix = SUFFIXES[number % 2]
+        # libhdf5 trusts what it reads of its own; other bytes for it are hostile files.
+        FailingReader.kinds = KINDS if suffix == ".zarr" else KINDS[:2]
+        path = whole_store(suffix)
+        try:
+            with mock.patch("arraystore.containers.LocalReader", FailingReader):
+                _read(path)
+        except (Exception, HangError):  # noqa: BLE001 - what else there is, is what we look for
+            traceback.print_exc()
+            counts["WRONG"] += 1
+        counts["stores read"] += 1
+    return counts + FailingReader.faults
+
+
+def _read(path: Path) -> None:
+    try:
+        with time_limit(), only_documented():
+            use(path)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise

@@ -1,0 +1,36 @@
+"""Read HDF5 files of strangers, one after another, and print a line of what came of each.
+
+In a process of its own, with a limit of memory. Its parent watches the time.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+from arraystore import ArrayStoreError
+from tests.soak.judge import DOCUMENTED, use
+
+MEMORY_NBYTES = 4 * 2**30
+
+
+def told(path: Path) -> str:
+    try:
+        use(path)
+    except DOCUMENTED as error:
+        is_harmless = not isinstance(error, ArrayStoreError) or str(error).isprintable()
+        return "refused" if is_harmless else f"wrong: {path.name}: {error!r}"
+    except BaseException as error:  # noqa: BLE001 - whatever else there is, is what we look for
+        return f"wrong: {path.name}: {error!r}"
+    return "read right"
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_NBYTES, MEMORY_NBYTES))
+    for name in sys.argv[1:]:
+        print(told(Path(name)).replace("\n", " "), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A moment of what `make soak` does for long."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arraystore.stored import StoredSplit
+from scripts import soak
+from tests.soak import damage, faults, hostile_hdf5
+from tests.soak.fuzz import FUZZED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXAMPLES = 40
+
+
+@pytest.mark.parametrize("kind", FUZZED)
+def test_hostile_input_is_taken_right_or_refused_with_a_documented_error(kind: str) -> None:
+    @settings(
+        deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), database=None
+    )
+    @given(st.data())
+    def fuzzed(data: st.DataObject) -> None:
+        case: Any = data.draw(FUZZED[kind].inputs)
+        FUZZED[kind].check(case)
+
+    fuzzed()
+
+
+@pytest.mark.parametrize(
+    ("part", "n"), [(hostile_hdf5.run, 20), (damage.run, 20), (faults.run, 20)], ids=repr
+)
+def test_damage_and_faults_give_right_data_or_a_documented_error(
+    part: Callable[..., Counter[str]], n: int
+) -> None:
+    counts = part(7, n)
+    assert counts.total() >= n
+    assert not [what for what in counts if "WRONG" in what]
+
+
+def test_a_soak_that_finds_something_wrong_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["soak", "--rounds", "1", "--part", "faults"])
+    monkeypatch.setattr(StoredSplit, "_check", lambda *_: None)
+    assert soak.main() == 1
+    assert "wrong results: 0" not in capsys.readouterr().out
+
+
+def test_a_soak_adds_up_its_rounds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["soak", "--rounds", "3"])
+    monkeypatch.setattr(
+        soak, "PARTS", {"kills": lambda seed: Counter({"by day": seed, "by night": 1})}
+    )
+    assert soak.main() == 0
+    words = capsys.readouterr().out.split()
+    assert words == ["kills", "by", "day", "3", "by", "night", "3", "wrong", "results:", "0"]
+
+
+CHILD = """
+import os, signal, sys
+for name in sys.argv[1:]:
+    if "stuck" in name: signal.pause()
+    if "crash" in name: os.abort()
+    print("wrong: all of it" if "wrong" in name else "read right", flush=True)
+"""
+
+
+def test_a_child_that_does_not_end_or_crashes_is_counted_and_the_rest_is_read() -> None:
+    files = [Path(name) for name in ("a", "stuck", "b", "crash", "wrong")]
+    counts = hostile_hdf5.in_children(files, limit=0, command=[sys.executable, "-c", CHILD])
+    assert counts == {"read right": 2, "stopped at the limit": 1, "crashed": 1, "wrong": 1}
