@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import arraystore
-from arraystore.errors import ArrayStoreError
+from arraystore.errors import ArrayStoreError, ChecksumError
 from arraystore.schema import COLUMNS, ROOT_COLUMNS
 from tests.support import SUFFIXES, picture, write_folder, write_store
-from tests.test_damaged_stores import PAYLOAD, rewrite_payload
+from tests.test_damaged_stores import PAYLOAD, rewrite_column, rewrite_payload
 from tests.test_reader import forks, in_forked_child
 
 if TYPE_CHECKING:
@@ -469,3 +469,11 @@ def test_chunks_of_a_column_that_changed_places_are_told_and_reported(
     evidence = {"file_name": "content_digest", "image_crc32c": "crc32c must be"}
     assert evidence.get(column, column) in told
     assert len(report.problems) <= min(report.num_problems, 1000)
+
+
+def test_an_index_that_has_one_label_for_another_is_told_where_all_is_checked(store: Path) -> None:
+    # Of labels 1 and 2 there is one sample each, so that each alone looks right.
+    rewrite_column(store, "train/label_order", lambda order: order[[0, 1, 3, 2]])
+    with pytest.raises(ChecksumError, match="label_order: has others where label 1 is"):
+        arraystore.open(store, checksum="always")["train"].where(label=1)
+    assert not verified(store)
