@@ -172,7 +172,7 @@ class HDF5Reader(ContainerReader):
                 groups.append(path)
             elif node.is_scale:
                 pass
-            elif (column := _as_column(node)) is not None:
+            elif (column := _as_column(node, path)) is not None:
                 columns[path] = column
             elif node.dtype != np.uint8 or node.ndim != 1:
                 others.append(path)
@@ -201,10 +201,10 @@ class HDF5Reader(ContainerReader):
             raise kind(f"{self._at(path)}: HDF5 cannot read it: {error}") from error
 
 
-def _as_column(dataset: Any) -> Column | None:
+def _as_column(dataset: Any, path: str) -> Column | None:
     """Return what a dataset is as a column, or None if it is none."""
     is_filtered = dataset.id.get_create_plist().get_nfilters() > 0
-    dimension = dimension_of(dataset)
+    dimension = dimension_of(dataset, path)
     if dataset.ndim != 1 or dimension is None or not (is_filtered or not len(dataset)):
         return None
     if dimension == "byte" or dataset.dtype.kind not in "iufS":
