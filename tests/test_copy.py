@@ -174,7 +174,7 @@ def add_more(store: Path) -> None:
     writer = writer_for(store)(store)
     writer.create_group("selections")
     writer.create_group("selections/few")
-    column = Column("int64", "selected")
+    column = Column("int64", "selected_train")
     writer.write_column("selections/few/train", np.arange(5, dtype=np.int64), column)
     writer.write_column(
         "train/score", np.linspace(0, 1, 20, dtype=np.float32), Column("float32", "sample")
@@ -200,7 +200,7 @@ def test_groups_columns_and_attributes_that_we_do_not_know_come_along(
     assert container.read_column("selections/few/train", "int64").tolist() == [0, 1, 2, 3, 4]
     assert container.read_column("train/score", "float32").dtype == np.float32
     assert container.read_column("train/comment", "string")[19] == "ü19"
-    assert container.tree().columns["selections/few/train"] == Column("int64", "selected", 0)
+    assert container.tree().columns["selections/few/train"] == Column("int64", "selected_train", 0)
     for path in ("", "train", "selections", "selections/few/train"):
         found = container.attributes(path)
         assert {name: found[name] for name in EXTRA} == EXTRA

@@ -320,7 +320,9 @@ def test_a_list_of_dimensions_that_is_none_does_not_end_the_process(
     store: Path, value: Any, tmp_path: Path
 ) -> None:
     with h5py.File(store, "r+") as file:
-        file["train/label"].attrs.create("DIMENSION_LIST", value)
-    with refused("train/label", "DIMENSION_LIST"):
+        file["train/theirs"] = np.arange(4)
+        for name in ("theirs", "label"):
+            file[f"train/{name}"].attrs.create("DIMENSION_LIST", value)
+    with refused("train/theirs", "DIMENSION_LIST"):
         arraystore.copy(store, tmp_path / "b.zarr")
     use(store)

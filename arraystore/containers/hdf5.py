@@ -172,7 +172,7 @@ class HDF5Reader(ContainerReader):
                 groups.append(path)
             elif node.is_scale:
                 pass
-            elif (column := as_column(node)) is not None:
+            elif (column := as_column(node, path)) is not None:
                 columns[path] = column
             elif node.dtype != np.uint8 or node.ndim != 1:
                 others.append(path)
@@ -184,7 +184,7 @@ class HDF5Reader(ContainerReader):
     @override
     def described(self, path: str) -> Column:
         with self._open(path) as dataset:
-            return described(dataset, self._at(path))
+            return described(dataset, path, self._at(path))
 
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where

@@ -9,16 +9,18 @@ from arraystore.errors import FormatError
 from arraystore.schema import STRING, Column
 
 
-def as_column(dataset: Any) -> Column | None:
+def as_column(dataset: Any, path: str) -> Column | None:
     """Return what a dataset is as a column, or None if it is none."""
     is_filtered = dataset.id.get_create_plist().get_nfilters() > 0
-    if dimension_of(dataset) is None or not (is_filtered or not len(dataset)):
+    if dataset.ndim != 1 or not (is_filtered or not len(dataset)):
         return None
-    column = _column(dataset)
+    if dimension_of(dataset, path) is None:
+        return None
+    column = _column(dataset, path)
     return None if column.dimension == "byte" or dataset.dtype.kind not in "iufS" else column
 
 
-def described(dataset: Any, where: str) -> Column:
+def described(dataset: Any, path: str, where: str) -> Column:
     """Return what a dataset is; without a dimension scale its dimension is empty.
 
     Raises
@@ -28,11 +30,11 @@ def described(dataset: Any, where: str) -> Column:
     """
     if getattr(dataset, "ndim", None) != 1:
         raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
-    return _column(dataset)
+    return _column(dataset, path)
 
 
-def _column(dataset: Any) -> Column:
-    dimension = dimension_of(dataset) or ""
+def _column(dataset: Any, path: str) -> Column:
+    dimension = dimension_of(dataset, path) or ""
     if dataset.dtype.kind == "S":
         return Column(STRING, dimension, "")
     fill = dataset.fillvalue

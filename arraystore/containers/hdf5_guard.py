@@ -13,7 +13,7 @@ import numpy as np
 
 from arraystore.attributes import MAX_NBYTES
 from arraystore.errors import FormatError, brief
-from arraystore.schema import MAX_CHUNK_NBYTES
+from arraystore.schema import COLUMNS, MAX_CHUNK_NBYTES, PAYLOAD, ROOT_COLUMNS, SELECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -101,8 +101,11 @@ def check_values(dataset: Any, where: str) -> None:
         raise FormatError(f"{where}: {nbytes} bytes cannot be compressed to {stored}")
 
 
-def dimension_of(dataset: Any) -> str | None:
+def dimension_of(dataset: Any, path: str) -> str | None:
     """Return the name of the dimension of a 1-d dataset, or None if it has none.
+
+    The list of its scales lies in the global heap, where a flipped bit may keep libhdf5
+    busy for ever: of what has its name from us it is not looked up.
 
     Raises
     ------
@@ -112,6 +115,11 @@ def dimension_of(dataset: Any) -> str | None:
     """
     from h5py import h5t
 
+    group, _, last = path.rpartition("/")
+    if known := {**COLUMNS, **ROOT_COLUMNS}.get(last):
+        return known.dimension
+    if last == PAYLOAD or group.startswith(f"{SELECTIONS}/"):
+        return "byte" if last == PAYLOAD else f"selected_{last}"
     name = "DIMENSION_LIST"
     if dataset.ndim != 1 or name not in dataset.attrs:
         return None
