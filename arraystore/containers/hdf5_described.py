@@ -30,7 +30,9 @@ def described(dataset: Any, path: str, where: str) -> Column:
     """
     if getattr(dataset, "ndim", None) != 1:
         raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
-    return _column(dataset, path)
+    column = _column(dataset, path)
+    # Which scales are attached lies in the global heap; that some are does not.
+    return column if "DIMENSION_LIST" in dataset.attrs else column._replace(dimension="")
 
 
 def _column(dataset: Any, path: str) -> Column:
