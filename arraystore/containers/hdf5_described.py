@@ -12,9 +12,9 @@ from arraystore.schema import STRING, Column
 def as_column(dataset: Any, path: str) -> Column | None:
     """Return what a dataset is as a column, or None if it is none."""
     is_filtered = dataset.id.get_create_plist().get_nfilters() > 0
-    if dataset.ndim != 1 or not (is_filtered or not len(dataset)):
+    if dimension_of(dataset, path) is None or dataset.ndim != 1:
         return None
-    if dimension_of(dataset, path) is None:
+    if len(dataset) and not is_filtered:
         return None
     column = _column(dataset, path)
     return None if column.dimension == "byte" or dataset.dtype.kind not in "iufS" else column
