@@ -87,8 +87,21 @@ def cli() -> None:
     show_default=True,
     help="What to do about images that cannot be read.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a store that is at TARGET.")
-@click.option("--sync/--no-sync", default=True, help="Wait until all is on the disk.  [default]")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a store that is at TARGET; without --resume, an unfinished one as well.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with what an earlier conversion to TARGET left, if it left something.",
+)
+@click.option(
+    "--sync/--no-sync",
+    default=True,
+    help="Wait until all is on the disk; without, it cannot be resumed.  [default: sync]",
+)
 @click.option(
     "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
 )

@@ -139,6 +139,11 @@ class ContainerWriter(Protocol):
         ...
 
     @staticmethod
+    def libraries() -> dict[str, str]:
+        """Return the versions of the libraries that the bytes written depend on."""
+        ...
+
+    @staticmethod
     def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
         """Return the key of the object with the payload's bytes ``[start, stop)``, and its end.
 

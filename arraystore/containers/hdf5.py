@@ -295,6 +295,13 @@ class HDF5Writer(ContainerWriter):
 
     @override
     @staticmethod
+    def libraries() -> dict[str, str]:
+        from h5py import version
+
+        return {"h5py": version.version, "HDF5": version.hdf5_version}
+
+    @override
+    @staticmethod
     def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
         raise TypeError("the payloads of HDF5 are no objects of their own")
 
