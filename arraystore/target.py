@@ -19,7 +19,7 @@ import fcntl
 import itertools
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -259,7 +259,8 @@ def _clear(folder: Path, but: Collection[str] = ()) -> None:
     kept = {"lock", *but}
     if "journal" not in kept and os.path.lexists(folder / "journal"):
         (folder / "journal").unlink()
-        sync_path(folder)
+        with suppress(OSError):  # it is for a loss of power now; and what is missing is told
+            sync_path(folder)
     for path in folder.iterdir():
         if path.name in kept:
             continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.containers import open_local
+from arraystore.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -30,6 +31,11 @@ def lay_out_again(store: Path, skeleton: Path, payloads: Collection[str]) -> Non
         Laid out anew, without space for payloads. It is used up.
     payloads : collection of str
         Paths of the payloads.
+
+    Raises
+    ------
+    FormatError
+        If the store is shorter than it was when it was laid out.
     """
     if skeleton.is_dir():
         _replace_files(store, skeleton, [store / path / "c" for path in payloads])
@@ -55,7 +61,9 @@ def _replace_files(store: Path, skeleton: Path, kept: list[Path]) -> None:
 
 
 def _replace_gaps(store: Path, skeleton: Path, payloads: Collection[str]) -> None:
-    nbytes = skeleton.stat().st_size
+    nbytes, found = skeleton.stat().st_size, store.stat().st_size
+    if found < nbytes:
+        raise FormatError(f"{store}: must have {nbytes:,} bytes or more, got {found:,}")
     with skeleton.open("rb") as source, store.open("r+b") as target:
         for start, stop in _gaps(skeleton, payloads):
             source.seek(start)

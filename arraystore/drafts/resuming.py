@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from arraystore.errors import SourceError, StorageError
+from arraystore.errors import FormatError, SourceError, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from arraystore.fill import FilePlaces
     from arraystore.journal import Plan
 
 SOURCE: Final = "source"
 """The part of a plan that tells of files; a change in it is a `SourceError`."""
 
+_ANEW: Final = "give overwrite=True (--overwrite) without resume to start anew"
 _ABSENT: Final = "nothing"
 _FEW: Final = 3
 
@@ -55,23 +59,24 @@ def check_plan(where: Path, then: Plan, now: Plan) -> None:
         )
         more = f"; {len(changed) - _FEW} more" if len(changed) > _FEW else ""
         raise (SourceError if part == SOURCE else ValueError)(
-            f"{where}: cannot be resumed, because {told}{more}; go back to what it was, or give "
-            "overwrite=True (--overwrite) without resume to start anew"
+            f"{where}: cannot be resumed, because {told}{more}; go back to what it was, or {_ANEW}"
         )
 
 
-def check_places(places: FilePlaces) -> None:
-    """Refuse to rely on a block whose files are not there any more, or have become shorter.
+@contextmanager
+def relying_on_a_store() -> Iterator[None]:
+    """Tell what is wrong with an unfinished store as a `StorageError` with the way out."""
+    try:
+        yield
+    except (FormatError, FileNotFoundError) as error:
+        raise StorageError(
+            f"{error}; it was changed since the conversion was stopped; {_ANEW}"
+        ) from error
 
-    Raises
-    ------
-    StorageError
-    """
+
+def check_places(places: FilePlaces) -> None:
+    """Refuse to rely on a block whose files have become shorter, with a `FormatError`."""
     for name, start, nbytes in places.places:
-        path = Path(name)
-        found = path.stat().st_size if path.is_file() else 0
+        found = Path(name).stat().st_size
         if found < start + nbytes:
-            raise StorageError(
-                f"{path}: must have {start + nbytes:,} bytes or more, got {found:,}; it was "
-                "changed since; give overwrite=True (--overwrite) without resume to start anew"
-            )
+            raise FormatError(f"{name}: must have {start + nbytes:,} bytes or more, got {found:,}")
