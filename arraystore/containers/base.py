@@ -176,7 +176,7 @@ class ContainerWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish what was written since the writer was opened."""
+        """Finish what was written since the writer was opened, and hold nothing open after."""
         ...
 
 

@@ -204,7 +204,15 @@ def run(
 def writing(
     open_writer: Callable[[Path], ContainerWriter], path: Path
 ) -> Iterator[ContainerWriter]:
-    """Open a writer, and close it at the end if nothing fails."""
+    """Open a writer, and close it at the end."""
     writer = open_writer(path)
-    yield writer
+    try:
+        yield writer
+    except BaseException as error:
+        # A library would write what it holds back later, to a store that is resumed by then.
+        try:
+            writer.close()
+        except (OSError, RuntimeError, ValueError) as another:
+            error.add_note(f"and what was written could not be finished: {another}")
+        raise
     writer.close()
