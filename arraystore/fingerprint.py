@@ -55,21 +55,23 @@ def fingerprint(
 
 def _files(files: tuple[Path, ...]) -> dict[str, str]:
     """Tell size and time of each file, or, if they are many, of all in each folder."""
-    if not files:
+    names = [str(path) for path in files]
+    if not names:
         return {}
-    root = os.path.commonpath([path.parent for path in files])
-    told = [(os.path.relpath(path, root), _told(path)) for path in files]
+    root = os.path.commonpath({name.rpartition("/")[0] for name in names}).rstrip("/") + "/"
+    statuses = [os.stat(name) for name in names]  # noqa: PTH116 - there may be millions
+    told = [
+        (name.removeprefix(root), status.st_size, status.st_mtime_ns)
+        for name, status in zip(names, statuses, strict=True)
+    ]
     if len(told) <= _MAX_FILES:
-        return dict(told)
-    folders: dict[str, list[tuple[str, str]]] = {}
-    for name, text in sorted(told):
-        folders.setdefault(name.rpartition("/")[0] or ".", []).append((name, text))
+        return {
+            name: f"{nbytes:,} bytes of {np.datetime64(time, 'ns')}" for name, nbytes, time in told
+        }
+    folders: dict[str, list[tuple[str, int, int]]] = {}
+    for row in told:
+        folders.setdefault(row[0].rpartition("/")[0] or ".", []).append(row)
     return {folder: f"{len(rows):,} files, {_digest(rows)}" for folder, rows in folders.items()}
-
-
-def _told(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size:,} bytes of {np.datetime64(status.st_mtime_ns, 'ns')}"
 
 
 def _named(source: Source) -> list[object]:
