@@ -330,16 +330,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _failed("interrupted; nothing is left half written")
+    except (click.Abort, KeyboardInterrupt) as error:
+        notes = _notes(error.__cause__ or error)
+        return _failed(f"interrupted{notes or '; nothing is left half written'}")
     except BrokenPipeError:  # who read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyError as error:
         return _failed(str(error.args[0] if error.args else error))
     except (ArrayStoreError, OSError, ValueError, IndexError) as error:
-        return _failed(str(error))
+        return _failed(str(error) + _notes(error))
     return 0
+
+
+def _notes(error: BaseException) -> str:
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _failed(message: str) -> int:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from arraystore.containers.base import ContainerWriter
     from arraystore.containers.opening import ObjectStore
+    from arraystore.progress import Meter
     from arraystore.sources.base import Source
 
 _SEED_LIMIT: Final = 2**63
@@ -163,19 +164,9 @@ def convert(
             partial=partial,
             status=shown.status,
         )
-        plans = {}
-        with draft.spool.open("wb") as spool:
-            for name in source.splits:
-                plans[name] = plan_split(
-                    source, name, spool, order=order, seed=seed, on_error=on_error, meter=shown
-                )
-        options = {
-            "dataset": _info(source, plans).full_name,
-            "partial": partial,
-            "order": order,
-            "seed": seed,
-            "on_error": on_error,
-        }
+        how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
+        plans = _plans(source, draft.spool, shown, **how)
+        options = {"dataset": _info(source, plans).full_name, "partial": partial, **how}
         draft.lay_out(
             {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
             fingerprint(source, plans, draft.spool, options),
@@ -199,6 +190,11 @@ def convert(
         notes=source.notes,
         seconds=time.perf_counter() - began,
     )
+
+
+def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, SplitPlan]:
+    with spool.open("wb") as file:
+        return {name: plan_split(source, name, file, meter=meter, **how) for name in source.splits}
 
 
 def _image_bytes(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:

@@ -19,7 +19,7 @@ import arraystore
 from arraystore import fill as fill_room
 from arraystore import fingerprint as fingerprint_room
 from arraystore import journal as journal_room
-from arraystore.cli import cli
+from arraystore.cli import cli, main
 from arraystore.containers import zarr_writer
 from arraystore.drafts import base as draft_room
 from arraystore.drafts.local import LocalDraft
@@ -665,3 +665,21 @@ def test_the_command_resumes(photos: Path, target: Path, unfinished: Path) -> No
     done = CliRunner().invoke(cli, [*arguments, "--resume"])
     assert (done.exit_code, unfinished.exists()) == (0, False)
     assert tree(target) == undisturbed(photos, target)
+
+
+@pytest.mark.parametrize("kind", [StorageError, KeyboardInterrupt])
+def test_the_command_says_that_what_was_copied_is_kept(
+    kind: type[BaseException],
+    photos: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*args: object) -> None:
+        raise kind("the disk is full")
+
+    monkeypatch.setattr(LocalDraft, "publish", fail)
+    assert main(["convert", f"folder:{photos}", str(target)]) == 1
+    what = "interrupted" if kind is KeyboardInterrupt else "the disk is full"
+    kept = f"{work_of(target)} keeps what was copied; resume=True (--resume) goes on from there"
+    assert capsys.readouterr().err.strip().endswith(f"arraystore: {what}; {kept}")

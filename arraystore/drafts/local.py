@@ -71,13 +71,19 @@ class LocalDraft(Draft):
 
     @override
     def __exit__(self, *exception: object) -> None:
+        error = exception[1]
         try:
             self._close_journal()
-        except OSError as error:
-            if not isinstance(exception[1], BaseException):
+        except OSError as another:
+            if not isinstance(error, BaseException):
                 raise
-            exception[1].add_note(f"the last blocks could not be recorded: {error}")
+            error.add_note(f"the last blocks could not be recorded: {another}")
         finally:
+            if isinstance(error, BaseException) and self._work.is_unfinished:
+                error.add_note(
+                    f"{self._work.folder} keeps what was copied; resume=True (--resume) goes on "
+                    "from there"
+                )
             self._stack.__exit__(*exception)  # type: ignore[arg-type]
 
     @property
