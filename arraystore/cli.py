@@ -87,8 +87,21 @@ def cli() -> None:
     show_default=True,
     help="What to do about images that cannot be read.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a store that is at TARGET.")
-@click.option("--sync/--no-sync", default=True, help="Wait until all is on the disk.  [default]")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a store that is at TARGET; without --resume, an unfinished one as well.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with what an earlier conversion to TARGET left, if it left something.",
+)
+@click.option(
+    "--sync/--no-sync",
+    default=True,
+    help="Wait until all is on the disk; without, it cannot be resumed.  [default: sync]",
+)
 @click.option(
     "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
 )
@@ -346,8 +359,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show(usage)
         click.echo(escaped(usage.getvalue(), keep="\n"), err=True, nl=False)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _failed("interrupted; nothing is left half written")
+    except (click.Abort, KeyboardInterrupt) as error:
+        notes = _notes(error.__cause__ or error)
+        return _failed(f"interrupted{notes or '; nothing is left half written'}")
     except BrokenPipeError:  # who read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -356,8 +370,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _failed(f"not enough memory: {error}")
     except (ArrayStoreError, OSError, ValueError, IndexError) as error:
-        return _failed(str(error))
+        return _failed(str(error) + _notes(error))
     return status or 0
+
+
+def _notes(error: BaseException) -> str:
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _failed(message: str) -> int:

@@ -21,6 +21,7 @@ from arraystore.attributes import MAX_NBYTES
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import SourceError
 from arraystore.fill import FileRanges
+from arraystore.fingerprint import fingerprint
 from arraystore.layout import content_digest, image_starts, label_index, selected
 from arraystore.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.progress import meter
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from arraystore.containers.base import ContainerWriter
     from arraystore.containers.opening import ObjectStore
+    from arraystore.progress import Meter
     from arraystore.sources.base import Source
 
 _SEED_LIMIT: Final = 2**63
@@ -62,6 +64,7 @@ def convert(
     seed: int = 0,
     on_error: str = "raise",
     overwrite: bool = False,
+    resume: bool = False,
     sync: bool = True,
     executor: Executor | None = None,
     progress: bool | None = None,
@@ -69,8 +72,9 @@ def convert(
     """Convert a data set to a store.
 
     The bytes of every image are copied as they are, but for those of ``imagenet2012``
-    from version 3.0.0 on that are no RGB or gray JPEGs. A conversion that fails or
-    is interrupted leaves nothing at `target`.
+    from version 3.0.0 on that are no RGB or gray JPEGs. A conversion that fails, is
+    interrupted or killed leaves nothing at `target`. On a disk it leaves what it has
+    copied beside it, in ``.NAME.partial``, for another to resume.
 
     Parameters
     ----------
@@ -100,9 +104,14 @@ def convert(
     overwrite : bool, default False
         Replace a store that is at `target`. In a bucket a Zarr store that is there is
         deleted when the first image is sent, an HDF5 file replaced when the last was.
+        An unfinished store is deleted, unless `resume` is given as well.
+    resume : bool, default False
+        Go on with the unfinished store of an earlier conversion to `target`, if there
+        is one, and begin anew if not. Sources, options and versions must be the same;
+        then so are the bytes, as if nothing had happened. Not for buckets.
     sync : bool, default True
         Wait until all is on the disk. Without, a loss of power soon after may
-        leave a damaged store.
+        leave a damaged store, and what is unfinished cannot be resumed.
     executor : concurrent.futures.Executor, optional
         Runs the copying; threads by default. Processes, or machines that see the
         same files, do as well. (A file in a bucket is sent by this process alone.)
@@ -117,13 +126,15 @@ def convert(
     ------
     SourceError
         If the data set is unknown, or its source missing, incomplete or damaged.
+        If files of it have changed since the store was begun that is to be resumed.
     FileExistsError
-        If there is something at `target`.
+        If there is something at `target`, or an unfinished store beside it.
     StorageError
         If the disk is full, another process is converting to `target`, or a bucket
         cannot be reached or written to.
     ValueError
-        If an option is not one of those above.
+        If an option is not one of those above, or not what it was when the store was
+        begun that is to be resumed.
 
     Examples
     --------
@@ -144,7 +155,9 @@ def convert(
     if not 0 <= seed < _SEED_LIMIT:
         raise ValueError(f"seed must be 0 or more and below 2**63, got {seed}")
     began = time.perf_counter()
-    made = open_draft(target, storage_options=storage_options, overwrite=overwrite, sync=sync)
+    made = open_draft(
+        target, storage_options=storage_options, overwrite=overwrite, sync=sync, resume=resume
+    )
     with made as draft, meter(progress) as shown:
         source = load_source(
             os.fspath(dataset),
@@ -153,14 +166,14 @@ def convert(
             partial=partial,
             status=shown.status,
         )
-        plans = {}
-        with draft.spool.open("wb") as spool:
-            for name in source.splits:
-                plans[name] = plan_split(
-                    source, name, spool, order=order, seed=seed, on_error=on_error, meter=shown
-                )
+        how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
+        plans = _plans(source, draft.spool, shown, **how)
         _check_room(_info(source, plans))
-        draft.lay_out({name: int(plan.table.nbytes.sum()) for name, plan in plans.items()})
+        options = {"dataset": _info(source, plans).full_name, "partial": partial, **how}
+        draft.lay_out(
+            {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
+            fingerprint(source, plans, draft.spool, options),
+        )
         checksums = {
             name: draft.fill(name, _images(source, draft.spool, plan), shown, executor=executor)
             for name, plan in plans.items()
@@ -178,6 +191,11 @@ def convert(
         notes=source.notes,
         seconds=time.perf_counter() - began,
     )
+
+
+def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, SplitPlan]:
+    with spool.open("wb") as file:
+        return {name: plan_split(source, name, file, meter=meter, **how) for name in source.splits}
 
 
 def _images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:

@@ -3,10 +3,12 @@
 ::
 
     data/1pct.h5              appears whole, or not at all
-    data/.1pct.h5.partial/    while the conversion runs
+    data/.1pct.h5.partial/    while the conversion runs, and when it was stopped
         ├── lock              held by the process that works here
         ├── store             the store to be
+        ├── journal           which blocks of it are on the disk
         ├── spool             images that were encoded anew
+        ├── again             what was laid out anew, for the moment of resuming
         └── replaced          the old store, for the moment between two renames
 """
 
@@ -17,20 +19,20 @@ import fcntl
 import itertools
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import StorageError
+from arraystore.journal import read_journal
+from arraystore.sync import sync_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 _REPLACED: Final = "replaced"
-_CONTENT: Final = frozenset({"lock", "store", "spool", _REPLACED})
-_SYNCERS: Final = 8
+_CONTENT: Final = frozenset({"lock", "store", "journal", "spool", "again", _REPLACED})
 _LOCK_TRIES: Final = 100
 """How often a work folder may vanish, between its making and its locking, before we give up."""
 
@@ -63,6 +65,30 @@ class Workspace:
         """Where images that were encoded anew are kept."""
         return self.folder / "spool"
 
+    @property
+    def journal(self) -> Path:
+        """Which blocks of the store are on the disk."""
+        return self.folder / "journal"
+
+    @property
+    def again(self) -> Path:
+        """Where a store that is resumed is laid out anew."""
+        return self.folder / "again"
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the process was killed that worked here when its store had its name already."""
+        is_left = not os.path.lexists(self.store) or _is_same(self.store, self.target)
+        return self.folder.is_dir() and os.path.lexists(self.target) and is_left
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether there is a store with at least one block that need not be filled again."""
+        if not os.path.lexists(self.store) or _is_same(self.store, self.target):
+            return False
+        recorded = read_journal(self.journal)
+        return recorded is not None and bool(recorded.blocks)
+
     def publish(self) -> None:
         """Give the finished store its name.
 
@@ -88,42 +114,60 @@ class Workspace:
 
 
 @contextmanager
-def workspace(target: Path, *, overwrite: bool = False) -> Iterator[Workspace]:
+def workspace(
+    target: Path, *, overwrite: bool = False, resume: bool = False
+) -> Iterator[Workspace]:
     """Take a work folder beside `target` for as long as the context lasts.
 
-    Whatever is in it then is deleted, so that a conversion that fails leaves
-    nothing behind; what a killed one left is deleted first.
+    Unless it is an unfinished store, whatever is in it is deleted, first and last.
 
     Parameters
     ----------
     target : Path
         Where the store is to appear.
     overwrite : bool, default False
-        Whether a store that is there may be replaced.
+        Whether a store that is there may be replaced; and an unfinished one be deleted.
+    resume : bool, default False
+        Whether an unfinished store is wanted.
 
     Raises
     ------
     FileExistsError
         If there is something at `target`, and `overwrite` is false or it is
-        neither a Zarr group nor an HDF5 file.
+        neither a Zarr group nor an HDF5 file. If there is an unfinished store, and
+        neither `overwrite` nor `resume` is true.
     FileNotFoundError, NotADirectoryError, PermissionError
         If the folder of `target` is not there or cannot be written to.
     StorageError
         If another process is converting to the same target.
     """
-    _check_target(target, overwrite=overwrite)
-    folder = target.parent / f".{target.name}.partial"
-    lock = _locked(folder)
-    try:
-        _put_back(folder, target)
+    work = Workspace(target.parent / f".{target.name}.partial", target, overwrite)
+    if not work.is_published:
         _check_target(target, overwrite=overwrite)
-        _clear(folder)
-        yield Workspace(folder, target, overwrite)
+    lock = _locked(work.folder)
+    try:
+        _put_back(work.folder, target)
+        _check_target(target, overwrite=overwrite)
+        if work.is_unfinished and not overwrite and not resume:
+            raise FileExistsError(
+                f"{work.folder}: holds an unfinished conversion to {target.name}; give resume=True "
+                "(--resume) to finish it, or overwrite=True (--overwrite) to start anew"
+            )
+        _clear(work.folder, but=("store", "journal") if resume and work.is_unfinished else ())
+        yield work
     finally:
-        _clear(folder)
-        (folder / "lock").unlink()
-        folder.rmdir()
-        os.close(lock)
+        if work.is_unfinished:
+            os.close(lock)
+        else:
+            _remove(work, lock)
+
+
+def _remove(work: Workspace, lock: int) -> None:
+    """Remove a work folder, and give the lock on it free."""
+    _clear(work.folder)
+    (work.folder / "lock").unlink()
+    work.folder.rmdir()
+    os.close(lock)
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
@@ -196,17 +240,33 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two names are those of one file."""
+    try:
+        return path.samefile(other)
+    except FileNotFoundError:
+        return False
+
+
 def _put_back(folder: Path, target: Path) -> None:
     """Give an old store its name again, if it was moved aside and nothing took its place."""
     if os.path.lexists(folder / _REPLACED) and not os.path.lexists(target):
         (folder / _REPLACED).rename(target)
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, but: Collection[str] = ()) -> None:
+    """Delete what is in a work folder, the journal first: it must not tell of what is gone."""
+    kept = {"lock", *but}
+    if "journal" not in kept and os.path.lexists(folder / "journal"):
+        (folder / "journal").unlink()
+        with suppress(OSError):  # it is for a loss of power now; and what is missing is told
+            sync_path(folder)
     for path in folder.iterdir():
+        if path.name in kept:
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != "lock":
+        else:
             path.unlink()
 
 
@@ -222,6 +282,7 @@ def _rename_without_replacing(source: Path, target: Path) -> None:
             source.rename(target)
         else:
             target.hardlink_to(source)
+            sync_path(target.parent)  # else a loss of power could leave neither name
             source.unlink()
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
@@ -234,19 +295,3 @@ def _rename_without_replacing(source: Path, target: Path) -> None:
         except FileExistsError:
             raise exists from None
         source.replace(target)
-
-
-def sync_tree(store: Path) -> None:
-    """Wait until a file, or all in a folder, is on the disk."""
-    with ThreadPoolExecutor(_SYNCERS) as pool:
-        # At the same time, so that the file system can settle many in one transaction.
-        list(pool.map(sync_path, [store, *store.rglob("*")]))
-
-
-def sync_path(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's entries, are on the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

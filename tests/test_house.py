@@ -21,7 +21,7 @@ MAX_LINES = 400
 ONLY_IN = {
     "zarr": {"containers/zarr_writer.py"},
     "numcodecs": {"containers/frames.py"},
-    "h5py": {"containers/hdf5.py", "containers/hdf5_guard.py"},
+    "h5py": {"containers/hdf5.py", "containers/hdf5_guard.py", "containers/hdf5_writer.py"},
     "obstore": {"objects/stores.py"},
     "boto3": {"objects/stores.py"},
     "simplejpeg": {"image.py"},

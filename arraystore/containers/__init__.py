@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from arraystore.containers.blocks import BLOCK_NBYTES, HEAD_NBYTES, BlockReader
-from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader, HDF5Writer
+from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader
+from arraystore.containers.hdf5_writer import HDF5Writer
 from arraystore.containers.zarr import METADATA, ZarrReader
 from arraystore.containers.zarr_writer import ZarrWriter
 from arraystore.errors import FormatError, StorageError

@@ -170,6 +170,11 @@ class ContainerWriter(Protocol):
         ...
 
     @staticmethod
+    def libraries() -> dict[str, str]:
+        """Return the versions of the libraries that the bytes written depend on."""
+        ...
+
+    @staticmethod
     def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
         """Return the key of the object with the payload's bytes ``[start, stop)``, and its end.
 
@@ -202,7 +207,7 @@ class ContainerWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish what was written since the writer was opened."""
+        """Finish what was written since the writer was opened, and hold nothing open after."""
         ...
 
 

@@ -7,6 +7,7 @@ lengths alone, so they are laid out here and filled by whoever has the bytes.
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -59,6 +60,11 @@ class ZarrWriter(ContainerWriter):
             return bool(json.loads(data)["node_type"] == "group")
         except (KeyError, TypeError, ValueError):
             return False
+
+    @override
+    @staticmethod
+    def libraries() -> dict[str, str]:
+        return {name: version(name) for name in ("zarr", "numcodecs")}
 
     @override
     @staticmethod

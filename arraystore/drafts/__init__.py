@@ -27,6 +27,7 @@ def open_draft(
     storage_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     sync: bool = True,
+    resume: bool = False,
 ) -> Draft:
     """Prepare to make a store; nothing is written before the draft is entered.
 
@@ -41,25 +42,47 @@ def open_draft(
         Whether a store that is there may be replaced.
     sync : bool, default True
         Whether to wait until all is on the disk.
+    resume : bool, default False
+        Whether to go on with what an earlier draft left.
 
     Raises
     ------
     ValueError
-        If the suffix asks for no container, or an option is not known.
+        If the suffix asks for no container, or an option is not known; if nothing
+        can be resumed there.
     """
     from arraystore.objects.address import parse_address
 
+    _check_resume(name_of(target), resume=resume, sync=sync)
     if isinstance(target, tuple):
+        _refuse_resume(name_of(target), resume=resume)
         return _bucket_draft(target, None, PurePosixPath(target[1]), overwrite=overwrite)
     text = os.fspath(target)
     address = parse_address(text)
     if address is not None:
+        _refuse_resume(text, resume=resume)
         key = PurePosixPath(address.key)
         return _bucket_draft(text, storage_options, key, overwrite=overwrite)
     if storage_options:
         raise ValueError(f"{text}: storage_options are for buckets, and this is a path")
     path = Path(text.removeprefix("file://")).expanduser().absolute()
-    return LocalDraft(path, overwrite=overwrite, sync=sync)
+    return LocalDraft(path, overwrite=overwrite, sync=sync, resume=resume)
+
+
+def _check_resume(where: str, *, resume: bool, sync: bool) -> None:
+    if resume and not sync:
+        raise ValueError(
+            f"{where}: resume=True (--resume) needs sync=True (--sync); without, nothing is known "
+            "to be on the disk"
+        )
+
+
+def _refuse_resume(where: str, *, resume: bool) -> None:
+    if resume:
+        raise ValueError(
+            f"{where}: resume=True (--resume) is for stores on a disk, since in a bucket a failure "
+            "leaves nothing to go on with; convert to a disk, and copy what comes of it"
+        )
 
 
 def _bucket_draft(

@@ -4,7 +4,7 @@
 
     lay out ──▶ fill, block by block ──▶ seal: columns, attributes, the version last ──▶ publish
 
-A draft is a context: when it is left, what was not published is gone.
+A draft is a context: when it is left, what was not published is gone, or can be resumed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from arraystore.containers.base import ContainerWriter
     from arraystore.fill import ImageBytes, Target
+    from arraystore.journal import Plan
     from arraystore.progress import Meter
 
     Checksums = NDArray[np.uint32]
@@ -59,9 +60,32 @@ class Draft(Protocol):
         """Where images that were encoded anew are kept."""
         ...
 
-    def lay_out(self, payloads: Mapping[str, int]) -> None:
-        """Create the groups of some splits, and their payloads of so many bytes."""
+    def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
+        """Create the groups of some splits, and their payloads of so many bytes.
+
+        Parameters
+        ----------
+        payloads : mapping of str to int
+            Size of each split's payload.
+        plan : mapping of str to mapping of str to str, optional
+            All that the bytes of the store depend on, to be told if it has changed when
+            the store is resumed. Without, it cannot be resumed.
+
+        Raises
+        ------
+        ValueError
+            If an unfinished store is resumed, and is not of this plan.
+        """
         ...
+
+    def recorded(self, split: str, block: Block) -> Checksums | None:
+        """Return the checksums of a block that need not be filled again, else None."""
+        del split, block
+        return None
+
+    def record(self, split: str, block: Block, checksums: Checksums) -> None:
+        """Note, once it is on the disk, that a block need not be filled again."""
+        del split, block, checksums
 
     def target(self, split: str, block: Block) -> Target:
         """Return where a block of a split's payload is to be."""
@@ -118,23 +142,29 @@ class Draft(Protocol):
         """
         total = int(images.nbytes.sum())
         meter.start(f"{split}: copying images", len(images.nbytes), total)
+        all_blocks = blocks(images.nbytes)
+        found = {block: self.recorded(split, block) for block in all_blocks}
+        parts = {block: part for block, part in found.items() if part is not None}
+        for block, part in parts.items():
+            meter.advance(len(part), block.stop - block.start)
         tasks = (
             (block, FillTask(images.rows(block.first, block.last), block.skip, target))
-            for block in blocks(images.nbytes)
+            for block in all_blocks
+            if block not in parts
             for target in [self.target(split, block)]
         )
-        parts = [np.empty(0, dtype=np.uint32)]
         pool = executor or ThreadPoolExecutor(self.n_threads)
         try:
             for block, part in run(pool, tasks, self.max_in_flight):
                 if expected is not None and (i := first_difference(block, part, expected)) >= 0:
                     raise ChecksumError(f"{images.where(i)}: {NOT_AS_WRITTEN}")
-                parts.append(part)
+                parts[block] = part
+                self.record(split, block, part)
                 meter.advance(len(part), block.stop - block.start)
         finally:
             if executor is None:
                 pool.shutdown(cancel_futures=True)
-        return np.concatenate(parts)
+        return np.concatenate([np.empty(0, np.uint32), *(parts[block] for block in all_blocks)])
 
 
 def first_difference(block: Block, found: Checksums, expected: Checksums) -> int:
@@ -166,7 +196,7 @@ def run(
             first, future = running.popleft()
             yield first, future.result()
     finally:
-        # What runs already writes to a place that is about to be removed.
+        # What runs already writes to a place that is about to be removed, or to be resumed.
         wait([future for _, future in running if not future.cancel()])
 
 
@@ -174,7 +204,15 @@ def run(
 def writing(
     open_writer: Callable[[Path], ContainerWriter], path: Path
 ) -> Iterator[ContainerWriter]:
-    """Open a writer, and close it at the end if nothing fails."""
+    """Open a writer, and close it at the end."""
     writer = open_writer(path)
-    yield writer
+    try:
+        yield writer
+    except BaseException as error:
+        # A library would write what it holds back later, to a store that is resumed by then.
+        try:
+            writer.close()
+        except (OSError, RuntimeError, ValueError) as another:
+            error.add_note(f"and what was written could not be finished: {another}")
+        raise
     writer.close()

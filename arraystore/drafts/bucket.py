@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from arraystore.containers.base import ContainerWriter
     from arraystore.drafts.base import Checksums
     from arraystore.fill import ImageBytes, Sink
+    from arraystore.journal import Plan
     from arraystore.objects.writer import ObjectWriter
     from arraystore.progress import Meter
 
@@ -107,7 +108,7 @@ class BucketDraft(Draft):
         return self._folder / "store"
 
     @override
-    def lay_out(self, payloads: Mapping[str, int]) -> None:
+    def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
         with self.writer() as writer:
             for split, nbytes in payloads.items():
                 writer.create_group(split)
@@ -164,12 +165,12 @@ class ManyObjectsDraft(BucketDraft):
         self._root: bytes | None = None
 
     @override
-    def lay_out(self, payloads: Mapping[str, int]) -> None:
+    def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
         self._is_begun = True
         # The root first: what is left without it is no store any more.
         self._objects.delete([self._root_key])
         self._remove()
-        super().lay_out(payloads)
+        super().lay_out(payloads, plan)
 
     @override
     def target(self, split: str, block: Block) -> Target:

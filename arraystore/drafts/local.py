@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from typing_extensions import override
 
 from arraystore.containers import open_local, writer_for
-from arraystore.drafts.base import MAX_BLOCKS_IN_FLIGHT, Draft, writing
+from arraystore.containers.again import lay_out_again
+from arraystore.drafts.base import Draft, writing
+from arraystore.drafts.resuming import check_places, check_plan, relying_on_a_store
 from arraystore.fill import FilePlaces
+from arraystore.journal import BlockKey, JournalWriter, read_journal
 from arraystore.schema import PAYLOAD
 from arraystore.storage import close_idle_files, full_disk_is_told
-from arraystore.target import sync_path, workspace
+from arraystore.sync import sync_path, sync_tree
+from arraystore.target import workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from arraystore.byterange import ChunkManifest
     from arraystore.containers.base import ContainerWriter
+    from arraystore.drafts.base import Checksums
+    from arraystore.journal import Plan, Recorded
     from arraystore.layout import Block
     from arraystore.progress import Meter
 
@@ -38,6 +44,8 @@ class LocalDraft(Draft):
         Whether a store that is there may be replaced.
     sync : bool
         Whether to wait until all is on the disk.
+    resume : bool, default False
+        Whether to go on with what an earlier draft of the same path left.
 
     Raises
     ------
@@ -45,22 +53,38 @@ class LocalDraft(Draft):
         If the suffix of `path` asks for no container.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool, sync: bool) -> None:
+    def __init__(self, path: Path, *, overwrite: bool, sync: bool, resume: bool = False) -> None:
         self._open_writer = writer_for(path)
-        self._path, self._overwrite, self._sync = path, overwrite, sync
+        self._path, self._overwrite, self._sync, self._resume = path, overwrite, sync, resume
         self._manifests: dict[str, ChunkManifest] = {}
+        self._blocks: dict[BlockKey, Checksums] = {}
+        self._journal: JournalWriter | None = None
 
     @override
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._work = stack.enter_context(workspace(self._path, overwrite=self._overwrite))
+            place = workspace(self._path, overwrite=self._overwrite, resume=self._resume)
+            self._work = stack.enter_context(place)
             stack.enter_context(full_disk_is_told(self._work.folder))
             self._stack = stack.pop_all()
         return self
 
     @override
     def __exit__(self, *exception: object) -> None:
-        self._stack.__exit__(*exception)  # type: ignore[arg-type]
+        error = exception[1]
+        try:
+            self._close_journal()
+        except OSError as another:
+            if not isinstance(error, BaseException):
+                raise
+            error.add_note(f"the last blocks could not be recorded: {another}")
+        finally:
+            if isinstance(error, BaseException) and self._work.is_unfinished:
+                error.add_note(
+                    f"{self._work.folder} keeps what was copied; resume=True (--resume) goes on "
+                    "from there"
+                )
+            self._stack.__exit__(*exception)  # type: ignore[arg-type]
 
     @property
     @override
@@ -68,11 +92,52 @@ class LocalDraft(Draft):
         return self._work.spool
 
     @override
-    def lay_out(self, payloads: Mapping[str, int]) -> None:
-        with self.writer() as writer:
+    def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
+        if plan is not None:
+            plan = {**plan, "library": self._open_writer.libraries()}
+        recorded = read_journal(self._work.journal)
+        if recorded is not None:
+            self._lay_out_again(payloads, plan or {}, recorded)
+            return
+        self._create(payloads, self._open_writer, self._work.store)
+        if self._sync and plan is not None:
+            sync_tree(self._work.store)
+            sync_path(self._path.parent)
+            self._journal = JournalWriter.begin(self._work.journal, plan)
+
+    def _lay_out_again(self, payloads: Mapping[str, int], plan: Plan, recorded: Recorded) -> None:
+        check_plan(self._work.folder, recorded.plan, plan)
+        self._create(payloads, partial(self._open_writer, is_skeleton=True), self._work.again)
+        paths = [f"{split}/{PAYLOAD}" for split in payloads]
+        with relying_on_a_store():
+            lay_out_again(self._work.store, self._work.again, paths)
+        self._blocks = recorded.blocks
+        self._journal = JournalWriter(self._work.journal, recorded.nbytes)
+
+    def _create(
+        self,
+        payloads: Mapping[str, int],
+        open_writer: Callable[[Path], ContainerWriter],
+        path: Path,
+    ) -> None:
+        with writing(open_writer, path) as writer:
             for split, nbytes in payloads.items():
                 writer.create_group(split)
                 writer.create_payload(f"{split}/{PAYLOAD}", nbytes)
+
+    @override
+    def recorded(self, split: str, block: Block) -> Checksums | None:
+        checksums = self._blocks.get(BlockKey(split, block.start, block.stop))
+        if checksums is not None:
+            with relying_on_a_store():
+                check_places(self.target(split, block))
+        return checksums
+
+    @override
+    def record(self, split: str, block: Block, checksums: Checksums) -> None:
+        if self._journal is not None:
+            files = [Path(path) for path, _, _ in self.target(split, block).places]
+            self._journal.add(BlockKey(split, block.start, block.stop), checksums, files)
 
     @override
     def target(self, split: str, block: Block) -> FilePlaces:
@@ -89,18 +154,19 @@ class LocalDraft(Draft):
 
     @override
     def writer(self) -> AbstractContextManager[ContainerWriter]:
+        if self._journal is not None:
+            self._journal.flush()
         return writing(self._open_writer, self._work.store)
 
     @override
     def publish(self, meter: Meter) -> None:
+        self._close_journal()
         if self._sync:
-            _sync_tree(self._work.store)
+            sync_tree(self._work.store)
         self._work.publish()
         close_idle_files()  # else the space of what was deleted would be kept
 
-
-def _sync_tree(store: Path) -> None:
-    """Wait until a file, or all in a folder, is on the disk."""
-    with ThreadPoolExecutor(MAX_BLOCKS_IN_FLIGHT) as pool:
-        # At the same time, so that the file system can settle many in one transaction.
-        list(pool.map(sync_path, [store, *store.rglob("*")]))
+    def _close_journal(self) -> None:
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.close()

@@ -1,0 +1,102 @@
+"""All that the bytes of a store depend on, as text: to tell what has changed since."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from arraystore.schema import FORMAT_VERSION, __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from arraystore.journal import Plan
+    from arraystore.plan import SplitPlan
+    from arraystore.sources.base import Source
+
+_MAX_FILES: Final = 1000
+"""Source files that are told one by one; if there are more, it is by their folders."""
+
+
+def fingerprint(
+    source: Source, plans: Mapping[str, SplitPlan], spool: Path, options: Mapping[str, object]
+) -> Plan:
+    """Return what the bytes of a store depend on, by part and name.
+
+    Parameters
+    ----------
+    source : Source
+    plans : mapping of str to SplitPlan
+        Its splits, as they are going to be stored.
+    spool : Path
+        Images that were encoded anew.
+    options : mapping of str to object
+        What the user said.
+    """
+    return {
+        "option": {name: str(value) for name, value in options.items()},
+        "version": {
+            "of arraystore": __version__,
+            "of the format": ".".join(map(str, FORMAT_VERSION)),
+        },
+        "source": _files(source.files)
+        | {f"{name} (in all)": f"{nbytes:,} bytes" for name, nbytes in source.origins},
+        "plan": {name: _plan_digest(plan) for name, plan in plans.items()}
+        | {
+            "of the data set": _digest([source.label_name, source.label_words, *_named(source)]),
+            "of images encoded anew": _file_digest(spool),
+        },
+    }
+
+
+def _files(files: tuple[Path, ...]) -> dict[str, str]:
+    """Tell size and time of each file, or, if they are many, of all in each folder."""
+    names = [str(path) for path in files]
+    if not names:
+        return {}
+    root = os.path.commonpath({name.rpartition("/")[0] for name in names}).rstrip("/") + "/"
+    statuses = [os.stat(name) for name in names]  # noqa: PTH116 - there may be millions
+    told = [
+        (name.removeprefix(root), status.st_size, status.st_mtime_ns)
+        for name, status in zip(names, statuses, strict=True)
+    ]
+    if len(told) <= _MAX_FILES:
+        return {
+            name: f"{nbytes:,} bytes of {np.datetime64(time, 'ns')}" for name, nbytes, time in told
+        }
+    folders: dict[str, list[tuple[str, int, int]]] = {}
+    for row in told:
+        folders.setdefault(row[0].rpartition("/")[0] or ".", []).append(row)
+    return {folder: f"{len(rows):,} files, {_digest(rows)}" for folder, rows in folders.items()}
+
+
+def _named(source: Source) -> list[object]:
+    return [
+        (name, split, sorted(names))
+        for name, splits in source.selections.items()
+        for split, names in splits.items()
+    ]
+
+
+def _plan_digest(plan: SplitPlan) -> str:
+    table = plan.table
+    columns = (table.label, table.file, table.offset, table.nbytes, plan.height, plan.width)
+    return _digest(
+        [table.file_name, plan.skipped, plan.reencoded] + [column.tobytes() for column in columns]
+    )
+
+
+def _digest(values: Iterable[object]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(repr(value).encode() + b"\n")
+    return f"sha256 {digest.hexdigest()}"
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -1,0 +1,185 @@
+"""Which blocks of an unfinished store are on the disk, and of what plan they are.
+
+Lines of JSON behind the CRC-32C of what follows it; the first that is torn ends the journal::
+
+    8c2f0a3e {"option": {"order": "shuffled", …}, "source": {…}, …}
+    51b0c7d2 [["train", 0, 67108864, "checksums of the images that begin in it"], …]
+
+The first tells the plan. Each of the others is written when the disk has the blocks it names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+import numpy as np
+
+from arraystore.storage import crc32c
+from arraystore.sync import sync_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Checksums = NDArray[np.uint32]
+    Plan = Mapping[str, Mapping[str, str]]
+
+GROUP_NBYTES: Final = 2**29
+"""Bytes of blocks that are synced and recorded together."""
+
+_PREFIX: Final = 9
+"""Length of a line's checksum, in hexadecimal digits, and the space behind it."""
+
+
+class BlockKey(NamedTuple):
+    """Names a block: the bytes ``[start, stop)`` of the payload of a split."""
+
+    split: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a journal tells.
+
+    Attributes
+    ----------
+    plan : mapping of str to mapping of str to str
+        What was converted, and how.
+    blocks : dict of BlockKey to ndarray of uint32
+        Blocks that are on the disk; checksums of the images that begin in each.
+    nbytes : int
+        Length of what could be read; a torn line may follow.
+    """
+
+    plan: Plan
+    blocks: dict[BlockKey, Checksums]
+    nbytes: int
+
+
+def read_journal(path: Path) -> Recorded | None:
+    """Return what a journal tells, or None if there is none, or not even its plan in it."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    lines = list(_whole_lines(data))
+    if not lines:
+        return None
+    blocks = {}
+    for group, _ in lines[1:]:
+        for split, start, stop, checksums in group:
+            key = BlockKey(split, start, stop)
+            blocks[key] = np.frombuffer(bytes.fromhex(checksums), "<u4").astype(np.uint32)
+    return Recorded(plan=lines[0][0], blocks=blocks, nbytes=lines[-1][1])
+
+
+def _whole_lines(data: bytes) -> Iterator[tuple[Any, int]]:
+    """Yield what each line holds and where it ends, up to the first that is torn."""
+    stop = 0
+    for line in data.splitlines(keepends=True):
+        text = line[_PREFIX:-1]
+        if not line.endswith(b"\n") or line[:_PREFIX] != _checksum(text):
+            return
+        stop += len(line)
+        yield json.loads(text), stop
+
+
+def _checksum(text: bytes) -> bytes:
+    return f"{crc32c(text):08x} ".encode()
+
+
+class JournalWriter:
+    """Records blocks when the disk has them, in a thread of its own.
+
+    Parameters
+    ----------
+    path : Path
+        The journal.
+    nbytes : int
+        Length of what is right in it; the rest is cut off.
+    """
+
+    def __init__(self, path: Path, nbytes: int = 0) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(path, flags, 0o644)
+        os.ftruncate(self._fd, nbytes)
+        self._pool = ThreadPoolExecutor(1)
+        self._handed_over: list[Future[None]] = []
+        self._waiting: dict[BlockKey, tuple[Checksums, tuple[Path, ...]]] = {}
+        self._waiting_nbytes = 0
+
+    @classmethod
+    def begin(cls, path: Path, plan: Plan) -> Self:
+        """Begin a journal, and wait until the disk has it."""
+        journal = cls(path)
+        try:
+            journal._append(plan)
+            sync_path(path.parent)
+        except BaseException:
+            journal.give_up()
+            raise
+        return journal
+
+    def add(self, key: BlockKey, checksums: Checksums, files: Iterable[Path]) -> None:
+        """Record a block, soon, that was written to some files.
+
+        Raises
+        ------
+        OSError
+            If an earlier one could not be.
+        """
+        self._check()
+        self._waiting[key] = checksums, tuple(files)
+        self._waiting_nbytes += key.stop - key.start
+        if self._waiting_nbytes >= GROUP_NBYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Begin to record what waits for others to be recorded with."""
+        if self._waiting:
+            self._handed_over.append(self._pool.submit(self._record, self._waiting))
+        self._waiting, self._waiting_nbytes = {}, 0
+
+    def close(self) -> None:
+        """Wait until all is recorded.
+
+        Raises
+        ------
+        OSError
+            If something could not be.
+        """
+        self.flush()
+        self._pool.shutdown()
+        os.close(self._fd)
+        self._check()
+
+    def give_up(self) -> None:
+        """Record no more."""
+        self._pool.shutdown(cancel_futures=True)
+        os.close(self._fd)
+
+    def _check(self) -> None:
+        while self._handed_over and self._handed_over[0].done():
+            self._handed_over.pop(0).result()
+
+    def _record(self, group: dict[BlockKey, tuple[Checksums, tuple[Path, ...]]]) -> None:
+        for file in dict.fromkeys(file for _, files in group.values() for file in files):
+            sync_path(file)
+        self._append(
+            [[*key, values.astype("<u4").tobytes().hex()] for key, (values, _) in group.items()]
+        )
+
+    def _append(self, what: Any) -> None:
+        text = json.dumps(what, ensure_ascii=True).encode()
+        line = memoryview(_checksum(text) + text + b"\n")
+        while line:
+            line = line[os.write(self._fd, line) :]
+        os.fsync(self._fd)

@@ -1,0 +1,28 @@
+"""Waiting until what was written is on the disk."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SYNCERS: Final = 8
+
+
+def sync_tree(store: Path) -> None:
+    """Wait until a file, or all in a folder, is on the disk."""
+    with ThreadPoolExecutor(_SYNCERS) as pool:
+        # At the same time, so that the file system can settle many in one transaction.
+        list(pool.map(sync_path, [store, *store.rglob("*")]))
+
+
+def sync_path(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

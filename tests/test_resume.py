@@ -1,0 +1,685 @@
+"""Conversions that were stopped, and go on: from what the disk has, to the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import threading
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from click.testing import CliRunner
+
+import arraystore
+from arraystore import fill as fill_room
+from arraystore import fingerprint as fingerprint_room
+from arraystore import journal as journal_room
+from arraystore.cli import cli, main
+from arraystore.containers import zarr_writer
+from arraystore.drafts import base as draft_room
+from arraystore.drafts.local import LocalDraft
+from arraystore.errors import SourceError, StorageError
+from arraystore.journal import BlockKey, JournalWriter, read_journal
+from arraystore.layout import blocks
+from benchmarks.kills import tree
+from tests.support import SUFFIXES, picture, write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from arraystore.drawn import DrawnArchives
+    from arraystore.fill import FillTask
+
+BLOCK_NBYTES: Final = 2_000
+GROUP_NBYTES: Final = 2 * BLOCK_NBYTES
+PHOTOS: Final = {
+    f"{split}/{name}/{number}.jpg": picture(10 + number, 20, seed=number)
+    for split in ("train", "validation")
+    for name in ("ant", "bee")
+    for number in range(8)
+}
+N_BLOCKS: Final = sum(
+    -(-sum(len(data) for name, data in PHOTOS.items() if name.startswith(split)) // BLOCK_NBYTES)
+    for split in ("train", "validation")
+)
+UNFINISHED: Final = (
+    "holds an unfinished conversion to {name}; give resume=True (--resume) to finish it, or "
+    "overwrite=True (--overwrite) to start anew"
+)
+
+every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
+
+
+class BoomError(Exception):
+    """What stops a conversion here."""
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let blocks, shards and groups be so small that the photos need many."""
+    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=BLOCK_NBYTES))
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", BLOCK_NBYTES)
+    monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", 500)
+    monkeypatch.setattr(journal_room, "GROUP_NBYTES", GROUP_NBYTES)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "photos", PHOTOS)
+
+
+@pytest.fixture(params=SUFFIXES)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / f"a{request.param}"
+
+
+def convert(folder: Path, target: Path, **options: Any) -> arraystore.ConvertReport:
+    return arraystore.convert(f"folder:{folder}", target, **options)
+
+
+def work_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def undisturbed(folder: Path, target: Path, **options: Any) -> dict[str, bytes | None]:
+    whole = target.parent.parent / f"whole{target.suffix}"
+    convert(folder, whole, **options)
+    return tree(whole)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Filling:
+    """Counts the blocks that are filled, and fails at one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n_filled = 0
+        self.fails_at = 0
+        self._lock = threading.Lock()
+        monkeypatch.setattr(draft_room, "fill", self.fill)
+
+    def fill(self, task: FillTask) -> NDArray[np.uint32]:
+        with self._lock:
+            self.n_filled += 1
+            if self.n_filled == self.fails_at:
+                raise BoomError
+        return fill_room.fill(task)
+
+
+@pytest.fixture
+def filling(monkeypatch: pytest.MonkeyPatch) -> Filling:
+    return Filling(monkeypatch)
+
+
+@pytest.fixture
+def unfinished(photos: Path, target: Path, filling: Filling) -> Path:
+    """The work folder of a conversion that failed when two thirds were done."""
+    filling.fails_at = 2 * N_BLOCKS // 3
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    filling.n_filled = filling.fails_at = 0
+    return work_of(target)
+
+
+def recorded(work: Path) -> dict[BlockKey, NDArray[np.uint32]]:
+    found = read_journal(work / "journal")
+    assert found is not None
+    return found.blocks
+
+
+# Going on
+
+
+def test_what_is_resumed_has_the_bytes_of_an_undisturbed_conversion(
+    photos: Path, target: Path, unfinished: Path
+) -> None:
+    report = convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+    assert report.splits["train"].num_samples == 16
+    assert names(target.parent) == [target.name]
+    assert unfinished.name not in names(target.parent)
+
+
+def test_only_what_is_not_recorded_is_filled_again(
+    photos: Path, target: Path, unfinished: Path, filling: Filling
+) -> None:
+    n_recorded = len(recorded(unfinished))
+    assert n_recorded > N_BLOCKS // 3
+    convert(photos, target, resume=True)
+    assert filling.n_filled == N_BLOCKS - n_recorded
+
+
+def test_all_blocks_are_recorded_before_the_store_is_sealed(
+    photos: Path, target: Path, filling: Filling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(monkeypatch, target, "set_attributes")
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    assert len(recorded(work_of(target))) == N_BLOCKS
+    monkeypatch.undo()
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, target: Path, method: str) -> None:
+    """Let a method of the target's writer fail."""
+    from arraystore.containers import writer_for
+
+    def fail(*args: object, **options: object) -> None:
+        raise BoomError
+
+    monkeypatch.setattr(writer_for(target), method, fail)
+
+
+@pytest.mark.parametrize("method", ["write_column", "set_attributes", "close"])
+@pytest.mark.parametrize("destroy", [False, True])
+def test_it_does_not_matter_how_far_the_sealing_went(
+    destroy: bool, method: str, photos: Path, target: Path, unfinished: Path
+) -> None:
+    lay_out = LocalDraft.lay_out
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fails_later(*args: Any) -> None:
+            lay_out(*args)
+            fail_at(patch, target, method)
+
+        patch.setattr(LocalDraft, "lay_out", fails_later)
+        with pytest.raises(BoomError):
+            convert(photos, target, resume=True)
+    if destroy:
+        destroy_what_was_not_synced(unfinished / "store")
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+def destroy_what_was_not_synced(store: Path) -> None:
+    if store.is_dir():
+        for path in store.rglob("*"):
+            if path.is_file() and path.parent.parent.name != "image_payload":
+                path.write_bytes(b"lost")
+    else:
+        with store.open("r+b") as file:
+            file.write(b"lost" * 20)
+            file.seek(0, os.SEEK_END)
+            file.write(b"more" * 5000)
+
+
+def test_a_conversion_may_be_stopped_many_times(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    filling.fails_at = 5
+    for _ in range(N_BLOCKS):
+        filling.n_filled = 0
+        try:
+            convert(photos, target, resume=True)
+        except BoomError:
+            continue
+        break
+    filling.fails_at = 0
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_there_need_be_nothing_to_resume(photos: Path, target: Path) -> None:
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_images_that_were_encoded_anew_are_resumed(
+    drawn: DrawnArchives, target: Path, filling: Filling
+) -> None:
+    whole = target.with_name(f"whole{target.suffix}")
+    options: dict[str, Any] = {"manual_dir": drawn.folder, "partial": True}
+    arraystore.convert("imagenet2012", whole, **options)
+    filling.n_filled, filling.fails_at = 0, 10
+    with pytest.raises(BoomError):
+        arraystore.convert("imagenet2012", target, **options)
+    filling.fails_at = 0
+    report = arraystore.convert("imagenet2012", target, resume=True, **options)
+    assert report.splits["train"].reencoded
+    assert tree(target) == tree(whole)
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_leaves_what_can_be_resumed(
+    photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, added = JournalWriter.add, list[BlockKey]()
+
+    def interrupted(self: JournalWriter, key: BlockKey, *args: Any) -> None:
+        add(self, key, *args)
+        added.append(key)
+        if len(added) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalWriter, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(photos, target)
+    assert list(recorded(work_of(target))) == added
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+# Left alone
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_an_unfinished_store_is_reported_and_left_alone(photos: Path, target: Path) -> None:
+    before = tree(target.parent)
+    with pytest.raises(FileExistsError) as caught:
+        convert(photos, target)
+    assert str(caught.value) == f"{work_of(target)}: " + UNFINISHED.format(name=target.name)
+    assert tree(target.parent) == before
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_overwrite_starts_anew(photos: Path, target: Path, filling: Filling) -> None:
+    convert(photos, target, order="label", overwrite=True)
+    assert filling.n_filled == N_BLOCKS
+    assert tree(target) == undisturbed(photos, target, order="label")
+    assert names(target.parent) == [target.name]
+
+
+def test_a_store_that_is_overwritten_can_be_resumed(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    convert(photos, target, order="label")
+    old = tree(target)
+    filling.n_filled, filling.fails_at = 0, N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target, overwrite=True)
+    assert tree(target) == old
+    with pytest.raises(FileExistsError, match="exists; choose another name"):
+        convert(photos, target, resume=True)
+    filling.n_filled = filling.fails_at = 0
+    convert(photos, target, overwrite=True, resume=True)
+    assert 0 < filling.n_filled < N_BLOCKS
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_what_failed_before_a_block_was_filled_leaves_nothing(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    filling.fails_at = 1
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    assert names(target.parent) == []
+
+
+def test_without_sync_nothing_is_left_to_resume(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target, sync=False)
+    assert names(target.parent) == []
+
+
+def test_resuming_needs_sync(photos: Path, target: Path) -> None:
+    message = rf"{target.name}: resume=True \(--resume\) needs sync=True \(--sync\)"
+    with pytest.raises(ValueError, match=message):
+        convert(photos, target, resume=True, sync=False)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a.zarr", "gs://bucket/a.h5"])
+def test_a_bucket_has_nothing_to_resume(address: str, photos: Path) -> None:
+    with pytest.raises(ValueError, match=rf"^{address}: resume=True .* is for stores on a disk"):
+        arraystore.convert(f"folder:{photos}", address, resume=True)
+
+
+def test_a_second_conversion_that_would_resume_is_refused_while_the_first_runs(
+    photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second: list[str] = []
+
+    def fill(task: FillTask) -> NDArray[np.uint32]:
+        with pytest.raises(StorageError, match="another process is converting"):
+            convert(photos, target, resume=True)
+        second.append("refused")
+        return fill_room.fill(task)
+
+    monkeypatch.setattr(draft_room, "fill", fill)
+    convert(photos, target)
+    assert len(second) == N_BLOCKS
+
+
+def test_what_somebody_else_put_there_is_kept_and_so_is_the_unfinished_store(
+    photos: Path, target: Path, unfinished: Path, filling: Filling
+) -> None:
+    lay_out = LocalDraft.lay_out
+    with pytest.MonkeyPatch.context() as patch:
+
+        def meanwhile(*args: Any) -> None:
+            lay_out(*args)
+            write_folder(target, {"theirs": b"precious"})
+
+        patch.setattr(LocalDraft, "lay_out", meanwhile)
+        with pytest.raises(FileExistsError, match="by somebody else in the meantime"):
+            convert(photos, target, resume=True)
+    assert tree(target) == {".": None, "theirs": b"precious"}
+    target.rename(target.with_name("theirs"))
+    filling.n_filled = 0
+    convert(photos, target, resume=True)
+    assert filling.n_filled == 0
+    assert tree(target) == undisturbed(photos, target)
+    assert not unfinished.exists()
+
+
+# What has changed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 1}, "option seed was 0 and is 1 now"),
+        ({"order": "label"}, "option order was shuffled and is label now"),
+        ({"on_error": "skip"}, "option on_error was raise and is skip now"),
+        ({"seed": 1, "order": "source"}, "option order .*; option seed was 0 and is 1 now"),
+    ],
+)
+def test_another_option_is_told(
+    options: dict[str, Any], message: str, photos: Path, target: Path, unfinished: Path
+) -> None:
+    before = without_spool(target)
+    with pytest.raises(ValueError, match=f"cannot be resumed, because {message}; go back to what"):
+        convert(photos, target, resume=True, **options)
+    assert without_spool(target) == before
+    convert(photos, target, resume=True)
+    assert not unfinished.exists()
+
+
+def without_spool(target: Path) -> dict[str, bytes | None]:
+    return {name: data for name, data in tree(target.parent).items() if "/spool" not in name}
+
+
+def touch(photo: Path) -> None:
+    os.utime(photo, ns=(0, photo.stat().st_mtime_ns + 1))
+
+
+def grow(photo: Path) -> None:
+    photo.write_bytes(photo.read_bytes() + b"\0")
+
+
+def rename(photo: Path) -> None:
+    photo.rename(photo.with_name("other.jpg"))
+
+
+CHANGES: Final[dict[str, Callable[[Path], None]]] = {
+    "its time": touch,
+    "its size": grow,
+    "gone": Path.unlink,
+    "renamed": rename,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("max_files", [1, 1000])
+def test_a_source_that_has_changed_is_told(
+    max_files: int,
+    change: str,
+    photos: Path,
+    target: Path,
+    filling: Filling,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fingerprint_room, "_MAX_FILES", max_files)
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    before = without_spool(target)
+    CHANGES[change](photos / "train" / "ant" / "3.jpg")
+    where = "train/ant" if max_files == 1 else r"train/ant/3\.jpg"
+    with pytest.raises(SourceError, match=rf"cannot be resumed, because .*source {where} was .*"):
+        convert(photos, target, resume=True)
+    assert without_spool(target) == before
+
+
+def test_another_data_set_is_told(photos: Path, target: Path, unfinished: Path) -> None:
+    assert unfinished.exists()
+    other = write_folder(target.parent.parent / "others", PHOTOS)
+    with pytest.raises(ValueError, match="because option dataset was photos and is others now"):
+        convert(other, target, resume=True)
+    assert photos.exists()
+
+
+def test_another_version_is_told(
+    photos: Path, target: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert unfinished.exists()
+    monkeypatch.setattr(fingerprint_room, "__version__", "9.9")
+    with pytest.raises(ValueError, match=r"version of arraystore was .* and is 9\.9 now"):
+        convert(photos, target, resume=True)
+
+
+@pytest.mark.parametrize("nbytes", [None, 100])
+def test_a_file_of_the_store_that_is_not_what_it_was_is_told(
+    nbytes: int | None, photos: Path, target: Path, unfinished: Path
+) -> None:
+    store = unfinished / "store"
+    path = store / "train" / "image_payload" / "c" / "0" if store.is_dir() else store
+    if nbytes is None and path != store:
+        path.unlink()
+    else:
+        os.truncate(path, nbytes or 100)
+    with pytest.raises(StorageError, match="it was changed since the conversion was stopped; give"):
+        convert(photos, target, resume=True)
+
+
+# The journal
+
+
+def test_a_torn_line_is_passed_over(photos: Path, target: Path, unfinished: Path) -> None:
+    journal = unfinished / "journal"
+    data, n_blocks = journal.read_bytes(), len(recorded(unfinished))
+    last = data.rstrip(b"\n").rindex(b"\n") + 1
+    counts = set()
+    for length in range(last, len(data)):
+        journal.write_bytes(data[:length])
+        counts.add(len(recorded(unfinished)))
+    assert len(counts) == 1
+    assert counts.pop() < n_blocks
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_journal_is_relied_on_up_to_the_damage(
+    seed: int, photos: Path, target: Path, unfinished: Path, filling: Filling
+) -> None:
+    journal = unfinished / "journal"
+    data = bytearray(journal.read_bytes())
+    at = random.Random(seed).randrange(len(data))
+    data[at] ^= 1 << seed
+    journal.write_bytes(data)
+    n_right = bytes(data[:at]).count(b"\n")
+    found = read_journal(journal)
+    assert (found is None) == (n_right == 0)
+    convert(photos, target, resume=True)
+    assert filling.n_filled >= N_BLOCKS - 2 * max(n_right - 1, 0)
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_a_journal_that_was_torn_goes_on_where_it_is_right(
+    photos: Path, target: Path, unfinished: Path, filling: Filling
+) -> None:
+    with (unfinished / "journal").open("ab") as file:
+        file.write(b"0123")
+    n_recorded = len(recorded(unfinished))
+    filling.fails_at = (N_BLOCKS - n_recorded) // 2 + 1
+    with pytest.raises(BoomError):
+        convert(photos, target, resume=True)
+    assert len(recorded(unfinished)) > n_recorded
+
+
+def test_a_block_is_recorded_when_the_disk_has_it(
+    photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsynced: set[int] = set()
+    blocks_of: dict[tuple[str, int], int] = {}
+    pwrite, fsync, write = os.pwrite, os.fsync, os.write
+    told: list[BlockKey] = []
+    lock = threading.Lock()
+
+    def note_write(fd: int, data: Any, offset: int) -> int:
+        with lock:
+            unsynced.add(len(blocks_of))
+            blocks_of[str(os.fstat(fd).st_ino), offset] = len(blocks_of)
+        return pwrite(fd, data, offset)
+
+    def note_sync(fd: int) -> None:
+        with lock:
+            mine = {n for (inode, _), n in blocks_of.items() if inode == str(os.fstat(fd).st_ino)}
+        fsync(fd)
+        with lock:
+            unsynced.difference_update(mine)
+
+    def note_line(fd: int, data: memoryview) -> int:
+        text = bytes(data)[9:]
+        if text.startswith(b"[") and not told:
+            # The first group alone: later ones are written while others are filled.
+            told.extend(BlockKey(*key[:3]) for key in json.loads(text))
+            for key in told:
+                for path, offset, _ in places[key]:
+                    place = str(Path(path).stat().st_ino), offset
+                    assert blocks_of[place] not in unsynced
+        return write(fd, data)
+
+    places: dict[BlockKey, tuple[tuple[str, int, int], ...]] = {}
+    record = LocalDraft.record
+
+    def note_places(self: LocalDraft, split: str, block: Any, *args: Any) -> None:
+        places[BlockKey(split, block.start, block.stop)] = self.target(split, block).places
+        record(self, split, block, *args)
+
+    monkeypatch.setattr(os, "pwrite", note_write)
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "write", note_line)
+    monkeypatch.setattr(LocalDraft, "record", note_places)
+    convert(photos, target)
+    assert told
+
+
+def test_what_was_laid_out_is_on_the_disk_before_the_journal_begins(
+    photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    missing: list[str] = []
+    fsync, begin = os.fsync, JournalWriter.begin
+
+    def note(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def check(path: Path, plan: Any) -> JournalWriter:
+        store = path.parent / "store"
+        parts = [store, *store.rglob("*"), target.parent]
+        missing.extend(str(part) for part in parts if part.stat().st_ino not in synced)
+        synced.clear()
+        journal = begin(path, plan)
+        assert {path.stat().st_ino, path.parent.stat().st_ino} <= synced
+        return journal
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(JournalWriter, "begin", check)
+    convert(photos, target)
+    assert synced
+    assert missing == []
+
+
+# Full disks
+
+
+class FullDisk:
+    """Lets calls that need room on the disk fail, from a certain one on."""
+
+    CALLS: Final = ("pwrite", "write", "posix_fallocate", "fsync", "mkdir")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        self.n_calls = 0
+        self._at, self._lock = at, threading.Lock()
+        for name in self.CALLS:
+            monkeypatch.setattr(os, name, partial(self._call, getattr(os, name)))
+
+    def _call(self, real: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        with self._lock:
+            self.n_calls += 1
+            is_full = self._at and self.n_calls >= self._at
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args, **options)
+
+
+@every_suffix
+def test_a_full_disk_is_told_and_what_was_done_is_resumed(suffix: str, tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos", PHOTOS)
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / f"a{suffix}"
+    with pytest.MonkeyPatch.context() as patch:
+        counter = FullDisk(patch, 0)
+        convert(photos, tmp_path / f"whole{suffix}")
+    whole, points = tree(tmp_path / f"whole{suffix}"), random.Random(0)
+    n_kept = 0
+    for at in sorted(points.sample(range(1, counter.n_calls), 20)):
+        with pytest.MonkeyPatch.context() as patch:
+            FullDisk(patch, at)
+            with pytest.raises(StorageError, match="no room for"):
+                convert(photos, target)
+        assert not target.exists()
+        n_kept += work_of(target).exists()
+        convert(photos, target, resume=True)
+        assert tree(target) == whole
+        remove(target)
+        assert names(target.parent) == []
+    assert n_kept > 10
+
+
+def remove(target: Path) -> None:
+    for path in [*sorted(target.rglob("*"), reverse=True), target]:
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+# The command
+
+
+def test_the_command_resumes(photos: Path, target: Path, unfinished: Path) -> None:
+    arguments = ["convert", f"folder:{photos}", str(target)]
+    refused = CliRunner().invoke(cli, arguments)
+    assert isinstance(refused.exception, FileExistsError)
+    assert unfinished.exists()
+    done = CliRunner().invoke(cli, [*arguments, "--resume"])
+    assert (done.exit_code, unfinished.exists()) == (0, False)
+    assert tree(target) == undisturbed(photos, target)
+
+
+@pytest.mark.parametrize("kind", [StorageError, KeyboardInterrupt])
+def test_the_command_says_that_what_was_copied_is_kept(
+    kind: type[BaseException],
+    photos: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*args: object) -> None:
+        raise kind("the disk is full")
+
+    monkeypatch.setattr(LocalDraft, "publish", fail)
+    assert main(["convert", f"folder:{photos}", str(target)]) == 1
+    what = "interrupted" if kind is KeyboardInterrupt else "the disk is full"
+    kept = f"{work_of(target)} keeps what was copied; resume=True (--resume) goes on from there"
+    assert capsys.readouterr().err.strip().endswith(f"arraystore: {what}; {kept}")
