@@ -25,7 +25,11 @@ EXAMPLES = 40
 @pytest.mark.parametrize("kind", FUZZED)
 def test_hostile_input_is_taken_right_or_refused_with_a_documented_error(kind: str) -> None:
     @settings(
-        deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), database=None
+        deadline=None,
+        max_examples=EXAMPLES,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        derandomize=True,  # make soak looks further
     )
     @given(st.data())
     def fuzzed(data: st.DataObject) -> None:
@@ -36,7 +40,9 @@ def test_hostile_input_is_taken_right_or_refused_with_a_documented_error(kind: s
 
 
 @pytest.mark.parametrize(
-    ("part", "n"), [(hostile_hdf5.run, 20), (damage.run, 20), (faults.run, 20)], ids=repr
+    ("part", "n"),
+    [(hostile_hdf5.run, 20), (damage.run, 20), (faults.run, 20)],
+    ids=lambda value: getattr(value, "__module__", str(value)),
 )
 def test_damage_and_faults_give_right_data_or_a_documented_error(
     part: Callable[..., Counter[str]], n: int

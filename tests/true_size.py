@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.containers import hdf5 as hdf5_room
+from arraystore.containers import hdf5_writer as hdf5_room
 from arraystore.containers import open_local, writer_for
 from arraystore.containers import zarr_writer as zarr_room
 from arraystore.layout import image_starts, label_index

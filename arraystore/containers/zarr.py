@@ -296,7 +296,8 @@ class ZarrReader(ContainerReader):
     ) -> tuple[int, int, list[str], int]:
         """Find a column's chunks: which rows of theirs are wanted, their keys, their length."""
         node, length, chunk_rows = self._array(path, data_type, _codecs_of(data_type))
-        if (node["codecs"][0].get("configuration") or {}).get("endian", "little") != "little":
+        configuration = node["codecs"][0].get("configuration") or {}
+        if not isinstance(configuration, dict) or configuration.get("endian", "little") != "little":
             raise FormatError(f"{self._at(path)}: must be little-endian")
         start, stop = rows or (0, length)
         stop = max(start, min(stop, length))
