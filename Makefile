@@ -46,10 +46,12 @@ bench-remote: $(VENV)/.test-cloud
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench_remote benchmarks/data/remote --rounds $(ROUNDS)
 
-# A round takes about a minute; status 1 if anything was lost or wrong.
+# A round takes about a minute, 200 rounds of kills five; status 1 if anything was lost or wrong.
 SOAK_ROUNDS ?= 10
+KILL_ROUNDS ?= 200
 soak: $(VENV)/.test
 	$(BIN)/python -m scripts.soak --rounds $(SOAK_ROUNDS)
+	$(BIN)/python -m benchmarks.kills --rounds $(KILL_ROUNDS)
 
 benchmarks/data/ILSVRC2012_img_val.tar: | $(VENV)/.test
 	$(BIN)/python -m benchmarks.imagenet_archives benchmarks/data --subset-list $(SUBSET_LIST)

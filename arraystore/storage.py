@@ -142,7 +142,8 @@ class LocalReader(RangeReader):
         is_changed = self._seen.setdefault(key, identity) != identity
         first = self._first = self._first or key
         if not is_changed and first != key:
-            is_changed = self._seen[first] != _identity(os.stat(f"{self._root}/{first}"))  # noqa: PTH116
+            now = os.stat(f"{self._root}/{first}")  # noqa: PTH116 - once for each read
+            is_changed = self._seen[first] != _identity(now)
         if is_changed:
             raise StorageError(
                 f"{self._root}/{key}: has changed since the store was opened; open it again"

@@ -214,7 +214,7 @@ def test_a_store_replaced_under_a_reader_is_told_and_never_mixed(
     try:
         assert repr(then(store)) == expected
     except ArrayStoreError as error:
-        assert "has changed since the store was opened" in str(error)  # noqa: PT017
+        assert "has changed since the store was opened" in str(error)  # noqa: PT017 - or the old data
     assert fingerprint(arraystore.open(old))  # whoever opens it again gets the new one
 
 

@@ -58,7 +58,7 @@ def copy(path: Path, tmp_path: Path) -> Path:
 
 
 def problems(path: object, **options: Any) -> list[str]:
-    report = arraystore.verify(path, progress=False, **options)  # type: ignore[arg-type]
+    report = arraystore.verify(path, progress=False, **options)  # type: ignore[arg-type] # by name
     assert report.num_problems == len(report.problems)
     return [str(problem) for problem in report.problems]
 

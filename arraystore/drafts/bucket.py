@@ -96,7 +96,7 @@ class BucketDraft(Draft):
             exception[1].add_note(f"what was written could not be deleted: {error}")
         finally:
             close_idle_files()  # else the space of the spool would be kept
-            self._stack.__exit__(*exception)  # type: ignore[arg-type]
+            self._stack.__exit__(*exception)  # type: ignore[arg-type] # the three of a with statement
 
     @property
     @override

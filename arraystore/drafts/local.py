@@ -84,7 +84,7 @@ class LocalDraft(Draft):
                     f"{self._work.folder} keeps what was copied; resume=True (--resume) goes on "
                     "from there"
                 )
-            self._stack.__exit__(*exception)  # type: ignore[arg-type]
+            self._stack.__exit__(*exception)  # type: ignore[arg-type] # the three of a with statement
 
     @property
     @override

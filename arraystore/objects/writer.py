@@ -252,7 +252,7 @@ class _Taken(Exception):  # noqa: N818 - an answer, not a failure
     """There is another object of that key."""
 
 
-class _Failed(Exception):  # noqa: N818
+class _Failed(Exception):  # noqa: N818 - carries the reason, is never seen outside
     """What was to be sent could not be had; `reason` says why."""
 
     def __init__(self, reason: BaseException) -> None:
