@@ -1,8 +1,7 @@
 """Byte ranges of stored objects: the only door through which stored bytes come in.
 
-`RangeReader` is the protocol, `LocalReader` the local disk (`objects/` has buckets and
-web servers). What holds for every reader (lengths are checked, close ranges are merged,
-the asked order is kept) stands in functions above it.
+`RangeReader` is the protocol, `LocalReader` the local disk (`objects/` has buckets). What holds
+for every reader (lengths are checked, close ranges are merged) stands in functions above it.
 """
 
 from __future__ import annotations
@@ -142,8 +141,8 @@ class LocalReader(RangeReader):
         is_changed = self._seen.setdefault(key, identity) != identity
         first = self._first = self._first or key
         if not is_changed and first != key:
-            now = os.stat(f"{self._root}/{first}")  # noqa: PTH116 - once for each read
-            is_changed = self._seen[first] != _identity(now)
+            status = os.stat(f"{self._root}/{first}")  # noqa: PTH116 - once for each read
+            is_changed = self._seen[first] != _identity(status)
         if is_changed:
             raise StorageError(
                 f"{self._root}/{key}: has changed since the store was opened; open it again"
