@@ -261,9 +261,8 @@ class Episodes:
 
     def __iter__(self) -> Iterator[Episode]:
         """Yield the episodes in order; the next ones are read and decoded meanwhile."""
-        numbers = itertools.count(self._first)
-        if self._count is not None:
-            numbers = itertools.islice(numbers, self._count)  # type: ignore[assignment] # also an iterator of int
+        first, count = self._first, self._count
+        numbers = itertools.count(first) if count is None else range(first, first + count)
         return ahead((n for n in numbers), self._episode, n_ahead=_LOADERS, n_threads=_LOADERS)
 
     def positions(self, number: int) -> tuple[Ints, Ints, Ints]:

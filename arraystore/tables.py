@@ -32,15 +32,8 @@ _NAMES_TOLD: Final = 25
 
 def print_report(report: ConvertReport) -> None:
     """Print what a conversion did."""
-    console, table = _console(), _table("split", ">images", ">bytes", "digest")
-    n_bytes = 0
-    for name, split in report.splits.items():
-        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
-        _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
-        n_bytes += split.num_bytes
-    seconds = f"{report.seconds:.1f} s, {n_bytes / 1e6 / report.seconds:,.0f} MB/s"
-    _say(console, f"{report.dataset} → {report.path}  ({seconds})")
-    console.print(table)
+    console = _console()
+    _print_splits(console, f"{report.dataset} → {report.path}", report)
     for name, split in report.splits.items():
         if split.reencoded:
             _say(
@@ -59,30 +52,16 @@ def print_report(report: ConvertReport) -> None:
 
 def print_copy(report: CopyReport) -> None:
     """Print what was copied."""
-    console, table = _console(), _table("split", ">images", ">bytes", "digest")
-    n_bytes = 0
-    for name, split in report.splits.items():
-        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
-        _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
-        n_bytes += split.num_bytes
-    seconds = f"{report.seconds:.1f} s, {n_bytes / 1e6 / report.seconds:,.0f} MB/s"
-    _say(console, f"{report.source} → {report.path}  ({seconds})")
-    console.print(table)
+    console = _console()
+    _print_splits(console, f"{report.source} → {report.path}", report)
     if report.left_out:
         _say(console, f"Not copied: {', '.join(report.left_out)}")
 
 
 def print_verification(report: VerifyReport) -> None:
     """Print what was verified, and what is wrong."""
-    console, table = _console(), _table("split", ">images", ">bytes", "digest")
-    n_bytes = 0
-    for name, split in report.splits.items():
-        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
-        _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
-        n_bytes += split.num_bytes
-    seconds = f"{report.seconds:.1f} s, {n_bytes / 1e6 / report.seconds:,.0f} MB/s"
-    _say(console, f"{report.store}: {report.dataset}  ({seconds})")
-    console.print(table)
+    console = _console()
+    _print_splits(console, f"{report.store}: {report.dataset}", report)
     for problem in report.problems:
         console.print(str(problem), soft_wrap=True)
     if report.num_problems > len(report.problems):
@@ -90,7 +69,21 @@ def print_verification(report: VerifyReport) -> None:
     done = ["read", *(["decoded"] if report.decoded else [])]
     done += [f"compared with {report.source}"] if report.source else []
     found = f"{report.num_problems:,} problems" if report.num_problems else "nothing is wrong"
-    console.print(f"Every image that could be was {', '.join(done)}: {found}.")
+    _say(console, f"Every image that could be was {', '.join(done)}: {found}.")
+
+
+def _print_splits(
+    console: Console, title: str, report: ConvertReport | CopyReport | VerifyReport
+) -> None:
+    """Print what was done at which speed, and a row for each split."""
+    table = _table("split", ">images", ">bytes", "digest")
+    for name, split in report.splits.items():
+        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
+        _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
+    n_bytes = sum(split.num_bytes for split in report.splits.values())
+    rate = n_bytes / 1e6 / report.seconds
+    _say(console, f"{title}  ({report.seconds:.1f} s, {rate:,.0f} MB/s)")
+    console.print(table)
 
 
 def print_info(address: str, info: StoreInfo) -> None:

@@ -209,9 +209,6 @@ class _Verification:
                 lengths.append(len(self._container.read_column(name, column.data_type)))
         if len(set(lengths)) > 1:
             self._add(f"label_name and label_words must be of one length, got {lengths}")
-        names = list(self._store)
-        if len(set(names)) < len(names):
-            self._add(f"attribute 'splits' must name each split once, got {names}")
         with self._told():
             self._add_faults("", "")
         for name, splits in self._store.selections.items():
