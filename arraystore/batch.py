@@ -9,7 +9,7 @@ import numpy as np
 from arraystore.selection import as_position, as_positions, is_one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Sequence, Sized
 
     from numpy.typing import NDArray
 
@@ -55,6 +55,43 @@ class Batch(NamedTuple, Generic[Many]):
     image: Many
     label: Ints
     file_name: NDArray[Any]
+
+
+class Encoded(NamedTuple):
+    """Several samples as they were read, not yet decoded.
+
+    Attributes
+    ----------
+    positions : ndarray of int64, shape (n,)
+        Which they are, in the split that they were read from.
+    views : sequence of memoryview, length n
+        The encoded images.
+    label : ndarray of int64, shape (n,)
+    file_name : ndarray of str, shape (n,)
+    """
+
+    positions: Ints
+    views: Sequence[memoryview]
+    label: Ints
+    file_name: NDArray[Any]
+
+    def part(self, start: int, stop: int | None = None) -> Encoded:
+        """Return some of the samples."""
+        some = slice(start, stop)
+        positions, views, label, file_name = self
+        return Encoded(positions[some], views[some], label[some], file_name[some])
+
+    def joined(self, more: Encoded) -> Encoded:
+        """Return these samples, and others after them."""
+        positions, label, file_name = (
+            np.concatenate(pair)
+            for pair in zip(
+                (self.positions, self.label, self.file_name),
+                (more.positions, more.label, more.file_name),
+                strict=True,
+            )
+        )
+        return Encoded(positions, [*self.views, *more.views], label, file_name)
 
 
 class Images(Generic[One, Many]):

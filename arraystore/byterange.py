@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
@@ -66,7 +68,7 @@ class ChunkManifest:
 
     Attributes
     ----------
-    keys : tuple of str
+    keys : sequence of str
         The stored objects.
     object : ndarray of int64, shape (n_chunks,)
         Which of `keys` holds each chunk.
@@ -78,7 +80,7 @@ class ChunkManifest:
         Length of the array, in bytes; its last chunk may reach beyond.
     """
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     object: Ints
     start: Ints
     chunk_nbytes: int

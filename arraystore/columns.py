@@ -16,20 +16,25 @@ from arraystore.schema import (
     COLUMNS,
     ORDERS,
     SELECTIONS,
+    STRING,
     UNLABELLED,
     SplitInfo,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from arraystore.containers.opening import Opening
 
     Ints = NDArray[np.int64]
+    Chunk = tuple[str, int]
 
 T = TypeVar("T")
+
+WHOLE_SAMPLES: Final = 2**22
+"""Columns of a split with more samples are read by chunk, where some rows of them are wanted."""
 
 _SEEDS_KEPT: Final = 3
 """Seeds of which the hashes of all names are kept, 8 bytes a sample each."""
@@ -54,7 +59,7 @@ class StoredColumns:
         self.where = f"{opening.address}/{name}"
         self._opening = opening
         self._columns: dict[str, NDArray[Any]] = {}
-        self._chunks: dict[tuple[str, int], Ints] = {}
+        self._touched: dict[str, set[int]] = {}
         self._name_keys: dict[int, NDArray[np.uint64]] = {}
         self._ranked: dict[int, Groups] = {}
 
@@ -67,6 +72,11 @@ class StoredColumns:
         return SplitInfo.from_attributes(
             self._opening.container.attributes(self.name), where=self.where
         )
+
+    @property
+    def is_small(self) -> bool:
+        """Whether whole columns take little memory."""
+        return len(self) <= WHOLE_SAMPLES
 
     def column(self, name: str) -> NDArray[Any]:
         """Return a whole column, read-only.
@@ -98,9 +108,42 @@ class StoredColumns:
                     f"got {len(values)}"
                 )
             if name == "label":
-                self._check_labels(values)
+                self._check_labels(values, np.arange(len(values)))
             values.flags.writeable = False
             self._columns[name] = values
+
+    def take(self, name: str, positions: Ints) -> NDArray[Any]:
+        """Return a column's values at some positions, see `take_all`."""
+        return self.take_all((name,), positions)[0]
+
+    def take_all(self, names: Sequence[str], positions: Ints) -> list[NDArray[Any]]:
+        """Return the values of columns at some positions, in any order.
+
+        Of a column that is not loaded only the chunks that hold them are read, from afar all
+        at once, and those read last are kept. In a split of no more than `WHOLE_SAMPLES` it
+        is loaded as soon as half of its chunks have been wanted, and from afar at once.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Columns with a value a sample.
+        positions : ndarray of int64, shape (n,)
+
+        Returns
+        -------
+        list of ndarray, shape (n,)
+
+        Raises
+        ------
+        FormatError
+            See `column`; of what is wrong in chunks that are not read nothing is told.
+        """
+        missing = [name for name in names if name not in self._columns]
+        if missing and self._are_wanted(missing, positions):
+            self.load(missing)
+            missing = []
+        taken = self._by_chunk(missing, positions) if missing else {}
+        return [taken[name] if name in taken else self._columns[name][positions] for name in names]
 
     def labelled(self, label: int) -> Ints:
         """Return the ascending positions of the samples of one label.
@@ -182,21 +225,70 @@ class StoredColumns:
         if whole is not None:
             return whole[start:stop]
         first, last = start // COLUMN_CHUNK_ROWS, max(start, stop - 1) // COLUMN_CHUNK_ROWS
-        parts = [self._chunk(name, number) for number in range(first, last + 1)]
+        parts = list(self._chunks([(name, number) for number in range(first, last + 1)]))
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
         rows: Ints = joined[start - first * COLUMN_CHUNK_ROWS : stop - first * COLUMN_CHUNK_ROWS]
         return rows
 
-    def _chunk(self, name: str, number: int) -> Ints:
-        chunk = self._chunks.get((name, number))
-        if chunk is None:
-            start = number * COLUMN_CHUNK_ROWS
-            chunk = self._opening.container.read_column(
-                f"{self.name}/{name}", COLUMNS[name].data_type, (start, start + COLUMN_CHUNK_ROWS)
+    def _are_wanted(self, names: Sequence[str], positions: Ints) -> bool:
+        """Whether columns are to be loaded as a whole, for what was and is wanted of them."""
+        if not self.is_small:
+            return False
+        if len(self) <= COLUMN_CHUNK_ROWS or self._opening.reader.is_remote:
+            return True  # from afar, chunk after chunk would be round trip after round trip
+        numbers = set((positions // COLUMN_CHUNK_ROWS).tolist())
+        touched = [self._touched.setdefault(name, set()) for name in names]
+        for seen in touched:
+            seen |= numbers
+        return any(2 * len(seen) * COLUMN_CHUNK_ROWS >= len(self) for seen in touched)
+
+    def _by_chunk(self, names: Sequence[str], positions: Ints) -> dict[str, NDArray[Any]]:
+        order = np.argsort(positions, kind="stable")
+        ascending = positions[order]
+        numbers, first = np.unique(ascending // COLUMN_CHUNK_ROWS, return_index=True)
+        places = np.split(order, first[1:])
+        taken = {name: np.empty(len(positions), dtype=_dtype(name)) for name in names}
+        wanted = [(name, number) for name in names for number in numbers.tolist()]
+        for (name, number), chunk, here in zip(
+            wanted, self._chunks(wanted), places * len(names), strict=True
+        ):
+            taken[name][here] = chunk[positions[here] - number * COLUMN_CHUNK_ROWS]
+        if "label" in taken:
+            self._check_labels(taken["label"], positions)
+        return taken
+
+    def _chunks(self, wanted: Sequence[Chunk]) -> Iterator[NDArray[Any]]:
+        """Yield chunks of columns, read together where they are not kept; keep the last."""
+        cache = self._opening.chunks
+        kept = {chunk: cache.get((self.name, *chunk)) for chunk in wanted}
+        missing = [chunk for chunk in wanted if kept[chunk] is None]
+        read = self._opening.container.read_rows(
+            [
+                (
+                    f"{self.name}/{name}",
+                    COLUMNS[name].data_type,
+                    (number * COLUMN_CHUNK_ROWS, (number + 1) * COLUMN_CHUNK_ROWS),
+                )
+                for name, number in missing
+            ]
+        )
+        for name, number in wanted:
+            values = kept[name, number]
+            if values is None:
+                values = next(read)
+                self._check_length(name, number, values)
+                values.flags.writeable = False
+                cache.put((self.name, name, number), values)
+            yield values
+
+    def _check_length(self, name: str, number: int, values: NDArray[Any]) -> None:
+        start = number * COLUMN_CHUNK_ROWS
+        expected = min(COLUMN_CHUNK_ROWS, len(self) - start)
+        if COLUMNS[name].dimension == "sample" and len(values) != expected:
+            raise FormatError(
+                f"{self.where}/{name}: must have {len(self)} values, one a sample, got "
+                f"{len(values)} from {start} on, where {expected} must be"
             )
-            chunk.flags.writeable = False
-            self._chunks[name, number] = chunk
-        return chunk
 
     def _check_positions(
         self, name: str, positions: Ints, n: int, *, ascending: bool = False
@@ -214,14 +306,20 @@ class StoredColumns:
             kind = "ascending positions" if ascending else "positions"
             raise FormatError(f"{self.where}/{name}: must hold {kind} in range({len(self)})")
 
-    def _check_labels(self, label: Ints) -> None:
+    def _check_labels(self, label: Ints, positions: Ints) -> None:
         n_classes = len(self.column("label_indptr")) - 1
         outside = np.flatnonzero((label < UNLABELLED) | (label >= n_classes))
         if len(outside):
             i = int(outside[0])
             raise FormatError(
-                f"{self.where}/label: must be -1 or in range({n_classes}), got {label[i]} at {i}"
+                f"{self.where}/label: must be -1 or in range({n_classes}), got {label[i]} at "
+                f"{positions[i]}"
             )
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    data_type = COLUMNS[name].data_type
+    return np.dtypes.StringDType() if data_type == STRING else np.dtype(data_type)
 
 
 def _kept(kept: dict[int, T], seed: int, make: Callable[[], T]) -> T:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from arraystore.batch import Batch
+from arraystore.batch import Batch, Encoded
 from arraystore.read_ahead import ahead
 from arraystore.sampling import Groups, balanced, block_buffers, episode, permutation, share
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator
 
     from numpy.typing import NDArray
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Pixels = NDArray[np.uint8]
     AnyBatch = Batch[Any]
-    Encoded = tuple[Ints, Sequence[memoryview]]
 
 SHUFFLES: Final = ("full", "block")
 """The kinds of shuffle; the first is the default."""
@@ -71,12 +70,13 @@ class Epoch:
                 f"rank must be in range(world_size), got {self.rank} of {self.world_size}"
             )
 
-    def positions(self, n: int) -> Ints:
+    def positions(self, n: int) -> range | Ints:
         """Return this process's part of the order of n samples, but for ``"block"``."""
+        order: range | Ints
         if self.groups is not None:
             order = balanced(self.groups, self.seed, self.epoch)
         elif self.shuffle is None:
-            order = np.arange(n, dtype=np.int64)
+            order = range(n)
         else:
             order = permutation(n, self.seed, self.epoch)
         mine = share(len(order), self.rank, self.world_size)
@@ -140,7 +140,7 @@ class Batches:
         if not len(self):
             return iter(())
         if self._epoch.shuffle == "block":
-            return ahead(self._cut(), lambda encoded: self._load(*encoded))
+            return ahead(self._cut(), self._load_read)
         return ahead(self._whole(), self._load, n_ahead=_LOADERS, n_threads=_LOADERS)
 
     def positions(self) -> Iterator[Ints]:
@@ -148,14 +148,15 @@ class Batches:
         if self._epoch.shuffle != "block":
             yield from self._whole()
             return
-        nothing: list[memoryview] = []
-        for positions, _ in self._pieces((buffer, nothing) for buffer in self._buffers()):
-            yield positions
+        none = np.empty(0, dtype=np.int64)
+        for piece in self._pieces(Encoded(buffer, [], none, none) for buffer in self._buffers()):
+            yield piece.positions
 
     def _whole(self) -> Generator[Ints]:
         order = self._epoch.positions(len(self._samples))
         for start in range(self._start, self._stop, self._batch_size):
-            yield order[start : min(start + self._batch_size, self._stop)]
+            piece = order[start : min(start + self._batch_size, self._stop)]
+            yield np.asarray(piece, dtype=np.int64)
 
     def _buffers(self) -> Generator[Ints]:
         """Yield what is wanted of the buffers, from the first that has any of it."""
@@ -168,24 +169,27 @@ class Batches:
 
     def _cut(self) -> Generator[Encoded]:
         """Read a buffer at a time, the next one meanwhile, and yield batches of what was read."""
-        read = ahead(self._buffers(), lambda b: (b, self._samples.views(b)), n_ahead=1)
+        read = ahead(self._buffers(), self._samples.encoded, n_ahead=1)
         with closing(read):
             yield from self._pieces(read)
 
     def _pieces(self, buffers: Iterator[Encoded]) -> Generator[Encoded]:
         """Cut what is read, a buffer at a time, into batches, which may reach over two."""
-        size, rest = self._batch_size, (np.empty(0, dtype=np.int64), list[memoryview]())
-        for more, read in buffers:
-            positions, views = np.concatenate([rest[0], more]), [*rest[1], *read]
-            full = len(positions) - len(positions) % size
+        size, rest = self._batch_size, None
+        for more in buffers:
+            read = more if rest is None else rest.joined(more)
+            full = len(read.positions) - len(read.positions) % size
             for start in range(0, full, size):
-                yield positions[start : start + size], views[start : start + size]
-            rest = positions[full:], views[full:]
-        if len(rest[0]):
+                yield read.part(start, start + size)
+            rest = read.part(full)
+        if rest is not None and len(rest.positions):
             yield rest
 
-    def _load(self, positions: Ints, views: Sequence[memoryview] | None = None) -> AnyBatch:
-        return self._samples.batch(positions, self._size, views)
+    def _load(self, positions: Ints) -> AnyBatch:
+        return self._samples.batch(positions, self._size)
+
+    def _load_read(self, encoded: Encoded) -> AnyBatch:
+        return self._samples.batch(encoded.positions, self._size, encoded)
 
     def __repr__(self) -> str:
         return f"<{len(self):,} batches of {self._samples!r}>"

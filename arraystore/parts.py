@@ -112,6 +112,17 @@ class Parts:
         joined = values[0] if len(values) == 1 else np.concatenate(values)
         return joined if self.order is None else joined[self.order]
 
+    def values(self, names: Sequence[str], places: Ints) -> list[NDArray[Any]]:
+        """Return columns of some of the samples, and read no more of them than that needs."""
+        found = [(which, s.take_all(names, at)) for s, at, which in self.locate(places)]
+        if len(found) == 1:
+            return found[0][1]
+        values = [np.empty(len(places), dtype=column.dtype) for column in found[0][1]]
+        for which, columns in found:
+            for all_of_it, column in zip(values, columns, strict=True):
+                all_of_it[np.asarray(which, dtype=np.int64)] = column
+        return values
+
     def locate(self, places: Ints) -> Iterator[tuple[StoredSplit, Ints, Sequence[int]]]:
         """Yield each stored split, positions in it, and which of `places` those are."""
         if len(self._parts) == 1:

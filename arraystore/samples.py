@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVa
 
 import numpy as np
 
-from arraystore.batch import Batch, Images, Sample
+from arraystore.batch import Batch, Encoded, Images, Sample
 from arraystore.errors import FormatError
 from arraystore.parts import Part, Parts
 from arraystore.read_ahead import ahead
 from arraystore.selection import as_position, as_positions, as_size, is_one
-from arraystore.stored import SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,10 +113,7 @@ class Samples:
         return self.batch(as_positions(selection, len(self)))
 
     def batch(
-        self,
-        positions: Ints,
-        size: Size | None = None,
-        views: Sequence[memoryview] | None = None,
+        self, positions: Ints, size: Size | None = None, encoded: Encoded | None = None
     ) -> Batch[Any]:
         """Read and decode samples; made for the rooms above this one.
 
@@ -126,17 +122,19 @@ class Samples:
         positions : ndarray of int64, shape (n,)
         size : int or (int, int), optional
             What to resize images to; they are one array then.
-        views : sequence of memoryview, optional
-            The encoded images, if they are read already.
+        encoded : Encoded, optional
+            The samples, if they are read already.
         """
-        for stored, _ in self._parts:
-            stored.load(SAMPLE_COLUMNS)
-        images = self._decoded(positions, self.views(positions) if views is None else views, size)
-        return Batch(
-            images if size is None else np.stack(images),
-            self.label[positions],
-            self.file_name[positions],
-        )
+        read = self.encoded(positions) if encoded is None else encoded
+        images = self._decoded(positions, read.views, size)
+        return Batch(images if size is None else np.stack(images), read.label, read.file_name)
+
+    def encoded(self, positions: Ints) -> Encoded:
+        """Read samples; made for the rooms above this one."""
+        for stored, where, _ in self._parts.locate(positions):
+            stored.fetch(where)
+        views = self.views(positions)
+        return Encoded(positions, views, *self._parts.values(("label", "file_name"), positions))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return the samples at some positions: what torch's DataLoader calls for a batch."""
@@ -271,10 +269,12 @@ class Samples:
         1
         """
         positions = as_positions(... if selection is None else selection, len(self))
-        wanted = int(self.image_nbytes[positions].sum())
+        (nbytes,) = self._parts.values(("image_nbytes",), positions)
         plans = [stored.plan(where) for stored, where, _ in self._parts.locate(positions)]
         objects = {key for keys, _, _ in plans for key in keys}
-        return ReadPlan(len(objects), sum(p[1] for p in plans), sum(p[2] for p in plans), wanted)
+        return ReadPlan(
+            len(objects), sum(p[1] for p in plans), sum(p[2] for p in plans), int(nbytes.sum())
+        )
 
     @property
     def label_names(self) -> tuple[str, ...]:

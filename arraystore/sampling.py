@@ -130,14 +130,16 @@ def block_buffers(
     size = max(1, buffer_size // BLOCKS_IN_BUFFER)
     n_blocks = -(-n // size)
     blocks = permutation(n_blocks, seed, epoch)
-    lengths = np.minimum(size, n - blocks * size)
-    stops = np.cumsum(lengths)
+    # Only the last block may be shorter; after its place all others come so much earlier.
+    lacking = n_blocks * size - n
+    short = int(np.flatnonzero(blocks == n_blocks - 1)[0]) if lacking else n_blocks
     mine = share(n, rank, world_size)
     for start in range(mine.start, mine.stop, buffer_size):
         stop = min(start + buffer_size, mine.stop)
         places = np.arange(start, stop, dtype=np.int64)
-        nth = np.searchsorted(stops, places, side="right")
-        positions = blocks[nth] * size + places - (stops[nth] - lengths[nth])
+        places[places >= (short + 1) * size - lacking] += lacking
+        nth, within = np.divmod(places, size)
+        positions = blocks[nth] * size + within
         shuffled = np.argsort(words(seed, epoch, n_blocks + start, n_blocks + stop), kind="stable")
         yield positions[shuffled]
 

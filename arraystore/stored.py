@@ -14,7 +14,7 @@ from arraystore import image
 from arraystore.columns import StoredColumns
 from arraystore.errors import ChecksumError, FormatError, ShortReadError
 from arraystore.layout import content_digest
-from arraystore.schema import PAYLOAD
+from arraystore.schema import COLUMN_CHUNK_ROWS, PAYLOAD
 from arraystore.storage import crc32c, plan_elements, read_elements
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     Size = int | tuple[int, int]
 
 _FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
+
+_FETCHED_CHUNKS: Final = 12
+"""Chunks of each column that are fetched for a batch beforehand: as many as will be kept."""
 
 _DIGESTED: Final = ("file_name", "label", "image_nbytes", "image_crc32c")
 """What the content digest is of, in the order of its function."""
@@ -75,6 +78,12 @@ class StoredSplit(StoredColumns):
         super().load(wanted)
 
     @override
+    def take_all(self, names: Sequence[str], positions: Ints) -> list[NDArray[Any]]:
+        if self._always and not self._is_digested and not {*names}.isdisjoint(_DIGESTED):
+            self.load(names)
+        return super().take_all(names, positions)
+
+    @override
     def labelled(self, label: int) -> Ints:
         positions = super().labelled(label)
         if self._always and np.any(self.column("label")[positions] != label):
@@ -85,12 +94,17 @@ class StoredSplit(StoredColumns):
     def _reader(self) -> RangeReader:
         return self._opening.reader
 
+    def fetch(self, positions: Ints) -> None:
+        """Fetch the columns that samples need in one round trip, if round trips are dear."""
+        if not self._reader.is_remote:
+            return
+        if len(np.unique(positions // COLUMN_CHUNK_ROWS)) <= _FETCHED_CHUNKS or self.is_small:
+            self.take_all(SAMPLE_COLUMNS, positions)
+
     def plan(self, positions: Ints) -> tuple[set[str], int, int]:
         """Return the objects, and the number of requests and bytes, that reading images takes."""
-        start, nbytes = self._ranges
-        _, _, spans = plan_elements(
-            self._manifest, start[positions], nbytes[positions], max_gap=self._reader.max_gap
-        )
+        start, nbytes = self._places(positions)
+        _, _, spans = plan_elements(self._manifest, start, nbytes, max_gap=self._reader.max_gap)
         sizes = spans.stop - spans.start
         longest = self._reader.max_request
         requests = len(sizes) if longest is None else int(np.sum(-(-sizes // longest)))
@@ -159,16 +173,16 @@ class StoredSplit(StoredColumns):
             return list(map(work, encoded, positions))
         return list(_decoders().map(work, encoded, positions))
 
-    @cached_property
-    def _ranges(self) -> tuple[Ints, Ints]:
-        self.load(_FOR_BYTES if self._reader.is_remote else _FOR_BYTES[:2])
-        start, nbytes = self.column("image_start"), self.column("image_nbytes")
+    def _places(self, positions: Ints) -> tuple[Ints, Ints]:
+        """Return where in the payload some images begin, and their sizes."""
+        names = _FOR_BYTES if self._reader.is_remote else _FOR_BYTES[:2]
+        start, nbytes, *_ = self.take_all(names, positions)
         outside = (start < 0) | (nbytes < 0) | (start > self.info.num_bytes - nbytes)
         if outside.any():
             i = int(np.flatnonzero(outside)[0])
             raise FormatError(
-                f"{self.where}: image {i} is {nbytes[i]} bytes at {start[i]}, which is outside "
-                f"the payload of {self.info.num_bytes} bytes"
+                f"{self.where}: image {positions[i]} is {nbytes[i]} bytes at {start[i]}, which is "
+                f"outside the payload of {self.info.num_bytes} bytes"
             )
         return start, nbytes
 
@@ -183,19 +197,17 @@ class StoredSplit(StoredColumns):
         return manifest
 
     def _read(self, positions: Ints) -> list[memoryview]:
-        start, nbytes = self._ranges
-        return read_elements(self._reader, self._manifest, start[positions], nbytes[positions])
+        return read_elements(self._reader, self._manifest, *self._places(positions))
 
     def _look_up(self, positions: Ints) -> None:
         """Look up where the chunks of some images are, in place of what was promised."""
-        start, nbytes = self._ranges
-        objects = self._manifest.locate(start[positions], nbytes[positions]).object
+        objects = self._manifest.locate(*self._places(positions)).object
         doubted = {self._manifest.keys[index] for index in np.unique(objects)}
         self._manifest = self._opening.container.manifest(f"{self.name}/{PAYLOAD}", doubted)
 
     def _damaged(self, images: Sequence[memoryview], positions: Ints) -> Ints:
         """Return which of some images do not match their checksum."""
-        expected = self.column("image_crc32c")[positions]
+        expected = self.take("image_crc32c", positions)
         found = np.fromiter(map(crc32c, images), dtype=np.uint32, count=len(images))
         return np.flatnonzero(found != expected)
 
@@ -203,7 +215,8 @@ class StoredSplit(StoredColumns):
         wrong = self._damaged(images, positions)
         if len(wrong):
             i = int(positions[wrong[0]])
-            expected, found = self.column("image_crc32c")[i], crc32c(images[wrong[0]])
+            (expected,) = self.take("image_crc32c", positions[wrong[:1]])
+            found = crc32c(images[wrong[0]])
             raise ChecksumError(
                 f"{self._image(i)}: crc32c must be {expected:#010x}, got {found:#010x}; "
                 "the stored bytes are damaged"
@@ -227,7 +240,8 @@ class StoredSplit(StoredColumns):
         return pixels if size is None else image.resize(pixels, size)
 
     def _image(self, position: int) -> str:
-        return f"{self.where}: {self.column('file_name')[position]!r} (position {position})"
+        (name,) = self.take("file_name", np.array([position]))
+        return f"{self.where}: {name!r} (position {position})"
 
 
 _pool: ThreadPoolExecutor | None = None

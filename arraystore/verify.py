@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from arraystore.checks.columns import Columns, ColumnsCheck
 from arraystore.checks.images import ImagesCheck
 from arraystore.checks.source import SourceCheck
@@ -270,6 +272,7 @@ class _Verification:
         path, found = f"{name}/{PAYLOAD}", None
         try:
             found = self._container.manifest(path)
+            found.locate(np.zeros(1, np.int64), np.array([found.nbytes]))  # looks at all shards
         except READING as error:
             if self._reader.is_remote and is_of_the_network(error):
                 raise

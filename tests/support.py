@@ -14,6 +14,7 @@ from arraystore.image import probe
 from arraystore.layout import content_digest, image_starts, label_index, sample_order
 from arraystore.schema import COLUMNS, ROOT_COLUMNS, SELECTIONS, Column, DatasetInfo, SplitInfo
 from arraystore.storage import RangeReader, crc32c
+from arraystore.stored import SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,7 +155,8 @@ def count_reads(split: Split) -> CountingReader:
     """
     (part,) = split._parts
     stored = part.stored
-    _ = stored._manifest, stored._ranges, stored.column("image_crc32c"), split.file_name
+    stored.load(SAMPLE_COLUMNS)
+    _ = stored._manifest
     counting = CountingReader(stored._reader)
     stored._reader = counting
     return counting

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from arraystore.byterange import ChunkManifest
     from arraystore.schema import Column
 
+    Rows = tuple[str, str, tuple[int, int]]
+
 
 class Tree(NamedTuple):
     """What a container holds, as far as its reader can tell without listing it.
@@ -80,6 +82,21 @@ class ContainerReader(Protocol):
         ----------
         columns : mapping of str to str
             Data type of each column, by its path.
+
+        Raises
+        ------
+        FormatError
+            See `read_column`.
+        """
+        ...
+
+    def read_rows(self, wanted: Sequence[Rows]) -> Iterator[NDArray[Any]]:
+        """Yield rows of columns, asked for together from afar, one after another from a disk.
+
+        Parameters
+        ----------
+        wanted : sequence of (str, str, (int, int))
+            Path, data type and rows of each, see `read_column`.
 
         Raises
         ------

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import io
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from typing_extensions import Buffer, override
 
 from arraystore.byterange import ByteRange, ChunkManifest
-from arraystore.containers.base import (
-    ContainerReader,
-    Tree,
-    as_string_array,
-)
+from arraystore.containers.base import ContainerReader, Tree
 from arraystore.containers.hdf5_described import as_column, described
 from arraystore.containers.hdf5_guard import (
     check_attribute,
@@ -32,10 +30,11 @@ from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
 from arraystore.schema import STRING, Column
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from arraystore.containers.base import Rows
     from arraystore.storage import RangeReader
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
@@ -89,27 +88,41 @@ class HDF5Reader(ContainerReader):
     def read_column(
         self, path: str, data_type: str, rows: tuple[int, int] | None = None
     ) -> NDArray[Any]:
+        with self._open(path) as dataset:
+            self._check_column(dataset, path, data_type)
+            return self._values(dataset, path, slice(*rows) if rows else slice(None))
+
+    @override
+    def read_rows(self, wanted: Sequence[Rows]) -> Iterator[NDArray[Any]]:
+        for path, some in groupby(wanted, key=itemgetter(0)):
+            with self._open(path) as dataset:
+                for number, (_, data_type, rows) in enumerate(some):
+                    if not number:
+                        self._check_column(dataset, path, data_type)
+                    yield self._values(dataset, path, slice(*rows))
+
+    def _check_column(self, dataset: Any, path: str, data_type: str) -> None:
         import h5py
 
-        wanted = slice(rows[0], rows[1]) if rows else slice(None)
-        with self._open(path) as dataset:
-            where = self._at(path)
-            if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
-                raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
-            check_storage(dataset, where)
-            check_values(dataset, where)
-            found = dataset.dtype
-            if data_type == STRING:
-                if found.kind != "S":
-                    raise FormatError(f"{where}: must hold fixed-length text, got {found}")
-                try:
-                    return as_string_array([text.decode() for text in dataset[wanted].tolist()])
-                except UnicodeDecodeError as error:
-                    raise FormatError(f"{where}: must be UTF-8: {error}") from None
-            if found != np.dtype(data_type):
-                raise FormatError(f"{where}: must hold {data_type}, got {found}")
-            values: NDArray[Any] = dataset[wanted]
+        where = self._at(path)
+        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
+            raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
+        check_storage(dataset, where)
+        check_values(dataset, where)
+        found = dataset.dtype
+        if data_type == STRING and found.kind != "S":
+            raise FormatError(f"{where}: must hold fixed-length text, got {found}")
+        if data_type != STRING and found != np.dtype(data_type):
+            raise FormatError(f"{where}: must hold {data_type}, got {found}")
+
+    def _values(self, dataset: Any, path: str, wanted: slice) -> NDArray[Any]:
+        values: NDArray[Any] = dataset[wanted]
+        if values.dtype.kind != "S":
             return values
+        try:
+            return values.astype(np.dtypes.StringDType())
+        except (TypeError, UnicodeDecodeError) as error:  # which of them hangs on NumPy's version
+            raise FormatError(f"{self._at(path)}: must be UTF-8: {error}") from None
 
     @override
     def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from arraystore.chunk_cache import ChunkCache
 from arraystore.containers import open_local, open_objects
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Opening:
     def container(self) -> ContainerReader:
         """What tells where they are, and reads columns."""
         return self._opened[1]
+
+    @cached_property
+    def chunks(self) -> ChunkCache:
+        """The chunks of columns that were read last."""
+        return ChunkCache()
 
     @cached_property
     def _opened(self) -> tuple[RangeReader, ContainerReader]:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, overload
 
 import numpy as np
+from typing_extensions import override
 
-from arraystore.byterange import ZEROS
+from arraystore.byterange import ZEROS, ChunkManifest, Pieces
 from arraystore.storage import crc32c
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from typing_extensions import Buffer
+
+    Ints = NDArray[np.int64]
 
 _ENTRY_NBYTES: Final = 16
 _CHECKSUM_NBYTES: Final = 4
@@ -91,3 +98,76 @@ def shard_footer(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> bytes:
 def split_length(length: int, size: int) -> list[int]:
     """Lengths of the parts when `length` is divided into parts of `size`."""
     return [min(size, length - start) for start in range(0, length, size)]
+
+
+class ShardKeys(Sequence[str]):
+    """Keys of a payload's shards, made when they are asked for: there may be 100,000."""
+
+    def __init__(self, path: str, n_shards: int) -> None:
+        self._path = path
+        self._numbers = range(n_shards)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [f"{self._path}/c/{number}" for number in self._numbers[index]]
+        return f"{self._path}/c/{self._numbers[index]}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardManifest(ChunkManifest):
+    """A manifest of shards, of which each is looked at when it is first needed.
+
+    Attributes
+    ----------
+    inner_nbytes : int
+        Length of the inner chunks.
+    look_up : callable
+        Given the number of a shard; returns where its inner chunks begin, or None if they are
+        all there, in order and without gaps.
+    is_known : ndarray of bool, shape (n_shards,)
+        Which shards need not be looked at any more.
+    starts : dict of int to ndarray of int64
+        What was found out of those that are not as promised.
+    """
+
+    inner_nbytes: int
+    look_up: Callable[[int], Ints | None]
+    is_known: NDArray[np.bool_]
+    starts: dict[int, Ints] = field(default_factory=dict)
+
+    @override
+    def locate(self, start: Ints, nbytes: Ints) -> Pieces:
+        pieces = ChunkManifest.locate(self, start, nbytes)
+        is_known = self.is_known[pieces.object]
+        if not is_known.all():
+            for shard in np.unique(pieces.object[~is_known]).tolist():
+                starts = self.look_up(shard)
+                if starts is not None:
+                    self.starts[shard] = starts
+                self.is_known[shard] = True
+        if self.starts and not self.starts.keys().isdisjoint(pieces.object.tolist()):
+            return self._by_inner_chunk(pieces)
+        return pieces
+
+    def _by_inner_chunk(self, pieces: Pieces) -> Pieces:
+        """Cut pieces of shards into those of inner chunks, which may be anywhere in the shard."""
+        per_shard = self.chunk_nbytes // self.inner_nbytes
+        shards, shard = np.unique(pieces.object, return_inverse=True)
+        in_order = np.arange(per_shard, dtype=np.int64) * self.inner_nbytes
+        starts = np.concatenate([self.starts.get(number, in_order) for number in shards.tolist()])
+        laid = ChunkManifest(
+            ("",),
+            np.repeat(shards, per_shard),
+            starts,
+            self.inner_nbytes,
+            self.inner_nbytes * len(starts),
+        )
+        cut = laid.locate(shard * self.chunk_nbytes + pieces.start, pieces.nbytes)
+        return Pieces(pieces.wanted[cut.wanted], cut.object, cut.start, cut.nbytes)

@@ -18,10 +18,11 @@ from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.base import ContainerReader, Tree, as_string_array
 from arraystore.containers.frames import decode_chunk
 from arraystore.containers.shards import (
+    ShardKeys,
+    ShardManifest,
     index_nbytes,
     index_starts,
     shard_object_nbytes,
-    split_length,
 )
 from arraystore.containers.zarr_faults import document_faults, document_of, shard_faults
 from arraystore.errors import FormatError, brief
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from arraystore.containers.base import Rows
+
 METADATA: Final = document_of("")
 _CHECKSUM_NBYTES: Final = 4
 _MAX_SHARDS: Final = 2**20
-_MAX_INNER_CHUNKS: Final = 2**26
+_MAX_INNER_CHUNKS: Final = 2**20
 _MAX_COLUMN_CHUNKS: Final = 2**16
 """More than any store has; what claims more is refused before memory is taken for it."""
 
@@ -88,50 +91,69 @@ class ZarrReader(ContainerReader):
 
     @override
     def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
-        self._read_nodes(columns)
-        found = [(data_type, *self._chunks(path, data_type)) for path, data_type in columns.items()]
-        chunks = iter(self._read([key for _, _, _, keys, _ in found for key in keys]))
-        return [
-            self._decoded([next(chunks) for _ in keys], keys, data_type, chunk_rows)[start:stop]
-            for data_type, start, stop, keys, chunk_rows in found
+        return list(self._read_each([(*column, None) for column in columns.items()]))
+
+    @override
+    def read_rows(self, wanted: Sequence[Rows]) -> Iterator[NDArray[Any]]:
+        return self._read_each(wanted)
+
+    def _read_each(
+        self, wanted: Sequence[tuple[str, str, tuple[int, int] | None]]
+    ) -> Iterator[NDArray[Any]]:
+        self._read_nodes(dict.fromkeys(path for path, _, _ in wanted))
+        found = [
+            (data_type, *self._chunks(path, data_type, rows)) for path, data_type, rows in wanted
         ]
+        # From a disk nothing is gained by having all of it in memory at once.
+        all_keys = [key for _, _, _, keys, _ in found for key in keys]
+        together = iter(self._read(all_keys)) if self._reader.is_remote else None
+        for data_type, start, stop, keys, chunk_rows in found:
+            raw = self._read(keys) if together is None else [next(together) for _ in keys]
+            yield self._decoded(raw, keys, data_type, chunk_rows)[start:stop]
 
     @override
     def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
+        is_promised = self._reader.is_remote and bool(self.attributes(path).get("dense"))
+        manifest = self._shards(path, is_known=is_promised)
+        for key in doubted:
+            manifest.is_known[int(key.rpartition("/")[2])] = False
+        return manifest
+
+    def _shards(self, path: str, *, is_known: bool) -> ShardManifest:
+        """Return where shards are; what of them is not known is looked up when it is needed."""
         node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
         inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
-        n_shards = -(-length // shard_nbytes)
-        if n_shards > _MAX_SHARDS or n_shards * (shard_nbytes // inner_nbytes) > _MAX_INNER_CHUNKS:
+        n_shards, per_shard = -(-length // shard_nbytes), shard_nbytes // inner_nbytes
+        if n_shards > _MAX_SHARDS or per_shard > _MAX_INNER_CHUNKS:
             raise FormatError(
-                f"{self._at(path)}: may have {_MAX_SHARDS} shards and {_MAX_INNER_CHUNKS} chunks "
-                f"in them, got {length} bytes in shards of {shard_nbytes}, chunks of {inner_nbytes}"
+                f"{self._at(path)}: may have {_MAX_SHARDS} shards of {_MAX_INNER_CHUNKS} chunks, "
+                f"got {length} bytes in shards of {shard_nbytes}, chunks of {inner_nbytes}"
             )
-        keys = [f"{path}/c/{index}" for index in range(n_shards)]
         is_dense = bool(self.attributes(path).get("dense"))
-        if self._reader.is_remote and is_dense:
-            looked_up = [index for index, key in enumerate(keys) if key in doubted]
-        else:
-            looked_up = list(range(n_shards))
-        # One after another, so that the first of a wrong number of shards ends it.
-        sizes = {index: self._size(keys[index]) for index in looked_up}
-        lengths = split_length(length, shard_nbytes)
-        if is_dense and all(
-            size == shard_object_nbytes(lengths[index], shard_nbytes, inner_nbytes)
-            for index, size in sizes.items()
-        ):
-            objects = np.arange(n_shards, dtype=np.int64)
-            return ChunkManifest(tuple(keys), objects, np.zeros_like(objects), shard_nbytes, length)
-        if node.get("fill_value") != 0:
-            raise FormatError(
-                f"{self._at(path)}: fill_value must be 0 where chunks may be left out, "
-                f"got {brief(node.get('fill_value'))}"
-            )
-        per_shard = shard_nbytes // inner_nbytes
-        starts = np.tile(np.arange(per_shard, dtype=np.int64) * inner_nbytes, (n_shards, 1))
-        for index, size in sizes.items():
-            starts[index] = self._shard_index(keys[index], size, per_shard, inner_nbytes)
-        objects = np.repeat(np.arange(n_shards, dtype=np.int64), per_shard)
-        return ChunkManifest(tuple(keys), objects, starts.ravel(), inner_nbytes, length)
+
+        def look_up(shard: int) -> NDArray[np.int64] | None:
+            key = f"{path}/c/{shard}"
+            size = self._size(key)
+            nbytes = min(shard_nbytes, length - shard * shard_nbytes)
+            if is_dense and size == shard_object_nbytes(nbytes, shard_nbytes, inner_nbytes):
+                return None
+            if node.get("fill_value") != 0:
+                raise FormatError(
+                    f"{self._at(path)}: fill_value must be 0 where chunks may be left out, "
+                    f"got {brief(node.get('fill_value'))}"
+                )
+            return self._shard_index(key, size, per_shard, inner_nbytes)
+
+        return ShardManifest(
+            ShardKeys(path, n_shards),
+            np.arange(n_shards, dtype=np.int64),
+            np.zeros(n_shards, dtype=np.int64),
+            shard_nbytes,
+            length,
+            inner_nbytes,
+            look_up,
+            np.full(n_shards, is_known),
+        )
 
     @override
     def tree(self) -> Tree:
@@ -157,13 +179,8 @@ class ZarrReader(ContainerReader):
 
     @override
     def promised(self, path: str) -> ChunkManifest | None:
-        node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
-        self._inner_chunk(path, node, shard_nbytes)
-        if not self.attributes(path).get("dense"):
-            return None
-        objects = np.arange(-(-length // shard_nbytes), dtype=np.int64)
-        keys = tuple(f"{path}/c/{index}" for index in objects.tolist())
-        return ChunkManifest(keys, objects, np.zeros_like(objects), shard_nbytes, length)
+        manifest = self._shards(path, is_known=True)
+        return manifest if self.attributes(path).get("dense") else None
 
     @override
     def faults(self, path: str) -> Iterator[tuple[str, str]]:
