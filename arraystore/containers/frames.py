@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.containers.base import as_string_array
 from arraystore.schema import MAX_CHUNK_NBYTES, STRING
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def content_nbytes(frame: memoryview) -> int:
 
 
 def decode_chunk(frame: memoryview, data_type: str, n_values: int) -> NDArray[Any]:
-    """Return the values of a chunk.
+    """Return the values of a chunk; text as Python's objects.
 
     Raises
     ------
@@ -64,7 +63,7 @@ def decode_chunk(frame: memoryview, data_type: str, n_values: int) -> NDArray[An
         plain = Zstd().decode(bytes(frame))
         found = int.from_bytes(plain[:4], "little")  # which numcodecs believes
         _check_number(found, n_values)
-        return as_string_array(VLenUTF8().decode(plain))
+        return np.asarray(VLenUTF8().decode(plain))
     dtype = np.dtype(data_type)
     _check_number(nbytes / dtype.itemsize, n_values)
     return np.frombuffer(Zstd().decode(bytes(frame)), dtype.newbyteorder("<")).astype(data_type)

@@ -86,8 +86,8 @@ class ZarrReader(ContainerReader):
     def read_column(
         self, path: str, data_type: str, rows: tuple[int, int] | None = None
     ) -> NDArray[Any]:
-        start, stop, keys, chunk_rows = self._chunks(path, data_type, rows)
-        return self._decoded(self._read(keys), keys, data_type, chunk_rows)[start:stop]
+        (values,) = self._read_each([(path, data_type, rows)])
+        return values
 
     @override
     def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
@@ -109,7 +109,7 @@ class ZarrReader(ContainerReader):
         together = iter(self._read(all_keys)) if self._reader.is_remote else None
         for data_type, start, stop, keys, chunk_rows in found:
             raw = self._read(keys) if together is None else [next(together) for _ in keys]
-            yield self._decoded(raw, keys, data_type, chunk_rows)[start:stop]
+            yield self._decoded(raw, data_type, start, stop, keys, chunk_rows)
 
     @override
     def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
@@ -340,16 +340,23 @@ class ZarrReader(ContainerReader):
             raise FormatError(f"{self._at(key)}: the chunk is missing") from None
 
     def _decoded(
-        self, chunks: Sequence[memoryview], keys: Sequence[str], data_type: str, chunk_rows: int
+        self,
+        chunks: Sequence[memoryview],
+        data_type: str,
+        start: int,
+        stop: int,
+        keys: Sequence[str],
+        chunk_rows: int,
     ) -> NDArray[Any]:
-        if not keys:
-            return as_string_array([]) if data_type == STRING else np.empty(0, data_type)
-        return np.concatenate(
-            [
-                self._column_chunk(raw, key, data_type, chunk_rows)
-                for raw, key in zip(chunks, keys, strict=True)
-            ]
-        )
+        """Return the rows ``[start, stop)`` of some chunks end to end."""
+        parts = [np.empty(0, np.dtypes.StringDType() if data_type == STRING else data_type)]
+        for number, (raw, key) in enumerate(zip(chunks, keys, strict=True)):
+            values = self._column_chunk(raw, key, data_type, chunk_rows)
+            first = number * chunk_rows
+            rows = values[max(0, start - first) : stop - first]
+            # What is beyond the end of a column is not made into text.
+            parts.append(as_string_array(rows) if data_type == STRING else rows)
+        return parts[1] if len(parts) == 2 else np.concatenate(parts)
 
     def _column_chunk(
         self, raw: memoryview, key: str, data_type: str, chunk_rows: int

@@ -1,0 +1,184 @@
+"""Time and memory of opening, images, queries and batches at 10^4, 10^6 and 10^8 samples.
+
+    python -m benchmarks.bench_growth FOLDER --plot docs/growth.png
+
+FOLDER keeps the stores for the next time, see `grown_stores`. Every figure is the median of several
+processes, which do the same to a small store before, so that all libraries are imported; the
+files are in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+import arraystore
+from benchmarks.grown_stores import BATCH, BUFFER, SIZES, batches, images, make
+from tests.support import SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from arraystore import Split
+
+OPERATIONS: Final = {
+    "open": "open",
+    "image": "one random image (`image_bytes[i]`)",
+    "sample": "one random sample, decoded",
+    "label": "`where(label=k)`",
+    "block": '32 samples of `shuffle="block"`',
+    "batch": f"{BATCH} random images",
+}
+FIRST: Final = "first"
+NEXT: Final = "next"
+_ROUNDS: Final = 5
+
+
+def acts(split: Split, operation: str) -> Iterator[Callable[[], Any]]:
+    """Yield what to time: the same again and again, elsewhere in the split."""
+    n = len(split)
+    if operation == "image":
+        yield from (partial(split.image_bytes.__getitem__, p) for p in images(n).tolist())
+    elif operation == "sample":
+        yield from (partial(split.__getitem__, p) for p in images(n)[:16].tolist())
+    elif operation == "label":
+        yield from (partial(split.where, label=k) for k in range(0, 1000, 29))
+    elif operation == "batch":
+        yield from (partial(split.image_bytes.__getitem__, batch) for batch in batches(n)[:4])
+    elif operation == "block":
+        loop = iter(split.batches(32, shuffle="block", buffer_size=BUFFER, size=64))
+        yield from (partial(next, loop) for _ in range(12))
+
+
+def measure(path: Path, operation: str) -> dict[str, float]:
+    """Return seconds, bytes read and bytes of memory of an operation, of this whole process."""
+    small = arraystore.open(path.with_stem(f"grown-{SIZES[0]}"))["train"]
+    for act in acts(small, operation):
+        act()
+        break
+    del small
+    seconds = []
+    read = [counter("/proc/self/io", "rchar:")]
+    began = time.perf_counter()
+    split = arraystore.open(path)["train"]
+    assert len(split)
+    seconds.append(time.perf_counter() - began)
+    read.append(counter("/proc/self/io", "rchar:"))
+    for act in acts(split, operation):
+        began = time.perf_counter()
+        act()
+        seconds.append(time.perf_counter() - began)
+        read.append(counter("/proc/self/io", "rchar:"))
+    sizes = np.diff(read).tolist()
+    if operation != "open":
+        seconds, sizes = seconds[1:], sizes[1:]
+    return {
+        FIRST: seconds[0],
+        NEXT: float(np.median(seconds[1:] or seconds)),
+        f"{FIRST} read": sizes[0],
+        f"{NEXT} read": float(np.median(sizes[1:] or sizes)),
+        "memory": 1024.0 * counter("/proc/self/status", "VmHWM:"),
+    }
+
+
+def counter(path: str, name: str) -> int:
+    """Return what the kernel has counted of this process."""
+    words = Path(path).read_text().split()
+    return int(words[words.index(name) + 1])
+
+
+def measured(path: Path, operation: str) -> dict[str, float]:
+    """Measure in processes of their own."""
+    command = [sys.executable, "-m", "benchmarks.bench_growth", str(path), "--measure", operation]
+    found = []
+    for _ in range(_ROUNDS):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append(json.loads(done.stdout))
+    return {name: float(np.median([one[name] for one in found])) for name in found[0]}
+
+
+def told(seconds: float) -> str:
+    """Write a time with a unit that suits it."""
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
+
+
+def told_nbytes(nbytes: float) -> str:
+    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
+
+
+def print_table(results: dict[str, dict[int, dict[str, dict[str, float]]]]) -> None:
+    """Print the times of all sizes, and what was read and held at the largest."""
+    print("| | | " + " | ".join(f"{n:,}" for n in SIZES) + " | read | memory |")
+    print("|---|---|" + "---|" * (len(SIZES) + 2))
+    for operation, what in OPERATIONS.items():
+        for when in (FIRST, NEXT) if operation != "open" else (FIRST,):
+            for suffix in SUFFIXES:
+                of = results[suffix]
+                times = " | ".join(told(of[n][operation][when]) for n in of)
+                last = of[max(of)][operation]
+                read, memory = told_nbytes(last[f"{when} read"]), told_nbytes(last["memory"])
+                print(f"| {what}, {when} | {suffix[1:]} | {times} | {read} | {memory} |")
+
+
+def plot(results: dict[str, dict[int, dict[str, dict[str, float]]]], path: Path) -> None:
+    """Draw times and memory over the number of samples."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 4.2), layout="constrained")
+    for axes, title in ((left, "first, in a store just opened"), (middle, "next, elsewhere in it")):
+        axes.set(xscale="log", yscale="log", title=title, xlabel="samples", ylabel="milliseconds")
+    right.set(xscale="log", title="memory of the process", xlabel="samples", ylabel="MB")
+    right.set_ylim(0, 220)
+    right.axhline(200, color="gray", linewidth=0.8, linestyle=":")
+    names = {**OPERATIONS, "image": "one random image", "label": "where(label=k)"}
+    names["block"] = "32 samples, block shuffle"
+    for color, (operation, name) in enumerate(names.items()):
+        for suffix, style in zip(SUFFIXES, ("o-", "s--"), strict=True):
+            of = {n: found[operation] for n, found in results[suffix].items()}
+            line = {"color": f"C{color}", "markersize": 4, "linewidth": 1.2}
+            label = name if style == "o-" else None
+            left.plot([*of], [1e3 * one[FIRST] for one in of.values()], style, label=label, **line)
+            if operation != "open":
+                middle.plot([*of], [1e3 * one[NEXT] for one in of.values()], style, **line)
+            right.plot([*of], [one["memory"] / 1e6 for one in of.values()], style, **line)
+    figure.legend(loc="outside lower center", ncols=3, title="solid: Zarr, dashed: HDF5")
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--plot", type=Path, help="PNG to draw")
+    parser.add_argument("--samples", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.folder, options.measure)))
+        return
+    options.folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
+    for suffix in SUFFIXES:
+        results[suffix] = {}
+        for n in options.samples:
+            path = options.folder / f"grown-{n}{suffix}"
+            if not path.exists():
+                make(path, n)
+            results[suffix][n] = {name: measured(path, name) for name in OPERATIONS}
+    print_table(results)
+    if options.plot:
+        plot(results, options.plot)
+
+
+if __name__ == "__main__":
+    main()
