@@ -246,7 +246,7 @@ class StoredColumns:
         order = np.argsort(positions, kind="stable")
         ascending = positions[order]
         numbers, first = np.unique(ascending // COLUMN_CHUNK_ROWS, return_index=True)
-        places = np.split(order, first[1:])
+        places = np.split(order, first[1:])[: len(numbers)]
         taken = {name: np.empty(len(positions), dtype=_dtype(name)) for name in names}
         wanted = [(name, number) for name in names for number in numbers.tolist()]
         for (name, number), chunk, here in zip(

@@ -84,7 +84,7 @@ def permutation(n: int, seed: int, epoch: int = 0) -> Ints:
     >>> permutation(5, seed=0)
     array([0, 2, 1, 4, 3])
     """
-    return np.argsort(words(seed, epoch, 0, n), kind="stable").astype(np.int64)
+    return np.argsort(words(seed, epoch, 0, n), kind="stable").astype(np.int64, copy=False)
 
 
 def with_repeats(n: int, count: int, seed: int) -> Ints:

@@ -34,7 +34,7 @@ OPERATIONS: Final = {
     "image": "one random image (`image_bytes[i]`)",
     "sample": "one random sample, decoded",
     "label": "`where(label=k)`",
-    "block": '32 samples of `shuffle="block"`',
+    "block": f'{BUFFER:,} samples of `shuffle="block"`, decoded',
     "batch": f"{BATCH} random images",
 }
 FIRST: Final = "first"
@@ -54,8 +54,8 @@ def acts(split: Split, operation: str) -> Iterator[Callable[[], Any]]:
     elif operation == "batch":
         yield from (partial(split.image_bytes.__getitem__, batch) for batch in batches(n)[:4])
     elif operation == "block":
-        loop = iter(split.batches(32, shuffle="block", buffer_size=BUFFER, size=64))
-        yield from (partial(next, loop) for _ in range(12))
+        loop = iter(split.batches(BATCH, shuffle="block", buffer_size=BUFFER, size=64))
+        yield from (lambda: [next(loop) for _ in range(BUFFER // BATCH)] for _ in range(4))
 
 
 def measure(path: Path, operation: str) -> dict[str, float]:
@@ -142,7 +142,7 @@ def plot(results: dict[str, dict[int, dict[str, dict[str, float]]]], path: Path)
     right.set_ylim(0, 220)
     right.axhline(200, color="gray", linewidth=0.8, linestyle=":")
     names = {**OPERATIONS, "image": "one random image", "label": "where(label=k)"}
-    names["block"] = "32 samples, block shuffle"
+    names["block"] = f"{BUFFER:,} samples, block shuffle"
     for color, (operation, name) in enumerate(names.items()):
         for suffix, style in zip(SUFFIXES, ("o-", "s--"), strict=True):
             of = {n: found[operation] for n, found in results[suffix].items()}

@@ -72,6 +72,15 @@ class BlockReader(RangeReader):
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
         return self.read_ranges([ByteRange(key, 0, self._nbytes) for key in keys])
 
+    def read_apart(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        """Read ranges in one round trip as they are, and keep nothing of them."""
+        others = [one for one in ranges if not self._is_in_ends(one.start, one.stop)]
+        read = iter(read_exactly(self._reader, others) if others else [])
+        return [
+            self._cut(start, stop, {}) if self._is_in_ends(start, stop) else next(read)
+            for _, start, stop in ranges
+        ]
+
     def _is_in_ends(self, start: int, stop: int) -> bool:
         return stop <= len(self._head) or start >= self._tail_start
 

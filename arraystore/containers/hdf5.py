@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 from contextlib import contextmanager
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,6 +16,8 @@ from typing_extensions import Buffer, override
 
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.base import ContainerReader, Tree
+from arraystore.containers.blocks import BlockReader
+from arraystore.containers.hdf5_chunks import ChunkedColumn
 from arraystore.containers.hdf5_described import as_column, described
 from arraystore.containers.hdf5_guard import (
     check_attribute,
@@ -28,6 +28,7 @@ from arraystore.containers.hdf5_guard import (
 )
 from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
 from arraystore.schema import STRING, Column
+from arraystore.storage import read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -72,6 +73,7 @@ class HDF5Reader(ContainerReader):
         self._reader = reader
         self._key = key
         self._where = where
+        self._chunked: dict[str, ChunkedColumn | None] = {}
 
     @override
     def attributes(self, path: str = "") -> dict[str, Any]:
@@ -90,16 +92,36 @@ class HDF5Reader(ContainerReader):
     ) -> NDArray[Any]:
         with self._open(path) as dataset:
             self._check_column(dataset, path, data_type)
-            return self._values(dataset, path, slice(*rows) if rows else slice(None))
+            return self._values(dataset[slice(*rows) if rows else slice(None)], path)
 
     @override
     def read_rows(self, wanted: Sequence[Rows]) -> Iterator[NDArray[Any]]:
-        for path, some in groupby(wanted, key=itemgetter(0)):
-            with self._open(path) as dataset:
-                for number, (_, data_type, rows) in enumerate(some):
-                    if not number:
-                        self._check_column(dataset, path, data_type)
-                    yield self._values(dataset, path, slice(*rows))
+        for path, data_type, _ in wanted:
+            if path not in self._chunked:
+                with self._open(path) as dataset:
+                    self._check_column(dataset, path, data_type)
+                    self._chunked[path] = ChunkedColumn.of(dataset, self._reader.size(self._key))
+        found = [(path, self._chunked[path], rows) for path, _, rows in wanted]
+        ranges = [column.ranges(self._key, *rows) if column else [] for _, column, rows in found]
+        together = None
+        if self._reader.is_remote:
+            together = iter(self._read_apart([one for some in ranges for one in some]))
+        for (path, column, rows), some in zip(found, ranges, strict=True):
+            if column is None:
+                with self._open(path) as dataset:
+                    yield self._values(dataset[slice(*rows)], path)
+                continue
+            raw = self._read_apart(some) if together is None else [next(together) for _ in some]
+            try:
+                values = column.values(raw, *rows)
+            except ValueError as error:
+                raise FormatError(f"{self._at(path)}: cannot be decoded: {error}") from None
+            yield self._values(values, path)
+
+    def _read_apart(self, ranges: list[ByteRange]) -> list[memoryview]:
+        if isinstance(self._reader, BlockReader):
+            return self._reader.read_apart(ranges)
+        return read_exactly(self._reader, ranges)
 
     def _check_column(self, dataset: Any, path: str, data_type: str) -> None:
         import h5py
@@ -115,8 +137,8 @@ class HDF5Reader(ContainerReader):
         if data_type != STRING and found != np.dtype(data_type):
             raise FormatError(f"{where}: must hold {data_type}, got {found}")
 
-    def _values(self, dataset: Any, path: str, wanted: slice) -> NDArray[Any]:
-        values: NDArray[Any] = dataset[wanted]
+    def _values(self, values: NDArray[Any], path: str) -> NDArray[Any]:
+        """Return values as they are, and text as text."""
         if values.dtype.kind != "S":
             return values
         try:
