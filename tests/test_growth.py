@@ -218,6 +218,7 @@ def test_what_a_batch_needs_of_large_columns_is_one_round_trip_from_afar(
 ) -> None:
     for room in (containers, blocks_room):
         monkeypatch.setattr(room, "BLOCK_NBYTES", 2**10)  # the columns do not lie in the tail
+    monkeypatch.setattr(containers, "HEAD_NBYTES", 2**9)  # nor in the head
     store = from_afar(grown)
     _ = store["train"].image_bytes[5]
     trips: list[int] = []
