@@ -15,7 +15,7 @@ import numpy as np
 
 from arraystore.byterange import ZEROS, ByteRange
 from arraystore.errors import FormatError
-from arraystore.storage import PROBES, LocalReader, check_length, plan_elements, read_elements
+from arraystore.storage import LocalReader, check_length, plan_elements, read_elements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Data = TypeVar("Data", bytes, memoryview)
 Data_co = TypeVar("Data_co", bytes, memoryview, covariant=True)
+
+_PROBES: Final = 8
+"""Images of a batch that are looked at to tell whether it is in the page cache."""
 
 SECONDS_TRUSTED: Final = 0.001
 """How long after a look at a file single images are taken from its map without another.
@@ -233,7 +236,7 @@ class _Mapped:
         return self._take(objects, start, stop, lambda file: memoryview(file.map))
 
     def _is_cached(self, objects: Ints, start: Ints, stop: Ints) -> bool:
-        few = slice(None, None, max(1, len(start) // PROBES))
+        few = slice(None, None, max(1, len(start) // _PROBES))
         return self._reader.is_cached(self._ranges(objects[few], start[few], stop[few]))
 
     def _take(

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _LEAD_NBYTES: Final = 2**26
 """Bytes that the disk is asked for before they are read."""
 
-PROBES: Final = 4
-"""Ranges of a batch that are looked at to tell whether it is in the page cache."""
+_DOUBTS: Final = 16
+"""Batches after one that was not in the page cache that are taken not to be there, either."""
 
 
 class RangeReader(Protocol):
@@ -104,6 +104,7 @@ class LocalReader(RangeReader):
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files: dict[str, weakref.ref[OpenFile]] = {}
         self._first = ""
+        self._doubts = 0
 
     @override
     def size(self, key: str) -> int:
@@ -129,8 +130,18 @@ class LocalReader(RangeReader):
         ]
 
     def is_cached(self, ranges: Sequence[ByteRange]) -> bool:
-        """Tell whether the first bytes of some ranges are read without waiting for the disk."""
-        return all(file.is_cached(wanted.start) for file, wanted in self._with_files(ranges))
+        """Tell, by some of the ranges to be read, whether the disk need not be waited for.
+
+        Where that was not so lately it is not believed at once: a few ranges may be cached
+        when others are not.
+        """
+        # Not the ends of ranges: they share pages with what lies beside.
+        looked_at = self._with_files(ranges)
+        if all(file.is_cached((start + stop) // 2) for file, (_, start, stop) in looked_at):
+            self._doubts = max(0, self._doubts - 1)
+        else:
+            self._doubts = _DOUBTS
+        return not self._doubts
 
     def read_ahead(self, ranges: Sequence[ByteRange]) -> None:
         """Let the disk begin to read ranges, so many that they will not be lost again."""
@@ -155,9 +166,7 @@ class LocalReader(RangeReader):
     def _in_turn(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[OpenFile, ByteRange]]:
         """Yield each range with its file; the disk is asked meanwhile for those that follow."""
         self.check_first()
-        few = ranges[:: max(1, len(ranges) // PROBES)]
-        is_waiting = len(ranges) > 1 and not self.is_cached(few)
-        following = self._with_files(ranges if is_waiting else [])
+        following = self._with_files(ranges if len(ranges) > 1 else [])
         lead = 0
         for file, wanted in self._with_files(ranges):
             while lead <= _LEAD_NBYTES and (next_one := next(following, None)):

@@ -221,6 +221,29 @@ def test_what_is_not_in_the_page_cache_is_asked_for_before_it_is_read(
     assert called == ["posix_fadvise"] * len(expected) + ["pread"] * len(expected)
 
 
+def test_a_batch_is_read_and_not_mapped_when_others_were_not_in_the_page_cache_lately(
+    train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The few images that are looked at do not tell of all."""
+    read: list[int] = []
+
+    def note(file: OpenFile, offset: int, nbytes: int) -> bytes:
+        read.append(nbytes)
+        return os.pread(file.fd, nbytes, offset)
+
+    def n_read() -> int:
+        read.clear()
+        _ = train.image_bytes[:]
+        return len(read)
+
+    monkeypatch.setattr(storage, "read_at", note)
+    assert n_read() == 0
+    monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: False)
+    assert n_read() == len(train)
+    monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: True)
+    assert [n_read() for _ in range(storage._DOUBTS)] == [len(train)] * 15 + [0]
+
+
 def test_the_disk_is_asked_for_little_more_than_is_read_next(
     train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
