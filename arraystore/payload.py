@@ -150,21 +150,18 @@ class Payload:
         take: Callable[[Ints, Ints, Ints], list[Data]],
         other: Callable[[memoryview], Data],
     ) -> list[Data]:
-        """Take images that lie in one chunk from the map, and read the others, which are few."""
-        manifest = self.manifest
-        if not len(start) or not manifest.nbytes:
-            return list(map(other, self.read(start, nbytes)))
-        chunk = np.minimum(start, manifest.nbytes - 1) // manifest.chunk_nbytes
-        base = manifest.start[chunk]
-        at = start - chunk * manifest.chunk_nbytes
-        is_whole = (nbytes > 0) & (at + nbytes <= manifest.chunk_nbytes) & (base != ZEROS)
-        places = (manifest.object[chunk], base + at, base + at + nbytes)
-        if is_whole.all():
+        """Take images that are stored in one piece from the map, and read the others: few."""
+        pieces = self.manifest.locate(start, nbytes)
+        places = (pieces.object, pieces.start, pieces.start + pieces.nbytes)
+        is_whole = np.bincount(pieces.wanted, minlength=len(start)) == 1
+        is_whole[pieces.wanted[pieces.start == ZEROS]] = False
+        if len(start) and is_whole.all():
             return take(*places)
         found: dict[int, Data] = {}
         whole, apart = np.flatnonzero(is_whole), np.flatnonzero(~is_whole)
         if len(whole):
-            taken = take(*(column[whole] for column in places))
+            mine = is_whole[pieces.wanted]
+            taken = take(*(column[mine] for column in places))
             found |= zip(whole.tolist(), taken, strict=True)
         read = map(other, self.read(start[apart], nbytes[apart]))
         found |= zip(apart.tolist(), read, strict=True)
@@ -201,7 +198,7 @@ class _Mapped:
         if file is None:  # it was closed to open others
             del self._known[chunk]
             return None
-        if base == ZEROS or at + nbytes > self._chunk_nbytes:
+        if base < 0 or at + nbytes > self._chunk_nbytes:
             return None
         start = base + at
         data = file.map[start : start + nbytes]
@@ -212,8 +209,11 @@ class _Mapped:
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
         self._reader.check_first()
-        file = self._file(int(self._manifest.object[chunk]))
-        base = int(self._manifest.start[chunk])
+        start = chunk * self._chunk_nbytes
+        nbytes = min(self._chunk_nbytes, self._manifest.nbytes - start)
+        pieces = self._manifest.locate(np.array([start]), np.array([nbytes]))
+        base = int(pieces.start[0]) if len(pieces.start) == 1 else -1
+        file = self._file(int(pieces.object[0]))
         known = self._known[chunk] = weakref.ref(file), base, monotonic() + SECONDS_TRUSTED
         return known
 
