@@ -139,7 +139,7 @@ class StoredColumns:
             See `column`; of what is wrong in chunks that are not read nothing is told.
         """
         missing = [name for name in names if name not in self._columns]
-        if missing and self._are_wanted(missing, positions):
+        if self.are_whole(missing, positions):
             self.load(missing)
             missing = []
         taken = self._by_chunk(missing, positions) if missing else {}
@@ -230,10 +230,11 @@ class StoredColumns:
         rows: Ints = joined[start - first * COLUMN_CHUNK_ROWS : stop - first * COLUMN_CHUNK_ROWS]
         return rows
 
-    def _are_wanted(self, names: Sequence[str], positions: Ints) -> bool:
-        """Whether columns are to be loaded as a whole, for what was and is wanted of them."""
-        if not self.is_small:
-            return False
+    def are_whole(self, names: Sequence[str], positions: Ints) -> bool:
+        """Whether columns are loaded, or are to be: for what was and now is wanted of them."""
+        names = [name for name in names if name not in self._columns]
+        if not names or not self.is_small:
+            return not names
         if len(self) <= COLUMN_CHUNK_ROWS or self._opening.reader.is_remote:
             return True  # from afar, chunk after chunk would be round trip after round trip
         numbers = set((positions // COLUMN_CHUNK_ROWS).tolist())

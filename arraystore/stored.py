@@ -14,15 +14,15 @@ from arraystore import image
 from arraystore.columns import StoredColumns
 from arraystore.errors import ChecksumError, FormatError, ShortReadError
 from arraystore.layout import content_digest
+from arraystore.payload import Payload
 from arraystore.schema import COLUMN_CHUNK_ROWS, PAYLOAD
-from arraystore.storage import crc32c, plan_elements, read_elements
+from arraystore.storage import crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from arraystore.byterange import ChunkManifest
     from arraystore.containers.opening import Opening
     from arraystore.storage import RangeReader
 
@@ -101,15 +101,14 @@ class StoredSplit(StoredColumns):
         if len(np.unique(positions // COLUMN_CHUNK_ROWS)) <= _FETCHED_CHUNKS or self.is_small:
             self.take_all(SAMPLE_COLUMNS, positions)
 
+    @cached_property
+    def _is_checked(self) -> bool:
+        """Whether encoded images are compared with their checksum."""
+        return self._always or self._reader.is_remote
+
     def plan(self, positions: Ints) -> tuple[set[str], int, int]:
         """Return the objects, and the number of requests and bytes, that reading images takes."""
-        start, nbytes = self._places(positions)
-        _, _, spans = plan_elements(self._manifest, start, nbytes, max_gap=self._reader.max_gap)
-        sizes = spans.stop - spans.start
-        longest = self._reader.max_request
-        requests = len(sizes) if longest is None else int(np.sum(-(-sizes // longest)))
-        keys = {self._manifest.keys[i] for i in np.unique(spans.object).tolist()}
-        return keys, requests, int(sizes.sum())
+        return self._payload.plan(*self._where(positions))
 
     def read(self, positions: Ints) -> list[memoryview]:
         """Read the encoded images at some positions, in their order.
@@ -135,12 +134,34 @@ class StoredSplit(StoredColumns):
         except ShortReadError:
             images, wrong = [], np.arange(len(positions))
         if len(wrong):
-            self._look_up(positions[wrong])
+            self._payload.look_up(*self._where(positions[wrong]))
             again = self._read(positions[wrong])
             self._check(again, positions[wrong])
             replaced = dict(zip(wrong.tolist(), again, strict=True))
             images = [replaced[i] if i in replaced else images[i] for i in range(len(positions))]
         return images
+
+    def views(self, positions: Ints) -> list[memoryview]:
+        """Return encoded images, read-only, where they lie if that is possible; else as `read`."""
+        if self._is_checked:
+            return [view.toreadonly() for view in self.read(positions)]
+        return self._payload.views(*self._where(positions))
+
+    def copies(self, positions: Ints) -> list[bytes]:
+        """Return encoded images as bytes, read by the shortest way; raise as `read` does."""
+        if self._is_checked:
+            return list(map(bytes, self.read(positions)))
+        return self._payload.copies(*self._where(positions))
+
+    def copy(self, position: int) -> bytes:
+        """Return one encoded image as bytes, see `copies`."""
+        if self._is_checked:
+            return bytes(self.read(np.array([position]))[0])
+        start, nbytes = vars(self).get("_ranges", (None, None))
+        if start is None:  # of a large split they are not all in memory
+            start, nbytes = self._where(np.array([position]))
+            position = 0
+        return self._payload.copy(start.item(position), nbytes.item(position))
 
     def decode(
         self, encoded: Sequence[memoryview], positions: Ints, size: Size | None = None
@@ -173,10 +194,19 @@ class StoredSplit(StoredColumns):
             return list(map(work, encoded, positions))
         return list(_decoders().map(work, encoded, positions))
 
-    def _places(self, positions: Ints) -> tuple[Ints, Ints]:
-        """Return where in the payload some images begin, and their sizes."""
-        names = _FOR_BYTES if self._reader.is_remote else _FOR_BYTES[:2]
-        start, nbytes, *_ = self.take_all(names, positions)
+    @cached_property
+    def _ranges(self) -> tuple[Ints, Ints]:
+        """Where in the payload each image begins, and its size."""
+        self.load(self._for_bytes)
+        start, nbytes = self.column("image_start"), self.column("image_nbytes")
+        self._check_inside(start, nbytes, np.arange(len(start)))
+        return start, nbytes
+
+    @cached_property
+    def _for_bytes(self) -> tuple[str, ...]:
+        return _FOR_BYTES if self._reader.is_remote else _FOR_BYTES[:2]
+
+    def _check_inside(self, start: Ints, nbytes: Ints, positions: Ints) -> None:
         outside = (start < 0) | (nbytes < 0) | (start > self.info.num_bytes - nbytes)
         if outside.any():
             i = int(np.flatnonzero(outside)[0])
@@ -184,26 +214,22 @@ class StoredSplit(StoredColumns):
                 f"{self.where}: image {positions[i]} is {nbytes[i]} bytes at {start[i]}, which is "
                 f"outside the payload of {self.info.num_bytes} bytes"
             )
-        return start, nbytes
 
     @cached_property
-    def _manifest(self) -> ChunkManifest:
-        manifest = self._opening.container.manifest(f"{self.name}/{PAYLOAD}")
-        if manifest.nbytes != self.info.num_bytes:
-            raise FormatError(
-                f"{self.where}/{PAYLOAD}: must have {self.info.num_bytes} bytes, "
-                f"got {manifest.nbytes}"
-            )
-        return manifest
+    def _payload(self) -> Payload:
+        return Payload(self._opening, f"{self.name}/{PAYLOAD}", self.info.num_bytes)
+
+    def _where(self, positions: Ints) -> tuple[Ints, Ints]:
+        """Return where in the payload some images begin, and their sizes."""
+        if "_ranges" in vars(self) or self.are_whole(self._for_bytes, positions):
+            start, nbytes = self._ranges
+            return start[positions], nbytes[positions]
+        start, nbytes, *_ = self.take_all(self._for_bytes, positions)
+        self._check_inside(start, nbytes, positions)
+        return start, nbytes
 
     def _read(self, positions: Ints) -> list[memoryview]:
-        return read_elements(self._reader, self._manifest, *self._places(positions))
-
-    def _look_up(self, positions: Ints) -> None:
-        """Look up where the chunks of some images are, in place of what was promised."""
-        objects = self._manifest.locate(*self._places(positions)).object
-        doubted = {self._manifest.keys[index] for index in np.unique(objects)}
-        self._manifest = self._opening.container.manifest(f"{self.name}/{PAYLOAD}", doubted)
+        return self._payload.read(*self._where(positions))
 
     def _damaged(self, images: Sequence[memoryview], positions: Ints) -> Ints:
         """Return which of some images do not match their checksum."""

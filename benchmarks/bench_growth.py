@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from arraystore import Split
 
+    Results = dict[str, dict[int, dict[str, dict[str, float]]]]
+
 OPERATIONS: Final = {
     "open": "open",
     "image": "one random image (`image_bytes[i]`)",
@@ -39,7 +41,6 @@ OPERATIONS: Final = {
 }
 FIRST: Final = "first"
 NEXT: Final = "next"
-_ROUNDS: Final = 5
 
 
 def acts(split: Split, operation: str) -> Iterator[Callable[[], Any]]:
@@ -95,14 +96,26 @@ def counter(path: str, name: str) -> int:
     return int(words[words.index(name) + 1])
 
 
-def measured(path: Path, operation: str) -> dict[str, float]:
-    """Measure in processes of their own."""
+def in_a_process(path: Path, operation: str) -> dict[str, float]:
+    """Measure in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.bench_growth", str(path), "--measure", operation]
-    found = []
-    for _ in range(_ROUNDS):
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found.append(json.loads(done.stdout))
-    return {name: float(np.median([one[name] for one in found])) for name in found[0]}
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def measured(paths: dict[tuple[str, int], Path], rounds: int) -> Results:
+    """Measure all, in rounds, so that what else the machine does meets all alike."""
+    found: dict[tuple[str, int, str], list[dict[str, float]]] = {}
+    for _ in range(rounds):
+        for operation in OPERATIONS:
+            for place, path in paths.items():
+                found.setdefault((*place, operation), []).append(in_a_process(path, operation))
+    results: Results = {suffix: {} for suffix in SUFFIXES}
+    for (suffix, n, operation), some in found.items():
+        medians = {name: float(np.median([one[name] for one in some])) for name in some[0]}
+        results[suffix].setdefault(n, {})[operation] = medians
+    return results
 
 
 def told(seconds: float) -> str:
@@ -114,7 +127,7 @@ def told_nbytes(nbytes: float) -> str:
     return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
 
 
-def print_table(results: dict[str, dict[int, dict[str, dict[str, float]]]]) -> None:
+def print_table(results: Results) -> None:
     """Print the times of all sizes, and what was read and held at the largest."""
     print("| | | " + " | ".join(f"{n:,}" for n in SIZES) + " | read | memory |")
     print("|---|---|" + "---|" * (len(SIZES) + 2))
@@ -128,7 +141,7 @@ def print_table(results: dict[str, dict[int, dict[str, dict[str, float]]]]) -> N
                 print(f"| {what}, {when} | {suffix[1:]} | {times} | {read} | {memory} |")
 
 
-def plot(results: dict[str, dict[int, dict[str, dict[str, float]]]], path: Path) -> None:
+def plot(results: Results, path: Path) -> None:
     """Draw times and memory over the number of samples."""
     import matplotlib as mpl
 
@@ -161,20 +174,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--plot", type=Path, help="PNG to draw")
     parser.add_argument("--samples", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.folder, options.measure)))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
-    results: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
-    for suffix in SUFFIXES:
-        results[suffix] = {}
-        for n in options.samples:
-            path = options.folder / f"grown-{n}{suffix}"
-            if not path.exists():
-                make(path, n)
-            results[suffix][n] = {name: measured(path, name) for name in OPERATIONS}
+    paths = {(s, n): options.folder / f"grown-{n}{s}" for n in options.samples for s in SUFFIXES}
+    for (_, n), path in paths.items():
+        if not path.exists():
+            make(path, n)
+    results = measured(paths, options.rounds)
     print_table(results)
     if options.plot:
         plot(results, options.plot)
