@@ -84,7 +84,7 @@ def test_one_image_costs_no_system_call_but_for_a_look_now_and_then(
             for i in range(100):
                 _ = warm.image_bytes[i]
         assert counts.system == calls
-        assert counts.python <= (9 if seconds > 0 else 30) * 100
+        assert counts.python <= (9 if seconds > 0 else 33) * 100
 
 
 @named("form", ["image_bytes", "image_views"])
@@ -101,7 +101,7 @@ def test_a_batch_from_the_page_cache_costs_no_calls_a_sample(
     python, system = costs[0]
     # The root is looked at, the file for the look into the page cache and once to be read.
     assert system == {"stat": 1, "fstat": 2, "preadv": 8}
-    assert python < 100
+    assert python < 110
 
 
 def test_a_batch_read_without_a_map_costs_a_read_for_each_image_and_no_other_system_calls(
@@ -113,7 +113,7 @@ def test_a_batch_read_without_a_map_costs_a_read_for_each_image_and_no_other_sys
         _ = train.image_bytes[::2]
     calls = {"stat": 1, "fstat": 2, "posix_fadvise": N // 2, "preadv": N // 2}
     assert counts.system == calls
-    assert counts.python < 16 * N // 2
+    assert counts.python < 16 * N // 2 + 200
 
 
 @named("selection", [slice(100, 900), np.arange(0, N, 3), np.arange(5)[::-1]], ids=str)

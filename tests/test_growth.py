@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,7 +43,7 @@ ROWS: Final = 8
 N: Final = 50
 N_CLASSES: Final = 5
 OF_SAMPLES: Final = [name for name, column in COLUMNS.items() if column.dimension == "sample"]
-named = partial(pytest.mark.parametrize, ids=str)
+named = pytest.mark.parametrize
 
 
 def store_of(path: Path, n: int) -> Path:
@@ -92,6 +91,9 @@ def from_afar(path: Path) -> arraystore.Store:
     return arraystore.open((LocalStore(path.parent), path.name))
 
 
+from_everywhere = pytest.mark.parametrize("opened", [from_disk, from_afar], ids=["disk", "afar"])
+
+
 def counted(store: arraystore.Store) -> CountingReader:
     """Count what is read of a store from now on."""
     counting = CountingReader(store._opening.reader)
@@ -112,7 +114,7 @@ def whole(grown: Path) -> dict[str, NDArray[Any]]:
 
 @settings(max_examples=25)
 @named("whole_samples", [0, 2 * N])
-@named("opened", [from_disk, from_afar])
+@from_everywhere
 @given(
     takes=st.lists(
         st.tuples(
@@ -141,7 +143,7 @@ def test_rows_taken_are_those_of_the_whole_column(
         assert stored._columns.keys() <= {"label_indptr"}
 
 
-@named("opened", [from_disk, from_afar])
+@from_everywhere
 def test_samples_of_a_large_split_are_those_of_a_small_one(
     grown: Path, opened: Callable[[Path], arraystore.Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,7 +315,7 @@ def chunk_of(path: Path, name: str, number: int) -> tuple[Path, int, int]:
     return path, info.byte_offset, info.byte_offset + info.size
 
 
-@named("opened", [from_disk, from_afar])
+@from_everywhere
 @named("name", ["image_start", "file_name"])
 def test_a_damaged_chunk_is_told_when_it_is_needed(
     copy: Path, name: str, opened: Callable[[Path], arraystore.Store]
