@@ -1,7 +1,7 @@
 # Two commands for everybody: `make demo` and `make test`. Each makes its own virtual environment.
 # For developers: `make check` (all that must pass but for the next), `make test-cloud` (real servers;
-# needs npm), `make check-oldest`, `make bench`, `make bench-remote`, `make soak` (hostile input and
-# damage, for long).
+# needs npm), `make check-oldest`, `make bench`, `make bench-remote`, `make bench-growth`, `make soak`
+# (hostile input and damage, for long).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 # On two cores the tests take half the time in two processes.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-cloud check lint types check-oldest bench bench-remote soak clean
+.PHONY: demo test test-cloud check lint types check-oldest bench bench-remote bench-growth soak clean
 
 demo: $(VENV)/.core
 	$(BIN)/arraystore demo demo
@@ -45,6 +45,11 @@ bench: $(VENV)/.test benchmarks/data/ILSVRC2012_img_val.tar
 bench-remote: $(VENV)/.test-cloud
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench_remote benchmarks/data/remote --rounds $(ROUNDS)
+
+# At 10^4, 10^6 and 10^8 samples. The stores (4 GB) are made first, in about five minutes, and kept.
+bench-growth: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m benchmarks.bench_growth benchmarks/data --plot docs/growth.png
 
 # A round takes about a minute, 200 rounds of kills five; status 1 if anything was lost or wrong.
 SOAK_ROUNDS ?= 10
