@@ -111,7 +111,7 @@ def test_peers_take_turns_at_each_measure(source: Source, tmp_path: Path) -> Non
 
 def test_a_quotient_is_that_of_each_round_and_more_than_1_is_faster() -> None:
     rate, cost = Column("one", ""), Column("cold", "", is_cost=True)
-    assert summary([100, 30, 10], [50, 10, 10], rate) == (30, 2, 1.5)
+    assert summary([100, 30, 10], [50, 10, 10], rate) == (30, 2, 0.75)
     assert summary([100, 30, 10], [50, 10, 10], cost)[1] == 0.5
 
 
@@ -141,4 +141,6 @@ def test_the_command_tells_every_figure_and_what_is_not_installed(
     assert "OLD" not in text
     for layout in LAYOUTS:
         assert layout.title in text
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 120
+    assert all(layout.columns[-1].heading.split()[-1] in printed for layout in LAYOUTS)

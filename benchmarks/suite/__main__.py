@@ -21,6 +21,8 @@ from benchmarks.suite.peers.base import Peer
 SIZES: Final = {"small": 10**9, "full": 5 * 10**9}
 _ALWAYS: Final = ("arraystore", "numpy", "h5py", "zarr", "simplejpeg", "pillow")
 _MOST_CONVERSIONS: Final = 3
+_WARM: Final = 3
+"""Rounds in this process for each in new ones: many short turns see less of what else runs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers", nargs="+", default=[], metavar="WORD", help="those with a word in their names"
     )
-    parser.add_argument("--seconds", type=float, default=0.15, help="of each measure, about")
+    parser.add_argument("--seconds", type=float, default=0.05, help="of each measure, about")
     parser.add_argument("--seed", type=int, default=0, help="of images, positions and labels")
     parser.add_argument("--pool", type=int, default=N_POOL, help="pictures that are drawn")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
@@ -100,7 +102,7 @@ def measure(
     nbytes, n_pool, seed : int
         See `make_source`.
     rounds : int
-        Of everything; conversions are no more than three.
+        In new processes; three times as many in this one, three conversions at the most.
     seconds : float
         See `measure_warm`.
 
@@ -120,15 +122,15 @@ def measure(
         makers.setdefault(peer.folder, peer)
     _need_room(folder, makers, source)
     figures: Figures = {peer.name: {} for peer in peers}
-    conversions = min(rounds, _MOST_CONVERSIONS)
-    _in_turns("convert", list(makers.values()), source, conversions, figures, seed)
+    turns = {"convert": min(rounds, _MOST_CONVERSIONS), "new": rounds, "warm": _WARM * rounds}
+    _in_turns("convert", list(makers.values()), source, turns["convert"], figures, seed)
     for task in ("cold", "start"):
-        _in_turns(task, peers, source, rounds, figures, seed)
+        _in_turns(task, peers, source, turns["new"], figures, seed)
     figures = {
         name: before | warm
         for (name, before), warm in zip(
             figures.items(),
-            _warm(peers, source, rounds, seconds, seed).values(),
+            _warm(peers, source, turns["warm"], seconds, seed).values(),
             strict=True,
         )
     }
@@ -139,8 +141,7 @@ def measure(
         "load": [load_at_begin, load()],
         "versions": versions((*_ALWAYS, *packages)),
         "seed": seed,
-        "rounds": rounds,
-        "conversions": conversions,
+        "rounds": turns,
         "seconds": seconds,
         "source": {
             "n_images": len(source),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 _BUFFER: Final = bytearray(2**22)
+_PROBED: Final = 2**20
 
 
 def files_in(folder: Path) -> Iterator[Path]:
@@ -28,11 +29,23 @@ def sync(folder: Path) -> None:
 
 
 def read_all(folder: Path) -> None:
-    """Bring all files of a folder into the page cache."""
+    """Bring all files of a folder into the page cache; cheap where they are."""
     for path in files_in(folder):
         with path.open("rb", buffering=0) as file:
-            while file.readinto(_BUFFER):
-                pass
+            if not _is_cached(file.fileno()):
+                while file.readinto(_BUFFER):
+                    pass
+
+
+def _is_cached(fd: int) -> bool:
+    """Whether a byte of each MiB can be had without waiting; False where none can tell."""
+    byte = bytearray(1)
+    try:
+        for offset in range(0, os.fstat(fd).st_size, _PROBED):
+            os.preadv(fd, [byte], offset, os.RWF_NOWAIT)
+    except OSError:
+        return False
+    return True
 
 
 def forget(folder: Path) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from benchmarks.suite.measures import Figures
 
 
@@ -63,11 +65,11 @@ LAYOUTS: Final = (
         "Import over NumPy, open, convert (the same folder of images, warm)",
         (
             Column("import", "import, ms", compared=False, is_cost=True),
-            Column("first", "open + first image, ms", 1, compared=False, is_cost=True),
+            Column("first", "open + one, ms", 1, compared=False, is_cost=True),
             Column("convert", "convert, s", 2, is_cost=True),
-            Column("convert_and_sync", "… and sync, s", 2, is_cost=True),
+            Column("convert_and_sync", "and sync, s", 2, is_cost=True),
             Column("peak", "peak, MB", compared=False, is_cost=True),
-            Column("size", "disk / bytes", 2, compared=False, is_cost=True),
+            Column("size", "disk / data", 2, compared=False, is_cost=True),
         ),
     ),
 )
@@ -82,7 +84,7 @@ class Summary(NamedTuple):
     speed: float | None
     """Median of the quotients by the limit's figure of the same round; 2 is twice as fast."""
     spread: float
-    """Half of the distance from lowest to highest, divided by the median."""
+    """Half of the distance between the quartiles, divided by the median."""
 
 
 def summary(own: Sequence[float], limit: Sequence[float], column: Column) -> Summary:
@@ -99,7 +101,8 @@ def summary(own: Sequence[float], limit: Sequence[float], column: Column) -> Sum
     speeds = [
         (b / a if column.is_cost else a / b) for a, b in zip(own, limit, strict=False) if a and b
     ]
-    spread = (max(own) - min(own)) / 2 / value if value else 0.0
+    low, high = np.percentile(own, (25, 75)).tolist()
+    spread = (high - low) / 2 / value if value else 0.0
     return Summary(value, median(speeds) if column.compared and speeds else None, spread)
 
 
@@ -147,14 +150,15 @@ def show(result: Mapping[str, Any]) -> None:
 def note(result: Mapping[str, Any]) -> str:
     """Say what was measured where, and how to read the tables."""
     machine, source, load = result["machine"], result["source"], result["load"]
+    rounds = result["rounds"]
     missing = ", ".join(result["not_installed"])
     versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
     return (
         f"{result['date']}. {source['n_images']:,} images, {source['nbytes'] / 1e9:.2f} GB, "
-        f"{source['n_classes']} classes, seed {result['seed']}; medians of {result['rounds']} "
-        f"rounds ({result['conversions']} of converting). In parentheses: how many times as fast "
-        f"as {result['limit']}, the median of the rounds' quotients; ± half of the distance from "
-        f"the lowest to the highest. {machine['cpu']}, {machine['cores']} cores, "
+        f"{source['n_classes']} classes, seed {result['seed']}; medians of {rounds['warm']} rounds "
+        f"warm, {rounds['new']} in new processes, {rounds['convert']} of converting. "
+        f"In parentheses: how many times as fast as {result['limit']}, the median of the rounds' quotients; ± half of the distance "
+        f"between the quartiles. {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_gb']:g} GB, {machine['kernel']}, disk: {machine['disk']}; load "
         f"{load[0]:g} at the begin, {load[1]:g} at the end. Python {machine['python']}, {versions}."
         + (f" Not installed: {missing}." if missing else "")
