@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +122,7 @@ def test_a_word_chooses_peers_and_the_limit_is_always_among_them() -> None:
     assert chosen(["nonesuch"]) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux counts in /proc")
 def test_the_command_tells_every_figure_and_what_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

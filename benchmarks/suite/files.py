@@ -39,10 +39,12 @@ def read_all(folder: Path) -> None:
 
 def _is_cached(fd: int) -> bool:
     """Whether a byte of each MiB can be had without waiting; False where none can tell."""
-    byte = bytearray(1)
+    byte, without_waiting = bytearray(1), getattr(os, "RWF_NOWAIT", None)
+    if without_waiting is None:
+        return False
     try:
         for offset in range(0, os.fstat(fd).st_size, _PROBED):
-            os.preadv(fd, [byte], offset, os.RWF_NOWAIT)
+            os.preadv(fd, [byte], offset, without_waiting)
     except OSError:
         return False
     return True

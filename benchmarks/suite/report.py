@@ -155,12 +155,13 @@ def note(result: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
     return (
         f"{result['date']}. {source['n_images']:,} images, {source['nbytes'] / 1e9:.2f} GB, "
-        f"{source['n_classes']} classes, seed {result['seed']}; medians of {rounds['warm']} rounds "
-        f"warm, {rounds['new']} in new processes, {rounds['convert']} of converting. "
-        f"In parentheses: how many times as fast as {result['limit']}, the median of the rounds' quotients; ± half of the distance "
-        f"between the quartiles. {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gb']:g} GB, {machine['kernel']}, disk: {machine['disk']}; load "
-        f"{load[0]:g} at the begin, {load[1]:g} at the end. Python {machine['python']}, {versions}."
+        f"{source['n_classes']} classes, seed {result['seed']}. Medians of {rounds['warm']} "
+        f"rounds warm, {rounds['new']} in new processes, {rounds['convert']} of converting. In "
+        f"parentheses: how many times as fast as {result['limit']}, the median of the rounds' "
+        "quotients; ± half of the distance between the quartiles. "
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:g} GB, "
+        f"{machine['kernel']}, disk: {machine['disk']}; load {load[0]:g} at the begin, "
+        f"{load[1]:g} at the end. Python {machine['python']}, {versions}."
         + (f" Not installed: {missing}." if missing else "")
     )
 
