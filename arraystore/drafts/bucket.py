@@ -25,10 +25,10 @@ from typing_extensions import override
 from arraystore.containers import open_local, writer_for
 from arraystore.drafts.base import NOT_AS_WRITTEN, Draft, first_difference, writing
 from arraystore.errors import ChecksumError, SourceError, StorageError
+from arraystore.files import close_idle_files, full_disk_is_told
 from arraystore.fill import FilePlaces, MemorySink, Target, copy_images
 from arraystore.layout import Block, blocks
 from arraystore.schema import PAYLOAD
-from arraystore.storage import close_idle_files, full_disk_is_told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
