@@ -16,7 +16,7 @@ from benchmarks.suite.measures import WARM, check, measure_warm, rotated
 from benchmarks.suite.peers import LIMIT, PEERS
 from benchmarks.suite.peers.arrays import H5pyRagged, H5pyVlen, ZarrRagged, ZarrVlen
 from benchmarks.suite.peers.flat import BlobMap, BlobPread, Files
-from benchmarks.suite.peers.ours import InHDF5, InZarr
+from benchmarks.suite.peers.ours import InHDF5, InZarr, InZarrUnmapped
 from benchmarks.suite.report import LAYOUTS, Column, summary
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from benchmarks.suite.peers.base import Peer
 
 ALWAYS_THERE = {
-    BlobMap, BlobPread, Files, H5pyRagged, H5pyVlen, InHDF5, InZarr, ZarrRagged, ZarrVlen,
+    BlobMap, BlobPread, Files, H5pyRagged, H5pyVlen, InHDF5, InZarr, InZarrUnmapped,
+    ZarrRagged, ZarrVlen,
 }  # fmt: skip
 """Peers that need nothing but what `make test` installs."""
 
@@ -117,7 +118,7 @@ def test_a_quotient_is_that_of_each_round_and_more_than_1_is_faster() -> None:
 
 
 def test_a_word_chooses_peers_and_the_limit_is_always_among_them() -> None:
-    assert chosen(["ARRAYSTORE"]) == [LIMIT, InZarr, InHDF5]
+    assert chosen(["ARRAYSTORE"]) == [LIMIT, InZarr, InHDF5, InZarrUnmapped]
     assert chosen([]) == list(PEERS)
     assert chosen(["nonesuch"]) == []
 

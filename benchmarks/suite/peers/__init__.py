@@ -6,7 +6,7 @@ from benchmarks.suite.peers.arrays import H5pyRagged, H5pyVlen, TensorStore, Zar
 from benchmarks.suite.peers.base import Peer
 from benchmarks.suite.peers.databases import LMDB, HFDatasets
 from benchmarks.suite.peers.flat import BlobMap, BlobPread, Files
-from benchmarks.suite.peers.ours import InHDF5, InZarr
+from benchmarks.suite.peers.ours import InHDF5, InZarr, InZarrUnmapped
 from benchmarks.suite.peers.records import ArrayRecord, TFRecord, WebDataset
 
 LIMIT: Final = BlobPread
@@ -17,6 +17,7 @@ PEERS: Final[tuple[type[Peer], ...]] = (
     BlobMap,
     InZarr,
     InHDF5,
+    InZarrUnmapped,
     LMDB,
     Files,
     HFDatasets,

@@ -15,6 +15,7 @@ class _Store(Peer):
     modules = ("arraystore", "numcodecs.zstd")
     packages = ("arraystore",)
     suffix: ClassVar[str]
+    mmap: ClassVar[bool] = True
 
     @override
     def prepare(self, source: Source) -> None:
@@ -27,7 +28,8 @@ class _Store(Peer):
     def open(self) -> None:
         import arraystore
 
-        self._split = arraystore.open(self.folder / f"images{self.suffix}")["train"]
+        path = self.folder / f"images{self.suffix}"
+        self._split = arraystore.open(path, mmap=self.mmap)["train"]
 
     @override
     def one(self, position: int) -> bytes:
@@ -39,17 +41,12 @@ class _Store(Peer):
 
     @override
     def views(self, positions: Ints) -> Sequence[Any]:
-        images = getattr(self._split, "image_views", None)
-        return self._split.views(positions) if images is None else list(images[positions])
+        return self._split.image_views[positions]
 
     @override
     def arena(self, positions: Ints) -> Arena:
-        arena = getattr(self._split, "image_arena", None)
-        if arena is not None:
-            buffer, offsets = arena(positions)
-            return buffer, offsets
-        images = self._split.views(positions)
-        return np.frombuffer(b"".join(images), np.uint8), np.cumsum([0, *map(len, images)])
+        buffer, offsets = self._split.image_arena(positions)
+        return buffer, offsets
 
     @override
     def label(self, label: int) -> list[bytes]:
@@ -79,3 +76,11 @@ class InHDF5(_Store):
     name = "arraystore, HDF5"
     modules = ("arraystore", "h5py")
     suffix = ".h5"
+
+
+class InZarrUnmapped(InZarr):
+    """A Zarr store that is read with ``pread`` alone."""
+
+    name = "arraystore, mmap=False"
+    mmap = False
+    shares = InZarr
