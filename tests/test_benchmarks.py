@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import simplejpeg
 
 from benchmarks.suite.__main__ import chosen, main
 from benchmarks.suite.data import Source, make_source
-from benchmarks.suite.measures import WARM, check, measure_warm, rotated
+from benchmarks.suite.measures import WARM, check, measure_warm, rotated, turns
 from benchmarks.suite.peers import LIMIT, PEERS
 from benchmarks.suite.peers.arrays import H5pyRagged, H5pyVlen, ZarrRagged, ZarrVlen
 from benchmarks.suite.peers.flat import BlobMap, BlobPread, Files
@@ -20,8 +21,6 @@ from benchmarks.suite.peers.ours import InHDF5, InZarr, InZarrUnmapped
 from benchmarks.suite.report import LAYOUTS, Column, summary
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from benchmarks.suite.peers.base import Peer
 
 ALWAYS_THERE = {
@@ -109,6 +108,14 @@ def test_peers_take_turns_at_each_measure(source: Source, tmp_path: Path) -> Non
     values = [value for found in figures.values() for value in found.values()]
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in values)
     assert [list(rotated("abc", number)) for number in (0, 1, 5)] == [[*"abc"], [*"bca"], [*"cab"]]
+
+
+def test_measures_alternate_between_peers_only_where_all_data_fits_into_memory() -> None:
+    map_, pread = BlobMap(Path()), BlobPread(Path())
+    order = turns([pread, map_], 1, fits=True)
+    assert order[:3] == [(map_, "one"), (pread, "one"), (map_, "batch")]
+    order = turns([pread, map_], 1, fits=False)
+    assert order == [*((map_, name) for name in WARM), *((pread, n) for n in WARM if n != "views")]
 
 
 def test_a_quotient_is_that_of_each_round_and_more_than_1_is_faster() -> None:

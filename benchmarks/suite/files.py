@@ -61,6 +61,11 @@ def forget(folder: Path) -> None:
         os.close(fd)
 
 
+def memory_nbytes() -> int:
+    """Return the bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def nbytes_read() -> int:
     """Return the bytes that this process has had the kernel read from disks so far."""
     lines = Path("/proc/self/io").read_text().splitlines()

@@ -7,13 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.suite.files import memory_nbytes
+
 
 def machine(folder: Path) -> dict[str, Any]:
     """Describe the machine and the disk of a folder, without its name."""
     return {
         "cpu": _after_colon("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "memory_gb": round(memory_nbytes() / 1e9, 1),
         "kernel": f"{platform.system()} {platform.release()}",
         "disk": _disk(folder),
         "python": platform.python_version(),
