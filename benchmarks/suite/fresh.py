@@ -6,7 +6,6 @@ imported before the peer's own libraries are, so that the time they take is seen
 
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -32,7 +31,6 @@ def convert(peer: "Peer", source: "Source", _positions: "Ints") -> Task:
 
     shutil.rmtree(peer.folder, ignore_errors=True)
     peer.folder.mkdir(parents=True)
-    os.sync()  # a disk that still writes what came before makes whoever is next wait
     files.read_all(source.images)
     begin = perf_counter()
     peer.prepare(source)
