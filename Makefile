@@ -1,7 +1,8 @@
 # Two commands for everybody: `make demo` and `make test`. Each makes its own virtual environment.
 # For developers: `make check` (all that must pass but for the next), `make test-cloud` (real servers;
-# needs npm), `make check-oldest`, `make bench`, `make bench-remote`, `make bench-growth`, `make soak`
-# (hostile input and damage, for long).
+# needs npm), `make check-oldest`, `make bench` (arraystore beside its peers; `make bench-full`,
+# `make bench-imagenet`, `make bench-remote`, `make bench-growth`), `make soak` (hostile input and
+# damage, for long).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,8 @@ BIN = $(VENV)/bin
 # On two cores the tests take half the time in two processes.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-cloud check lint types check-oldest bench bench-remote bench-growth soak clean
+.PHONY: demo test test-cloud check lint types check-oldest soak clean
+.PHONY: bench bench-full bench-imagenet bench-remote bench-growth
 
 demo: $(VENV)/.core
 	$(BIN)/arraystore demo demo
@@ -34,21 +36,29 @@ types: $(VENV)/.test
 check-oldest: .venv-oldest/.test
 	.venv-oldest/bin/python -m pytest --numprocesses $(TEST_PROCESSES)
 
-# Archives of the true size (7 GB) are made first, in benchmarks/data, and kept for the next time.
-SUBSET_LIST ?= $(error give SUBSET_LIST=path/to/1percent.txt)
 ROUNDS ?= 3
-bench: $(VENV)/.test benchmarks/data/ILSVRC2012_img_val.tar
+
+# All formats side by side, from 1 GB of drawn images; takes 15 GB of disk. docs/benchmarks.md
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.suite benchmarks/data/small --json benchmarks/data/small.json $(BENCH)
+
+# The same from 5 GB; takes 75 GB of disk, or less with BENCH="--peers arraystore lmdb".
+bench-full: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.suite benchmarks/data/full --size full --rounds $(ROUNDS) \
+		--json benchmarks/data/full.json $(BENCH)
+
+# Conversion of archives of the true size (7 GB), which are made first, and kept for the next time.
+SUBSET_LIST ?= $(error give SUBSET_LIST=path/to/1percent.txt)
+bench-imagenet: $(VENV)/.test benchmarks/data/ILSVRC2012_img_val.tar
 	$(BIN)/python -m benchmarks.bench_convert benchmarks/data --subset-list $(SUBSET_LIST) \
 		--rounds $(ROUNDS) --verify
 
 # Reading from a bucket, against other readers, at 0 and 30 ms a request.
-bench-remote: $(VENV)/.test-cloud
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+bench-remote: $(VENV)/.test-cloud $(VENV)/.bench
 	$(BIN)/python -m benchmarks.bench_remote benchmarks/data/remote --rounds $(ROUNDS)
 
 # At 10^4, 10^6 and 10^8 samples. The stores (4 GB) are made first, in about five minutes, and kept.
-bench-growth: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+bench-growth: $(VENV)/.test $(VENV)/.bench
 	$(BIN)/python -m benchmarks.bench_growth benchmarks/data --plot docs/growth.png
 
 # A round takes about a minute, 200 rounds of kills five; status 1 if anything was lost or wrong.
@@ -73,6 +83,10 @@ $(VENV)/.test: pyproject.toml
 
 $(VENV)/.test-cloud: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,test-cloud]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
 	touch $@
 
 .node/.azurite: Makefile

@@ -1,0 +1,64 @@
+"""What the figures depend on: the machine, and the versions of everything."""
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.suite.files import memory_nbytes
+
+
+def machine(folder: Path) -> dict[str, Any]:
+    """Describe the machine and the disk of a folder, without its name."""
+    return {
+        "cpu": _after_colon("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(memory_nbytes() / 1e9, 1),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "disk": _disk(folder),
+        "python": platform.python_version(),
+    }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of distributions; those that are not installed are left out."""
+    found = {}
+    for package in sorted({*packages}):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def load() -> float:
+    """Return how many processes wanted a processor in the last minute, on average."""
+    return round(os.getloadavg()[0], 2)
+
+
+def _after_colon(path: str, key: str) -> str:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
+
+
+def _disk(folder: Path) -> str:
+    """Return file system, and kind of the disk where the kernel tells it."""
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    kinds = [fields[fields.index("-") + 1] for fields in mounts if fields[2] == number]
+    block = Path("/sys/dev/block") / number
+    for place in (block, block / ".."):
+        rotational = place / "queue" / "rotational"
+        if rotational.exists():
+            turns = {"0": "does not rotate", "1": "says that it rotates"}
+            kinds.append(turns.get(rotational.read_text().strip(), ""))
+            break
+    if block.resolve().name.startswith("vd"):
+        kinds.append("virtual")
+    return ", ".join(filter(None, dict.fromkeys(kinds))) or "unknown"
