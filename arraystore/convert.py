@@ -21,7 +21,7 @@ from arraystore.attributes import MAX_NBYTES
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import SourceError
 from arraystore.fill import FileRanges
-from arraystore.fingerprint import fingerprint
+from arraystore.fingerprint import of_images, of_options, of_source
 from arraystore.layout import content_digest, image_starts, label_index, selected
 from arraystore.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.progress import meter
@@ -158,7 +158,10 @@ def convert(
     made = open_draft(
         target, storage_options=storage_options, overwrite=overwrite, sync=sync, resume=resume
     )
+    how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
+    asked = of_options({"partial": partial, **how})
     with made as draft, meter(progress) as shown:
+        draft.expect(asked)
         source = load_source(
             os.fspath(dataset),
             manual_dir=_path(manual_dir),
@@ -166,13 +169,13 @@ def convert(
             partial=partial,
             status=shown.status,
         )
-        how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
+        found = of_source(source)
+        draft.expect(found)
         plans = _plans(source, draft.spool, shown, **how)
         _check_room(_info(source, plans))
-        options = {"dataset": _info(source, plans).full_name, "partial": partial, **how}
         draft.lay_out(
             {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
-            fingerprint(source, plans, draft.spool, options),
+            {**asked, **found, **of_images(source, plans, draft.spool)},
         )
         checksums = {
             name: draft.fill(name, _images(source, draft.spool, plan), shown, executor=executor)

@@ -13,7 +13,7 @@ import pytest
 import arraystore
 from arraystore.containers import zarr_writer
 from arraystore.drafts import base as draft_room
-from arraystore.drafts import bucket as bucket_room
+from arraystore.drafts import one_object as one_room
 from arraystore.errors import SourceError, StorageError
 from arraystore.layout import blocks
 from arraystore.objects import writer as writer_room
@@ -50,7 +50,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD)
     monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=8 * SHARD))
     monkeypatch.setattr(writer_room, "PART_NBYTES", PART)
-    monkeypatch.setattr(bucket_room, "_PIECE_NBYTES", 2**20)
+    monkeypatch.setattr(one_room, "_PIECE_NBYTES", 2**20)
 
 
 def convert(photos: Path, target: str | Path, **options: Any) -> arraystore.ConvertReport:
@@ -150,7 +150,7 @@ def test_the_last_request_of_an_upload_may_meet_any_fault(
 def test_a_failed_upload_is_aborted(
     start: Callable[[str], Server], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = bucket_room.OneObjectDraft.writer
+    writer = one_room.OneObjectDraft.writer
     victim = photos / "train" / "a" / "58.jpg"
     whole = victim.read_bytes()
 
@@ -159,7 +159,7 @@ def test_a_failed_upload_is_aborted(
             os.truncate(victim, 1000)
         return writer(self)
 
-    monkeypatch.setattr(bucket_room.OneObjectDraft, "writer", meddle)
+    monkeypatch.setattr(one_room.OneObjectDraft, "writer", meddle)
     server = start(SeaweedFS.kind)
     with server.behind() as proxy:
         address, options = server.at("aborted/a.h5", proxy.endpoint)
