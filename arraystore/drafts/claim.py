@@ -164,7 +164,8 @@ class Claim:
         }
         data = b"".join([as_line(head), *self._lines])
         while (version := self._put(data)) is None:
-            if not self._is_found_again():
+            before = self._version
+            if not self._is_found_again() or self._version == before:
                 raise self._lost()
         self._version = version
 
@@ -184,11 +185,10 @@ class Claim:
     def _is_found_again(self) -> bool:
         """Whether what is there is ours in spite of its version, because an answer was lost."""
         found = self._objects.read(self.key)
-        if found is None or found.version == self._version or _owner(found) != self._owner:
-            self.is_lost = True
-            return False
-        self._version = found.version
-        return True
+        self.is_lost = found is None or _owner(found) != self._owner
+        if found is not None and not self.is_lost:
+            self._version = found.version
+        return not self.is_lost
 
     def _lost(self) -> StorageError:
         return StorageError(

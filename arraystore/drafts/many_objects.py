@@ -75,7 +75,11 @@ class ManyObjectsDraft(BucketDraft):
         if self._overwrite:
             self._objects.delete([self._root_key])
         there = self._objects.tags(self._key)
-        self._objects.delete([key for key in there if key not in {self._root_key, *self._tags}])
+        if self._root_key in there:
+            raise FileExistsError(
+                f"{self._objects.at(self._key)}: was created by somebody else in the meantime"
+            )
+        self._objects.delete([key for key in there if key not in self._tags])
 
     def _unchanged(self, blocks: Mapping[BlockKey, Sent]) -> dict[BlockKey, Sent]:
         """Return the blocks that are still there as they were sent."""
@@ -139,10 +143,10 @@ class ManyObjectsDraft(BucketDraft):
 
     def _check_all_is_there(self) -> None:
         """Refuse to publish what somebody else has written to, or deleted from."""
-        for key in sorted(self._changed(self._tags)):
+        if changed := self._changed(self._tags):
             raise StorageError(
-                f"{self._objects.at(key)}: is not what was sent; something else has written to "
-                "the same target, or deleted from it"
+                f"{self._objects.at(min(changed))}: is not what was sent; something else has "
+                f"written to the same target, or deleted from it ({len(changed):,} objects)"
             )
 
     @override
