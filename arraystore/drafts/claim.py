@@ -105,9 +105,9 @@ class Claim:
         self.is_left = False
         self._write()
 
-    def begin(self, plan: Plan | None, blocks: Mapping[BlockKey, Sent] | None = None) -> None:
+    def begin(self, plan: Plan | None, blocks: Mapping[BlockKey, Sent]) -> None:
         """Tell the plan, and the blocks that are there already."""
-        self.plan, self.blocks, self._root = plan, dict(blocks or {}), ""
+        self.plan, self.blocks, self._root = plan, dict(blocks), ""
         self._lines, self._waiting = [], list(self.blocks)
         self.flush()
 

@@ -48,26 +48,24 @@ class ManyObjectsDraft(BucketDraft):
 
     @override
     def expect(self, known: Plan) -> None:
-        if self._claim.plan is not None and self._resume:
-            check_known(self._claim.where, self._claim.plan, known)
+        if self._claim.is_resumable and self._resume:
+            check_known(self._claim.where, self._claim.plan or {}, known)
 
     @override
     def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
         if plan is not None:
             plan = {**plan, "library": self._container.libraries()}
         kept: dict[BlockKey, Sent] = {}
-        if self._claim.plan is not None and self._resume:
-            check_plan(self._claim.where, self._claim.plan, plan or {})
+        if self._claim.is_resumable and self._resume:
+            check_plan(self._claim.where, self._claim.plan or {}, plan or {})
             kept = self._unchanged(self._claim.blocks)
         is_empty = not self._claim.was_there and not self._overwrite
-        # From here on nothing counts as finished but what is kept, whatever lies there.
-        self._claim.begin(plan if kept else None, kept)
+        # From here on nothing counts as sent but what is kept, whatever lies there.
+        self._claim.begin(plan, kept)
         self._is_begun = True
         self._tags = {self._key_of(key): sent.tag for key, sent in kept.items()}
         if not is_empty:
             self._clear()
-        if not kept:
-            self._claim.begin(plan)
         super().lay_out(payloads, plan)
 
     def _clear(self) -> None:
