@@ -73,8 +73,9 @@ def convert(
 
     The bytes of every image are copied as they are, but for those of ``imagenet2012``
     from version 3.0.0 on that are no RGB or gray JPEGs. A conversion that fails, is
-    interrupted or killed leaves nothing at `target`. On a disk it leaves what it has
-    copied beside it, in ``.NAME.partial``, for another to resume.
+    interrupted or killed leaves no store at `target`. On a disk it leaves what it has
+    copied beside it, in ``.NAME.partial``, for another to resume; in a bucket the
+    shards of a Zarr store that it has sent, and an object of that name.
 
     Parameters
     ----------
@@ -108,7 +109,9 @@ def convert(
     resume : bool, default False
         Go on with the unfinished store of an earlier conversion to `target`, if there
         is one, and begin anew if not. Sources, options and versions must be the same;
-        then so are the bytes, as if nothing had happened. Not for buckets.
+        then so are the bytes, as if nothing had happened. Not for HDF5 in a bucket. If
+        the earlier one still runs, it is refused on a disk; in a bucket it is taken
+        over, and the earlier one stops.
     sync : bool, default True
         Wait until all is on the disk. Without, a loss of power soon after may
         leave a damaged store, and what is unfinished cannot be resumed.
@@ -128,10 +131,10 @@ def convert(
         If the data set is unknown, or its source missing, incomplete or damaged.
         If files of it have changed since the store was begun that is to be resumed.
     FileExistsError
-        If there is something at `target`, or an unfinished store beside it.
+        If there is something at `target`, or an unfinished store.
     StorageError
-        If the disk is full, another process is converting to `target`, or a bucket
-        cannot be reached or written to.
+        If the disk is full, another process is converting to `target` (in a bucket: or
+        was killed while it did), or a bucket cannot be reached or written to.
     ValueError
         If an option is not one of those above, or not what it was when the store was
         begun that is to be resumed.

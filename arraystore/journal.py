@@ -1,4 +1,4 @@
-"""Which blocks of an unfinished store are on the disk, and of what plan they are.
+"""Which blocks of an unfinished store are finished, and of what plan they are.
 
 Lines of JSON behind the CRC-32C of what follows it; the first that is torn ends the journal::
 
@@ -6,6 +6,7 @@ Lines of JSON behind the CRC-32C of what follows it; the first that is torn ends
     51b0c7d2 [["train", 0, 67108864, "checksums of the images that begin in it"], …]
 
 The first tells the plan. Each of the others is written when the disk has the blocks it names.
+(`arraystore.drafts.claim` keeps the same lines in a bucket.)
 """
 
 from __future__ import annotations

@@ -60,7 +60,6 @@ class BucketDraft(Draft):
         path = PurePosixPath(self._key)
         self._container = writer_for(path)
         self._claim_key = str(path.with_name(f".{path.name}.partial"))
-        self._is_published = False
 
     @override
     def __enter__(self) -> Self:

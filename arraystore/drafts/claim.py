@@ -76,6 +76,7 @@ class Claim:
         self._root = ""
         self._lines: list[bytes] = []
         self._waiting: list[BlockKey] = []
+        self._nbytes = 0
         self._version: Version | None = None
         if (found := objects.read(key)) is not None:
             self._adopt(found)
@@ -122,7 +123,7 @@ class Claim:
         self.blocks[key] = sent
         self._waiting.append(key)
         waiting_nbytes = sum(stop - start for _, start, stop in self._waiting)
-        if waiting_nbytes >= _WORTH * sum(map(len, self._lines)):
+        if waiting_nbytes >= _WORTH * self._nbytes:
             self.flush()
 
     def flush(self) -> None:
@@ -163,6 +164,7 @@ class Claim:
             "plan": self.plan,
         }
         data = b"".join([as_line(head), *self._lines])
+        self._nbytes = len(data)
         while (version := self._put(data)) is None:
             before = self._version
             if not self._is_found_again() or self._version == before:

@@ -42,7 +42,7 @@ class ManyObjectsDraft(BucketDraft):
         super().__init__(objects, overwrite=overwrite, resume=resume)
         self._root_key = f"{self._key}/{self._container.root_key}"
         self._root: bytes | None = None
-        self._is_begun = False
+        self._is_begun = self._is_published = False
         self._keys: set[str] = set()
         self._tags: dict[str, str] = {}
 

@@ -67,7 +67,6 @@ class OneObjectDraft(BucketDraft):
     def publish(self, meter: Meter) -> None:
         nbytes = self._skeleton.stat().st_size
         self._objects.upload(self._key, nbytes, partial(self._pieces, nbytes, meter))
-        self._is_published = True
 
     def _pieces(self, nbytes: int, meter: Meter) -> Iterator[Any]:
         """Yield the whole file: the skeleton, and the payloads in its holes."""
