@@ -406,6 +406,21 @@ def test_an_unfinished_store_is_kept_if_the_source_is_wrong(
     assert 0 < len(shards_sent(bucket)) < N_SHARDS
 
 
+def test_shards_that_nothing_tells_of_are_still_ours_if_the_source_is_wrong(
+    photos: Path, bucket: Bucket
+) -> None:
+    def kill(method: str, key: Any) -> None:
+        if shards_in(bucket):
+            raise KilledError
+
+    stop(photos, bucket, kill)
+    assert len(shards_in(bucket)) == 1
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        convert(photos / "nowhere", resume=True)
+    convert(photos, resume=True)
+    assert bucket.objects == undisturbed(photos)
+
+
 def without_claim(bucket: Bucket) -> dict[str, bytes]:
     return {key: data for key, data in bucket.objects.items() if key != CLAIM}
 
@@ -551,6 +566,35 @@ def test_who_loses_its_claim_while_it_looks_at_the_source_deletes_nothing(
     with pytest.raises(StorageError, match="another process has begun, or taken over"):
         convert(photos, overwrite=True)
     assert without_claim(bucket) == before
+
+
+def test_who_is_taken_over_and_fails_deletes_nothing(
+    photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        claim_of(bucket).take()
+        raise BoomError
+
+    convert(photos, tmp_path / "a.h5")
+    monkeypatch.setattr(ManyObjectsDraft, "publish", fail)
+    with pytest.raises(BoomError) as caught:
+        arraystore.copy(tmp_path / "a.h5", TARGET)
+    assert len(shards_in(bucket)) == N_SHARDS
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"what was sent is left as it is: memory://{CLAIM}: another process")
+
+
+def test_a_claim_that_was_taken_over_when_all_was_done_is_left_to_the_other(
+    photos: Path, bucket: Bucket
+) -> None:
+    def taken_over(method: str, key: Any) -> None:
+        if (method, key) == ("put", "a.zarr/zarr.json"):
+            claim_of(bucket).take()
+
+    bucket.after = taken_over
+    convert(photos)
+    assert without_claim(bucket) == undisturbed(photos)
+    assert CLAIM in bucket.objects
 
 
 def test_a_root_that_appears_before_anything_is_deleted_is_left_alone_with_what_is_below(
