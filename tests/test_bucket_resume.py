@@ -141,7 +141,7 @@ def undisturbed(photos: Path, **options: Any) -> dict[str, bytes]:
 # Going on
 
 
-@pytest.mark.parametrize("number", [1, N_SHARDS // 2, N_SHARDS - 1])
+@pytest.mark.parametrize("number", [1, N_SHARDS - 1])
 def test_what_was_sent_is_not_sent_again_and_all_has_the_bytes_of_an_undisturbed_conversion(
     number: int, photos: Path, bucket: Bucket
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_conversion_may_be_stopped_many_times(photos: Path, bucket: Bucket) ->
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.95, 1.0])
 def test_it_does_not_matter_when_a_process_is_killed(
     share: float,
     moment: str,
@@ -459,7 +459,7 @@ def test_another_library_is_told(
     assert bucket.keys_of("delete") == []
 
 
-@pytest.mark.parametrize("data", [b"", b"left", b"0" * 32, b"00000000 {}\n"])
+@pytest.mark.parametrize("data", [b"", b"00000000 {}\n"])
 def test_a_claim_that_is_not_understood_tells_nothing(
     data: bytes, photos: Path, bucket: Bucket
 ) -> None:

@@ -187,7 +187,7 @@ class Claim:
     def _is_found_again(self) -> bool:
         """Whether what is there is ours in spite of its version, because an answer was lost."""
         found = self._objects.read(self.key)
-        self.is_lost = found is None or _owner(found) != self._owner
+        self.is_lost = found is None or _head(found)["owner"] != self._owner
         if found is not None and not self.is_lost:
             self._version = found.version
         return not self.is_lost
@@ -201,7 +201,7 @@ class Claim:
     def _adopt(self, found: Found) -> None:
         """Take over what a claim tells that was there; one that is not ours tells nothing."""
         self.was_there, self.time, self._version = True, found.time, found.version
-        head, *groups = _lines(found) or [_UNKNOWN]
+        head, groups = _head(found), _lines(found)[1:]
         self.plan, self._root, self.is_left = head["plan"], head["root"], head["is_left"]
         self.blocks = {
             BlockKey(split, start, stop): Sent(from_text(checksums), tag)
@@ -215,10 +215,8 @@ def _lines(found: Found) -> list[Any]:
     return [what for what, _ in whole_lines(found.data)]
 
 
-def _owner(found: Found) -> str:
-    head, *_ = _lines(found) or [_UNKNOWN]
-    owner: str = head["owner"]
-    return owner
+def _head(found: Found) -> dict[str, Any]:
+    return next(iter(_lines(found)), _UNKNOWN)
 
 
 def _digest(root: bytes) -> str:
