@@ -19,10 +19,10 @@ from arraystore.errors import (
 )
 from arraystore.findings import Problem
 from arraystore.loops import Batches, Episode, Episodes
+from arraystore.payload import ReadPlan
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
 from arraystore.report import ConvertReport, SplitReport
-from arraystore.samples import ReadPlan
 from arraystore.saved_selection import SavedSelection
 from arraystore.schema import SplitInfo, __version__
 from arraystore.split import Split

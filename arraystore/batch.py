@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, overload
 
 import numpy as np
 
 from arraystore.selection import as_position, as_positions, is_one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Sequence, Sized
 
     from numpy.typing import NDArray
 
@@ -57,8 +57,48 @@ class Batch(NamedTuple, Generic[Many]):
     file_name: NDArray[Any]
 
 
+class Arena(NamedTuple):
+    """Encoded images in one piece of memory.
+
+    Attributes
+    ----------
+    data : ndarray of uint8, shape (n_bytes,)
+        The images, end to end.
+    offsets : ndarray of int64, shape (n + 1,)
+        Image i is ``data[offsets[i] : offsets[i + 1]]``; as Arrow has it of a large binary
+        array.
+    """
+
+    data: NDArray[np.uint8]
+    offsets: Ints
+
+    @classmethod
+    def of(cls, views: Sequence[memoryview]) -> Self:
+        """Copy images into an arena."""
+        offsets = np.cumsum([0, *map(len, views)], dtype=np.int64)
+        data = np.empty(offsets[-1], dtype=np.uint8)
+        memory = memoryview(data)
+        for view, start in zip(views, offsets.tolist(), strict=False):
+            memory[start : start + len(view)] = view
+        return cls(data, offsets)
+
+
 class Images(Generic[One, Many]):
-    """The images of a split in one form: an integer in brackets gives one, all else many."""
+    """The images of a split in one form: an integer in brackets gives one, all else many.
+
+    Parameters
+    ----------
+    form : str
+        What it is called.
+    split : sized
+        What the images are of.
+    read : callable
+        Returns the images at some positions.
+    gather : callable
+        Makes of them what is returned for many.
+    read_one : callable, optional
+        Returns the image at one position, where that is simpler.
+    """
 
     __array_ufunc__ = None
 
@@ -68,25 +108,30 @@ class Images(Generic[One, Many]):
         split: Sized,
         read: Callable[[Ints], list[One]],
         gather: Callable[[list[One]], Many],
+        read_one: Callable[[int], One] | None = None,
     ) -> None:
         self._form = form
         self._split = split
+        self._length = len(split)
         self._read = read
         self._gather = gather
+        self._read_one = read_one
 
     def __len__(self) -> int:
-        return len(self._split)
+        return self._length
 
     @overload
     def __getitem__(self, selection: int | np.integer[Any]) -> One: ...
     @overload
     def __getitem__(self, selection: Selection) -> Many: ...
     def __getitem__(self, selection: int | np.integer[Any] | Selection) -> One | Many:
-        if is_one(selection):
-            position = as_position(selection, len(self))
+        if type(selection) is int or is_one(selection):
+            position = as_position(selection, self._length)
+            if self._read_one is not None:
+                return self._read_one(position)
             (one,) = self._read(np.array([position], dtype=np.int64))
             return one
-        positions = as_positions(selection, len(self))
+        positions = as_positions(selection, self._length)
         return self._gather(self._read(positions))
 
     def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:

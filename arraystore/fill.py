@@ -15,7 +15,8 @@ import numpy as np
 from typing_extensions import override
 
 from arraystore.errors import SourceError
-from arraystore.storage import crc32c, full_disk_is_told, open_file, read_into
+from arraystore.files import full_disk_is_told, open_file, read_into
+from arraystore.storage import crc32c
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

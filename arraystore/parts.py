@@ -112,6 +112,16 @@ class Parts:
         joined = values[0] if len(values) == 1 else np.concatenate(values)
         return joined if self.order is None else joined[self.order]
 
+    def place(self, place: int) -> tuple[StoredSplit, int]:
+        """Return the stored split of one sample, and the position in it."""
+        if len(self._parts) == 1:
+            stored, own = self._parts[0]
+            return stored, int(own[place])
+        ((stored, positions, _),) = (
+            found for found in self.locate(np.array([place])) if len(found[1])
+        )
+        return stored, int(positions[0])
+
     def locate(self, places: Ints) -> Iterator[tuple[StoredSplit, Ints, Sequence[int]]]:
         """Yield each stored split, positions in it, and which of `places` those are."""
         if len(self._parts) == 1:

@@ -15,9 +15,9 @@ import numpy as np
 
 from arraystore import image
 from arraystore.errors import SourceError
+from arraystore.files import OpenFile, open_file, read_at
 from arraystore.layout import sample_order
 from arraystore.sources.base import SampleTable
-from arraystore.storage import OpenFile, open_file, read_at
 
 if TYPE_CHECKING:
     from pathlib import Path

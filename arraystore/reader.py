@@ -296,6 +296,7 @@ def open_store(
     storage_options: Mapping[str, Any] | None = None,
     max_gap: int | None = None,
     max_in_flight: int = 64,
+    mmap: bool = True,
 ) -> Store:
     """Open a store for reading, wherever it lies.
 
@@ -326,6 +327,12 @@ def open_store(
     max_in_flight : int, default 64
         Most requests that wait for an answer at one time; of no effect on a local disk.
         Fewer spare a small server, more may help where an answer takes long.
+    mmap : bool, default True
+        Whether encoded images (``image_bytes``, ``image_views``, ``image_arena``) are taken
+        from memory maps of local files. If somebody cuts a file short in the moment of a
+        copy, or while a view is in use, or if the disk cannot read it, the process ends with
+        SIGBUS. False is for file systems and neighbours with whom that happens. Images that
+        are decoded are always read.
 
     Returns
     -------
@@ -350,7 +357,7 @@ def open_store(
     >>> arraystore.open("1pct.h5")["train"][5].image.shape
     (333, 500, 3)
     """
-    options = OpenOptions(checksum, storage_options, max_gap, max_in_flight)
+    options = OpenOptions(checksum, storage_options, max_gap, max_in_flight, mmap)
     place: Place = address
     if isinstance(address, str | os.PathLike):
         place = os.fspath(address)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, overload
 
 import numpy as np
 
-from arraystore.batch import Batch, Images, Sample
+from arraystore.batch import Arena, Batch, Images, Sample
 from arraystore.errors import FormatError
 from arraystore.parts import Part, Parts
+from arraystore.payload import ReadPlan
 from arraystore.read_ahead import ahead
 from arraystore.selection import as_position, as_positions, as_size, is_one
 from arraystore.stored import SAMPLE_COLUMNS
@@ -32,27 +34,6 @@ _LONGEST_NAME: Final = 200
 
 _READ_AHEAD: Final = 64
 """Samples read at a time when a split is iterated."""
-
-
-class ReadPlan(NamedTuple):
-    """What reading encoded images takes.
-
-    Attributes
-    ----------
-    objects : int
-        Stored objects that are read from.
-    requests : int
-        Byte ranges that are asked for.
-    nbytes : int
-        Bytes in those ranges.
-    nbytes_wanted : int
-        Bytes of the images; more than `nbytes` where an image is wanted twice.
-    """
-
-    objects: int
-    requests: int
-    nbytes: int
-    nbytes_wanted: int
 
 
 class _Owner(Protocol):
@@ -196,10 +177,42 @@ class Samples:
         """Pixels: ``split.image[5]`` is uint8 (height, width, 3), a slice gives a list of them."""
         return Images("image", self, self._images, list)
 
-    @property
+    @cached_property
     def image_bytes(self) -> Images[bytes, list[bytes]]:
         """Encoded images, byte for byte as stored: ``split.image_bytes[5]`` is bytes."""
-        return Images("image_bytes", self, self._encoded, list)
+        return Images("image_bytes", self, self._copies, list, self._copy)
+
+    @property
+    def image_views(self) -> Images[memoryview, list[memoryview]]:
+        """Encoded images as read-only memoryviews of a memory map: nothing is copied.
+
+        ``split.image_views[5]`` is as good as bytes to ``np.frombuffer``, decoders and sockets.
+        Where there is no map (of a bucket, with ``mmap=False`` or ``checksum="always"``) they
+        are views of what was read. A view keeps what it shows: the map of a file, which is no
+        memory of the process, or all that was read together with it.
+        """
+        return Images("image_views", self, self._views, list)
+
+    def image_arena(self, selection: Selection) -> Arena:
+        """Read encoded images into one piece of memory, with no object an image.
+
+        Parameters
+        ----------
+        selection : slice, sequence of int or ndarray
+
+        Returns
+        -------
+        Arena
+            The bytes, uint8 of shape (n_bytes,), and where in them each image is.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> data, offsets = arraystore.open("1pct.zarr")["train"].image_arena(slice(0, 3))
+        >>> len(offsets), offsets[-1] == len(data)
+        (4, np.True_)
+        """
+        return Arena.of(self._views(as_positions(selection, len(self))))
 
     def resized(self, size: int | tuple[int, int]) -> Images[Pixels, Pixels]:
         """Pixels of one size, so that many make one array.
@@ -329,8 +342,15 @@ class Samples:
     def _images(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
         return self._decoded(positions, self.views(positions), size)
 
-    def _encoded(self, positions: Ints) -> list[bytes]:
-        return list(map(bytes, self.views(positions)))
+    def _copy(self, position: int) -> bytes:
+        stored, own = self._parts.place(position)
+        return stored.copy(own)
+
+    def _copies(self, positions: Ints) -> list[bytes]:
+        return self._each(positions, lambda stored, where, _: stored.copies(where))
+
+    def _views(self, positions: Ints) -> list[memoryview]:
+        return self._each(positions, lambda stored, where, _: stored.views(where))
 
     def views(self, positions: Ints) -> list[memoryview]:
         """Read encoded images; made for the rooms above this one.

@@ -43,9 +43,11 @@ def as_position(index: SupportsIndex, length: int) -> int:
         If the position is out of bounds.
     """
     position = operator.index(index)
+    if 0 <= position < length:
+        return position
     if not -length <= position < length:
         raise IndexError(f"position {position} is out of bounds for {length} samples")
-    return position + length if position < 0 else position
+    return position + length
 
 
 def is_one(selection: object) -> TypeGuard[SupportsIndex]:

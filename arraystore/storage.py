@@ -6,14 +6,8 @@ for every reader (lengths are checked, close ranges are merged) stands in functi
 
 from __future__ import annotations
 
-import errno
 import os
-import resource
-import shutil
-import stat
-import threading
-from collections import OrderedDict
-from contextlib import contextmanager
+import weakref
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +19,7 @@ from typing_extensions import Buffer, override
 
 from arraystore.byterange import ZEROS, ByteRange, ChunkManifest, Pieces, Spans, coalesce
 from arraystore.errors import ShortReadError, StorageError
+from arraystore.files import OpenFile, identity_of, open_file, read_at, read_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +28,12 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-_MAX_OPEN: Final = 1024
-"""Most files that are kept open for the next read."""
+
+_LEAD_NBYTES: Final = 2**26
+"""Bytes that the disk is asked for before they are read."""
+
+_DOUBTS: Final = 16
+"""Batches after one that was not in the page cache that are taken not to be there, either."""
 
 
 class RangeReader(Protocol):
@@ -92,18 +91,25 @@ class LocalReader(RangeReader):
         The folder; keys are paths below it.
     max_gap : int, default 0
         See `RangeReader`.
+    mmap : bool, default True
+        Whether files may be seen as memory.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, max_gap: int = 0) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], *, max_gap: int = 0, mmap: bool = True
+    ) -> None:
         self.max_gap = max_gap
+        self.mmap = mmap
         self._root = str(Path(root).absolute())
         self._seen: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, weakref.ref[OpenFile]] = {}
         self._first = ""
+        self._doubts = 0
 
     @override
     def size(self, key: str) -> int:
         status = os.stat(f"{self._root}/{key}")  # noqa: PTH116 - thousands of shards
-        self._check_unchanged(key, _identity(status))
+        self._check_new(key, identity_of(status))
         return status.st_size
 
     @override
@@ -111,14 +117,40 @@ class LocalReader(RangeReader):
         arena = memoryview(np.empty(sum(wanted.nbytes for wanted in ranges), dtype=np.uint8))
         data: list[memoryview] = []
         at = 0
-        # One file is held at a time, so that a batch may lie in more than may be open at once.
-        for key, wanted in groupby(ranges, key=lambda wanted: wanted.key):
-            file = self._open(key)
-            for _, start, stop in wanted:
-                nbytes = read_into(file.fd, arena[at : at + stop - start], start)
-                data.append(arena[at : at + nbytes])
-                at += stop - start
+        for file, (_, start, stop) in self._in_turn(ranges):
+            nbytes = read_into(file.fd, arena[at : at + stop - start], start)
+            data.append(arena[at : at + nbytes])
+            at += stop - start
         return data
+
+    def read_bytes(self, ranges: Sequence[ByteRange]) -> list[bytes]:
+        """Return what `read_ranges` does, each as bytes of its own."""
+        return [
+            read_at(file, start, stop - start) for file, (_, start, stop) in self._in_turn(ranges)
+        ]
+
+    def is_cached(self, ranges: Sequence[ByteRange]) -> bool:
+        """Tell, by some of the ranges to be read, whether the disk need not be waited for.
+
+        Where that was not so lately it is not believed at once: a few ranges may be cached
+        when others are not.
+        """
+        # Not the ends of ranges: they share pages with what lies beside.
+        looked_at = self._with_files(ranges)
+        if all(file.is_cached((start + stop) // 2) for file, (_, start, stop) in looked_at):
+            self._doubts = max(0, self._doubts - 1)
+        else:
+            self._doubts = _DOUBTS
+        return not self._doubts
+
+    def read_ahead(self, ranges: Sequence[ByteRange]) -> None:
+        """Let the disk begin to read ranges, so many that they will not be lost again."""
+        lead = 0
+        for file, wanted in self._with_files(ranges):
+            file.read_ahead(wanted.start, wanted.nbytes)
+            lead += wanted.nbytes
+            if lead > _LEAD_NBYTES:
+                break
 
     @override
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
@@ -131,118 +163,59 @@ class LocalReader(RangeReader):
             raise FileNotFoundError(error.errno, error.strerror, key) from None
         return data
 
-    def _open(self, key: str) -> OpenFile:
+    def _in_turn(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[OpenFile, ByteRange]]:
+        """Yield each range with its file; the disk is asked meanwhile for those that follow."""
+        self.check_first()
+        following = self._with_files(ranges if len(ranges) > 1 else [])
+        lead = 0
+        for file, wanted in self._with_files(ranges):
+            while lead <= _LEAD_NBYTES and (next_one := next(following, None)):
+                next_one[0].read_ahead(next_one[1].start, next_one[1].nbytes)
+                lead += next_one[1].nbytes
+            lead -= wanted.nbytes
+            yield file, wanted
+
+    def _with_files(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[OpenFile, ByteRange]]:
+        # One file is held at a time, so that a batch may lie in more than may be open at once.
+        for key, some in groupby(ranges, key=lambda wanted: wanted.key):
+            file = self.file(key)
+            for wanted in some:
+                yield file, wanted
+
+    def file(self, key: str) -> OpenFile:
+        """Return a file, open, which is the one that was first seen, and unchanged."""
+        known = self._files.get(key)
+        held = None if known is None else known()
+        if held is not None and (status := os.fstat(held.fd)).st_nlink:
+            self._check(key, identity_of(status))
+            return held
         file = open_file(f"{self._root}/{key}")
-        self._check_unchanged(key, file.identity)
+        self._files[key] = weakref.ref(file)
+        self._check_new(key, file.identity)
         return file
 
-    def _check_unchanged(self, key: str, identity: tuple[int, ...]) -> None:
-        """Compare a file, and the one read first (the root's metadata), with what was there."""
-        is_changed = self._seen.setdefault(key, identity) != identity
-        first = self._first = self._first or key
-        if not is_changed and first != key:
-            status = os.stat(f"{self._root}/{first}")  # noqa: PTH116 - once for each read
-            is_changed = self._seen[first] != _identity(status)
-        if is_changed:
+    def check_first(self) -> None:
+        """Compare the file that was read first, the root's metadata, with what it was."""
+        if self._first:
+            status = os.stat(f"{self._root}/{self._first}")  # noqa: PTH116 - once for each batch
+            self._check(self._first, identity_of(status))
+
+    def _check_new(self, key: str, identity: tuple[int, ...]) -> None:
+        """Compare a file found by its name with what was there; it may be of another store now."""
+        self._check(key, identity)
+        if self._first:
+            self.check_first()
+        else:
+            self._first = key
+
+    def _check(self, key: str, identity: tuple[int, ...]) -> None:
+        if self._seen.setdefault(key, identity) != identity:
             raise StorageError(
                 f"{self._root}/{key}: has changed since the store was opened; open it again"
             )
 
     def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[str]]:
-        return partial(LocalReader, max_gap=self.max_gap), (self._root,)
-
-
-class OpenFile:
-    """An open file that closes itself when nobody reads from it any more.
-
-    `fd` is its descriptor; `identity` are device, number, size and time of change, since
-    another file may take its name.
-    """
-
-    __slots__ = ("fd", "identity")
-
-    def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no wait for a pipe
-        self.identity = _identity(status := os.fstat(self.fd))
-        if not stat.S_ISREG(status.st_mode):
-            raise StorageError(f"{path}: must be a file, but is a folder, pipe or device")
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
-
-
-class _OpenFiles:
-    """The files that were used last; a reader that holds one keeps it open."""
-
-    def __init__(self) -> None:
-        self._files: OrderedDict[str, OpenFile] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, path: str) -> OpenFile:
-        identity = _identity(os.stat(path))  # noqa: PTH116 - once a read, so a str is kept a str
-        with self._lock:
-            file = self._files.get(path)
-            if file is None or file.identity != identity:
-                file = self._files[path] = OpenFile(path)
-                limit = min(_MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-                while len(self._files) > max(1, limit):
-                    self._files.popitem(last=False)
-            self._files.move_to_end(path)
-            return file
-
-    def clear(self) -> None:
-        with self._lock:
-            self._files.clear()
-
-    def renew_lock(self) -> None:
-        """Replace the lock, which another thread may have held while this process was forked."""
-        self._lock = threading.Lock()
-
-
-_open_files: Final = _OpenFiles()
-os.register_at_fork(after_in_child=_open_files.renew_lock)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def open_file(path: str) -> OpenFile:
-    """Open a file for reading, or return it as it was opened before."""
-    return _open_files.get(path)
-
-
-def close_idle_files() -> None:
-    """Close all files that nobody reads from just now; they are opened again when needed."""
-    _open_files.clear()
-
-
-def read_at(file: OpenFile, offset: int, nbytes: int) -> bytes:
-    """Read bytes of an open file: fewer than asked for only if it ends before.
-
-    Examples
-    --------
-    >>> len(read_at(open_file(__file__), 2**40, 1))
-    0
-    """
-    data = os.pread(file.fd, nbytes, offset)
-    while 0 < len(data) < nbytes and (
-        more := os.pread(file.fd, nbytes - len(data), offset + len(data))
-    ):
-        data += more
-    return data
-
-
-def read_into(fd: int, buffer: memoryview, offset: int) -> int:
-    """Fill `buffer` from the file; return the number of bytes there were."""
-    done = 0
-    while done < len(buffer):
-        nbytes = os.preadv(fd, [buffer[done:]], offset + done)
-        if nbytes == 0:
-            break
-        done += nbytes
-    return done
+        return partial(LocalReader, max_gap=self.max_gap, mmap=self.mmap), (self._root,)
 
 
 def read_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> list[memoryview]:
@@ -266,13 +239,25 @@ def read_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> list[memor
         If an object ends before a range does.
     """
     data = reader.read_ranges(ranges)
-    for (key, start, stop), got in zip(ranges, data, strict=True):
-        if len(got) != stop - start:
-            raise ShortReadError(
-                f"{key}: asked for bytes {start} to {stop}, got {len(got)} of {stop - start}; "
-                "the object is truncated"
-            )
+    for wanted, got in zip(ranges, data, strict=True):
+        check_length(wanted, len(got))
     return data
+
+
+def check_length(wanted: ByteRange, nbytes: int) -> None:
+    """Refuse fewer bytes than were wanted.
+
+    Raises
+    ------
+    ShortReadError
+        If the object ended before the range did.
+    """
+    if nbytes != wanted.nbytes:
+        key, start, stop = wanted
+        raise ShortReadError(
+            f"{key}: asked for bytes {start} to {stop}, got {nbytes} of {stop - start}; "
+            "the object is truncated"
+        )
 
 
 def read_elements(
@@ -342,49 +327,6 @@ def plan_elements(
     columns = (pieces.wanted, pieces.object, pieces.start, pieces.nbytes)
     stored = Pieces(*(column[there] for column in columns))
     return pieces, stored, coalesce(stored, max_gap=max_gap)
-
-
-def reserve(path: Path, nbytes: int) -> None:
-    """Make a file `nbytes` long, with room on the disk for all of them.
-
-    Raises
-    ------
-    StorageError
-        If there is not enough room.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        with full_disk_is_told(path.parent, nbytes - 512 * os.fstat(fd).st_blocks):
-            if hasattr(os, "posix_fallocate") and nbytes:
-                os.posix_fallocate(fd, 0, nbytes)
-            else:  # macOS has no such call, and a length of 0 is not allowed
-                os.ftruncate(fd, nbytes)
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def full_disk_is_told(folder: Path, nbytes: int = 0) -> Iterator[None]:
-    """Turn the operating system's "no space left" into a `StorageError` with the numbers.
-
-    Parameters
-    ----------
-    folder : Path
-        A folder on the disk in question.
-    nbytes : int, optional
-        How much was to be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        free = shutil.disk_usage(folder).free
-        wanted = f"{nbytes:,} bytes" if nbytes else "any"
-        raise StorageError(
-            f"{folder}: no room for {wanted} more, {free:,} are free "
-            f"({os.strerror(error.errno)}); free some, or choose another disk"
-        ) from error
 
 
 def crc32c(data: Buffer, value: int = 0) -> int:

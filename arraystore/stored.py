@@ -14,15 +14,15 @@ from arraystore import image
 from arraystore.columns import StoredColumns
 from arraystore.errors import ChecksumError, FormatError, ShortReadError
 from arraystore.layout import content_digest
+from arraystore.payload import Payload
 from arraystore.schema import PAYLOAD
-from arraystore.storage import crc32c, plan_elements, read_elements
+from arraystore.storage import crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from arraystore.byterange import ChunkManifest
     from arraystore.containers.opening import Opening
     from arraystore.storage import RangeReader
 
@@ -85,17 +85,14 @@ class StoredSplit(StoredColumns):
     def _reader(self) -> RangeReader:
         return self._opening.reader
 
+    @cached_property
+    def _is_checked(self) -> bool:
+        """Whether encoded images are compared with their checksum."""
+        return self._always or self._reader.is_remote
+
     def plan(self, positions: Ints) -> tuple[set[str], int, int]:
         """Return the objects, and the number of requests and bytes, that reading images takes."""
-        start, nbytes = self._ranges
-        _, _, spans = plan_elements(
-            self._manifest, start[positions], nbytes[positions], max_gap=self._reader.max_gap
-        )
-        sizes = spans.stop - spans.start
-        longest = self._reader.max_request
-        requests = len(sizes) if longest is None else int(np.sum(-(-sizes // longest)))
-        keys = {self._manifest.keys[i] for i in np.unique(spans.object).tolist()}
-        return keys, requests, int(sizes.sum())
+        return self._payload.plan(*self._where(positions))
 
     def read(self, positions: Ints) -> list[memoryview]:
         """Read the encoded images at some positions, in their order.
@@ -121,12 +118,31 @@ class StoredSplit(StoredColumns):
         except ShortReadError:
             images, wrong = [], np.arange(len(positions))
         if len(wrong):
-            self._look_up(positions[wrong])
+            self._payload.look_up(*self._where(positions[wrong]))
             again = self._read(positions[wrong])
             self._check(again, positions[wrong])
             replaced = dict(zip(wrong.tolist(), again, strict=True))
             images = [replaced[i] if i in replaced else images[i] for i in range(len(positions))]
         return images
+
+    def views(self, positions: Ints) -> list[memoryview]:
+        """Return encoded images, read-only, where they lie if that is possible; else as `read`."""
+        if self._is_checked:
+            return [view.toreadonly() for view in self.read(positions)]
+        return self._payload.views(*self._where(positions))
+
+    def copies(self, positions: Ints) -> list[bytes]:
+        """Return encoded images as bytes, read by the shortest way; raise as `read` does."""
+        if self._is_checked:
+            return list(map(bytes, self.read(positions)))
+        return self._payload.copies(*self._where(positions))
+
+    def copy(self, position: int) -> bytes:
+        """Return one encoded image as bytes, see `copies`."""
+        if self._is_checked:
+            return bytes(self.read(np.array([position]))[0])
+        start, nbytes = self._ranges
+        return self._payload.copy(start.item(position), nbytes.item(position))
 
     def decode(
         self, encoded: Sequence[memoryview], positions: Ints, size: Size | None = None
@@ -173,25 +189,15 @@ class StoredSplit(StoredColumns):
         return start, nbytes
 
     @cached_property
-    def _manifest(self) -> ChunkManifest:
-        manifest = self._opening.container.manifest(f"{self.name}/{PAYLOAD}")
-        if manifest.nbytes != self.info.num_bytes:
-            raise FormatError(
-                f"{self.where}/{PAYLOAD}: must have {self.info.num_bytes} bytes, "
-                f"got {manifest.nbytes}"
-            )
-        return manifest
+    def _payload(self) -> Payload:
+        return Payload(self._opening, f"{self.name}/{PAYLOAD}", self.info.num_bytes)
+
+    def _where(self, positions: Ints) -> tuple[Ints, Ints]:
+        start, nbytes = self._ranges
+        return start[positions], nbytes[positions]
 
     def _read(self, positions: Ints) -> list[memoryview]:
-        start, nbytes = self._ranges
-        return read_elements(self._reader, self._manifest, start[positions], nbytes[positions])
-
-    def _look_up(self, positions: Ints) -> None:
-        """Look up where the chunks of some images are, in place of what was promised."""
-        start, nbytes = self._ranges
-        objects = self._manifest.locate(start[positions], nbytes[positions]).object
-        doubted = {self._manifest.keys[index] for index in np.unique(objects)}
-        self._manifest = self._opening.container.manifest(f"{self.name}/{PAYLOAD}", doubted)
+        return self._payload.read(*self._where(positions))
 
     def _damaged(self, images: Sequence[memoryview], positions: Ints) -> Ints:
         """Return which of some images do not match their checksum."""

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from arraystore.copy import CopyReport
+    from arraystore.payload import ReadPlan
     from arraystore.reader import StoreInfo
     from arraystore.report import ConvertReport
-    from arraystore.samples import ReadPlan
     from arraystore.split import Split
     from arraystore.verify import VerifyReport
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 import arraystore
+from arraystore import payload
 from arraystore.drawn import DrawnArchives, write_archives
 from tests.support import SUFFIXES
 
@@ -25,6 +26,12 @@ def no_lists(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setattr("arraystore.sources.subset_list._BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
+
+
+@pytest.fixture(autouse=True)
+def no_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files be looked at before each single image, so that no test depends on its speed."""
+    monkeypatch.setattr(payload, "SECONDS_TRUSTED", -1)
 
 
 @pytest.fixture(scope="session")

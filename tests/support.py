@@ -151,13 +151,15 @@ class CountingReader(RangeReader):
 def count_reads(split: Split) -> CountingReader:
     """Let the reads of images of a split with one part go through a counter, from now on.
 
-    Columns and the chunk manifest are loaded first, so that only images are counted.
+    Columns and the chunk manifest are loaded first, so that only images are counted. A memory
+    map is done without, since nobody can count what is read through it.
     """
     (part,) = split._parts
     stored = part.stored
-    _ = stored._manifest, stored._ranges, stored.column("image_crc32c"), split.file_name
+    _ = stored._payload.manifest, stored._ranges, stored.column("image_crc32c"), split.file_name
     counting = CountingReader(stored._reader)
-    stored._reader = counting
+    stored._reader = stored._payload._reader = counting
+    stored._payload._map = None
     return counting
 
 

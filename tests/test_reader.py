@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import arraystore
-from arraystore import storage
+from arraystore import files, storage
 from arraystore.byterange import ByteRange
 from arraystore.errors import ChecksumError, FormatError, StorageError
 from arraystore.layout import content_digest
@@ -684,7 +684,7 @@ def test_a_forked_child_iterates(train: arraystore.Split) -> None:
 @forks
 def test_a_child_forked_while_a_file_is_being_opened_reads(train: arraystore.Split) -> None:
     expected = digest(train.image[:5])
-    with storage._open_files._lock:
+    with files._open_files._lock:
         found = in_forked_child(lambda: digest(train.image[:5]))
     assert found == expected
 
@@ -717,7 +717,7 @@ def open_descriptors() -> list[int]:
 @pytest.fixture
 def n_descriptors(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Let this process open few files more; as many as it may have open altogether."""
-    monkeypatch.setattr(storage, "_open_files", storage._OpenFiles())
+    monkeypatch.setattr(files, "_open_files", files._OpenFiles())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 2 * max(open_descriptors()) + 32
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

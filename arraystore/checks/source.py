@@ -9,9 +9,9 @@ import numpy as np
 
 from arraystore import image
 from arraystore.errors import SourceError
+from arraystore.files import open_file, read_at
 from arraystore.findings import Findings, Problem
 from arraystore.sources.base import first_few
-from arraystore.storage import open_file, read_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

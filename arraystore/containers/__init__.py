@@ -49,7 +49,9 @@ def writer_for(target: PurePath) -> type[ContainerWriter]:
         ) from None
 
 
-def open_local(path: Path, *, max_gap: int = 0) -> tuple[RangeReader, ContainerReader]:
+def open_local(
+    path: Path, *, max_gap: int = 0, mmap: bool = True
+) -> tuple[RangeReader, ContainerReader]:
     """Open a container on the local disk.
 
     Parameters
@@ -57,7 +59,8 @@ def open_local(path: Path, *, max_gap: int = 0) -> tuple[RangeReader, ContainerR
     path : Path
         A Zarr group's folder, or an HDF5 file, whatever their names.
     max_gap : int, default 0
-        See `arraystore.storage.RangeReader`.
+    mmap : bool, default True
+        See `arraystore.storage.LocalReader`.
 
     Returns
     -------
@@ -81,7 +84,7 @@ def open_local(path: Path, *, max_gap: int = 0) -> tuple[RangeReader, ContainerR
                 f"{where}: is not an arraystore store: {found} without {METADATA}, "
                 "expected a Zarr v3 group or an HDF5 file"
             )
-        reader = LocalReader(path, max_gap=max_gap)
+        reader = LocalReader(path, max_gap=max_gap, mmap=mmap)
         return reader, ZarrReader(reader, where)
     if not path.exists():
         raise FileNotFoundError(f"{where}: there is nothing here")
@@ -94,7 +97,7 @@ def open_local(path: Path, *, max_gap: int = 0) -> tuple[RangeReader, ContainerR
             f"{where}: is not an arraystore store: begins with {start!r}, "
             "expected a Zarr v3 group or an HDF5 file"
         )
-    reader = LocalReader(path.parent, max_gap=max_gap)
+    reader = LocalReader(path.parent, max_gap=max_gap, mmap=mmap)
     return reader, HDF5Reader(reader, path.name, where)
 
 

@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from arraystore.containers.base import ContainerWriter
 from arraystore.containers.hdf5 import SIGNATURE
+from arraystore.files import reserve
 from arraystore.schema import COLUMN_CHUNK_ROWS, STRING, Column
-from arraystore.storage import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -30,6 +30,7 @@ class OpenOptions:
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     max_gap: int | None = None
     max_in_flight: int = 64
+    mmap: bool = True
 
     def __post_init__(self) -> None:
         if self.checksum not in CHECKSUMS:
@@ -87,7 +88,7 @@ class Opening:
     def _opened(self) -> tuple[RangeReader, ContainerReader]:
         place, options = self.place, self.options
         if isinstance(place, str) and "://" not in place:
-            return open_local(Path(place), max_gap=options.max_gap or 0)
+            return open_local(Path(place), max_gap=options.max_gap or 0, mmap=options.mmap)
         from arraystore.objects.address import parse_address
         from arraystore.objects.reader import MAX_GAP
         from arraystore.objects.stores import connect, connection_to

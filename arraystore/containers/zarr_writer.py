@@ -16,6 +16,7 @@ from typing_extensions import override
 from arraystore.containers.base import ContainerWriter, as_string_array
 from arraystore.containers.shards import shard_footer, shard_object_nbytes, split_length
 from arraystore.containers.zarr import METADATA
+from arraystore.files import reserve
 from arraystore.schema import (
     COLUMN_CHUNK_ROWS,
     INNER_CHUNK_NBYTES,
@@ -23,7 +24,6 @@ from arraystore.schema import (
     STRING,
     Column,
 )
-from arraystore.storage import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

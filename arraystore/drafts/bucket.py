@@ -22,8 +22,8 @@ from arraystore.containers import writer_for
 from arraystore.drafts.base import Draft, writing
 from arraystore.drafts.claim import Claim
 from arraystore.errors import StorageError
+from arraystore.files import close_idle_files, full_disk_is_told
 from arraystore.schema import PAYLOAD
-from arraystore.storage import close_idle_files, full_disk_is_told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

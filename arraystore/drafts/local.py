@@ -14,10 +14,10 @@ from arraystore.containers import open_local, writer_for
 from arraystore.containers.again import lay_out_again
 from arraystore.drafts.base import Draft, writing
 from arraystore.drafts.resuming import check_known, check_places, check_plan, relying_on_a_store
+from arraystore.files import close_idle_files, full_disk_is_told
 from arraystore.fill import FilePlaces
 from arraystore.journal import BlockKey, JournalWriter, read_journal
 from arraystore.schema import PAYLOAD
-from arraystore.storage import close_idle_files, full_disk_is_told
 from arraystore.sync import sync_path, sync_tree
 from arraystore.target import workspace
 

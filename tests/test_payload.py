@@ -1,0 +1,270 @@
+"""Encoded images by every way there is: the bytes are the same, and nobody waits or dies for it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import arraystore
+from arraystore import files, payload, storage
+from arraystore.containers import zarr_writer
+from arraystore.errors import ShortReadError, StorageError
+from arraystore.files import OpenFile
+from tests.support import SUFFIXES, picture, write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+N = 40
+SHARD = 4096
+
+named = pytest.mark.parametrize
+on_one_store = settings(
+    max_examples=10,
+    # The fixtures are stores that nothing changes.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def arena(split: arraystore.Split, selection: Any) -> list[bytes]:
+    data, offsets = split.image_arena(selection)
+    assert data.dtype == np.uint8
+    assert offsets.dtype == np.int64
+    assert (offsets[0], offsets[-1]) == (0, len(data))
+    return [bytes(data[a:b]) for a, b in pairwise(offsets)]
+
+
+MANY: dict[str, Callable[[arraystore.Split, Any], list[bytes]]] = {
+    "image_bytes": lambda split, selection: split.image_bytes[selection],
+    "image_views": lambda split, selection: list(map(bytes, split.image_views[selection])),
+    "image_arena": arena,
+}
+every_way = named("read", MANY.values(), ids=MANY)
+
+
+@pytest.fixture(scope="module", params=SUFFIXES)
+def small_shards(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[bytes]]:
+    """A store whose images lie in many shards, some across two or three, and the images."""
+    folder = tmp_path_factory.mktemp("shards")
+    images = [picture(seed=i) + bytes([i]) * (i % 7 * 900) for i in range(N)]
+    source = write_folder(folder, {f"train/a/{i:02d}.jpg": data for i, data in enumerate(images)})
+    target = folder / f"store{request.param}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
+        patch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD)
+        arraystore.convert(f"folder:{source}", target, order="source", sync=False)
+    return target, images
+
+
+@pytest.fixture(params=[True, False], ids=["in the page cache", "on the disk"])
+def _cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Let files seem to be in the page cache, or not."""
+    monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: request.param)
+    return bool(request.param)
+
+
+@every_way
+@named("options", [{}, {"mmap": False}, {"checksum": "always"}], ids=str)
+@pytest.mark.usefixtures("_cache")
+@on_one_store
+@given(
+    selection=st.lists(st.integers(-N, N - 1), max_size=60)
+    | st.slices(N)
+    | st.lists(st.booleans(), min_size=N, max_size=N).map(np.array)
+)
+def test_every_way_of_reading_gives_the_bytes_that_numpy_selects(
+    small_shards: tuple[Path, list[bytes]],
+    read: Callable[[arraystore.Split, Any], list[bytes]],
+    options: dict[str, Any],
+    selection: Any,
+) -> None:
+    path, images = small_shards
+    numbers = np.arange(N)[selection].tolist()
+    assert read(arraystore.open(path, **options)["train"], selection) == [
+        images[i] for i in numbers
+    ]
+
+
+@named("options", [{}, {"mmap": False}], ids=str)
+@named("trusted", [-1, 1e9], ids=["looked at each time", "trusted"])
+def test_each_single_image_is_what_it_is_among_all(
+    small_shards: tuple[Path, list[bytes]],
+    options: dict[str, Any],
+    trusted: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, images = small_shards
+    monkeypatch.setattr(payload, "SECONDS_TRUSTED", trusted)
+    train = arraystore.open(path, **options)["train"]
+    assert [train.image_bytes[i] for i in range(N)] == images
+    assert [bytes(train.image_views[i]) for i in range(N)] == images
+    assert [train.image_bytes[-i] for i in (1, N)] == [images[-1], images[0]]
+
+
+@every_way
+def test_joined_splits_are_read_in_their_order(
+    store: arraystore.Store, read: Callable[[arraystore.Split, Any], list[bytes]]
+) -> None:
+    both = store["validation[3:9]+train[:4]"]
+    expected = store["validation"].image_bytes[3:9] + store["train"].image_bytes[:4]
+    assert read(both, slice(None)) == expected
+    assert [both.image_bytes[i] for i in range(10)] == expected
+
+
+@pytest.mark.usefixtures("_cache")
+def test_a_view_cannot_be_written_to_and_outlives_its_store(
+    small_shards: tuple[Path, list[bytes]], tmp_path: Path
+) -> None:
+    path, images = small_shards
+    copy = tmp_path / path.name
+    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    views = arraystore.open(copy)["train"].image_views[:]
+    assert all(view.readonly for view in views)
+    shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
+    files.close_idle_files()
+    assert list(map(bytes, views)) == images
+
+
+def test_a_view_is_of_the_map_and_no_copy(small_shards: tuple[Path, list[bytes]]) -> None:
+    path, _ = small_shards
+    first, second = (
+        np.frombuffer(arraystore.open(path)["train"].image_views[0], np.uint8) for _ in range(2)
+    )
+    assert first.ctypes.data == second.ctypes.data
+
+
+@every_way
+@named("before", [False, True], ids=["not read before", "read before"])
+@pytest.mark.usefixtures("_cache")
+def test_a_file_that_was_cut_short_is_told(
+    small_shards: tuple[Path, list[bytes]],
+    tmp_path: Path,
+    read: Callable[[arraystore.Split, Any], list[bytes]],
+    *,
+    before: bool,
+) -> None:
+    path, images = small_shards
+    copy = tmp_path / path.name
+    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    train = arraystore.open(copy)["train"]
+    assert train.image_bytes[0] == images[0]
+    if before:
+        _ = train.image_views[:]
+    cut = copy
+    if path.is_dir():
+        cut = max(copy.rglob("image_payload/c/*"), key=lambda shard: int(shard.name))
+    os.truncate(cut, 100)
+    with pytest.raises((ShortReadError, StorageError)):
+        read(train, slice(None))
+    with pytest.raises((ShortReadError, StorageError)):
+        _ = train.image_bytes[N - 1]
+
+
+def test_more_shards_than_files_may_be_open_are_read_and_few_stay_open(
+    small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, images = small_shards
+    monkeypatch.setattr(files, "_open_files", files._OpenFiles())
+    monkeypatch.setattr(files, "_MAX_OPEN", 4)
+    train = arraystore.open(path)["train"]
+    assert train.image_bytes[:] == images
+    assert [train.image_bytes[i] for i in range(N)] == images
+    assert len(files._open_files._files) <= 4
+
+
+def n_descriptors() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_views_of_more_files_than_may_be_open_take_no_descriptors(
+    small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, images = small_shards
+    monkeypatch.setattr(files, "_open_files", files._OpenFiles())
+    monkeypatch.setattr(files, "_MAX_OPEN", 2)
+    before = n_descriptors()
+    views = arraystore.open(path)["train"].image_views[:]
+    assert n_descriptors() - before <= 2 * files._DESCRIPTORS
+    assert list(map(bytes, views)) == images
+
+
+def test_what_is_not_in_the_page_cache_is_asked_for_before_it_is_read(
+    train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train.image_bytes[::4]
+    called: list[str] = []
+
+    def noting(name: str) -> Callable[..., Any]:
+        real = getattr(os, name)
+
+        def call(*args: Any) -> Any:
+            called.append(name)
+            return real(*args)
+
+        return call
+
+    for name in ("posix_fadvise", "pread"):
+        monkeypatch.setattr(os, name, noting(name))
+    monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: False)
+    assert train.image_bytes[::4] == expected
+    assert called == ["posix_fadvise"] * len(expected) + ["pread"] * len(expected)
+
+
+def test_a_batch_is_read_and_not_mapped_when_others_were_not_in_the_page_cache_lately(
+    train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The few images that are looked at do not tell of all."""
+    read: list[int] = []
+
+    def note(file: OpenFile, offset: int, nbytes: int) -> bytes:
+        read.append(nbytes)
+        return os.pread(file.fd, nbytes, offset)
+
+    def n_read() -> int:
+        read.clear()
+        _ = train.image_bytes[:]
+        return len(read)
+
+    monkeypatch.setattr(storage, "read_at", note)
+    assert n_read() == 0
+    monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: False)
+    assert n_read() == len(train)
+    monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: True)
+    assert [n_read() for _ in range(storage._DOUBTS)] == [len(train)] * 15 + [0]
+
+
+def test_the_disk_is_asked_for_little_more_than_is_read_next(
+    train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train.image_bytes[:]
+    lead: list[int] = [0]
+
+    def read(file: OpenFile, offset: int, nbytes: int) -> bytes:
+        lead.append(lead[-1] - nbytes)
+        return os.pread(file.fd, nbytes, offset)
+
+    monkeypatch.setattr(storage, "_LEAD_NBYTES", 10_000)
+    monkeypatch.setattr(storage, "read_at", read)
+    monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: False)
+    monkeypatch.setattr(
+        OpenFile, "read_ahead", lambda self, offset, nbytes: lead.append(lead[-1] + nbytes)
+    )
+    assert train.image_bytes[:] == expected
+    assert 10_000 < max(lead) <= 10_000 + max(map(len, expected))
+    assert lead[-1] == 0
+
+
+def test_mmap_false_survives_pickling(path: Path) -> None:
+    train = pickle.loads(pickle.dumps(arraystore.open(path, mmap=False)["train"]))
+    assert not train.parts.only.stored._opening.reader.mmap
