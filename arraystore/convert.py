@@ -21,7 +21,7 @@ from arraystore.attributes import MAX_NBYTES
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import SourceError
 from arraystore.fill import FileRanges
-from arraystore.fingerprint import fingerprint
+from arraystore.fingerprint import of_images, of_options, of_source
 from arraystore.layout import content_digest, image_starts, label_index, selected
 from arraystore.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.progress import meter
@@ -73,8 +73,9 @@ def convert(
 
     The bytes of every image are copied as they are, but for those of ``imagenet2012``
     from version 3.0.0 on that are no RGB or gray JPEGs. A conversion that fails, is
-    interrupted or killed leaves nothing at `target`. On a disk it leaves what it has
-    copied beside it, in ``.NAME.partial``, for another to resume.
+    interrupted or killed leaves no store at `target`. On a disk it leaves what it has
+    copied beside it, in ``.NAME.partial``, for another to resume; in a bucket the
+    shards of a Zarr store that it has sent, and an object of that name.
 
     Parameters
     ----------
@@ -108,7 +109,9 @@ def convert(
     resume : bool, default False
         Go on with the unfinished store of an earlier conversion to `target`, if there
         is one, and begin anew if not. Sources, options and versions must be the same;
-        then so are the bytes, as if nothing had happened. Not for buckets.
+        then so are the bytes, as if nothing had happened. Not for HDF5 in a bucket. If
+        the earlier one still runs, it is refused on a disk; in a bucket it is taken
+        over, and the earlier one stops.
     sync : bool, default True
         Wait until all is on the disk. Without, a loss of power soon after may
         leave a damaged store, and what is unfinished cannot be resumed.
@@ -128,10 +131,10 @@ def convert(
         If the data set is unknown, or its source missing, incomplete or damaged.
         If files of it have changed since the store was begun that is to be resumed.
     FileExistsError
-        If there is something at `target`, or an unfinished store beside it.
+        If there is something at `target`, or an unfinished store.
     StorageError
-        If the disk is full, another process is converting to `target`, or a bucket
-        cannot be reached or written to.
+        If the disk is full, another process is converting to `target` (in a bucket: or
+        was killed while it did), or a bucket cannot be reached or written to.
     ValueError
         If an option is not one of those above, or not what it was when the store was
         begun that is to be resumed.
@@ -158,7 +161,10 @@ def convert(
     made = open_draft(
         target, storage_options=storage_options, overwrite=overwrite, sync=sync, resume=resume
     )
+    how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
+    asked = of_options({"partial": partial, **how})
     with made as draft, meter(progress) as shown:
+        draft.expect(asked)
         source = load_source(
             os.fspath(dataset),
             manual_dir=_path(manual_dir),
@@ -166,13 +172,13 @@ def convert(
             partial=partial,
             status=shown.status,
         )
-        how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
+        found = of_source(source)
+        draft.expect(found)
         plans = _plans(source, draft.spool, shown, **how)
         _check_room(_info(source, plans))
-        options = {"dataset": _info(source, plans).full_name, "partial": partial, **how}
         draft.lay_out(
             {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
-            fingerprint(source, plans, draft.spool, options),
+            {**asked, **found, **of_images(source, plans, draft.spool)},
         )
         checksums = {
             name: draft.fill(name, _images(source, draft.spool, plan), shown, executor=executor)

@@ -120,7 +120,7 @@ def copy(
     StorageError
         If the disk is full, or a bucket cannot be reached or written to.
     ValueError
-        If source and target are the same, or an option is not known.
+        If source and target are the same and would be overwritten, or an option is not known.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def copy(
     True
     """
     began = time.perf_counter()
-    if _place(source) == _place(target):
+    if overwrite and _place(source) == _place(target):
         raise ValueError(f"{name_of(target)}: cannot be copied onto itself")
     store = open_store(source, storage_options=source_options)
     reader, container = store.opened

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 from typing_extensions import override
@@ -116,9 +116,13 @@ class Sink(Protocol):
     ----------
     left : int
         Bytes that the block still lacks.
+    receipt : str
+        When the block is finished: what tells an object that holds it from any other
+        of the same key. Empty on a disk.
     """
 
     left: int
+    receipt: str = ""
 
     def room(self) -> Bytes:
         """Return a part of a buffer to be filled next."""
@@ -161,14 +165,24 @@ class FillTask:
     target: Target
 
 
-def fill(task: FillTask) -> NDArray[np.uint32]:
-    """Copy a block's bytes to their place.
+class Filled(NamedTuple):
+    """What came of filling a block.
 
-    Returns
-    -------
-    ndarray of uint32
+    Attributes
+    ----------
+    checksums : ndarray of uint32
         CRC-32C of each image that begins in the block, whole also where the last
         one goes on in the next.
+    receipt : str
+        See `Sink`.
+    """
+
+    checksums: NDArray[np.uint32]
+    receipt: str
+
+
+def fill(task: FillTask) -> Filled:
+    """Copy a block's bytes to their place.
 
     Raises
     ------
@@ -179,7 +193,8 @@ def fill(task: FillTask) -> NDArray[np.uint32]:
     """
     task.images.announce()
     with task.target.open() as sink:
-        return copy_images(task.images, task.skip, sink)
+        checksums = copy_images(task.images, task.skip, sink)
+    return Filled(checksums, sink.receipt)
 
 
 def copy_images(images: ImageBytes, skip: int, sink: Sink) -> NDArray[np.uint32]:

@@ -22,18 +22,11 @@ _MAX_FILES: Final = 1000
 """Source files that are told one by one; if there are more, it is by their folders."""
 
 
-def fingerprint(
-    source: Source, plans: Mapping[str, SplitPlan], spool: Path, options: Mapping[str, object]
-) -> Plan:
-    """Return what the bytes of a store depend on, by part and name.
+def of_options(options: Mapping[str, object]) -> Plan:
+    """Return what is known before the source is looked at, by part and name.
 
     Parameters
     ----------
-    source : Source
-    plans : mapping of str to SplitPlan
-        Its splits, as they are going to be stored.
-    spool : Path
-        Images that were encoded anew.
     options : mapping of str to object
         What the user said.
     """
@@ -43,8 +36,28 @@ def fingerprint(
             "of arraystore": __version__,
             "of the format": ".".join(map(str, FORMAT_VERSION)),
         },
-        "source": _files(source.files)
-        | {f"{name} (in all)": f"{nbytes:,} bytes" for name, nbytes in source.origins},
+    }
+
+
+def of_source(source: Source) -> Plan:
+    """Return what is known before images are looked at: sizes and times of files."""
+    totals = {f"{name} (in all)": f"{nbytes:,} bytes" for name, nbytes in source.origins}
+    named = {"name": source.name, "config": source.config, "version": source.version}
+    return {"data set": named, "source": _files(source.files) | totals}
+
+
+def of_images(source: Source, plans: Mapping[str, SplitPlan], spool: Path) -> Plan:
+    """Return the rest of what the bytes of a store depend on.
+
+    Parameters
+    ----------
+    source : Source
+    plans : mapping of str to SplitPlan
+        Its splits, as they are going to be stored.
+    spool : Path
+        Images that were encoded anew.
+    """
+    return {
         "plan": {name: _plan_digest(plan) for name, plan in plans.items()}
         | {
             "of the data set": _digest([source.label_name, source.label_words, *_named(source)]),

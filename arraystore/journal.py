@@ -1,4 +1,4 @@
-"""Which blocks of an unfinished store are on the disk, and of what plan they are.
+"""Which blocks of an unfinished store are finished, and of what plan they are.
 
 Lines of JSON behind the CRC-32C of what follows it; the first that is torn ends the journal::
 
@@ -6,6 +6,7 @@ Lines of JSON behind the CRC-32C of what follows it; the first that is torn ends
     51b0c7d2 [["train", 0, 67108864, "checksums of the images that begin in it"], …]
 
 The first tells the plan. Each of the others is written when the disk has the blocks it names.
+(`arraystore.drafts.claim` keeps the same lines in a bucket.)
 """
 
 from __future__ import annotations
@@ -70,18 +71,40 @@ def read_journal(path: Path) -> Recorded | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
-    lines = list(_whole_lines(data))
+    lines = list(whole_lines(data))
     if not lines:
         return None
-    blocks = {}
-    for group, _ in lines[1:]:
-        for split, start, stop, checksums in group:
-            key = BlockKey(split, start, stop)
-            blocks[key] = np.frombuffer(bytes.fromhex(checksums), "<u4").astype(np.uint32)
+    blocks = {
+        BlockKey(split, start, stop): from_text(checksums)
+        for group, _ in lines[1:]
+        for split, start, stop, checksums in group
+    }
     return Recorded(plan=lines[0][0], blocks=blocks, nbytes=lines[-1][1])
 
 
-def _whole_lines(data: bytes) -> Iterator[tuple[Any, int]]:
+def as_text(checksums: Checksums) -> str:
+    """Return checksums as a line holds them.
+
+    Examples
+    --------
+    >>> as_text(np.array([1, 2**32 - 1], np.uint32))
+    '01000000ffffffff'
+    """
+    return checksums.astype("<u4").tobytes().hex()
+
+
+def from_text(text: str) -> Checksums:
+    """Return the checksums that a line holds."""
+    return np.frombuffer(bytes.fromhex(text), "<u4").astype(np.uint32)
+
+
+def as_line(what: Any) -> bytes:
+    """Return plain values as a line of a journal."""
+    text = json.dumps(what, ensure_ascii=True).encode()
+    return _checksum(text) + text + b"\n"
+
+
+def whole_lines(data: bytes) -> Iterator[tuple[Any, int]]:
     """Yield what each line holds and where it ends, up to the first that is torn."""
     stop = 0
     for line in data.splitlines(keepends=True):
@@ -173,13 +196,10 @@ class JournalWriter:
     def _record(self, group: dict[BlockKey, tuple[Checksums, tuple[Path, ...]]]) -> None:
         for file in dict.fromkeys(file for _, files in group.values() for file in files):
             sync_path(file)
-        self._append(
-            [[*key, values.astype("<u4").tobytes().hex()] for key, (values, _) in group.items()]
-        )
+        self._append([[*key, as_text(values)] for key, (values, _) in group.items()])
 
     def _append(self, what: Any) -> None:
-        text = json.dumps(what, ensure_ascii=True).encode()
-        line = memoryview(_checksum(text) + text + b"\n")
+        line = memoryview(as_line(what))
         while line:
             line = line[os.write(self._fd, line) :]
         os.fsync(self._fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from obstore.store import MemoryStore
 from typing_extensions import override
 
 from arraystore.byterange import ByteRange
@@ -17,7 +18,7 @@ from arraystore.storage import RangeReader, crc32c
 from arraystore.stored import SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -179,3 +180,38 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+class Bucket:
+    """A store of obstore's, in memory, that notes what is done to it and fails when told to."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryStore()
+        self.calls: list[tuple[str, Any, dict[str, Any]]] = []
+        self.before: Callable[[str, Any], None] = lambda method, key: None
+        self.after: Callable[[str, Any], None] = lambda method, key: None
+
+    def __getattr__(self, method: str) -> Any:
+        def call(key: Any, *args: Any, **keywords: Any) -> Any:
+            self.calls.append((method, key, keywords))
+            self.before(method, key)
+            result = getattr(self.inner, method)(key, *args, **keywords)
+            self.after(method, key)
+            return result
+
+        return call
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        keys = sorted(meta["path"] for page in self.inner.list() for meta in page)
+        return {key: bytes(self.inner.get(key).bytes()) for key in keys}
+
+    def keys_of(self, method: str) -> list[Any]:
+        return [key for called, key, _ in self.calls if called == method]
+
+
+def objects_on_disk(store: Path) -> dict[str, bytes]:
+    if store.is_file():
+        return {store.name: store.read_bytes()}
+    files = (path for path in store.rglob("*") if path.is_file())
+    return {path.relative_to(store.parent).as_posix(): path.read_bytes() for path in sorted(files)}

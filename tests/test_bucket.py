@@ -15,49 +15,21 @@ from obstore.store import MemoryStore
 import arraystore
 from arraystore.containers import zarr_writer
 from arraystore.drafts import base as draft_room
-from arraystore.drafts import bucket as bucket_room
+from arraystore.drafts import one_object as one_room
 from arraystore.drafts.bucket import BucketDraft
 from arraystore.errors import SourceError, StorageError
 from arraystore.layout import blocks
 from arraystore.objects import stores
 from arraystore.objects.writer import MAX_PARTS, PART_NBYTES, ObjectWriter
-from tests.support import SUFFIXES, picture, write_folder
+from tests.support import SUFFIXES, Bucket, objects_on_disk, picture, write_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 SHARD: Final = 4096
 
 every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
-
-
-class Bucket:
-    """A store of obstore's, in memory, that notes what is done to it and fails when told to."""
-
-    def __init__(self) -> None:
-        self.inner = MemoryStore()
-        self.calls: list[tuple[str, Any, dict[str, Any]]] = []
-        self.before: Callable[[str, Any], None] = lambda method, key: None
-        self.after: Callable[[str, Any], None] = lambda method, key: None
-
-    def __getattr__(self, method: str) -> Any:
-        def call(key: Any, *args: Any, **keywords: Any) -> Any:
-            self.calls.append((method, key, keywords))
-            self.before(method, key)
-            result = getattr(self.inner, method)(key, *args, **keywords)
-            self.after(method, key)
-            return result
-
-        return call
-
-    @property
-    def objects(self) -> dict[str, bytes]:
-        keys = sorted(meta["path"] for page in self.inner.list() for meta in page)
-        return {key: bytes(self.inner.get(key).bytes()) for key in keys}
-
-    def keys_of(self, method: str) -> list[Any]:
-        return [key for called, key, _ in self.calls if called == method]
 
 
 @pytest.fixture
@@ -80,18 +52,11 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD // 8)
     monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=SHARD))
-    monkeypatch.setattr(bucket_room, "_PIECE_NBYTES", 1_000)
+    monkeypatch.setattr(one_room, "_PIECE_NBYTES", 1_000)
 
 
 def convert(photos: Path, target: Any, **options: Any) -> arraystore.ConvertReport:
     return arraystore.convert(f"folder:{photos}", target, sync=False, **options)
-
-
-def objects_on_disk(store: Path) -> dict[str, bytes]:
-    if store.is_file():
-        return {store.name: store.read_bytes()}
-    files = (path for path in store.rglob("*") if path.is_file())
-    return {path.relative_to(store.parent).as_posix(): path.read_bytes() for path in sorted(files)}
 
 
 # What is written
@@ -164,23 +129,22 @@ def test_hdf5_is_one_upload_that_is_seen_when_it_is_complete(photos: Path, bucke
     bucket.before = lambda method, key: seen.append((method, "a.h5" in bucket.objects))
     convert(photos, "memory://a.h5")
     assert bucket.keys_of("put").count("a.h5") == 1
-    assert seen.index(("delete", True)) == len(seen) - 1
-    assert not any(there for _, there in seen[:-1])
+    assert [method for method, there in seen if there] == ["head", "delete"]
 
 
 def test_the_skeleton_of_hdf5_takes_no_space_for_images(
     tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[tuple[int, int]] = []
-    publish = bucket_room.OneObjectDraft.publish
+    publish = one_room.OneObjectDraft.publish
 
     def spy(self: Any, *args: Any) -> None:
         status = self._skeleton.stat()
         sizes.append((status.st_size, 512 * status.st_blocks))
         publish(self, *args)
 
-    monkeypatch.setattr(bucket_room.OneObjectDraft, "publish", spy)
-    monkeypatch.setattr(bucket_room, "_PIECE_NBYTES", 2**20)
+    monkeypatch.setattr(one_room.OneObjectDraft, "publish", spy)
+    monkeypatch.setattr(one_room, "_PIECE_NBYTES", 2**20)
     files = {f"train/a/{i}.jpg": picture(600, 800, seed=i) for i in range(6)}
     report = convert(write_folder(tmp_path / "big", files), "memory://a.h5")
     ((size, taken),) = sizes
@@ -239,8 +203,7 @@ def test_the_old_root_of_zarr_goes_first(photos: Path, bucket: Bucket) -> None:
     bucket.calls.clear()
     convert(photos, "memory://a.zarr", overwrite=True)
     changed = [call[:2] for call in bucket.calls if call[0] in ("put", "delete")]
-    claim, first = changed[:2]
-    assert claim == ("put", ".a.zarr.partial")
+    first = next(call for call in changed if call != ("put", ".a.zarr.partial"))
     assert first == ("delete", ["a.zarr/zarr.json"])
 
 
@@ -333,14 +296,15 @@ def test_what_somebody_else_puts_there_meanwhile_stays(
     bucket.before = meanwhile
     with pytest.raises(FileExistsError, match="created by somebody else in the meantime"):
         convert(photos, f"memory://a{suffix}")
-    assert bucket.objects == {root: b"theirs"}
+    assert bucket.objects[root] == b"theirs"
+    assert suffix == ".zarr" or set(bucket.objects) == {root}
 
 
 # What fails
 
 
 @every_suffix
-def test_a_source_that_changes_meanwhile_is_told_and_leaves_nothing(
+def test_a_source_that_changes_meanwhile_is_told_and_leaves_no_store(
     suffix: str, photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = photos / "train" / "a" / "4.jpg"
@@ -357,11 +321,11 @@ def test_a_source_that_changes_meanwhile_is_told_and_leaves_nothing(
     message = {".zarr": "become shorter", ".h5": "the image has other bytes than when"}[suffix]
     with pytest.raises(SourceError, match=rf"4\.jpg.*{message}"):
         convert(photos, f"memory://a{suffix}")
-    assert bucket.objects == {}
+    assert not {"a.zarr/zarr.json", "a.h5", ".a.h5.partial"} & set(bucket.objects)
 
 
 @every_suffix
-def test_a_bucket_that_takes_no_more_is_told_and_nothing_is_left(
+def test_a_bucket_that_takes_no_more_is_told_and_there_is_no_store(
     suffix: str, photos: Path, bucket: Bucket
 ) -> None:
     def full(method: str, key: Any) -> None:
@@ -371,18 +335,18 @@ def test_a_bucket_that_takes_no_more_is_told_and_nothing_is_left(
     bucket.before = full
     with pytest.raises(StorageError, match=rf"memory://a{suffix}.*: the server answered 507"):
         convert(photos, f"memory://a{suffix}")
-    assert bucket.objects == {}
+    assert not {"a.zarr/zarr.json", "a.h5", ".a.h5.partial"} & set(bucket.objects)
 
 
-def test_an_error_in_a_shard_leaves_nothing_and_the_next_conversion_works(
+def test_an_error_in_the_first_shard_leaves_nothing_and_the_next_conversion_works(
     photos: Path, bucket: Bucket
 ) -> None:
     def fail(method: str, key: Any) -> None:
-        if key == "a.zarr/train/image_payload/c/3":
+        if method == "put" and key == "a.zarr/train/image_payload/c/0":
             raise GenericError("broken")
 
     bucket.before = fail
-    with pytest.raises(StorageError, match=r"memory://a\.zarr/train/image_payload/c/3: broken"):
+    with pytest.raises(StorageError, match=r"memory://a\.zarr/train/image_payload/c/0: broken"):
         convert(photos, "memory://a.zarr")
     assert bucket.objects == {}
     bucket.before = lambda method, key: None
@@ -415,7 +379,7 @@ def test_an_interrupted_upload_leaves_nothing(
         yield b"begun"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bucket_room.OneObjectDraft, "_payload", interrupted)
+    monkeypatch.setattr(one_room.OneObjectDraft, "_payload", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(photos, "memory://a.h5")
     assert bucket.objects == {}
@@ -423,13 +387,13 @@ def test_an_interrupted_upload_leaves_nothing(
 
 def test_what_cannot_be_deleted_does_not_hide_the_error(photos: Path, bucket: Bucket) -> None:
     def fail(method: str, key: Any) -> None:
-        if key == "a.zarr/train/label/c/0" or (method == "delete" and len(bucket.objects) > 3):
+        if key == "a.zarr/train/image_payload/c/0" or method == "delete":
             raise GenericError("broken")
 
     bucket.before = fail
-    with pytest.raises(StorageError, match=r"label/c/0: broken") as caught:
+    with pytest.raises(StorageError, match=r"image_payload/c/0: broken") as caught:
         convert(photos, "memory://a.zarr")
-    assert "what was written could not be deleted" in "".join(caught.value.__notes__)
+    assert "what was sent is left as it is: memory://a.zarr" in "".join(caught.value.__notes__)
 
 
 @pytest.mark.parametrize("is_ours", [True, False])

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore.fill import FillTask
+    from arraystore.fill import Filled, FillTask
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -492,7 +492,7 @@ def test_a_failed_conversion_waits_for_the_blocks_that_are_being_filled(
     has_begun, has_returned = threading.Event(), threading.Event()
     late: list[bool] = []
 
-    def fails_while_the_next_is_slow(task: FillTask) -> NDArray[np.uint32]:
+    def fails_while_the_next_is_slow(task: FillTask) -> Filled:
         if not task.skip:
             has_begun.wait()
             raise SourceError("broken")
@@ -715,7 +715,7 @@ def test_a_conversion_holds_the_lock_while_it_fills(
 ) -> None:
     second: list[str] = []
 
-    def fill(task: FillTask) -> NDArray[np.uint32]:
+    def fill(task: FillTask) -> Filled:
         with pytest.raises(StorageError, match="another process"):
             convert(photos, tmp_path / f"a{suffix}")
         second.append("refused")
@@ -813,7 +813,7 @@ def test_the_room_for_every_image_is_reserved_before_the_first_is_copied(
         reserve(fd, start, nbytes)
         reserved[os.fstat(fd).st_ino] = start + nbytes
 
-    def fill(task: FillTask) -> NDArray[np.uint32]:
+    def fill(task: FillTask) -> Filled:
         assert isinstance(task.target, FilePlaces)
         for path, start, nbytes in task.target.places:
             there = Path(path).stat()
@@ -906,7 +906,7 @@ def test_an_interrupt_while_filling_leaves_nothing(
     assert main_thread is not None
     filled: list[FillTask] = []
 
-    def interrupted(task: FillTask) -> NDArray[np.uint32]:
+    def interrupted(task: FillTask) -> Filled:
         filled.append(task)
         if len(filled) == 3:
             signal.pthread_kill(main_thread, signal.SIGINT)
@@ -925,7 +925,7 @@ def test_an_error_while_filling_leaves_nothing_and_the_next_conversion_works(
 ) -> None:
     calls: list[FillTask] = []
 
-    def fails_once(task: FillTask) -> NDArray[np.uint32]:
+    def fails_once(task: FillTask) -> Filled:
         calls.append(task)
         if len(calls) == 3:
             raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -53,50 +53,45 @@ def open_draft(
     """
     from arraystore.objects.address import parse_address
 
-    _check_resume(name_of(target), resume=resume, sync=sync)
     if isinstance(target, tuple):
-        _refuse_resume(name_of(target), resume=resume)
-        return _bucket_draft(target, None, PurePosixPath(target[1]), overwrite=overwrite)
+        return _bucket_draft(target, None, target[1], overwrite=overwrite, resume=resume)
     text = os.fspath(target)
     address = parse_address(text)
     if address is not None:
-        _refuse_resume(text, resume=resume)
-        key = PurePosixPath(address.key)
-        return _bucket_draft(text, storage_options, key, overwrite=overwrite)
+        key = address.key
+        return _bucket_draft(text, storage_options, key, overwrite=overwrite, resume=resume)
     if storage_options:
         raise ValueError(f"{text}: storage_options are for buckets, and this is a path")
-    path = Path(text.removeprefix("file://")).expanduser().absolute()
-    return LocalDraft(path, overwrite=overwrite, sync=sync, resume=resume)
-
-
-def _check_resume(where: str, *, resume: bool, sync: bool) -> None:
     if resume and not sync:
         raise ValueError(
-            f"{where}: resume=True (--resume) needs sync=True (--sync); without, nothing is known "
+            f"{text}: resume=True (--resume) needs sync=True (--sync); without, nothing is known "
             "to be on the disk"
         )
-
-
-def _refuse_resume(where: str, *, resume: bool) -> None:
-    if resume:
-        raise ValueError(
-            f"{where}: resume=True (--resume) is for stores on a disk, since in a bucket a failure "
-            "leaves nothing to go on with; convert to a disk, and copy what comes of it"
-        )
+    path = Path(text.removeprefix("file://")).expanduser().absolute()
+    return LocalDraft(path, overwrite=overwrite, sync=sync, resume=resume)
 
 
 def _bucket_draft(
     place: str | tuple[ObjectStore, str],
     options: Mapping[str, Any] | None,
-    key: PurePosixPath,
+    key: str,
     *,
     overwrite: bool,
+    resume: bool,
 ) -> Draft:
-    from arraystore.drafts.bucket import ManyObjectsDraft, OneObjectDraft
+    from arraystore.drafts.many_objects import ManyObjectsDraft
+    from arraystore.drafts.one_object import OneObjectDraft
     from arraystore.objects.writer import ObjectWriter
 
-    kind = ManyObjectsDraft if writer_for(key).root_key else OneObjectDraft
-    return kind(ObjectWriter(place, options), overwrite=overwrite)
+    if writer_for(PurePosixPath(key)).root_key:
+        return ManyObjectsDraft(ObjectWriter(place, options), overwrite=overwrite, resume=resume)
+    if resume:
+        raise ValueError(
+            f"{name_of(place)}: resume=True (--resume) is not for one file in a bucket, of which "
+            "nothing is there before all is: its upload begins anew; a .zarr store can be resumed "
+            "there, and any store on a disk"
+        )
+    return OneObjectDraft(ObjectWriter(place, options), overwrite=overwrite)
 
 
 def name_of(target: str | os.PathLike[str] | tuple[ObjectStore, str]) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.containers.base import ContainerWriter
-    from arraystore.fill import ImageBytes, Target
+    from arraystore.fill import Filled, ImageBytes, Target
     from arraystore.journal import Plan
     from arraystore.progress import Meter
 
@@ -60,6 +60,21 @@ class Draft(Protocol):
         """Where images that were encoded anew are kept."""
         ...
 
+    def expect(self, known: Plan) -> None:
+        """Refuse what is known of a plan, before the rest takes long to be found out.
+
+        Parameters
+        ----------
+        known : mapping of str to mapping of str to str
+            Some parts of what `lay_out` is going to be given.
+
+        Raises
+        ------
+        ValueError
+            If an unfinished store is resumed, and is not of this plan.
+        """
+        del known
+
     def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
         """Create the groups of some splits, and their payloads of so many bytes.
 
@@ -83,9 +98,9 @@ class Draft(Protocol):
         del split, block
         return None
 
-    def record(self, split: str, block: Block, checksums: Checksums) -> None:
-        """Note, once it is on the disk, that a block need not be filled again."""
-        del split, block, checksums
+    def record(self, split: str, block: Block, filled: Filled) -> None:
+        """Note, once nothing can lose it any more, that a block need not be filled again."""
+        del split, block, filled
 
     def target(self, split: str, block: Block) -> Target:
         """Return where a block of a split's payload is to be."""
@@ -155,11 +170,12 @@ class Draft(Protocol):
         )
         pool = executor or ThreadPoolExecutor(self.n_threads)
         try:
-            for block, part in run(pool, tasks, self.max_in_flight):
+            for block, filled in run(pool, tasks, self.max_in_flight):
+                part = filled.checksums
                 if expected is not None and (i := first_difference(block, part, expected)) >= 0:
                     raise ChecksumError(f"{images.where(i)}: {NOT_AS_WRITTEN}")
                 parts[block] = part
-                self.record(split, block, part)
+                self.record(split, block, filled)
                 meter.advance(len(part), block.stop - block.start)
         finally:
             if executor is None:
@@ -183,9 +199,9 @@ def first_difference(block: Block, found: Checksums, expected: Checksums) -> int
 
 def run(
     pool: Executor, tasks: Iterator[tuple[Block, FillTask]], max_in_flight: int
-) -> Iterator[tuple[Block, Checksums]]:
-    """Fill blocks, a bounded number at a time; yield their checksums in order."""
-    running: deque[tuple[Block, Future[Checksums]]] = deque()
+) -> Iterator[tuple[Block, Filled]]:
+    """Fill blocks, a bounded number at a time; yield what comes of it in order."""
+    running: deque[tuple[Block, Future[Filled]]] = deque()
     try:
         for block, task in tasks:
             if len(running) == max_in_flight:

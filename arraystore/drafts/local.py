@@ -13,7 +13,7 @@ from typing_extensions import override
 from arraystore.containers import open_local, writer_for
 from arraystore.containers.again import lay_out_again
 from arraystore.drafts.base import Draft, writing
-from arraystore.drafts.resuming import check_places, check_plan, relying_on_a_store
+from arraystore.drafts.resuming import check_known, check_places, check_plan, relying_on_a_store
 from arraystore.files import close_idle_files, full_disk_is_told
 from arraystore.fill import FilePlaces
 from arraystore.journal import BlockKey, JournalWriter, read_journal
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from arraystore.byterange import ChunkManifest
     from arraystore.containers.base import ContainerWriter
     from arraystore.drafts.base import Checksums
+    from arraystore.fill import Filled
     from arraystore.journal import Plan, Recorded
     from arraystore.layout import Block
     from arraystore.progress import Meter
@@ -92,6 +93,12 @@ class LocalDraft(Draft):
         return self._work.spool
 
     @override
+    def expect(self, known: Plan) -> None:
+        recorded = read_journal(self._work.journal)
+        if recorded is not None:
+            check_known(self._work.folder, recorded.plan, known)
+
+    @override
     def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
         if plan is not None:
             plan = {**plan, "library": self._open_writer.libraries()}
@@ -134,10 +141,10 @@ class LocalDraft(Draft):
         return checksums
 
     @override
-    def record(self, split: str, block: Block, checksums: Checksums) -> None:
+    def record(self, split: str, block: Block, filled: Filled) -> None:
         if self._journal is not None:
             files = [Path(path) for path, _, _ in self.target(split, block).places]
-            self._journal.add(BlockKey(split, block.start, block.stop), checksums, files)
+            self._journal.add(BlockKey(split, block.start, block.stop), filled.checksums, files)
 
     @override
     def target(self, split: str, block: Block) -> FilePlaces:

@@ -22,13 +22,13 @@ _ABSENT: Final = "nothing"
 _FEW: Final = 3
 
 
-def check_plan(where: Path, then: Plan, now: Plan) -> None:
+def check_plan(where: Path | str, then: Plan, now: Plan) -> None:
     """Refuse a plan that is not the one that an unfinished store was made after.
 
     Parameters
     ----------
-    where : Path
-        The work folder, for the message.
+    where : Path or str
+        The work folder, or the claim in a bucket, for the message.
     then, now : mapping of str to mapping of str to str
         What the bytes of the store depend on, by part and name.
 
@@ -61,6 +61,11 @@ def check_plan(where: Path, then: Plan, now: Plan) -> None:
         raise (SourceError if part == SOURCE else ValueError)(
             f"{where}: cannot be resumed, because {told}{more}; go back to what it was, or {_ANEW}"
         )
+
+
+def check_known(where: Path | str, then: Plan, known: Plan) -> None:
+    """Do as `check_plan` with the parts of a plan that are known as yet."""
+    check_plan(where, {part: then.get(part, {}) for part in known}, known)
 
 
 @contextmanager

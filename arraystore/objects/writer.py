@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from arraystore.objects.address import parse_address
@@ -13,6 +12,7 @@ from arraystore.objects.told import is_beyond_the_end, is_broken_off, is_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from typing_extensions import Buffer
 
@@ -36,11 +36,44 @@ _PATIENCE: Final[Mapping[str, float]] = {
 }
 
 
+class Version(NamedTuple):
+    """Which of the objects that had a key one after another.
+
+    Attributes
+    ----------
+    etag : str
+        As the service gives it, empty if it gives none.
+    generation : str
+        What Google's storage asks for in its place.
+    """
+
+    etag: str = ""
+    generation: str = ""
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Version:
+        """Return that of an answer of obstore."""
+        return cls(answer["e_tag"] or "", answer["version"] or "")
+
+    @property
+    def tag(self) -> str:
+        """The etag as it can be compared; a listing of Azure's has it without quotes."""
+        return self.etag.strip('"')
+
+
 class Status(NamedTuple):
     """What is known of an object without its bytes."""
 
     nbytes: int
-    etag: str | None
+    version: Version
+
+
+class Found(NamedTuple):
+    """An object, and when it was written."""
+
+    data: bytes
+    version: Version
+    time: datetime
 
 
 class ObjectWriter:
@@ -82,6 +115,10 @@ class ObjectWriter:
         self.key = parsed.key
         self._connection = connect(parsed, {**_PATIENCE, **self._given[1]})
 
+    @property
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        return (*self._connection.errors, NotImplementedError)
+
     def at(self, key: str) -> str:
         """Return the address of a key, for messages."""
         return self._connection.where + key
@@ -92,7 +129,7 @@ class ObjectWriter:
             meta = self._ask(key, lambda store: store.head(key))
         except FileNotFoundError:
             return None
-        return Status(int(meta["size"]), meta["e_tag"])
+        return Status(int(meta["size"]), Version.of(meta))
 
     def start(self, key: str, nbytes: int) -> bytes | None:
         """Return the first bytes of an object, or None if there is none; the first to be asked.
@@ -130,26 +167,33 @@ class ObjectWriter:
                 raise
             return None
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str) -> Found | None:
         """Return a whole object, or None if there is none."""
+
+        def get(store: Any) -> Found:
+            answer = store.get(key)
+            meta = answer.meta
+            return Found(bytes(answer.bytes()), Version.of(meta), meta["last_modified"])
+
         try:
-            return self._ask(key, lambda store: bytes(store.get(key).bytes()))
+            return self._ask(key, get)
         except FileNotFoundError:
             return None
 
-    def keys(self, prefix: str) -> list[str]:
-        """List the keys of all objects below a key."""
+    def tags(self, prefix: str) -> dict[str, str]:
+        """List all objects below a key: their keys, and the `Version.tag` of each."""
 
-        def listed(store: Any) -> list[str]:
-            return [str(meta["path"]) for page in store.list(f"{prefix}/") for meta in page]
+        def listed(store: Any) -> dict[str, str]:
+            pages = store.list(f"{prefix}/")
+            return {str(meta["path"]): Version.of(meta).tag for page in pages for meta in page}
 
         return self._ask(prefix, listed)
 
-    def put(self, key: str, data: Buffer) -> None:
+    def put(self, key: str, data: Buffer) -> Version:
         """Write an object in one request, whatever was there."""
-        self._ask(key, lambda store: store.put(key, data, use_multipart=False))
+        return self._ask(key, lambda store: Version.of(store.put(key, data, use_multipart=False)))
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes) -> Version:
         """Write an object if there is none.
 
         An answer that gets lost may leave it unknown whether the object is ours;
@@ -161,24 +205,49 @@ class ObjectWriter:
             If there is another.
         """
 
-        def put(store: Any) -> None:
+        def put(store: Any) -> Version:
             try:
-                store.put(key, data, mode="create", use_multipart=False)
-            except self._connection.errors as error:
-                if type(error).__name__ == "NotSupportedError" and self.status(key) is None:
+                return Version.of(store.put(key, data, mode="create", use_multipart=False))
+            except self._refusals as error:
+                if _is_unknown(error) and self.status(key) is None:
                     return self.put(key, data)  # the best that this service can do
                 found = self.read(key)
                 if found is None:
                     raise
-                if found != data:
+                if found.data != data:
                     raise _Taken from None
+                return found.version
 
         try:
-            self._ask(key, put)
+            return self._ask(key, put)
         except _Taken:
             raise FileExistsError(
                 f"{self.at(key)}: was created by somebody else in the meantime"
             ) from None
+
+    def replace(self, key: str, data: bytes, old: Version) -> Version | None:
+        """Write an object in the place of a certain one, or return None if that is not there.
+
+        It is not there either if it has been replaced by `data`, and the answer got lost.
+        """
+        condition = {"e_tag": old.etag, "version": old.generation}
+        mode = {name: value for name, value in condition.items() if value}
+
+        def put(store: Any) -> Version | None:
+            try:
+                return Version.of(store.put(key, data, mode=mode, use_multipart=False))
+            except self._refusals as error:
+                if type(error).__name__ == "PreconditionError":
+                    return None
+                if not _is_unknown(error):
+                    raise
+                status = self.status(key)  # the best that this service can do
+                return self.put(key, data) if status and status.version == old else None
+
+        try:
+            return self._ask(key, put)
+        except FileNotFoundError:
+            return None
 
     def upload(self, key: str, nbytes: int, pieces: Callable[[], Iterable[Buffer]]) -> None:
         """Write one object in parts, front to back; it appears when the last has come.
@@ -218,8 +287,12 @@ class ObjectWriter:
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is not there is as good as deleted."""
-        with suppress(FileNotFoundError):
+        try:
             self._ask(keys[0] if keys else "", lambda store: store.delete(list(keys)))
+        except FileNotFoundError:
+            # Those that came after it may not have been asked for.
+            for key in keys if len(keys) > 1 else ():
+                self.delete([key])
 
     def _ask(self, key: str, act: Callable[[Any], T]) -> T:
         """Do something with the bucket, again if the connection fails; tell what goes wrong.
@@ -246,6 +319,12 @@ class ObjectWriter:
 
     def __reduce__(self) -> tuple[type[ObjectWriter], tuple[str | tuple[Any, str], dict[str, Any]]]:
         return ObjectWriter, self._given
+
+
+def _is_unknown(error: Exception) -> bool:
+    """Whether a service does not know such a condition."""
+    is_told = isinstance(error, NotImplementedError) or "status code: 501" in str(error)
+    return is_told or type(error).__name__ == "NotSupportedError"
 
 
 class _Taken(Exception):  # noqa: N818 - an answer, not a failure

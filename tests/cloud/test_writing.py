@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,17 +17,18 @@ import pytest
 import arraystore
 from arraystore.containers import zarr_writer
 from arraystore.drafts import base as draft_room
-from arraystore.drafts import bucket as bucket_room
+from arraystore.drafts import one_object as one_room
+from arraystore.drafts.many_objects import ManyObjectsDraft
 from arraystore.errors import SourceError, StorageError
 from arraystore.layout import blocks
 from arraystore.objects import writer as writer_room
+from tests.cloud.programs import end_with_parent
 from tests.cloud.proxy import FAULTS
 from tests.cloud.servers import BUCKET, SeaweedFS, bucket_of
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.cloud.servers import Server
 
@@ -50,7 +55,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD)
     monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=8 * SHARD))
     monkeypatch.setattr(writer_room, "PART_NBYTES", PART)
-    monkeypatch.setattr(bucket_room, "_PIECE_NBYTES", 2**20)
+    monkeypatch.setattr(one_room, "_PIECE_NBYTES", 2**20)
 
 
 def convert(photos: Path, target: str | Path, **options: Any) -> arraystore.ConvertReport:
@@ -150,7 +155,7 @@ def test_the_last_request_of_an_upload_may_meet_any_fault(
 def test_a_failed_upload_is_aborted(
     start: Callable[[str], Server], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = bucket_room.OneObjectDraft.writer
+    writer = one_room.OneObjectDraft.writer
     victim = photos / "train" / "a" / "58.jpg"
     whole = victim.read_bytes()
 
@@ -159,7 +164,7 @@ def test_a_failed_upload_is_aborted(
             os.truncate(victim, 1000)
         return writer(self)
 
-    monkeypatch.setattr(bucket_room.OneObjectDraft, "writer", meddle)
+    monkeypatch.setattr(one_room.OneObjectDraft, "writer", meddle)
     server = start(SeaweedFS.kind)
     with server.behind() as proxy:
         address, options = server.at("aborted/a.h5", proxy.endpoint)
@@ -181,6 +186,53 @@ def test_uploads_are_of_few_large_parts(start: Callable[[str], Server], photos: 
     assert set(sizes[:-1]) == {PART}
     assert sum(sizes) > sum(split.num_bytes for split in report.splits.values())
     assert len(sizes) >= 3
+
+
+@pytest.mark.parametrize("number", [1, 9])
+def test_a_conversion_that_is_killed_is_resumed(
+    number: int, writable: Server, photos: Path, tmp_path: Path
+) -> None:
+    folder = f"killed-{number}"
+    address, options = writable.at(f"{folder}/a.zarr")
+    arguments = (str(photos), address, json.dumps(options), str(8 * SHARD), str(number))
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.cloud.killed", *arguments],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=end_with_parent if sys.platform == "linux" else None,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"kill me\n"
+        process.kill()
+    with pytest.raises(StorageError, match=r"or was killed while it did.*give resume=True"):
+        convert(photos, address, storage_options=options)
+    with writable.behind() as proxy:
+        address, options = writable.at(f"{folder}/a.zarr", proxy.endpoint)
+        convert(photos, address, storage_options=options, resume=True)
+        sent = [r.target for r in proxy.requests if r.method == "PUT" and "_payload/c/" in r.target]
+    convert(photos, tmp_path / "a.zarr")
+    assert objects_below(writable, folder) == objects_on_disk(tmp_path / "a.zarr")
+    n_shards = sum("_payload/c/" in key for key in objects_below(writable, folder))
+    assert len(sent) == len(set(sent)) == n_shards - number > 10
+
+
+def test_who_is_taken_over_stops(
+    writable: Server, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, options = writable.at("taken/a.zarr")
+    publish = ManyObjectsDraft.publish
+
+    def meanwhile(self: ManyObjectsDraft, meter: Any) -> None:
+        monkeypatch.setattr(ManyObjectsDraft, "publish", publish)
+        convert(photos, address, storage_options=options, resume=True)
+        publish(self, meter)
+
+    monkeypatch.setattr(ManyObjectsDraft, "publish", meanwhile)
+    with pytest.raises(StorageError, match="another process has begun, or taken over"):
+        convert(photos, address, storage_options=options)
+    convert(photos, tmp_path / "a.zarr")
+    assert objects_below(writable, "taken") == objects_on_disk(tmp_path / "a.zarr")
 
 
 def test_shards_are_filled_by_other_processes(

@@ -1,0 +1,40 @@
+"""A conversion that waits, when so many shards are sent and recorded, until it is killed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from typing import Any
+
+import pytest
+
+import arraystore
+from arraystore.containers import zarr_writer
+from arraystore.drafts import base as draft_room
+from arraystore.drafts.many_objects import ManyObjectsDraft
+from arraystore.layout import blocks
+
+
+def main(source: str, target: str, options: str, shard_nbytes: str, number: str) -> None:
+    """Convert; tell on standard output when it is time to be killed."""
+    nbytes, record, left = int(shard_nbytes), ManyObjectsDraft.record, int(number)
+
+    def record_and_wait(self: ManyObjectsDraft, *args: Any) -> None:
+        nonlocal left
+        record(self, *args)
+        left -= 1
+        if not left:
+            print("kill me", flush=True)
+            sys.stdin.read()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zarr_writer, "SHARD_NBYTES", nbytes)
+        patch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", nbytes // 8)
+        patch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=nbytes))
+        patch.setattr(ManyObjectsDraft, "record", record_and_wait)
+        arraystore.convert(f"folder:{source}", target, storage_options=json.loads(options))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
