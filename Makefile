@@ -58,7 +58,7 @@ bench-remote: $(VENV)/.test-cloud $(VENV)/.bench
 	$(BIN)/python -m benchmarks.bench_remote benchmarks/data/remote --rounds $(ROUNDS)
 
 # At 10^4, 10^6 and 10^8 samples. The stores (4 GB) are made first, in about five minutes, and kept.
-bench-growth: $(VENV)/.test $(VENV)/.bench
+bench-growth: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.bench_growth benchmarks/data --plot docs/growth.png
 
 # A round takes about a minute, 200 rounds of kills five; status 1 if anything was lost or wrong.
