@@ -153,7 +153,6 @@ def plot(results: Results, path: Path) -> None:
     for axes, title in ((left, "first, in a store just opened"), (middle, "next, elsewhere in it")):
         axes.set(xscale="log", yscale="log", title=title, xlabel="samples", ylabel="milliseconds")
     right.set(xscale="log", title="memory of the process", xlabel="samples", ylabel="MB")
-    right.set_ylim(0, 220)
     right.axhline(200, color="gray", linewidth=0.8, linestyle=":")
     names = {**OPERATIONS, "image": "one random image", "label": "where(label=k)"}
     names["block"] = f"{BUFFER:,} samples, block shuffle"
@@ -166,6 +165,7 @@ def plot(results: Results, path: Path) -> None:
             if operation != "open":
                 middle.plot([*of], [1e3 * one[NEXT] for one in of.values()], style, **line)
             right.plot([*of], [one["memory"] / 1e6 for one in of.values()], style, **line)
+    right.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=3, title="solid: Zarr, dashed: HDF5")
     figure.savefig(path, dpi=90, metadata={"Software": None})
     with Image.open(path) as drawn:
