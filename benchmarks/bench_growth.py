@@ -129,8 +129,9 @@ def told_nbytes(nbytes: float) -> str:
 
 def print_table(results: Results) -> None:
     """Print the times of all sizes, and what was read and held at the largest."""
-    print("| | | " + " | ".join(f"{n:,}" for n in SIZES) + " | read | memory |")
-    print("|---|---|" + "---|" * (len(SIZES) + 2))
+    sizes = results[SUFFIXES[0]]
+    print("| | | " + " | ".join(f"{n:,}" for n in sizes) + " | read | memory |")
+    print("|---|---|" + "---|" * (len(sizes) + 2))
     for operation, what in OPERATIONS.items():
         for when in (FIRST, NEXT) if operation != "open" else (FIRST,):
             for suffix in SUFFIXES:
