@@ -129,8 +129,9 @@ def told_nbytes(nbytes: float) -> str:
 
 def print_table(results: Results) -> None:
     """Print the times of all sizes, and what was read and held at the largest."""
-    print("| | | " + " | ".join(f"{n:,}" for n in SIZES) + " | read | memory |")
-    print("|---|---|" + "---|" * (len(SIZES) + 2))
+    sizes = results[SUFFIXES[0]]
+    print("| | | " + " | ".join(f"{n:,}" for n in sizes) + " | read | memory |")
+    print("|---|---|" + "---|" * (len(sizes) + 2))
     for operation, what in OPERATIONS.items():
         for when in (FIRST, NEXT) if operation != "open" else (FIRST,):
             for suffix in SUFFIXES:
@@ -153,7 +154,6 @@ def plot(results: Results, path: Path) -> None:
     for axes, title in ((left, "first, in a store just opened"), (middle, "next, elsewhere in it")):
         axes.set(xscale="log", yscale="log", title=title, xlabel="samples", ylabel="milliseconds")
     right.set(xscale="log", title="memory of the process", xlabel="samples", ylabel="MB")
-    right.set_ylim(0, 220)
     right.axhline(200, color="gray", linewidth=0.8, linestyle=":")
     names = {**OPERATIONS, "image": "one random image", "label": "where(label=k)"}
     names["block"] = f"{BUFFER:,} samples, block shuffle"
@@ -166,6 +166,7 @@ def plot(results: Results, path: Path) -> None:
             if operation != "open":
                 middle.plot([*of], [1e3 * one[NEXT] for one in of.values()], style, **line)
             right.plot([*of], [one["memory"] / 1e6 for one in of.values()], style, **line)
+    right.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=3, title="solid: Zarr, dashed: HDF5")
     figure.savefig(path, dpi=90, metadata={"Software": None})
     with Image.open(path) as drawn:
