@@ -66,13 +66,11 @@ class Images(Generic[One, Many]):
         self,
         form: str,
         split: Sized,
-        read: Callable[[Ints], list[One]],
-        gather: Callable[[list[One]], Many],
+        read: Callable[[Ints], Many],
     ) -> None:
         self._form = form
         self._split = split
         self._read = read
-        self._gather = gather
 
     def __len__(self) -> int:
         return len(self._split)
@@ -84,10 +82,11 @@ class Images(Generic[One, Many]):
     def __getitem__(self, selection: int | np.integer[Any] | Selection) -> One | Many:
         if is_one(selection):
             position = as_position(selection, len(self))
-            (one,) = self._read(np.array([position], dtype=np.int64))
+            many: Any = self._read(np.array([position], dtype=np.int64))
+            one: One = many[0]
             return one
         positions = as_positions(selection, len(self))
-        return self._gather(self._read(positions))
+        return self._read(positions)
 
     def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:
         raise TypeError("images are not turned into an array as a whole; select some: images[:10]")

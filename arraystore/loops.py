@@ -140,8 +140,9 @@ class Batches:
         if not len(self):
             return iter(())
         if self._epoch.shuffle == "block":
-            return ahead(self._cut(), lambda encoded: self._load(*encoded))
-        return ahead(self._whole(), self._load, n_ahead=_LOADERS, n_threads=_LOADERS)
+            return ahead(self._cut(), self._load, n_ahead=_LOADERS, n_threads=_LOADERS)
+        whole = ((positions, None) for positions in self._whole())
+        return ahead(whole, self._load, n_ahead=_LOADERS, n_threads=_LOADERS)
 
     def positions(self) -> Iterator[Ints]:
         """Yield the positions in the split of each batch, and read nothing."""
@@ -184,7 +185,8 @@ class Batches:
         if len(rest[0]):
             yield rest
 
-    def _load(self, positions: Ints, views: Sequence[memoryview] | None = None) -> AnyBatch:
+    def _load(self, wanted: tuple[Ints, Sequence[memoryview] | None]) -> AnyBatch:
+        positions, views = wanted
         return self._samples.batch(positions, self._size, views)
 
     def __repr__(self) -> str:

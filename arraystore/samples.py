@@ -131,9 +131,8 @@ class Samples:
         """
         for stored, _ in self._parts:
             stored.load(SAMPLE_COLUMNS)
-        images = self._decoded(positions, self.views(positions) if views is None else views, size)
         return Batch(
-            images if size is None else np.stack(images),
+            self._decoded(positions, self.views(positions) if views is None else views, size),
             self.label[positions],
             self.file_name[positions],
         )
@@ -194,12 +193,12 @@ class Samples:
     @property
     def image(self) -> Images[Pixels, list[Pixels]]:
         """Pixels: ``split.image[5]`` is uint8 (height, width, 3), a slice gives a list of them."""
-        return Images("image", self, self._images, list)
+        return Images("image", self, self._images)
 
     @property
     def image_bytes(self) -> Images[bytes, list[bytes]]:
         """Encoded images, byte for byte as stored: ``split.image_bytes[5]`` is bytes."""
-        return Images("image_bytes", self, self._encoded, list)
+        return Images("image_bytes", self, self._encoded)
 
     def resized(self, size: int | tuple[int, int]) -> Images[Pixels, Pixels]:
         """Pixels of one size, so that many make one array.
@@ -208,7 +207,9 @@ class Samples:
         ----------
         size : int or (int, int)
             Height and width; an integer means both. From each image the largest
-            centred region of that shape is scaled, bilinear with antialiasing.
+            centred region of that shape is scaled, bilinear with antialiasing. A JPEG
+            with 3 or more pixels for one in each direction is decoded at a fraction of
+            its size: 2 of 255 away in the mean, or less, and 20 in the worst.
 
         Returns
         -------
@@ -222,14 +223,10 @@ class Samples:
         """
         height, width = as_size(size)
 
-        def stack(images: list[Pixels]) -> Pixels:
-            return np.stack(images) if images else np.empty((0, height, width, 3), np.uint8)
-
         return Images(
             f"resized(({height}, {width}))",
             self,
-            lambda positions: self._images(positions, (height, width)),
-            stack,
+            lambda positions: self._resized(positions, (height, width)),
         )
 
     @property
@@ -326,8 +323,13 @@ class Samples:
             self._columns[name] = read_only(self._parts.column(name))
         return self._columns[name]
 
-    def _images(self, positions: Ints, size: Size | None = None) -> list[Pixels]:
-        return self._decoded(positions, self.views(positions), size)
+    def _images(self, positions: Ints) -> list[Pixels]:
+        images: list[Pixels] = self._decoded(positions, self.views(positions), None)
+        return images
+
+    def _resized(self, positions: Ints, size: Size) -> Pixels:
+        images: Pixels = self._decoded(positions, self.views(positions), size)
+        return images
 
     def _encoded(self, positions: Ints) -> list[bytes]:
         return list(map(bytes, self.views(positions)))
@@ -339,14 +341,20 @@ class Samples:
         """
         return self._each(positions, lambda stored, where, _: stored.read(where))
 
-    def _decoded(
-        self, positions: Ints, views: Sequence[memoryview], size: Size | None
-    ) -> list[Pixels]:
-        """Decode what `views` read."""
-        return self._each(
+    def _decoded(self, positions: Ints, views: Sequence[memoryview], size: Size | None) -> Any:
+        """Decode what `views` read: to a list of arrays, or to one where they are resized."""
+        if size is None:
+            return self._each(
+                positions, lambda stored, at, which: stored.decode([views[i] for i in which], at)
+            )
+        images = np.empty((len(positions), *as_size(size), 3), dtype=np.uint8)
+        self._each(
             positions,
-            lambda stored, where, which: stored.decode([views[i] for i in which], where, size),
+            lambda stored, at, which: stored.decode(
+                [views[i] for i in which], at, [images[i] for i in which]
+            ),
         )
+        return images
 
     def _each(
         self, positions: Ints, read: Callable[[StoredSplit, Ints, Sequence[int]], list[T]]
