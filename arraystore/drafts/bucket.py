@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -77,6 +76,8 @@ class BucketDraft(Draft):
     def __enter__(self) -> Self:
         self._check_place()
         with ExitStack() as stack:
+            import tempfile
+
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="arraystore-"))
             self._folder = Path(folder)
             stack.enter_context(full_disk_is_told(self._folder))
