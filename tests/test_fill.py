@@ -1,4 +1,4 @@
-"""What filling tells the kernel: what will be read, in the order of the source, and what to write."""
+"""What filling tells the kernel: what will be read, in its order, and what to write."""
 
 from __future__ import annotations
 
