@@ -130,9 +130,7 @@ class Images(Generic[One, Many]):
     split : sized
         What the images are of.
     read : callable
-        Returns the images at some positions.
-    gather : callable
-        Makes of them what is returned for many.
+        Returns the images at some positions, in a form that has a length.
     read_one : callable, optional
         Returns the image at one position, where that is simpler.
     """
@@ -143,15 +141,13 @@ class Images(Generic[One, Many]):
         self,
         form: str,
         split: Sized,
-        read: Callable[[Ints], list[One]],
-        gather: Callable[[list[One]], Many],
+        read: Callable[[Ints], Many],
         read_one: Callable[[int], One] | None = None,
     ) -> None:
         self._form = form
         self._split = split
         self._length = len(split)
         self._read = read
-        self._gather = gather
         self._read_one = read_one
 
     def __len__(self) -> int:
@@ -166,10 +162,10 @@ class Images(Generic[One, Many]):
             position = as_position(selection, self._length)
             if self._read_one is not None:
                 return self._read_one(position)
-            (one,) = self._read(np.array([position], dtype=np.int64))
+            many: Any = self._read(np.array([position], dtype=np.int64))
+            one: One = many[0]
             return one
-        positions = as_positions(selection, self._length)
-        return self._gather(self._read(positions))
+        return self._read(as_positions(selection, self._length))
 
     def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:
         raise TypeError("images are not turned into an array as a whole; select some: images[:10]")

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from arraystore.attributes import MAX_NBYTES
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import SourceError
-from arraystore.fill import FileRanges
 from arraystore.fingerprint import of_images, of_options, of_source
+from arraystore.image_bytes import FileRanges
 from arraystore.layout import content_digest, image_starts, label_index, selected
 from arraystore.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.progress import meter

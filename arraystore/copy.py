@@ -215,6 +215,10 @@ class StoredImages:
     def announce(self) -> None:
         """See `ImageBytes`; here nothing is gained by it."""
 
+    def announce_all(self) -> bool:
+        """See `ImageBytes`."""
+        return True
+
     def read(self, i: int, start: int, buffer: memoryview) -> None:
         """See `ImageBytes`."""
         at, done = int(self._start[i]) + start, 0

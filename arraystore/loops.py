@@ -140,7 +140,7 @@ class Batches:
         if not len(self):
             return iter(())
         if self._epoch.shuffle == "block":
-            return ahead(self._cut(), self._load_read)
+            return ahead(self._cut(), self._load_read, n_ahead=_LOADERS, n_threads=_LOADERS)
         return ahead(self._whole(), self._load, n_ahead=_LOADERS, n_threads=_LOADERS)
 
     def positions(self) -> Iterator[Ints]:

@@ -9,7 +9,6 @@ the result.
 from __future__ import annotations
 
 import operator
-from fractions import Fraction
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -222,6 +221,8 @@ def class_balanced_counts(n: int, fraction: float, keys: NDArray[np.uint64]) -> 
         raise ValueError(f"fraction must be in [0, 1], got {fraction}")
     if not len(keys):
         return np.empty(0, dtype=np.int64)
+    from fractions import Fraction
+
     base, more = divmod(int(Fraction(repr(float(fraction))) * n), len(keys))
     counts = np.full(len(keys), base, dtype=np.int64)
     counts[np.argsort(keys, kind="stable")[:more]] += 1

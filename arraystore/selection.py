@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex, TypeAlias, TypeGuard
 
 import numpy as np
@@ -243,6 +242,8 @@ def _bound(text: str | None, default: int, length: int, term: str) -> int:
     if not text:
         return default
     is_percent = text.endswith("%")
+    from fractions import Fraction
+
     number = Fraction(text.rstrip("% ").replace("_", ""))
     if abs(number) > (100 if is_percent else length):
         raise ValueError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,6 +15,7 @@ from arraystore.layout import content_digest
 from arraystore.payload import Payload
 from arraystore.schema import COLUMN_CHUNK_ROWS, PAYLOAD
 from arraystore.storage import crc32c
+from arraystore.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -164,7 +163,10 @@ class StoredSplit(StoredColumns):
         return self._payload.copy(start.item(position), nbytes.item(position))
 
     def decode(
-        self, encoded: Sequence[memoryview], positions: Ints, size: Size | None = None
+        self,
+        encoded: Sequence[memoryview],
+        positions: Ints,
+        into: Sequence[Pixels] | None = None,
     ) -> list[Pixels]:
         """Decode the images that were read from some positions.
 
@@ -173,12 +175,13 @@ class StoredSplit(StoredColumns):
         encoded : sequence of memoryview, length n
             What `read` returned.
         positions : ndarray of int64, shape (n,)
-        size : int or (int, int), optional
-            Height and width to resize each to, see `arraystore.image.resize`.
+        into : sequence of ndarray of uint8, shape (height, width, 3), optional
+            Where to put each, resized to that shape; see `arraystore.image.decode_resized`.
 
         Returns
         -------
         list of ndarray of uint8, shape (height, width, 3)
+            New arrays, or those of `into`.
 
         Raises
         ------
@@ -187,12 +190,21 @@ class StoredSplit(StoredColumns):
         FormatError
             If they cannot be decoded.
         """
-        if not self._always and not self._reader.is_remote:
-            self._check(encoded, positions)
-        work = partial(self._pixels, size=size)
-        if len(encoded) < 2:
-            return list(map(work, encoded, positions))
-        return list(_decoders().map(work, encoded, positions))
+        is_checked = self._always or self._reader.is_remote
+        expected = None if is_checked else self.take("image_crc32c", positions)
+
+        def work(i: int) -> Pixels:
+            if expected is not None and crc32c(encoded[i]) != expected[i]:
+                self._check(encoded[i : i + 1], positions[i : i + 1])
+            try:
+                if into is None:
+                    return image.decode(encoded[i])
+                image.decode_resized(encoded[i], into[i])
+            except ValueError as error:
+                raise FormatError(f"{self._image(int(positions[i]))}: {error}") from error
+            return into[i]
+
+        return in_threads(work, len(encoded))
 
     @cached_property
     def _ranges(self) -> tuple[Ints, Ints]:
@@ -258,39 +270,6 @@ class StoredSplit(StoredColumns):
                 f"{found}, must be {self.info.content_digest}; one of these columns is damaged"
             )
 
-    def _pixels(self, data: memoryview, position: int, size: Size | None) -> Pixels:
-        try:
-            pixels = image.decode(data)
-        except ValueError as error:
-            raise FormatError(f"{self._image(position)}: {error}") from error
-        return pixels if size is None else image.resize(pixels, size)
-
     def _image(self, position: int) -> str:
         (name,) = self.take("file_name", np.array([position]))
         return f"{self.where}: {name!r} (position {position})"
-
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def _decoders() -> ThreadPoolExecutor:
-    """Return the threads that decode; the decoders let go of Python's lock."""
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(n_cpus(), thread_name_prefix="arraystore-decode")
-    return _pool
-
-
-def n_cpus() -> int:
-    """Return the number of processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _forget_decoders() -> None:
-    """Threads do not survive a fork; the child starts its own when it needs them."""
-    global _pool
-    _pool = None
-
-
-os.register_at_fork(after_in_child=_forget_decoders)

@@ -26,7 +26,7 @@ from arraystore.schema import PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
 from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.published import published_counts
 from arraystore.sources.registry import CONFIGS, load_source
-from arraystore.stored import n_cpus
+from arraystore.threads import n_cpus
 
 if TYPE_CHECKING:
     import os

@@ -2,9 +2,10 @@
 
 ::
 
-    python -m benchmarks.bench_convert DIR --subset-list LIST [--verify] [--json FILE]
+    python -m benchmarks.bench_convert [DIR --subset-list LIST] [--verify] [--json FILE]
 
-DIR holds the archives, such as ``python -m benchmarks.imagenet_archives`` makes. The acts take
+DIR holds the archives, such as ``python -m benchmarks.imagenet_archives`` makes. Without, archives
+of 1 GB and of names that are made up are made in a temporary folder. The acts take
 turns, each after an untimed copy, with the archives in the page cache and nothing waiting to
 be written, and with a new target that is deleted afterwards:
 
@@ -32,7 +33,16 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Final, NamedTuple, TypeVar
 
-from benchmarks.archive_images import N_VALIDATION, Archives, Count, count, label_of, verify
+from benchmarks.archive_images import (
+    N_VALIDATION,
+    TRAIN,
+    VALIDATION,
+    Archives,
+    Count,
+    count,
+    label_of,
+    verify,
+)
 
 T = TypeVar("T")
 
@@ -246,20 +256,44 @@ def show(
     print("cp: seconds are scaled from the bytes of the archives to those of the images")
 
 
+def make_archives(folder: Path, n_train: int = 2_000, n_validation: int = 7_500) -> Path:
+    """Write small archives of names that are made up; return the list of the names."""
+    from arraystore.sources.imagenet2012_tables import wnids
+    from benchmarks.imagenet_archives import ImageMaker, write_train, write_validation
+
+    names = [f"{wnids()[i % len(wnids())]}_{i}.JPEG" for i in range(n_train)]
+    maker = ImageMaker(names[:3], seed=0)
+    write_train(folder / TRAIN, names, maker)
+    write_validation(folder / VALIDATION, n_validation, maker, seed=0)
+    listed = folder / "names.txt"
+    listed.write_text("\n".join(names))
+    return listed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bench_convert",
         description="Time conversion against cp and against the usual loop.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of both archives")
-    parser.add_argument("--subset-list", type=Path, required=True, help="one file name a line")
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="of both archives")
+    parser.add_argument("--subset-list", type=Path, help="one file name a line")
     parser.add_argument("--partial", action="store_true", help="the archives lack some images")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", type=Path, help="folder for the targets, by default DIR")
     parser.add_argument("--verify", action="store_true", help="compare every image of the stores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     options = parser.parse_args()
+    if (options.folder is None) != (options.subset_list is None):
+        parser.error("give both a folder and a subset list, or neither")
+    with TemporaryDirectory() as made:
+        if options.folder is None:
+            options.folder, options.partial = Path(made), True
+            options.subset_list = _call_in_new_process(partial(make_archives, Path(made)))
+        return compare(parser, options)
 
+
+def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Do what the command line asks for."""
     archives = Archives(options.folder, options.subset_list)
     counted = _call_in_new_process(partial(count, archives))
     expected = len(archives.names) + N_VALIDATION

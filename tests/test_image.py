@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,13 @@ from arraystore.image import (
     IMAGE_SUFFIXES,
     ImageHeader,
     decode,
+    decode_resized,
     needs_reencoding,
     probe,
     reencode_jpeg,
     resize,
 )
+from benchmarks.photographs import encode, photograph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -625,6 +628,63 @@ def test_resizing_is_what_pillow_calls_fit(shape: tuple[int, int], size: tuple[i
 def test_resizing_to_less_than_a_pixel_is_refused(size: int | tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="size must be 1 or more pixels, got"):
         resize(DRAWN, size)
+
+
+def resized(data: bytes, size: int) -> Pixels:
+    out = np.empty((size, size, 3), np.uint8)
+    decode_resized(data, out)
+    return out
+
+
+@named(("name", "size"), [("420", 16), ("420", 60), ("gray", 20), ("CMYK", 9), ("PNG", 9)])
+def test_what_becomes_little_smaller_or_is_no_plain_jpeg_is_decoded_whole(
+    name: str, size: int
+) -> None:
+    np.testing.assert_array_equal(resized(EVERY[name], size), resize(decode(EVERY[name]), size))
+
+
+@named("factor", [3, 3.3, 4.5, 6, 9.1, 12, 20])
+@named("shape", [(375, 500), (501, 377)])
+def test_of_photographs_reduced_decoding_gives_nearly_the_same(
+    factor: float, shape: tuple[int, int]
+) -> None:
+    data = encode(photograph(np.random.default_rng(0), *shape), 90)
+    size = int(375 / factor)
+    distance = np.abs(resized(data, size).astype(int) - resize(decode(data), size))
+    assert 0 < distance.mean() <= 2
+    assert distance.max() <= 20
+
+
+@named("size", [32, (30, 61)])
+def test_reduced_decoding_shows_the_same_region(size: Any) -> None:
+    rows, columns = np.mgrid[0:401, 0:303]
+    drawn = np.stack([rows / 2, columns / 2, rows / 4 + columns / 4], axis=2).astype(np.uint8)
+    data = simplejpeg.encode_jpeg(drawn, quality=100, colorsubsampling="444")
+    whole = resize(decode(data), size)
+    out = np.empty_like(whole)
+    decode_resized(data, out)
+    assert np.abs(out.astype(int) - whole).max() <= 1
+
+
+def test_reduced_decoding_of_a_jpeg_cut_short_is_an_error_and_leaves_the_array() -> None:
+    data = encode(photograph(np.random.default_rng(0), 200, 200), 90)
+    out = np.full((20, 20, 3), 7, np.uint8)
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        decode_resized(data[: len(data) // 2], out)
+    assert (out == 7).all()
+
+
+def test_resizing_takes_memory_for_nothing_but_the_result() -> None:
+    data = encode(photograph(np.random.default_rng(0), 800, 800), 90)
+    out = np.empty((280, 280, 3), np.uint8)
+    decode_resized(data, out)
+    tracemalloc.start()
+    try:
+        decode_resized(data, out)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * out.nbytes  # Pillow hands its pixels over as bytes, in pieces
 
 
 # Re-encoding

@@ -16,7 +16,8 @@ from arraystore import fill as fill_room
 from arraystore.containers import zarr_writer as zarr_room
 from arraystore.containers.shards import shard_object_nbytes
 from arraystore.drafts import base as draft_room
-from arraystore.fill import FilePlaces, FileRanges, FillTask, fill
+from arraystore.fill import FilePlaces, FillTask, fill
+from arraystore.image_bytes import FileRanges
 from arraystore.layout import blocks
 from arraystore.schema import INNER_CHUNK_NBYTES, PAYLOAD, SHARD_NBYTES
 from tests.support import picture, write_folder

@@ -7,7 +7,6 @@ lengths alone, so they are laid out here and filled by whoever has the bytes.
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -64,6 +63,8 @@ class ZarrWriter(ContainerWriter):
     @override
     @staticmethod
     def libraries() -> dict[str, str]:
+        from importlib.metadata import version
+
         return {name: version(name) for name in ("zarr", "numcodecs")}
 
     @override

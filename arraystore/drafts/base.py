@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.containers.base import ContainerWriter
-    from arraystore.fill import Filled, ImageBytes, Target
+    from arraystore.fill import Filled, Target
+    from arraystore.image_bytes import ImageBytes
     from arraystore.journal import Plan
     from arraystore.progress import Meter
 
@@ -162,11 +163,13 @@ class Draft(Protocol):
         parts = {block: part for block, part in found.items() if part is not None}
         for block, part in parts.items():
             meter.advance(len(part), block.stop - block.start)
+        # Only of all that is to be read, and where it is read.
+        is_announced = executor is None and not parts and images.announce_all()
         tasks = (
-            (block, FillTask(images.rows(block.first, block.last), block.skip, target))
+            (block, FillTask(rows, block.skip, self.target(split, block), is_announced))
             for block in all_blocks
             if block not in parts
-            for target in [self.target(split, block)]
+            for rows in [images.rows(block.first, block.last)]
         )
         pool = executor or ThreadPoolExecutor(self.n_threads)
         try:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -65,6 +64,8 @@ class BucketDraft(Draft):
     def __enter__(self) -> Self:
         self._claim = self._looked_at()
         with ExitStack() as stack:
+            import tempfile
+
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="arraystore-"))
             self._folder = Path(folder)
             stack.enter_context(full_disk_is_told(self._folder))

@@ -156,7 +156,8 @@ class LocalDraft(Draft):
         pieces = manifest.locate(np.array([block.start]), np.array([block.stop - block.start]))
         keys = [str(root / manifest.keys[i]) for i in pieces.object]
         return FilePlaces(
-            tuple(zip(keys, pieces.start.tolist(), pieces.nbytes.tolist(), strict=True))
+            tuple(zip(keys, pieces.start.tolist(), pieces.nbytes.tolist(), strict=True)),
+            sync=self._sync,
         )
 
     @override

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from arraystore.drafts.base import Checksums
-    from arraystore.fill import ImageBytes
+    from arraystore.image_bytes import ImageBytes
     from arraystore.objects.writer import ObjectWriter
     from arraystore.progress import Meter
 

@@ -10,7 +10,6 @@ asked for::
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +57,8 @@ def validation_labels() -> NDArray[np.int64]:
     ndarray of int64, shape (50000,)
         Element ``i`` is the label of ``ILSVRC2012_val_{i + 1:08d}.JPEG``. Read-only.
     """
+    from importlib.resources import files
+
     resource = files("arraystore.sources") / "imagenet2012_validation_label.npy"
     with resource.open("rb") as file:
         labels: NDArray[np.int64] = np.load(file, allow_pickle=False).astype(np.int64)
@@ -67,6 +68,8 @@ def validation_labels() -> NDArray[np.int64]:
 
 @cache
 def _classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    from importlib.resources import files
+
     resource = files("arraystore.sources") / "imagenet2012_classes.tsv"
     lines = resource.read_text(encoding="utf-8").splitlines()
     rows = [line.partition("\t") for line in lines if not line.startswith("#")]
