@@ -6,6 +6,7 @@ imported before the peer's own libraries are, so that the time they take is seen
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -113,14 +114,20 @@ def run(task: str, peer: "Peer", source: "Source", positions: "Ints") -> Task:
     told = {
         "task": task,
         "peer": type(peer).__name__,
-        "modules": peer.modules,
+        "modules": peer.modules + (peer.modules_to_prepare if task == "convert" else ()),
         "folder": str(peer.folder),
         "source": str(source.folder),
         "positions": positions.tolist(),
     }
-    command = [sys.executable, "-m", "benchmarks.suite.fresh"]
+    # Installed peers are compiled already; a checkout must be allowed to keep what it compiles.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
-        command, input=json.dumps(told), stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", "benchmarks.suite.fresh"],
+        input=json.dumps(told),
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        check=True,
     )
     found: Task = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -21,11 +21,6 @@ class Column(NamedTuple):
     is_cost: bool = False
     """Whether less is better."""
 
-    @property
-    def width(self) -> int:
-        """Characters that its cells take."""
-        return 18 if self.compared else 5
-
 
 class Layout(NamedTuple):
     """One table."""
@@ -139,9 +134,11 @@ def show(result: Mapping[str, Any]) -> None:
     for layout in LAYOUTS:
         table = Table(title=layout.title, title_justify="left")
         table.add_column("", no_wrap=True)
-        for column in layout.columns:
-            table.add_column(column.heading, justify="right", min_width=column.width)
-        for peer, cells in rows(result["figures"], layout, result["limit"]).items():
+        found = rows(result["figures"], layout, result["limit"])
+        widths = [max(map(len, cells)) for cells in zip(*found.values(), strict=True)]
+        for column, width in zip(layout.columns, widths, strict=True):
+            table.add_column(column.heading, justify="right", min_width=width)
+        for peer, cells in found.items():
             table.add_row(peer, *cells)
         console.print(table)
     console.print(note(result), highlight=False)

@@ -133,6 +133,7 @@ class TensorStore(ZarrRagged):
 
     name = "TensorStore, Zarr"
     modules = ("tensorstore",)
+    modules_to_prepare = ("zarr",)
 
     shares = ZarrRagged
 

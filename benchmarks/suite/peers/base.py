@@ -30,6 +30,8 @@ class Peer(ABC):
     name: ClassVar[str]
     modules: ClassVar[tuple[str, ...]] = ()
     """What it imports besides NumPy; all must be there, else the peer is not installed."""
+    modules_to_prepare: ClassVar[tuple[str, ...]] = ()
+    """What it imports to convert, and not to read."""
     packages: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions are told; by default the modules."""
     shares: ClassVar["type[Peer] | None"] = None

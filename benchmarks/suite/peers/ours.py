@@ -67,6 +67,7 @@ class InZarr(_Store):
     """A Zarr store."""
 
     name = "arraystore, Zarr"
+    modules_to_prepare = ("zarr",)
     suffix = ".zarr"
 
 
@@ -81,6 +82,6 @@ class InHDF5(_Store):
 class InZarrUnmapped(InZarr):
     """A Zarr store that is read with ``pread`` alone."""
 
-    name = "arraystore, mmap=False"
+    name = "arraystore, no map"
     mmap = False
     shares = InZarr
