@@ -16,6 +16,7 @@ import numpy as np
 
 from arraystore.byterange import ZEROS, ByteRange
 from arraystore.errors import FormatError
+from arraystore.files import read_at
 from arraystore.storage import LocalReader, check_length, plan_elements, read_elements
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ class Payload:
             raise FormatError(
                 f"{opening.address}/{path}: must have {nbytes} bytes, got {self.manifest.nbytes}"
             )
-        self._map: _Mapped | None = None
-        if isinstance(self._reader, LocalReader) and self._reader.mmap:
-            self._map = _Mapped(self._reader, self.manifest)
+        self._local: _LocalPayload | None = None
+        if isinstance(self._reader, LocalReader):
+            self._local = _LocalPayload(self._reader, self.manifest)
 
     def plan(self, start: Ints, nbytes: Ints) -> tuple[set[str], int, int]:
         """Return the objects, and the number of requests and bytes, that reading images takes."""
@@ -121,19 +122,19 @@ class Payload:
 
     def views(self, start: Ints, nbytes: Ints) -> list[memoryview]:
         """Return images, read-only, where they lie if that is possible; raise as `read` does."""
-        if self._map is None:
+        if self._local is None or not self._local.is_mapped:
             return [view.toreadonly() for view in self.read(start, nbytes)]
-        return self._by_map(start, nbytes, self._map.views, memoryview.toreadonly)
+        return self._in_pieces(start, nbytes, self._local.views, memoryview.toreadonly)
 
     def copies(self, start: Ints, nbytes: Ints) -> list[bytes]:
         """Return images as bytes; raise as `read` does."""
-        if self._map is None:
+        if self._local is None:
             return list(map(bytes, self.read(start, nbytes)))
-        return self._by_map(start, nbytes, self._map.copies, bytes)
+        return self._in_pieces(start, nbytes, self._local.copies, bytes)
 
     def copy(self, start: int, nbytes: int) -> bytes:
         """Return one image as bytes; raise as `read` does."""
-        data = self._map.copy(start, nbytes) if self._map is not None and nbytes else None
+        data = None if self._local is None else self._local.copy(start, nbytes)
         if data is None:
             (data,) = self.copies(np.array([start]), np.array([nbytes]))
         return data
@@ -144,14 +145,14 @@ class Payload:
         doubted = {self.manifest.keys[index] for index in np.unique(objects)}
         self.manifest = self._container.manifest(self._path, doubted)
 
-    def _by_map(
+    def _in_pieces(
         self,
         start: Ints,
         nbytes: Ints,
         take: Callable[[Ints, Ints, Ints], list[Data]],
         other: Callable[[memoryview], Data],
     ) -> list[Data]:
-        """Take images that are stored in one piece from the map, and read the others: few."""
+        """Take images that are stored in one piece, and read the others, which are few."""
         pieces = self.manifest.locate(start, nbytes)
         places = (pieces.object, pieces.start, pieces.start + pieces.nbytes)
         is_whole = np.bincount(pieces.wanted, minlength=len(start)) == 1
@@ -183,8 +184,8 @@ class _Chunk:
 
     __slots__ = ("file", "key", "start", "until")
 
-    def __init__(self, key: str) -> None:
-        self.key = key
+    def __init__(self) -> None:
+        self.key = ""
         self.start = -1
         self.file: Callable[[], OpenFile | None] = _no_file
         self.until = -math.inf
@@ -194,14 +195,15 @@ def _no_file() -> None:
     return None
 
 
-class _Mapped:
-    """A payload on a local disk, seen through memory maps of its files.
+class _LocalPayload:
+    """A payload on a local disk, by memory maps of its files if they may be used.
 
     Where nothing else is said `objects`, `start` and `stop`, ndarrays of int64 of shape (n,),
     tell which of the manifest's keys each image is in, and which bytes of it.
     """
 
     def __init__(self, reader: LocalReader, manifest: ChunkManifest) -> None:
+        self.is_mapped = reader.mmap
         self._reader = reader
         self._manifest = manifest
         self._chunk_nbytes = manifest.chunk_nbytes
@@ -211,16 +213,14 @@ class _Mapped:
         """Return one image, or None if it is not in one piece; `start` is in the payload."""
         chunk, at = divmod(start, self._chunk_nbytes)
         known = self._known.get(chunk) or self._find(chunk)
-        if monotonic() > known.until:
-            self._look(known)
-        file = known.file()
-        if file is None:  # it was closed to open others
-            del self._known[chunk]
-            return None
         if known.start < 0 or at + nbytes > self._chunk_nbytes:
             return None
-        start = known.start + at
-        data = file.map[start : start + nbytes]
+        if not self.is_mapped or monotonic() > known.until:
+            file = self._look(known)
+        else:
+            file = known.file() or self._look(known)
+        first = known.start + at
+        data = file.map[first : first + nbytes] if self.is_mapped else read_at(file, first, nbytes)
         return data if len(data) == nbytes else None
 
     def _find(self, chunk: int) -> _Chunk:
@@ -228,23 +228,26 @@ class _Mapped:
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
         start = chunk * self._chunk_nbytes
-        nbytes = min(self._chunk_nbytes, self._manifest.nbytes - start)
+        nbytes = max(0, min(self._chunk_nbytes, self._manifest.nbytes - start))
         pieces = self._manifest.locate(np.array([start]), np.array([nbytes]))
-        found = _Chunk(self._manifest.keys[int(pieces.object[0])])
+        found = _Chunk()
         if len(pieces.start) == 1:
+            found.key = self._manifest.keys[int(pieces.object[0])]
             found.start = int(pieces.start[0])
         self._known[chunk] = found
         return found
 
-    def _look(self, chunk: _Chunk) -> None:
-        """See that the file of a chunk, and the root, are what they were."""
+    def _look(self, chunk: _Chunk) -> OpenFile:
+        """Return the file of a chunk, after a look whether it and the root are what they were."""
         self._reader.check_first()
-        chunk.file = weakref.ref(self._reader.file(chunk.key))
+        file = self._reader.file(chunk.key)
+        chunk.file = weakref.ref(file)
         chunk.until = monotonic() + SECONDS_TRUSTED
+        return file
 
     def copies(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
         """Copy images, if they are in the page cache; else read them."""
-        if self._is_cached(objects, start, stop):
+        if self.is_mapped and self._is_cached(objects, start, stop):
             return self._take(objects, start, stop, lambda file: file.map)
         order = np.lexsort((start, objects))
         ranges = self._ranges(objects[order], start[order], stop[order])

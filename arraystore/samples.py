@@ -178,16 +178,16 @@ class Samples:
     @cached_property
     def image_bytes(self) -> Images[bytes, list[bytes]]:
         """Encoded images, byte for byte as stored: ``split.image_bytes[5]`` is bytes."""
-        return Images("image_bytes", self, self._copies, self._copy)
+        whole = self._parts.whole  # of which the positions are these
+        return Images("image_bytes", self, self._copies, whole.copy if whole else self._copy)
 
     @property
     def image_views(self) -> Images[memoryview, list[memoryview]]:
         """Encoded images as read-only memoryviews of a memory map: nothing is copied.
 
-        ``split.image_views[5]`` is as good as bytes to ``np.frombuffer``, decoders and sockets.
-        Where there is no map (of a bucket, with ``mmap=False`` or ``checksum="always"``) they
-        are views of what was read. A view keeps what it shows: the map of a file, which is no
-        memory of the process, or all that was read together with it.
+        Good for ``np.frombuffer``, decoders and sockets. Where there is no map (of a bucket, with
+        ``mmap=False`` or ``checksum="always"``) they are views of what was read. A view keeps
+        what it shows: the map of a file, or all that was read together with it.
         """
         return Images("image_views", self, self._views)
 

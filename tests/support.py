@@ -161,7 +161,7 @@ def count_reads(split: Split) -> CountingReader:
     _ = stored._payload.manifest, stored._ranges
     counting = CountingReader(stored._reader)
     stored._reader = stored._payload._reader = counting
-    stored._payload._map = None
+    stored._payload._local = None
     return counting
 
 
