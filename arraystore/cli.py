@@ -362,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         notes = _notes(error.__cause__ or error)
-        return _failed(f"interrupted{notes or '; nothing is left half written'}")
+        return _failed(f"interrupted{notes}")
     except BrokenPipeError:  # who read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

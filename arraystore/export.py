@@ -47,6 +47,8 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     ------
     FileExistsError
         If there is something in `folder`.
+    ChecksumError
+        If the bytes of an image are not those that were written.
     FormatError
         If a name would lead out of the folder or is too long for a file, or two images
         would have one name, or one that of a folder of another. Nothing is written then.
@@ -58,14 +60,22 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     meter.start("exporting images", len(paths), int(split.image_nbytes[positions].sum()))
     folder.mkdir(parents=True, exist_ok=True)
     groups = (slice(first, first + _GROUP) for first in range(0, len(paths), _GROUP))
-    for group, images in ahead(groups, lambda g: (g, split.image_bytes[positions[g]])):
-        for path, data in zip(paths[group], images, strict=True):
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                file.write(data)
-            meter.advance(1, len(data))
-    return len(paths)
+    n_written = 0
+    try:
+        for group, images in ahead(groups, lambda g: (g, split.views(positions[g], check=True))):
+            for path, data in zip(paths[group], images, strict=True):
+                target = folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    file.write(data)
+                n_written += 1
+                meter.advance(1, len(data))
+    except BaseException as error:
+        error.add_note(
+            f"{folder} keeps {n_written:,} of {len(paths):,} files; delete it, or name another"
+        )
+        raise
+    return n_written
 
 
 def _places(split: Split) -> dict[str, int]:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 _MAX_OPEN: Final = 1024
 """Most files that are kept open for the next read."""
 
-_DESCRIPTORS: Final = 1 if sys.version_info >= (3, 13) else 2
+MAPS_TAKE_DESCRIPTORS: Final = sys.version_info < (3, 13)
+"""Whether a memory map has a descriptor of its own, besides that of the file."""
+
+_DESCRIPTORS: Final = 2 if MAPS_TAKE_DESCRIPTORS else 1
 """Most descriptors that an open file takes, its map included."""
 
 _READ_AHEAD_NBYTES: Final = 2**18

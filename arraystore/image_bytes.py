@@ -131,7 +131,12 @@ class FileRanges:
         """Open a file, or return it if it was the last that was opened here."""
         if number not in self._last:
             self._last.clear()
-            self._last[number] = open_file(self.files[number])
+            try:
+                self._last[number] = open_file(self.files[number])
+            except FileNotFoundError:
+                raise SourceError(
+                    f"{self.files[number]}: is not there any more; it was when the conversion began"
+                ) from None
         return self._last[number]
 
 

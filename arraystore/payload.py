@@ -16,7 +16,7 @@ import numpy as np
 
 from arraystore.byterange import ZEROS, ByteRange
 from arraystore.errors import FormatError
-from arraystore.files import read_at
+from arraystore.files import MAPS_TAKE_DESCRIPTORS, read_at
 from arraystore.storage import LocalReader, check_length, plan_elements, read_elements
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ SECONDS_TRUSTED: Final = 0.01
 
 A look takes half the time that a copy of 100 KB does.
 """
+
+_MAX_DESCRIPTORS: Final = 16
+"""Descriptors that the views of one batch may take."""
 
 _MAX_KNOWN: Final = 2**12
 """Chunks of which the files are known without a look-up."""
@@ -122,7 +125,7 @@ class Payload:
 
     def views(self, start: Ints, nbytes: Ints) -> list[memoryview]:
         """Return images, read-only, where they lie if that is possible; raise as `read` does."""
-        if self._local is None or not self._local.is_mapped:
+        if self._local is None or not self._local.may_view(start):
             return [view.toreadonly() for view in self.read(start, nbytes)]
         return self._in_pieces(start, nbytes, self._local.views, memoryview.toreadonly)
 
@@ -208,6 +211,13 @@ class _LocalPayload:
         self._manifest = manifest
         self._chunk_nbytes = manifest.chunk_nbytes
         self._known: dict[int, _Chunk] = {}
+
+    def may_view(self, start: Ints) -> bool:
+        """Whether views of images take no descriptors, or few (before Python 3.13, one a file)."""
+        return self.is_mapped and (
+            not MAPS_TAKE_DESCRIPTORS
+            or len(np.unique(start // self._chunk_nbytes)) <= _MAX_DESCRIPTORS
+        )
 
     def copy(self, start: int, nbytes: int) -> bytes | None:
         """Return one image, or None if it is not in one piece; `start` is in the payload."""

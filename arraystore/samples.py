@@ -13,6 +13,7 @@ from arraystore.parts import Part, Parts
 from arraystore.payload import ReadPlan
 from arraystore.read_ahead import ahead
 from arraystore.selection import as_position, as_positions, as_size, is_one
+from arraystore.stored import StoredSplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from arraystore.labels import Vocabulary
     from arraystore.selection import Selection
-    from arraystore.stored import Size, StoredSplit
+    from arraystore.stored import Size
 
     Ints = NDArray[np.int64]
     Pixels = NDArray[np.uint8]
@@ -350,12 +351,10 @@ class Samples:
     def _views(self, positions: Ints) -> list[memoryview]:
         return self._each(positions, lambda stored, where, _: stored.views(where))
 
-    def views(self, positions: Ints) -> list[memoryview]:
-        """Read encoded images; made for the rooms above this one.
-
-        Views of images that lie close together share memory.
-        """
-        return self._each(positions, lambda stored, where, _: stored.read(where))
+    def views(self, positions: Ints, *, check: bool = False) -> list[memoryview]:
+        """Read encoded images, neighbours into one memory; made for the rooms above this one."""
+        read = StoredSplit.checked if check else StoredSplit.read
+        return self._each(positions, lambda stored, where, _: read(stored, where))
 
     def _decoded(self, positions: Ints, views: Sequence[memoryview], size: Size | None) -> Any:
         """Decode what `views` read: to a list of arrays, or to one where they are resized."""

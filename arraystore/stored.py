@@ -140,6 +140,13 @@ class StoredSplit(StoredColumns):
             images = [replaced[i] if i in replaced else images[i] for i in range(len(positions))]
         return images
 
+    def checked(self, positions: Ints) -> list[memoryview]:
+        """Read encoded images, and compare them with their checksums; see `read`."""
+        images = self.read(positions)
+        if not self._is_checked:  # else `read` did
+            self._check(images, positions)
+        return images
+
     def views(self, positions: Ints) -> list[memoryview]:
         """Return encoded images, read-only, where they lie if that is possible; else as `read`."""
         if self._is_checked:

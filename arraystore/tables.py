@@ -68,7 +68,8 @@ def print_verification(report: VerifyReport) -> None:
         console.print(f"… and {report.num_problems - len(report.problems):,} more")
     done = ["read", *(["decoded"] if report.decoded else [])]
     done += [f"compared with {report.source}"] if report.source else []
-    found = f"{report.num_problems:,} problems" if report.num_problems else "nothing is wrong"
+    n = report.num_problems
+    found = f"{n:,} problem{'s' if n > 1 else ''}" if n else "nothing is wrong"
     _say(console, f"Every image that could be was {', '.join(done)}: {found}.")
 
 

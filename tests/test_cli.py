@@ -243,6 +243,7 @@ def test_demo_proves_itself_and_can_be_run_again(
         (["convert", "cifar10", "out.zarr"], "there is no data set 'cifar10'; there are"),
         (["convert", "imagenet2012:4.0.0", "out.zarr"], "2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0"),
         (["convert", "folder:.", "out.zip"], "the suffix chooses the container"),
+        (["convert", "folder:.", "s3://b/x"], "s3://b/x: the suffix chooses the container"),
         (["convert", "folder:.", "STORE"], "exists; choose another name"),
         (["convert", "folder:.", "no/such/out.zarr"], "create it first"),
     ],

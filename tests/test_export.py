@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 import arraystore
-from arraystore import FormatError
+from arraystore import ChecksumError, FormatError
 from arraystore.cli import main
 from arraystore.export import export
 from arraystore.progress import Meter
 from tests.support import SUFFIXES, picture, write_folder, write_store
 from tests.test_damaged_stores import rewrite_column
+from tests.test_reader import flip_bit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +35,19 @@ def test_every_image_becomes_a_file_of_its_class(train: arraystore.Split, tmp_pa
         f"{name.split('_')[0]}/{name}": data
         for name, data in zip(train.file_name.tolist(), train.image_bytes[:], strict=True)
     }
+
+
+def test_a_damaged_image_is_told_and_how_many_files_there_are(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    train = arraystore.open(copy)["train"]
+    name, data = str(train.file_name[11]), train.image_bytes[11]
+    flip_bit(copy, data, 1000)
+    with pytest.raises(ChecksumError, match=name) as caught:
+        export(arraystore.open(copy)["train"], tmp_path / "out", meter=Meter())
+    n_files = len(files_below(tmp_path / "out"))
+    (note,) = caught.value.__notes__
+    assert f"keeps {n_files} of 30 files" in note
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

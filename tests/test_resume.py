@@ -397,8 +397,9 @@ def test_another_option_is_told_before_the_source_is_looked_at(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convert_room, "load_source", None)
         told = f"cannot be resumed, because {message}; go back to what"
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=told) as caught:
             convert(photos, target, resume=True, **options)
+    assert not hasattr(caught.value, "__notes__")  # that it could be resumed
     assert without_spool(target) == before
     convert(photos, target, resume=True)
     assert not unfinished.exists()

@@ -83,7 +83,11 @@ def _bucket_draft(
     from arraystore.drafts.one_object import OneObjectDraft
     from arraystore.objects.writer import ObjectWriter
 
-    if writer_for(PurePosixPath(key)).root_key:
+    try:
+        container = writer_for(PurePosixPath(key))
+    except ValueError as error:
+        raise ValueError(f"{name_of(place)}: {str(error).partition(': ')[2]}") from None
+    if container.root_key:
         return ManyObjectsDraft(ObjectWriter(place, options), overwrite=overwrite, resume=resume)
     if resume:
         raise ValueError(

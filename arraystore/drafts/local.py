@@ -60,6 +60,7 @@ class LocalDraft(Draft):
         self._manifests: dict[str, ChunkManifest] = {}
         self._blocks: dict[BlockKey, Checksums] = {}
         self._journal: JournalWriter | None = None
+        self._is_refused = False  # what was left is of another plan, and the error says what to do
 
     @override
     def __enter__(self) -> Self:
@@ -80,7 +81,8 @@ class LocalDraft(Draft):
                 raise
             error.add_note(f"the last blocks could not be recorded: {another}")
         finally:
-            if isinstance(error, BaseException) and self._work.is_unfinished:
+            is_kept = self._work.is_unfinished and not self._is_refused
+            if isinstance(error, BaseException) and is_kept:
                 error.add_note(
                     f"{self._work.folder} keeps what was copied; resume=True (--resume) goes on "
                     "from there"
@@ -96,7 +98,9 @@ class LocalDraft(Draft):
     def expect(self, known: Plan) -> None:
         recorded = read_journal(self._work.journal)
         if recorded is not None:
+            self._is_refused = True
             check_known(self._work.folder, recorded.plan, known)
+            self._is_refused = False
 
     @override
     def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
@@ -113,7 +117,9 @@ class LocalDraft(Draft):
             self._journal = JournalWriter.begin(self._work.journal, plan)
 
     def _lay_out_again(self, payloads: Mapping[str, int], plan: Plan, recorded: Recorded) -> None:
+        self._is_refused = True
         check_plan(self._work.folder, recorded.plan, plan)
+        self._is_refused = False
         self._create(payloads, partial(self._open_writer, is_skeleton=True), self._work.again)
         paths = [f"{split}/{PAYLOAD}" for split in payloads]
         with relying_on_a_store():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from typing_extensions import override
 
 from arraystore.errors import StorageError
-from arraystore.objects.loop import gather, run
+from arraystore.objects.loop import check_process, gather, run
 from arraystore.objects.told import (
     changed,
     is_beyond_the_end,
@@ -95,6 +95,7 @@ class ObjectReader(RangeReader):
 
     @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        check_process()  # before coroutines are made that nobody would wait for
         works: list[Coroutine[Any, Any, Reply]] = []
         counts: list[int] = []
         for key, start, stop in ranges:
