@@ -158,10 +158,11 @@ def copy(
 
 @cli.command()
 @click.argument("store", type=str)
+@_storage_option("--storage-option", "STORE")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def info(store: str, as_json: bool) -> None:
+def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
     """Show what STORE says of its data set."""
-    opened = arraystore.open(store)
+    opened = arraystore.open(store, storage_options=storage_option)
     if as_json:
         _print_json(dataclasses.asdict(opened.info))
     else:
@@ -201,6 +202,7 @@ def _selecting(command: Callable[..., None]) -> Callable[..., None]:
         (
             click.argument("store", type=str),
             click.argument("split", default=""),
+            _storage_option("--storage-option", "STORE"),
             click.option(
                 "--selection", help="A saved selection's file, or a name that STORE keeps."
             ),
@@ -243,9 +245,10 @@ def _selected(
     sample: int | None,
     seed: int,
     save_selection: Path | None,
+    storage_option: dict[str, Any],
 ) -> Split:
     """Open a split and narrow it down, in the order of the arguments."""
-    opened = arraystore.open(store)
+    opened = arraystore.open(store, storage_options=storage_option)
     samples = opened[split or next(iter(opened), ALL)]
     if selection is not None:
         samples = samples.select(selection)

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -289,3 +289,18 @@ def test_a_reader_that_has_seen_enough_is_no_failure_to_tell(path: Path) -> None
     listing.stdout.close()
     _, told = listing.communicate(timeout=60)
     assert told == b""
+
+
+@pytest.mark.parametrize("command", [["info"], ["ls"], ["show"], ["export", "-o", "out"]])
+def test_the_commands_that_read_are_told_how_to_reach_a_bucket(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def note(store: str, **options: Any) -> None:
+        seen.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(arraystore, "open", note)
+    assert main([*command, "s3://b/x.zarr", "--storage-option", "anon=true"]) == 1
+    assert seen["storage_options"] == {"anon": True}
