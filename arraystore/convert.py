@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -175,6 +176,7 @@ def convert(
         found = of_source(source)
         draft.expect(found)
         plans = _plans(source, draft.spool, shown, **how)
+        source = replace(source, splits={})  # what the plans need of the tables is in them
         _check_room(_info(source, plans))
         draft.lay_out(
             {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},

@@ -69,13 +69,7 @@ class OpenFile:
 
     def is_cached(self, offset: int) -> bool:
         """Tell whether reading a byte would not wait for the disk; True where nobody knows."""
-        if not _MAY_PROBE:
-            return True
-        try:
-            os.preadv(self.fd, [bytearray(1)], offset, os.RWF_NOWAIT)
-        except OSError as error:  # of file systems that know no such reads, too
-            return error.errno != errno.EAGAIN
-        return True
+        return is_cached(self.fd, offset, unknown=True)
 
     def read_ahead(self, offset: int, nbytes: int) -> None:
         """Let the disk begin to read bytes that will soon be asked for."""
@@ -143,6 +137,17 @@ def open_file(path: str) -> OpenFile:
 def close_idle_files() -> None:
     """Close all files that nobody reads from just now; they are opened again when needed."""
     _open_files.clear()
+
+
+def is_cached(fd: int, offset: int, *, unknown: bool) -> bool:
+    """Tell whether reading a byte would not wait for the disk; `unknown` where nobody knows."""
+    if not _MAY_PROBE:
+        return unknown
+    try:
+        os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except OSError as error:  # of file systems that know no such reads, too
+        return unknown and error.errno != errno.EAGAIN
+    return True
 
 
 def read_at(file: OpenFile, offset: int, nbytes: int) -> bytes:
