@@ -227,6 +227,7 @@ def _seal(
     reports = {}
     for split, plan in plans.items():
         table, crc = plan.table, checksums[split]
+        digest = content_digest(table.file_name, table.label, table.nbytes, crc)
         label_order, label_indptr = label_index(table.label, len(source.label_name))
         values: dict[str, Any] = {
             "image_start": image_starts(table.nbytes),
@@ -243,7 +244,6 @@ def _seal(
             writer.write_column(f"{split}/{name}", values[name], column)
         # CF conventions, contiguous ragged array: this is the count variable of `byte`.
         writer.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
-        digest = content_digest(table.file_name, table.label, table.nbytes, crc)
         total = int(table.nbytes.sum())
         writer.set_attributes(split, SplitInfo(len(table), total, order, seed, digest).attributes())
         reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)

@@ -21,6 +21,7 @@ from arraystore.sources.tar import (
     MAX_EXTENSION_NBYTES,
     Archive,
     TarMembers,
+    is_cached,
     open_archive,
     walk,
 )
@@ -231,6 +232,21 @@ def test_headers_are_forgotten_once_they_are_verified() -> None:
         _, peak_nbytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak_nbytes < 0.8 * n_files * BLOCK_NBYTES
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * BLOCK_NBYTES])
+def test_behind_what_is_no_header_nothing_is_cached(data: bytes) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert not is_cached(Archive(file.fileno(), len(data), "a.tar"), 0)
+
+
+def test_a_header_that_leads_far_beyond_the_file_is_probed_without_an_error() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(block(size=b"\x80" + 11 * b"\xff"))
+        file.flush()
+        is_cached(Archive(file.fileno(), BLOCK_NBYTES, "a.tar"), 0)
 
 
 # Numbers
