@@ -67,9 +67,15 @@ class OpenFile:
             self._map = _mapped(self.fd)
         return self._map
 
-    def is_cached(self, offset: int) -> bool:
-        """Tell whether reading a byte would not wait for the disk; True where nobody knows."""
-        return is_cached(self.fd, offset, unknown=True)
+    def is_cached(self, offset: int, *, unknown: bool = True) -> bool:
+        """Tell whether reading a byte would not wait for the disk; `unknown` if nobody knows."""
+        if not _MAY_PROBE:
+            return unknown
+        try:
+            os.preadv(self.fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+        except OSError as error:  # of file systems that know no such reads, too
+            return unknown and error.errno != errno.EAGAIN
+        return True
 
     def read_ahead(self, offset: int, nbytes: int) -> None:
         """Let the disk begin to read bytes that will soon be asked for."""
@@ -137,17 +143,6 @@ def open_file(path: str) -> OpenFile:
 def close_idle_files() -> None:
     """Close all files that nobody reads from just now; they are opened again when needed."""
     _open_files.clear()
-
-
-def is_cached(fd: int, offset: int, *, unknown: bool) -> bool:
-    """Tell whether reading a byte would not wait for the disk; `unknown` where nobody knows."""
-    if not _MAY_PROBE:
-        return unknown
-    try:
-        os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
-    except OSError as error:  # of file systems that know no such reads, too
-        return unknown and error.errno != errno.EAGAIN
-    return True
 
 
 def read_at(file: OpenFile, offset: int, nbytes: int) -> bytes:

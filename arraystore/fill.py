@@ -231,15 +231,16 @@ class _FileSink(Sink):
     def _flush(self) -> None:
         """Write what the buffer holds."""
         done = 0
-        while done < self._used:
-            path, offset, nbytes = self._places.pop()
-            with full_disk_is_told(Path(path).parent, nbytes):
+        path, _, nbytes = self._places[-1]
+        with full_disk_is_told(Path(path).parent, nbytes):
+            while done < self._used:
+                path, offset, nbytes = self._places.pop()
                 step = min(nbytes, _WRITE_NBYTES - offset % _WRITE_NBYTES)
                 part = self._buffer[done : min(done + step, self._used)]
                 written = os.pwrite(self._fds[path], part, offset)
-            if written < nbytes:
-                self._places.append((path, offset + written, nbytes - written))
-            done += written
+                if written < nbytes:
+                    self._places.append((path, offset + written, nbytes - written))
+                done += written
         self._used = 0
 
 

@@ -21,9 +21,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from typing_extensions import override
 
 import arraystore
-from arraystore import files, image
+from arraystore import image
 from arraystore.drawn import draw, encode
 from arraystore.errors import SourceError
+from arraystore.files import OpenFile
 from arraystore.sources import imagenet2012, subset_list
 from arraystore.sources.imagenet2012 import TEST_ARCHIVE, TRAIN_ARCHIVE, VALIDATION_ARCHIVE
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
@@ -637,12 +638,12 @@ def test_several_walk_only_where_headers_are_not_in_memory(
             pools.append(n)
             super().__init__(n)
 
-    def probe(fd: int, offset: int, *, unknown: bool) -> bool:
+    def probe(file: OpenFile, offset: int, *, unknown: bool) -> bool:
         probed.append((offset, unknown))
         return cached
 
     monkeypatch.setattr(imagenet2012, "ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(files, "is_cached", probe)
+    monkeypatch.setattr(OpenFile, "is_cached", probe)
     table = load_source(SUBSET, manual_dir=pack(tmp_path), partial=True).splits["train"]
     assert pools == [n_walkers]
     second = [(offset - 512, False) for offset in table.offset[1::2].tolist()]

@@ -21,7 +21,7 @@ from arraystore.sources.tar import (
     MAX_EXTENSION_NBYTES,
     Archive,
     TarMembers,
-    is_cached,
+    next_header,
     open_archive,
     walk,
 )
@@ -234,19 +234,22 @@ def test_headers_are_forgotten_once_they_are_verified() -> None:
     assert peak_nbytes < 0.8 * n_files * BLOCK_NBYTES
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff" * BLOCK_NBYTES])
-def test_behind_what_is_no_header_nothing_is_cached(data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (block(size=b"00000000001\0") + bytes(5 * BLOCK_NBYTES), 2 * BLOCK_NBYTES),
+        (block(size=b"\x80" + 11 * b"\xff"), BLOCK_NBYTES),
+        (b"\xff" * BLOCK_NBYTES, 0),
+        (b"", 0),
+    ],
+)
+def test_the_next_header_lies_behind_the_data_and_never_beyond_the_file(
+    data: bytes, expected: int
+) -> None:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
-        assert not is_cached(Archive(file.fileno(), len(data), "a.tar"), 0)
-
-
-def test_a_header_that_leads_far_beyond_the_file_is_probed_without_an_error() -> None:
-    with tempfile.TemporaryFile() as file:
-        file.write(block(size=b"\x80" + 11 * b"\xff"))
-        file.flush()
-        is_cached(Archive(file.fileno(), BLOCK_NBYTES, "a.tar"), 0)
+        assert next_header(Archive(file.fileno(), len(data), "a.tar"), 0) == expected
 
 
 # Numbers

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import SourceError
+from arraystore.files import open_file
 from arraystore.sources.base import SampleTable, Source, Status, check_names, first_few, silent
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
 from arraystore.sources.subset_list import SubsetList, find_subset_list
-from arraystore.sources.tar import Archive, TarMembers, is_cached, open_archive, walk
+from arraystore.sources.tar import Archive, TarMembers, next_header, open_archive, walk
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -252,7 +253,7 @@ def _read_train(path: Path, archive: Archive, wanted: Collection[str] | None) ->
 
     file_name: list[str] = []
     offsets, sizes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    with ThreadPoolExecutor(_n_walkers(archive, outer)) as pool:
+    with ThreadPoolExecutor(_n_walkers(path, archive, outer)) as pool:
         for names, offset, nbytes in pool.map(read_class, range(len(labels))):
             file_name += names
             offsets.append(offset)
@@ -266,14 +267,16 @@ def _read_train(path: Path, archive: Archive, wanted: Collection[str] | None) ->
     )
 
 
-def _n_walkers(archive: Archive, outer: TarMembers) -> int:
+def _n_walkers(path: Path, archive: Archive, outer: TarMembers) -> int:
     """Return how many walk at a time.
 
     On a cold disk each header waits for a seek: several walkers keep the disk's queue full. Where
     there is nothing to wait for they are only in each other's way.
     """
     some = outer.offsets[:: max(1, len(outer.offsets) // _PROBES)].tolist()
-    return 1 if all(is_cached(archive, start) for start in some) else _WALKERS
+    file = open_file(str(path))
+    cached = (file.is_cached(next_header(archive, start), unknown=False) for start in some)
+    return 1 if all(cached) else _WALKERS
 
 
 def _read_validation(path: Path, archive: Archive) -> _Found:

@@ -22,7 +22,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from arraystore import files
 from arraystore.errors import SourceError
 from arraystore.sources.tar_checksums import OCTAL, checksums
 
@@ -205,14 +204,14 @@ def walk(
     )
 
 
-def is_cached(archive: Archive, start: int) -> bool:
-    """Tell whether the header after the one at `start` can be read without a wait for the disk."""
+def next_header(archive: Archive, start: int) -> int:
+    """Return where the header after the one at `start` lies; `start` itself if that is none."""
     header = os.pread(archive.fd, BLOCK_NBYTES, start)
     try:
         after = start + BLOCK_NBYTES + _padded(_nbytes(header.ljust(BLOCK_NBYTES)))
     except _MalformedError:
-        return False  # the walk will tell
-    return files.is_cached(archive.fd, min(after, archive.nbytes), unknown=False)
+        return start  # the walk will tell
+    return min(after, archive.nbytes)
 
 
 class _MalformedError(Exception):
