@@ -133,7 +133,7 @@ def fill(task: FillTask) -> Filled:
 
 def copy_images(images: ImageBytes, skip: int, sink: Sink) -> NDArray[np.uint32]:
     """Copy images to a sink; return the checksums of those that begin in its block."""
-    checksums = []
+    checksums = np.empty(len(images.nbytes), dtype=np.uint32)
     for i, stop in enumerate(images.nbytes.tolist()):
         start, value = 0, 0
         is_begun_before = i == 0 and skip > 0
@@ -148,8 +148,8 @@ def copy_images(images: ImageBytes, skip: int, sink: Sink) -> NDArray[np.uint32]
             sink.advance(len(room))
             start += len(room)
         if not is_begun_before:
-            checksums.append(value)
-    return np.array(checksums, dtype=np.uint32)
+            checksums[i] = value
+    return checksums[skip > 0 :]
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ def image_starts(nbytes: Ints) -> Ints:
     >>> image_starts(np.array([3, 0, 4]))
     array([0, 3, 3])
     """
-    starts: Ints = np.cumsum(nbytes, dtype=np.int64) - nbytes
+    starts: Ints = np.cumsum(nbytes, dtype=np.int64)
+    starts -= nbytes
     return starts
 
 
