@@ -100,21 +100,16 @@ class HDF5Writer(ContainerWriter):
     @override
     def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
         is_text = column.data_type == STRING
-        data_type = _text_type(values) if is_text else np.dtype(column.data_type)
-        self._make_room(len(values) * data_type.itemsize)
+        data = _fixed_width(values) if is_text else np.asarray(values, column.data_type)
+        self._make_room(data.nbytes)
         options: dict[str, Any] = {}
-        if len(values):
-            chunk_rows = min(COLUMN_CHUNK_ROWS, len(values))
+        if len(data):
+            chunk_rows = min(COLUMN_CHUNK_ROWS, len(data))
             options = {"chunks": (chunk_rows,), "shuffle": True, "compression": "gzip"}
         if not is_text:
             options["fillvalue"] = column.fill
-        dataset = self._file.create_dataset(
-            path, (len(values),), data_type, track_times=False, **options
-        )
-        for start in range(0, len(values), COLUMN_CHUNK_ROWS):
-            rows = slice(start, start + COLUMN_CHUNK_ROWS)
-            dataset[rows] = _fixed_width(values[rows], data_type) if is_text else values[rows]
-        self._attach_dimension(path, column.dimension, len(values))
+        self._file.create_dataset(path, data=data, dtype=data.dtype, track_times=False, **options)
+        self._attach_dimension(path, column.dimension, len(data))
 
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
@@ -167,18 +162,10 @@ class HDF5Writer(ContainerWriter):
         h5ds.attach_scale(group[name].id, group[dimension].id, 0)
 
 
-def _text_type(values: Sequence[str] | NDArray[Any]) -> np.dtype[Any]:
-    """Return the type of fixed-length UTF-8 that is as wide as the longest value."""
+def _fixed_width(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:
+    """Return text as fixed-length UTF-8, as wide as its longest value."""
     import h5py
 
     width = max((len(str(value).encode()) for value in values), default=0)
-    data_type: np.dtype[Any] = h5py.string_dtype("utf-8", max(_MIN_TEXT_WIDTH, width))
-    return data_type
-
-
-def _fixed_width(
-    values: Sequence[str] | NDArray[Any], data_type: np.dtype[Any] | None = None
-) -> NDArray[Any]:
-    """Return text as fixed-length UTF-8, as wide as its longest value if no type is given."""
-    data_type = data_type or _text_type(values)
+    data_type = h5py.string_dtype("utf-8", max(_MIN_TEXT_WIDTH, width))
     return np.fromiter((str(value).encode() for value in values), data_type, len(values))
