@@ -228,7 +228,6 @@ def _seal(
     for split, plan in plans.items():
         table, crc = plan.table, checksums[split]
         digest = content_digest(table.file_name, table.label, table.nbytes, crc)
-        label_order, label_indptr = label_index(table.label, len(source.label_name))
         values: dict[str, Any] = {
             "image_start": image_starts(table.nbytes),
             "image_nbytes": table.nbytes,
@@ -237,11 +236,12 @@ def _seal(
             "image_crc32c": crc,
             "label": table.label,
             "file_name": table.file_name,
-            "label_order": label_order,
-            "label_indptr": label_indptr,
         }
         for name, column in COLUMNS.items():
-            writer.write_column(f"{split}/{name}", values[name], column)
+            if name not in values:  # the last: made when they are wanted, for the memory
+                order_and_bounds = label_index(table.label, len(source.label_name))
+                values |= zip(("label_order", "label_indptr"), order_and_bounds, strict=True)
+            writer.write_column(f"{split}/{name}", values.pop(name), column)
         # CF conventions, contiguous ragged array: this is the count variable of `byte`.
         writer.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
         total = int(table.nbytes.sum())
