@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -175,6 +176,7 @@ def convert(
         found = of_source(source)
         draft.expect(found)
         plans = _plans(source, draft.spool, shown, **how)
+        source = replace(source, splits={})  # what the plans need of the tables is in them
         _check_room(_info(source, plans))
         draft.lay_out(
             {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
@@ -225,7 +227,7 @@ def _seal(
     reports = {}
     for split, plan in plans.items():
         table, crc = plan.table, checksums[split]
-        label_order, label_indptr = label_index(table.label, len(source.label_name))
+        digest = content_digest(table.file_name, table.label, table.nbytes, crc)
         values: dict[str, Any] = {
             "image_start": image_starts(table.nbytes),
             "image_nbytes": table.nbytes,
@@ -234,14 +236,14 @@ def _seal(
             "image_crc32c": crc,
             "label": table.label,
             "file_name": table.file_name,
-            "label_order": label_order,
-            "label_indptr": label_indptr,
         }
         for name, column in COLUMNS.items():
-            writer.write_column(f"{split}/{name}", values[name], column)
+            if name not in values:  # the last: made when they are wanted, for the memory
+                order_and_bounds = label_index(table.label, len(source.label_name))
+                values |= zip(("label_order", "label_indptr"), order_and_bounds, strict=True)
+            writer.write_column(f"{split}/{name}", values.pop(name), column)
         # CF conventions, contiguous ragged array: this is the count variable of `byte`.
         writer.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
-        digest = content_digest(table.file_name, table.label, table.nbytes, crc)
         total = int(table.nbytes.sum())
         writer.set_attributes(split, SplitInfo(len(table), total, order, seed, digest).attributes())
         reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)

@@ -70,14 +70,14 @@ class OpenFile:
             self._map = _mapped(self.fd)
         return self._map
 
-    def is_cached(self, offset: int) -> bool:
-        """Tell whether reading a byte would not wait for the disk; True where nobody knows."""
+    def is_cached(self, offset: int, *, unknown: bool = True) -> bool:
+        """Tell whether reading a byte would not wait for the disk; `unknown` if nobody knows."""
         if not _MAY_PROBE:
-            return True
+            return unknown
         try:
             os.preadv(self.fd, [bytearray(1)], offset, os.RWF_NOWAIT)
         except OSError as error:  # of file systems that know no such reads, too
-            return error.errno != errno.EAGAIN
+            return unknown and error.errno != errno.EAGAIN
         return True
 
     def read_ahead(self, offset: int, nbytes: int) -> None:

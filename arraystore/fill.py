@@ -133,7 +133,7 @@ def fill(task: FillTask) -> Filled:
 
 def copy_images(images: ImageBytes, skip: int, sink: Sink) -> NDArray[np.uint32]:
     """Copy images to a sink; return the checksums of those that begin in its block."""
-    checksums = []
+    checksums = np.empty(len(images.nbytes), dtype=np.uint32)
     for i, stop in enumerate(images.nbytes.tolist()):
         start, value = 0, 0
         is_begun_before = i == 0 and skip > 0
@@ -148,8 +148,8 @@ def copy_images(images: ImageBytes, skip: int, sink: Sink) -> NDArray[np.uint32]
             sink.advance(len(room))
             start += len(room)
         if not is_begun_before:
-            checksums.append(value)
-    return np.array(checksums, dtype=np.uint32)
+            checksums[i] = value
+    return checksums[skip > 0 :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,15 +231,16 @@ class _FileSink(Sink):
     def _flush(self) -> None:
         """Write what the buffer holds."""
         done = 0
-        while done < self._used:
-            path, offset, nbytes = self._places.pop()
-            with full_disk_is_told(Path(path).parent, nbytes):
+        path, _, nbytes = self._places[-1]
+        with full_disk_is_told(Path(path).parent, nbytes):
+            while done < self._used:
+                path, offset, nbytes = self._places.pop()
                 step = min(nbytes, _WRITE_NBYTES - offset % _WRITE_NBYTES)
                 part = self._buffer[done : min(done + step, self._used)]
                 written = os.pwrite(self._fds[path], part, offset)
-            if written < nbytes:
-                self._places.append((path, offset + written, nbytes - written))
-            done += written
+                if written < nbytes:
+                    self._places.append((path, offset + written, nbytes - written))
+                done += written
         self._used = 0
 
 

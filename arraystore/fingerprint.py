@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -98,9 +99,8 @@ def _named(source: Source) -> list[object]:
 def _plan_digest(plan: SplitPlan) -> str:
     table = plan.table
     columns = (table.label, table.file, table.offset, table.nbytes, plan.height, plan.width)
-    return _digest(
-        [table.file_name, plan.skipped, plan.reencoded] + [column.tobytes() for column in columns]
-    )
+    digests = (hashlib.sha256(column.tobytes()).hexdigest() for column in columns)
+    return _digest(chain(table.file_name, [plan.skipped, plan.reencoded], digests))
 
 
 def _digest(values: Iterable[object]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
+
+
+_PIECE: Final = 2**14
+"""Names that are hashed at a time: as objects of Python they take much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ def image_starts(nbytes: Ints) -> Ints:
     >>> image_starts(np.array([3, 0, 4]))
     array([0, 3, 3])
     """
-    starts: Ints = np.cumsum(nbytes, dtype=np.int64) - nbytes
+    starts: Ints = np.cumsum(nbytes, dtype=np.int64)
+    starts -= nbytes
     return starts
 
 
@@ -114,13 +119,16 @@ def sample_order(order: str, seed: int, file_name: Sequence[str], label: Ints) -
     """
     if order == "source":
         return np.arange(len(file_name), dtype=np.int64)
-    if order == "label":
-        labels = label.tolist()
-        ranked = sorted(range(len(file_name)), key=lambda i: (labels[i], file_name[i]))
-    else:
-        hashes = name_hashes(file_name, seed)
-        ranked = sorted(range(len(file_name)), key=lambda i: (hashes[i], file_name[i]))
-    return np.array(ranked, dtype=np.int64)
+    keys = label if order == "label" else hash_numbers(file_name, seed)
+    ranked = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
+    keys = keys[ranked]
+    is_tie = np.zeros(len(keys) + 1, dtype=np.int8)
+    is_tie[1:-1] = keys[1:] == keys[:-1]
+    bounds = np.flatnonzero(np.diff(is_tie)).tolist()
+    for first, last in zip(bounds[::2], bounds[1::2], strict=True):
+        tied = ranked[first : last + 1]
+        tied[:] = sorted(tied.tolist(), key=file_name.__getitem__)
+    return ranked
 
 
 def name_hashes(file_name: Sequence[str], seed: int) -> list[bytes]:
@@ -149,8 +157,11 @@ def hash_numbers(file_name: Sequence[str], seed: int) -> NDArray[np.uint64]:
     >>> hex(hash_numbers(["n01440764_10026.JPEG"], 0)[0])
     '0xb688a95e164b4169'
     """
-    hashes = b"".join(name_hashes(file_name, seed))
-    return np.frombuffer(hashes, dtype=">u8").astype(np.uint64)
+    numbers = np.empty(len(file_name), dtype=np.uint64)
+    for start in range(0, len(file_name), _PIECE):
+        hashes = b"".join(name_hashes(file_name[start : start + _PIECE], seed))
+        numbers[start : start + _PIECE] = np.frombuffer(hashes, dtype=">u8")
+    return numbers
 
 
 def label_index(label: Ints, n_classes: int) -> tuple[Ints, Ints]:
@@ -199,10 +210,14 @@ def content_digest(
     >>> content_digest([], np.array([]), np.array([]), np.array([]))[:8]
     'e3b0c442'
     """
-    numbers = np.empty(len(file_name), dtype=[("label", "<i8"), ("nbytes", "<i8"), ("crc", "<u4")])
-    numbers["label"], numbers["nbytes"], numbers["crc"] = label, nbytes, crc32c
-    packed, width = numbers.tobytes(), numbers.dtype.itemsize
+    by_name = np.argsort(np.array(file_name, dtype=object), kind="stable")
     digest = hashlib.sha256()
-    for i in sorted(range(len(file_name)), key=file_name.__getitem__):
-        digest.update(file_name[i].encode() + b"\0" + packed[i * width : (i + 1) * width])
+    for start in range(0, len(by_name), _PIECE):
+        rows = by_name[start : start + _PIECE]
+        numbers = np.empty(len(rows), [("label", "<i8"), ("nbytes", "<i8"), ("crc", "<u4")])
+        for field, values in (("label", label), ("nbytes", nbytes), ("crc", crc32c)):
+            numbers[field] = values[rows]
+        packed, width = numbers.tobytes(), numbers.dtype.itemsize
+        for at, i in enumerate(rows.tolist()):
+            digest.update(file_name[i].encode() + b"\0" + packed[at * width : (at + 1) * width])
     return digest.hexdigest()

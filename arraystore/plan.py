@@ -17,7 +17,6 @@ from arraystore import image
 from arraystore.errors import SourceError
 from arraystore.files import OpenFile, open_file, read_at
 from arraystore.layout import sample_order
-from arraystore.sources.base import SampleTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.progress import Meter
-    from arraystore.sources.base import Source
+    from arraystore.sources.base import SampleTable, Source
 
     Ints = NDArray[np.int64]
 
@@ -97,13 +96,8 @@ def plan_split(
     """
     table = source.splits[name]
     meter.start(f"{name}: probing images", len(table))
-    headers, faults = _probe(source.files, table, meter)
-    anew = [
-        i
-        for i, header in enumerate(headers)
-        if header and source.reencode and image.needs_reencoding(header)
-    ]
-    table = _encode_anew(source, table, anew, spool, faults)
+    height, width, anew, faults = _probe(source, table, meter)
+    spooled = _encode_anew(source, table, anew, spool, faults)
     if faults and on_error == "raise":
         i = min(faults)
         raise SourceError(
@@ -111,33 +105,42 @@ def plan_split(
             + (f"; {len(faults) - 1} more in {name}" if len(faults) > 1 else "")
             + "; give on_error='skip' (--on-error skip) to leave such images out"
         )
-    keep = np.array([i for i in range(len(table)) if i not in faults], dtype=np.int64)
-    kept = table.take(keep)
-    keep = keep[ordered := sample_order(order, seed, kept.file_name, kept.label)]
+    keep = np.delete(np.arange(len(table)), sorted(faults))
+    names = [table.file_name[i] for i in keep] if faults else table.file_name
+    keep = keep[sample_order(order, seed, names, table.label[keep])]
+    stored = table.take(keep)
+    for at in np.flatnonzero(np.isin(keep, np.array(list(spooled), np.int64))).tolist():
+        stored.file[at] = len(source.files)
+        stored.offset[at], stored.nbytes[at] = spooled[int(keep[at])]
     return SplitPlan(
-        table=kept.take(ordered),
-        height=np.array([header.height if header else 0 for header in headers], np.int32)[keep],
-        width=np.array([header.width if header else 0 for header in headers], np.int32)[keep],
+        table=stored,
+        height=height[keep],
+        width=width[keep],
         skipped=tuple((table.file_name[i], faults[i]) for i in sorted(faults)),
         reencoded=tuple(table.file_name[i] for i in anew if i not in faults),
     )
 
 
 def _probe(
-    files: tuple[Path, ...], table: SampleTable, meter: Meter
-) -> tuple[list[image.ImageHeader | None], dict[int, str]]:
-    """Return the header of each image, and what is wrong with those that have none."""
-    headers: list[image.ImageHeader | None] = []
+    source: Source, table: SampleTable, meter: Meter
+) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int], dict[int, str]]:
+    """Return heights, widths, which must be encoded anew, and what is wrong with which."""
+    height, width = np.zeros(len(table), np.int32), np.zeros(len(table), np.int32)
+    anew: list[int] = []
     faults: dict[int, str] = {}
     batches = [slice(first, first + _BATCH) for first in range(0, len(table), _BATCH)]
     with ThreadPoolExecutor(_PROBERS) as pool:
-        for batch in pool.map(lambda rows: _probe_rows(files, table, rows), batches):
-            for found in batch:
-                if isinstance(found, str):
-                    faults[len(headers)] = found
-                headers.append(None if isinstance(found, str) else found)
-            meter.advance(len(batch))
-    return headers, faults
+        done = pool.map(lambda rows: _probe_rows(source.files, table, rows), batches)
+        for batch, headers in zip(batches, done, strict=True):
+            for i, header in enumerate(headers, batch.start):
+                if isinstance(header, str):
+                    faults[i] = header
+                    continue
+                height[i], width[i] = header.height, header.width
+                if source.reencode and image.needs_reencoding(header):
+                    anew.append(i)
+            meter.advance(len(headers))
+    return height, width, anew, faults
 
 
 def _probe_rows(
@@ -169,20 +172,20 @@ def _encode_anew(
     positions: list[int],
     spool: BinaryIO,
     faults: dict[int, str],
-) -> SampleTable:
-    """Append images, encoded as RGB JPEGs, to the spool; return the table that points there."""
-    file, offset, nbytes = table.file.copy(), table.offset.copy(), table.nbytes.copy()
+) -> dict[int, tuple[int, int]]:
+    """Append images, encoded as RGB JPEGs, to the spool; return offset and size of each there."""
+    spooled = {}
     for i in positions:
-        origin = open_file(str(source.files[file[i]]))
+        origin = open_file(str(source.files[table.file[i]]))
         try:
-            data = image.reencode_jpeg(read_at(origin, int(offset[i]), int(nbytes[i])))
+            data = image.reencode_jpeg(read_at(origin, int(table.offset[i]), int(table.nbytes[i])))
         except ValueError as error:
             faults[i] = str(error)
             continue
-        file[i], offset[i], nbytes[i] = len(source.files), spool.tell(), len(data)
+        spooled[i] = spool.tell(), len(data)
         spool.write(data)
     spool.flush()
-    return SampleTable(table.file_name, table.label, file, offset, nbytes)
+    return spooled
 
 
 def _place(files: tuple[Path, ...], table: SampleTable, i: int) -> str:

@@ -2,16 +2,20 @@
 
 ::
 
-    python -m benchmarks.bench_table [--members 1281167] [--rounds 3]
+    python -m benchmarks.bench_table [--members 1281167] [--rounds 3] [--convert]
 
 An archive of the true shape is written to a temporary folder, with a sparse file for the images:
 nothing of theirs is read, so that only headers take space (5 GB on the disk, since each is in a
 block of its own; deleted at the end). Each round lists the samples in a new Python.
+
+With ``--convert`` the images are there, some hundred small ones again and again (2 GB), and each
+round converts all of them to both containers, without a sync: what the count costs alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import subprocess
 import sys
 import tarfile
@@ -20,26 +24,36 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from PIL import Image
 
 from arraystore.sources.imagenet2012_tables import wnids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
 N_MEMBERS: Final = 1_281_167
 MEAN_NBYTES: Final = 110_000
 BLOCK: Final = 512
 
+N_IMAGES: Final = 300
+
 _CODE: Final = """
 import sys, time
 from pathlib import Path
+from arraystore import convert
 from arraystore.sources.imagenet2012 import load
 start, cpu = time.perf_counter(), time.process_time()
-source = load("", "5.0.0", manual_dir=Path(sys.argv[1]), partial=True)
+folder, *target = map(Path, sys.argv[1:])
+if target:
+    splits = convert("imagenet2012", *target, manual_dir=folder, partial=True, sync=False).splits
+    done = f"{splits['train'].num_samples:,} images to {target[0].suffix}"
+else:
+    done = f"{len(load('', '5.0.0', manual_dir=folder, partial=True).splits['train']):,} members"
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
-print(f"{len(source.splits['train']):,} members: {seconds:.2f} s ({cpu:.2f} s of processors), "
-      f"peak {peak} MB")
+peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+print(f"{done}: {seconds:.2f} s ({cpu:.2f} s of processors), peak {peak / 1e6:.0f} MB")
 """
 
 
@@ -50,10 +64,19 @@ def header(name: str, nbytes: int) -> bytes:
     return member.tobuf(tarfile.GNU_FORMAT)
 
 
-def write_archive(path: Path, n_members: int, mean_nbytes: int) -> None:
-    """Write a tar of one tar a class, whose members are holes of the file."""
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(mean_nbytes // 2, mean_nbytes * 3 // 2, n_members)
+def small_images(n: int) -> list[bytes]:
+    """Return JPEGs of 24 x 24 pixels of noise, some 800 bytes each."""
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 24, 24, 3), dtype=np.uint8)
+    encoded = []
+    for image in pixels:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=30)
+        encoded.append(file.getvalue())
+    return encoded
+
+
+def write_archive(path: Path, sizes: NDArray[np.int64], images: Sequence[bytes] = ()) -> None:
+    """Write a tar of one tar a class, whose members are holes of the file without `images`."""
     shares = np.array_split(sizes, len(wnids()))
     with path.open("wb") as file:
         for wnid, share in zip(wnids(), shares, strict=True):
@@ -64,7 +87,9 @@ def write_archive(path: Path, n_members: int, mean_nbytes: int) -> None:
                 zip(share.tolist(), padded.tolist(), strict=True)
             ):
                 file.write(header(f"{wnid}_{number}.JPEG", nbytes))
-                file.seek(room, 1)
+                data = images[number % len(images)] if images else b""
+                file.write(data)
+                file.seek(room - len(data), 1)
             file.seek(end, 1)
         file.write(bytes(20 * BLOCK))
 
@@ -76,13 +101,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--members", type=int, default=N_MEMBERS)
     parser.add_argument("--nbytes", type=int, default=MEAN_NBYTES, help="mean size of an image")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--convert", action="store_true", help="convert small images")
     options = parser.parse_args(arguments)
+    images = small_images(N_IMAGES) if options.convert else []
+    if images:
+        # Each class begins with the first image.
+        counts = [len(share) for share in np.array_split(np.arange(options.members), len(wnids()))]
+        sizes = np.array([len(images[i % N_IMAGES]) for count in counts for i in range(count)])
+    else:
+        rng = np.random.default_rng(0)
+        sizes = rng.integers(options.nbytes // 2, options.nbytes * 3 // 2, options.members)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "ILSVRC2012_img_train.tar"
-        write_archive(path, options.members, options.nbytes)
+        write_archive(path, sizes, images)
         print(f"{path.stat().st_size:,} bytes", flush=True)
         for _ in range(options.rounds):
-            subprocess.run([sys.executable, "-c", _CODE, folder], check=True)
+            for target in ("a.zarr", "a.h5") if images else ("",):
+                with TemporaryDirectory() as made:
+                    command = [sys.executable, "-c", _CODE, folder]
+                    subprocess.run(command + [f"{made}/{target}"] * bool(target), check=True)
     return 0
 
 

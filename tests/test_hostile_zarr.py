@@ -238,6 +238,11 @@ def test_long_names_are_kept(tmp_path: Path, n: int) -> None:
     check_names("a.tar", ["x" * n, "é" * (n // 2) + "y" * (n % 2)])
 
 
+def test_names_of_one_hash_are_no_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arraystore.sources.base._may_repeat", lambda names: True)
+    check_names("a.tar", ["b", "a"])
+
+
 @named("name", ["x" * 10_240, "é" * 2049, "a\0b", ""])
 def test_names_too_long_or_with_nul_are_refused_in_few_words(name: str) -> None:
     from arraystore import SourceError

@@ -10,6 +10,7 @@ import re
 import socket
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ import arraystore
 from arraystore import image
 from arraystore.drawn import draw, encode
 from arraystore.errors import SourceError
+from arraystore.files import OpenFile
 from arraystore.sources import imagenet2012, subset_list
 from arraystore.sources.imagenet2012 import TEST_ARCHIVE, TRAIN_ARCHIVE, VALIDATION_ARCHIVE
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
@@ -623,6 +625,29 @@ def test_a_list_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
         match=f"^{re.escape(str(given))}: (there is no such|is a folder, expected a) subset list$",
     ):
         load_source(SUBSET, manual_dir=tmp_path, subset_list=given)
+
+
+@pytest.mark.parametrize(("cached", "n_walkers"), [(True, 1), (False, 8)])
+def test_several_walk_only_where_headers_are_not_in_memory(
+    cached: bool, n_walkers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools, probed = [], []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, n: int) -> None:
+            pools.append(n)
+            super().__init__(n)
+
+    def probe(file: OpenFile, offset: int, *, unknown: bool) -> bool:
+        probed.append((offset, unknown))
+        return cached
+
+    monkeypatch.setattr(imagenet2012, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(OpenFile, "is_cached", probe)
+    table = load_source(SUBSET, manual_dir=pack(tmp_path), partial=True).splits["train"]
+    assert pools == [n_walkers]
+    second = [(offset - 512, False) for offset in table.offset[1::2].tolist()]
+    assert probed == (second if cached else second[:1])
 
 
 class Site:

@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from arraystore.containers.zarr_writer import ZarrWriter
 from arraystore.layout import (
     blocks,
     content_digest,
+    hash_numbers,
     image_starts,
     label_index,
     name_hashes,
     sample_order,
 )
-from arraystore.schema import SHARD_NBYTES
+from arraystore.schema import COLUMNS, SHARD_NBYTES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
@@ -150,7 +155,7 @@ def test_names_of_the_same_hash_are_shuffled_in_the_order_of_the_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def first_letters(names: list[str], seed: int) -> list[bytes]:
-        return [name[:1].encode() for name in names]
+        return [8 * name[:1].encode() for name in names]
 
     monkeypatch.setattr("arraystore.layout.name_hashes", first_letters)
     names = ["b2", "a9", "b1", "a10", "b10"]
@@ -279,3 +284,26 @@ def test_the_digest_does_not_depend_on_the_order(drawn: tuple[Content, Content])
 def test_the_digest_depends_on_every_column(changed: tuple[str, int, int, int]) -> None:
     first = ("a", 1, 2, 3)
     assert digest_of([first, changed]) != digest_of([first, ("b", 4, 5, 6)])
+
+
+# By pieces
+
+
+@given(unique_names.filter(bool), seeds)
+def test_names_are_hashed_in_pieces_as_they_are_in_one(names: list[str], seed: int) -> None:
+    numbers = np.arange(len(names))
+    columns = (numbers, 2 * numbers, numbers.astype(np.uint32))
+    whole = hash_numbers(names, seed).tolist(), content_digest(names, *columns)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arraystore.layout._PIECE", 3)
+        assert (hash_numbers(names, seed).tolist(), content_digest(names, *columns)) == whole
+
+
+def test_text_is_written_in_pieces_and_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arraystore.containers.zarr_writer.COLUMN_CHUNK_ROWS", 2)
+    names = ["a", "bc", "ä", "", "e" * 20]
+    ZarrWriter(tmp_path / "s").write_column("file_name", names, COLUMNS["file_name"])
+    assert np.array_equal(zarr.open_array(tmp_path / "s/file_name")[:], names)
+    assert len(list((tmp_path / "s/file_name/c").iterdir())) == 3

@@ -21,6 +21,7 @@ from arraystore.sources.tar import (
     MAX_EXTENSION_NBYTES,
     Archive,
     TarMembers,
+    next_header,
     open_archive,
     walk,
 )
@@ -231,6 +232,24 @@ def test_headers_are_forgotten_once_they_are_verified() -> None:
         _, peak_nbytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak_nbytes < 0.8 * n_files * BLOCK_NBYTES
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (block(size=b"00000000001\0") + bytes(5 * BLOCK_NBYTES), 2 * BLOCK_NBYTES),
+        (block(size=b"\x80" + 11 * b"\xff"), BLOCK_NBYTES),
+        (b"\xff" * BLOCK_NBYTES, 0),
+        (b"", 0),
+    ],
+)
+def test_the_next_header_lies_behind_the_data_and_never_beyond_the_file(
+    data: bytes, expected: int
+) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert next_header(Archive(file.fileno(), len(data), "a.tar"), 0) == expected
 
 
 # Numbers

@@ -166,6 +166,6 @@ def _fixed_width(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:
     """Return text as fixed-length UTF-8, as wide as its longest value."""
     import h5py
 
-    encoded = [str(value).encode() for value in values]
-    width = max(_MIN_TEXT_WIDTH, *map(len, encoded), 0)
-    return np.array(encoded, dtype=h5py.string_dtype("utf-8", width))
+    width = max((len(str(value).encode()) for value in values), default=0)
+    data_type = h5py.string_dtype("utf-8", max(_MIN_TEXT_WIDTH, width))
+    return np.fromiter((str(value).encode() for value in values), data_type, len(values))

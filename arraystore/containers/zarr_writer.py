@@ -123,8 +123,12 @@ class ZarrWriter(ContainerWriter):
             # there must be a loss that the reader can tell.
             config={"write_empty_chunks": True},
         )
-        if len(values):
-            array[:] = as_string_array(values) if is_text else np.asarray(values)
+        if not is_text:
+            array[:] = np.asarray(values)
+            return
+        for start in range(0, len(values), COLUMN_CHUNK_ROWS):
+            rows = slice(start, start + COLUMN_CHUNK_ROWS)
+            array[rows] = as_string_array(values[rows])
 
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import SourceError
+from arraystore.files import open_file
 from arraystore.sources.base import SampleTable, Source, Status, check_names, first_few, silent
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
 from arraystore.sources.subset_list import SubsetList, find_subset_list
-from arraystore.sources.tar import Archive, TarMembers, open_archive, walk
+from arraystore.sources.tar import Archive, TarMembers, next_header, open_archive, walk
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -59,6 +60,7 @@ _SMALLER: Final[dict[str, tuple[str, ...]]] = {
 """The subsets inside of each, which are stored as named selections."""
 
 _WALKERS: Final = 8
+_PROBES: Final = 16
 _VALIDATION_NAME: Final = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 _TEST_NAME: Final = re.compile(r"ILSVRC2012_test_([0-9]{8})\.JPEG")
 
@@ -100,7 +102,7 @@ class _Found:
     nbytes: Ints
 
     def table(self, file: int) -> SampleTable:
-        files = np.full(len(self.file_name), file, dtype=np.int64)
+        files = np.broadcast_to(np.int64(file), len(self.file_name))  # takes no memory
         return SampleTable(self.file_name, self.label, files, self.offset, self.nbytes)
 
 
@@ -197,7 +199,7 @@ def _smaller_subsets(
     """Return the lists of the subsets that are inside of this one, and what lacks of them."""
     if "train" not in tables:
         return {}, []
-    have, found, notes = set(tables["train"].file_name), {}, []
+    found, notes = {}, []
     for name in _SMALLER[config]:
         left_out = f"the selection {name} is left out"
         try:
@@ -205,7 +207,8 @@ def _smaller_subsets(
         except SourceError as error:
             notes.append(f"{left_out}: {error}")
             continue
-        missing = [n for n in listed.names if n not in have]
+        have = {name for name in tables["train"].file_name if name in listed.names}
+        missing = [name for name in listed.names if name not in have]
         if len(missing) == len(listed.names):
             notes.append(f"{left_out}: none of its images is in train")
             continue
@@ -248,16 +251,32 @@ def _read_train(path: Path, archive: Archive, wanted: Collection[str] | None) ->
         keep = np.array([j for j, name in enumerate(names) if name in wanted], dtype=np.int64)
         return [names[j] for j in keep], inner.offsets[keep], inner.nbytes[keep]
 
-    # On a cold disk each header waits for a seek: several walkers keep the disk's queue full.
-    with ThreadPoolExecutor(_WALKERS) as pool:
-        classes = list(pool.map(read_class, range(len(labels))))
+    file_name: list[str] = []
+    offsets, sizes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    with ThreadPoolExecutor(_n_walkers(path, archive, outer)) as pool:
+        for names, offset, nbytes in pool.map(read_class, range(len(labels))):
+            file_name += names
+            offsets.append(offset)
+            sizes.append(nbytes)
     return _Found(
         path,
-        [name for names, _, _ in classes for name in names],
-        np.repeat(np.array(labels, dtype=np.int64), [len(names) for names, _, _ in classes]),
-        np.concatenate([np.empty(0, np.int64), *(offset for _, offset, _ in classes)]),
-        np.concatenate([np.empty(0, np.int64), *(nbytes for _, _, nbytes in classes)]),
+        file_name,
+        np.repeat(np.array(labels, dtype=np.int64), [len(offset) for offset in offsets[1:]]),
+        np.concatenate(offsets),
+        np.concatenate(sizes),
     )
+
+
+def _n_walkers(path: Path, archive: Archive, outer: TarMembers) -> int:
+    """Return how many walk at a time.
+
+    On a cold disk each header waits for a seek: several walkers keep the disk's queue full. Where
+    there is nothing to wait for they are only in each other's way.
+    """
+    some = outer.offsets[:: max(1, len(outer.offsets) // _PROBES)].tolist()
+    file = open_file(str(path))
+    cached = (file.is_cached(next_header(archive, start), unknown=False) for start in some)
+    return 1 if all(cached) else _WALKERS
 
 
 def _read_validation(path: Path, archive: Archive) -> _Found:
@@ -301,8 +320,8 @@ def _lack(split: str, found: _Found, subset: SubsetList | None) -> str:
     SourceError
         If there is nothing of what the subset's list names, so that it cannot be the one meant.
     """
-    have = set(found.file_name)
     if split == "train" and subset:
+        have = set(found.file_name)
         missing = [name for name in subset.names if name not in have]
         if missing and not have:
             raise SourceError(
@@ -311,10 +330,12 @@ def _lack(split: str, found: _Found, subset: SubsetList | None) -> str:
             )
         return f"{first_few(missing)} listed in {subset.origin[0]} not found" if missing else ""
     expected = SPLIT_SIZES[split]
-    if len(have) == expected:
+    n_found = len(found.file_name)  # no name is there twice
+    if n_found == expected:
         return ""
-    lack = f"{len(have):,} images found, there should be {expected:,}"
+    lack = f"{n_found:,} images found, there should be {expected:,}"
     if split == "validation":
+        have = set(found.file_name)
         missing = [n for i in range(expected) if (n := _validation_name(i + 1)) not in have]
         lack += f"; missing: {first_few(missing)}"
     return lack

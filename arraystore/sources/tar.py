@@ -13,7 +13,7 @@ byte range of the outer file. V7, ustar, GNU and pax archives are understood.
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arraystore.errors import SourceError
+from arraystore.sources.tar_checksums import OCTAL, checksums
 
 BLOCK_NBYTES: Final = 512
 """Size of a header, and of the unit that data is padded to."""
@@ -36,7 +37,6 @@ _BATCH: Final = 1024
 _END_MARKER: Final = bytes(BLOCK_NBYTES)
 _NAME: Final = slice(0, 100)
 _SIZE: Final = slice(124, 136)
-_CHECKSUM: Final = slice(148, 156)
 _KIND: Final = slice(156, 157)
 _MAGIC: Final = slice(257, 263)
 _PREFIX: Final = slice(345, 500)
@@ -52,7 +52,6 @@ _REFUSED: Final = {
     b"6": "a FIFO",
     b"S": "a GNU sparse file",
 }
-_OCTAL: Final = re.compile(rb" *([0-7]+)[ \0]*")
 _PAX_RECORD: Final = re.compile(rb"([1-9][0-9]{0,6}) ([^=\n]+)=")
 _PAX_VALUES: Final = {b"path": re.compile(rb"[^\0]+"), b"size": re.compile(rb"[0-9]{1,20}")}
 
@@ -205,6 +204,16 @@ def walk(
     )
 
 
+def next_header(archive: Archive, start: int) -> int:
+    """Return where the header after the one at `start` lies; `start` itself if that is none."""
+    header = os.pread(archive.fd, BLOCK_NBYTES, start)
+    try:
+        after = start + BLOCK_NBYTES + _padded(_nbytes(header.ljust(BLOCK_NBYTES)))
+    except _MalformedError:
+        return start  # the walk will tell
+    return min(after, archive.nbytes)
+
+
 class _MalformedError(Exception):
     """What is wrong with a header; the place is added where it is known."""
 
@@ -234,10 +243,11 @@ class _Tape:
         self._unverified[position] = header
         return header
 
-    def data(self, position: int, nbytes: int, what: str) -> int:
+    def data(self, position: int, nbytes: int, name: str | None = None) -> int:
         """Return where the data of the header at `position` begins; all of it must be there."""
         first = position + BLOCK_NBYTES
         if first + nbytes > self._stop:
+            what = "extended header" if name is None else f"member {name!r}"
             raise self.error(
                 f"{what} at byte {position} needs bytes {first} to {first + nbytes}, but the "
                 f"archive ends at {self._stop}; it is truncated"
@@ -254,12 +264,12 @@ class _Tape:
     def verify_checksums(self) -> None:
         """Refuse the first damaged header of those read since the last call."""
         headers, self._unverified = self._unverified, {}
-        stated, holds = _checksums(list(headers.values()))
+        stated, holds = checksums(list(headers.values()))
         if not holds.all():
             row = int(np.argmin(holds))
             raise self.error(
                 f"header at byte {list(headers)[row]} must have the checksum of its bytes, got "
-                f"{stated[row]!r}; the archive is damaged, or this is no tar archive"
+                f"{stated[row].tobytes()!r}; the archive is damaged, or this is no tar archive"
             )
 
     def error(self, message: str) -> SourceError:
@@ -275,12 +285,12 @@ def _files(tape: _Tape, position: int) -> Iterator[tuple[str, int, int]]:
         try:
             if kind in _EXTENSIONS:
                 nbytes = _nbytes(header)
-                offset = tape.data(position, nbytes, "extended header")
+                offset = tape.data(position, nbytes)
                 told |= _extension(kind, tape, offset, nbytes)
             else:
                 name = _text(told[b"path"] if b"path" in told else _name(header))
                 nbytes = int(told[b"size"]) if b"size" in told else _nbytes(header)
-                offset = tape.data(position, nbytes, f"member {name!r}")
+                offset = tape.data(position, nbytes, name)
                 told = {}
                 if kind in _FILES and name and name[-1] != "/":
                     yield _without_dot(name), offset, nbytes
@@ -288,7 +298,7 @@ def _files(tape: _Tape, position: int) -> Iterator[tuple[str, int, int]]:
                     _require_directory(kind, name, nbytes)
         except _MalformedError as error:
             raise tape.error(f"header at byte {position}: {error}") from None
-        position = offset + -(-nbytes // BLOCK_NBYTES) * BLOCK_NBYTES
+        position = offset + _padded(nbytes)
     if told:
         raise tape.error(f"expected the member of an extended header at byte {position}, got none")
 
@@ -349,11 +359,15 @@ def _without_dot(name: str) -> str:
 
 def _nbytes(header: bytes) -> int:
     field = header[_SIZE]
-    if octal := _OCTAL.fullmatch(field):
+    if octal := OCTAL.fullmatch(field):
         return int(octal[1], 8)
     if field[0] == 0x80:  # GNU's mark of a number too large for octal: big-endian bytes follow
         return int.from_bytes(field[1:], "big")
     raise _MalformedError(f"size must be octal or positive base-256, got {field!r}")
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // BLOCK_NBYTES) * BLOCK_NBYTES
 
 
 def _require_directory(kind: bytes, name: str, nbytes: int) -> None:
@@ -366,21 +380,8 @@ def _require_directory(kind: bytes, name: str, nbytes: int) -> None:
         raise _MalformedError(f"directory {name!r} must have size 0, got {nbytes}")
 
 
-def _checksums(headers: Sequence[bytes]) -> tuple[list[bytes], NDArray[np.bool_]]:
-    """Return the checksum field of each header, and whether it holds."""
-    stated = [header[_CHECKSUM] for header in headers]
-    octals = [_OCTAL.fullmatch(field) for field in stated]
-    expected = np.array([int(octal[1], 8) if octal else -1 for octal in octals])
-    blocks = np.frombuffer(bytearray().join(headers), np.uint8).reshape(len(headers), BLOCK_NBYTES)
-    blocks[:, _CHECKSUM] = ord(" ")
-    holds = blocks.sum(axis=1, dtype=np.int32) == expected
-    if not holds.all():  # some old programs summed signed bytes
-        holds |= blocks.view(np.int8).sum(axis=1, dtype=np.int32) == expected
-    return stated, holds
-
-
 def _refuse_other_formats(start: bytes, path: Path) -> None:
-    if len(start) == BLOCK_NBYTES and _checksums([start])[1].all():
+    if len(start) == BLOCK_NBYTES and checksums([start])[1].all():
         return  # a tar archive begins with a member's name, and that may look like anything
     for signature, (what, tool) in _OTHER_FORMATS.items():
         if start.startswith(signature):
