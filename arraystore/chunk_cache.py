@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MAX_NBYTES: Final = 64 * 2**20
-"""What the chunks that one store keeps may take: a hundred of numbers, or twenty of names."""
+MAX_NBYTES: Final = 40 * 2**20
+"""What the chunks that one store keeps may take: eighty of numbers, or a dozen of names."""
 
 
 class ChunkCache:

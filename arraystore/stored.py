@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
 
-_FETCHED_CHUNKS: Final = 12
+_FETCHED_CHUNKS: Final = 9
 """Chunks of each column that are fetched for a batch beforehand: as many as will be kept."""
 
 _DIGESTED: Final = ("file_name", "label", "image_nbytes", "image_crc32c")
