@@ -44,17 +44,14 @@ class OpenFile:
         Its descriptor.
     identity : tuple of int
         Device, number, size and time of change, since another file may take its name.
-    nbytes : int
-        Its size when it was opened.
     """
 
-    __slots__ = ("__weakref__", "_map", "fd", "identity", "nbytes")
+    __slots__ = ("__weakref__", "_map", "fd", "identity")
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no wait for a pipe
         status = os.fstat(self.fd)
         self.identity = identity_of(status)
-        self.nbytes = status.st_size
         self._map: mmap.mmap | None = None
         if not stat.S_ISREG(status.st_mode):
             raise StorageError(f"{path}: must be a file, but is a folder, pipe or device")
