@@ -99,7 +99,7 @@ def test_a_batch_from_the_page_cache_costs_no_calls_a_sample(
         # The root is looked at, the file for the look into the page cache and once to be read.
         assert counts.system == {"stat": 1, "fstat": 2, "preadv": 8}
         costs.append(counts.python)
-    assert costs[1] <= costs[0] + 10 < 120  # ten, if garbage happens to be collected meanwhile
+    assert costs[1] <= costs[0] + 10 < 150  # ten, if garbage happens to be collected meanwhile
 
 
 def test_a_batch_read_without_a_map_costs_a_read_for_each_image_and_no_other_system_calls(
