@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import arraystore
 from arraystore import files, payload, storage
+from arraystore.byterange import ZEROS, ChunkManifest
 from arraystore.containers import zarr_writer
 from arraystore.errors import FormatError, ShortReadError, StorageError
 from arraystore.files import OpenFile
@@ -270,3 +271,30 @@ def test_the_disk_is_asked_for_little_more_than_is_read_next(
 def test_mmap_false_survives_pickling(path: Path) -> None:
     train = pickle.loads(pickle.dumps(arraystore.open(path, mmap=False)["train"]))
     assert not train.parts.only.stored._opening.reader.mmap
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_image_that_ends_a_little_after_its_shard_has_nothing_of_the_index_in_it(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
+    monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD)
+    last = picture(seed=1)
+    first = picture(seed=0).ljust(SHARD + 10 - len(last), b"\0")
+    source = write_folder(tmp_path / "in", {"train/a/0.jpg": first, "train/a/1.jpg": last})
+    target = tmp_path / f"store{suffix}"
+    arraystore.convert(f"folder:{source}", target, order="source", sync=False)
+    train = arraystore.open(target)["train"]
+    assert [train.image_bytes[i] for i in (0, 1)] == [first, last]
+
+
+def test_chunks_that_are_not_stored_are_zeros(train: arraystore.Split) -> None:
+    _ = train.image_bytes[0]
+    only = train.parts.only
+    assert only is not None
+    stored = only.stored._payload
+    nowhere = np.full(2, ZEROS)
+    stored.manifest = ChunkManifest(("x",), np.zeros(2, np.int64), nowhere, SHARD, 2 * SHARD)
+    places = np.array([0, SHARD - 100]), np.array([10, 200])
+    assert stored.copies(*places) == [bytes(10), bytes(200)]
+    assert list(map(bytes, stored.views(*places))) == [bytes(10), bytes(200)]
