@@ -17,10 +17,16 @@ import numpy as np
 from arraystore.byterange import ZEROS, ByteRange
 from arraystore.errors import FormatError
 from arraystore.files import MAPS_TAKE_DESCRIPTORS, read_at
-from arraystore.storage import LocalReader, check_length, plan_elements, read_elements
+from arraystore.storage import (
+    LocalReader,
+    arriving_elements,
+    check_length,
+    plan_elements,
+    read_elements,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -122,6 +128,10 @@ class Payload:
             If an object ends before an image does.
         """
         return read_elements(self._reader, self.manifest, start, nbytes)
+
+    def arrivals(self, start: Ints, nbytes: Ints) -> Iterator[tuple[int, memoryview]]:
+        """Yield which image it is, and its bytes, of each as soon as it is read; see `read`."""
+        return arriving_elements(self._reader, self.manifest, start, nbytes)
 
     def views(self, start: Ints, nbytes: Ints) -> list[memoryview]:
         """Return images, read-only, where they lie if that is possible; raise as `read` does."""

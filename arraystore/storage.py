@@ -67,6 +67,10 @@ class RangeReader(Protocol):
         """
         ...
 
+    def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
+        """Yield the number and the bytes of each range, as soon as they are there."""
+        yield from enumerate(self.read_ranges(ranges))
+
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
         """Return whole objects, in the order asked for.
 
@@ -285,27 +289,49 @@ def read_elements(
     ShortReadError
         If a stored object ends before a chunk does.
     """
+    found = [memoryview(b"")] * len(start)
+    for i, data in arriving_elements(reader, manifest, start, nbytes):
+        found[i] = data
+    return found
+
+
+def arriving_elements(
+    reader: RangeReader, manifest: ChunkManifest, start: Ints, nbytes: Ints
+) -> Iterator[tuple[int, memoryview]]:
+    """Yield the number and the bytes of each range that `read_elements` reads, as they come."""
     pieces, stored, spans = plan_elements(manifest, start, nbytes, max_gap=reader.max_gap)
-    is_stored = pieces.start != ZEROS
     ranges = [
         ByteRange(manifest.keys[key], first, last)
         for key, first, last in zip(
             spans.object.tolist(), spans.start.tolist(), spans.stop.tolist(), strict=True
         )
     ]
-    buffers = read_exactly(reader, ranges)
-    offset = stored.start - spans.start[spans.span]
-    found = iter(zip(spans.span.tolist(), offset.tolist(), strict=True))
-    parts: list[list[memoryview]] = [[] for _ in range(len(start))]
-    for wanted, size, there in zip(
-        pieces.wanted.tolist(), pieces.nbytes.tolist(), is_stored.tolist(), strict=True
-    ):
-        if there:
-            span, at = next(found)
-            parts[wanted].append(buffers[span][at : at + size])
-        else:
-            parts[wanted].append(memoryview(bytes(size)))
-    return [some[0] if len(some) == 1 else memoryview(b"".join(some)) for some in parts]
+    parts: list[dict[int, memoryview]] = [{} for _ in range(len(start))]
+    for piece in np.flatnonzero(pieces.start == ZEROS).tolist():
+        parts[pieces.wanted[piece]][piece] = memoryview(bytes(pieces.nbytes[piece]))
+    missing = np.bincount(stored.wanted, minlength=len(start)).tolist()
+    yield from ((i, _joined(parts[i])) for i, number in enumerate(missing) if not number)
+    order = np.argsort(spans.span, kind="stable")
+    first = np.searchsorted(spans.span[order], np.arange(len(ranges) + 1)).tolist()
+    numbers = np.flatnonzero(pieces.start != ZEROS)[order].tolist()
+    wanted = stored.wanted[order].tolist()
+    at = stored.start[order] - spans.start[spans.span[order]]
+    places = list(zip(at.tolist(), (at + stored.nbytes[order]).tolist(), strict=True))
+    for span, data in reader.arrivals(ranges):
+        check_length(ranges[span], len(data))
+        for k in range(first[span], first[span + 1]):
+            i = wanted[k]
+            parts[i][numbers[k]] = data[slice(*places[k])]
+            missing[i] -= 1
+            if not missing[i]:
+                yield i, _joined(parts[i])
+
+
+def _joined(parts: dict[int, memoryview]) -> memoryview:
+    """Return the numbered parts of an element, in one."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return memoryview(b"".join(parts[number] for number in sorted(parts)))
 
 
 def plan_elements(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from typing_extensions import override
@@ -18,7 +19,7 @@ from arraystore.storage import crc32c
 from arraystore.threads import in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Pixels = NDArray[np.uint8]
     Size = int | tuple[int, int]
+
+Data = TypeVar("Data", bytes, memoryview)
 
 _FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
 
@@ -122,23 +125,7 @@ class StoredSplit(StoredColumns):
         ShortReadError
             If an object ends before an image does.
         """
-        if not self._reader.is_remote:
-            images = self._read(positions)
-            if self._always:
-                self._check(images, positions)
-            return images
-        try:
-            images = self._read(positions)
-            wrong = self._damaged(images, positions)
-        except ShortReadError:
-            images, wrong = [], np.arange(len(positions))
-        if len(wrong):
-            self._payload.look_up(*self._where(positions[wrong]))
-            again = self._read(positions[wrong])
-            self._check(again, positions[wrong])
-            replaced = dict(zip(wrong.tolist(), again, strict=True))
-            images = [replaced[i] if i in replaced else images[i] for i in range(len(positions))]
-        return images
+        return self._taken(positions, memoryview)
 
     def checked(self, positions: Ints) -> list[memoryview]:
         """Read encoded images, and compare them with their checksums; see `read`."""
@@ -156,7 +143,7 @@ class StoredSplit(StoredColumns):
     def copies(self, positions: Ints) -> list[bytes]:
         """Return encoded images as bytes, read by the shortest way; raise as `read` does."""
         if self._is_checked:
-            return list(map(bytes, self.read(positions)))
+            return self._taken(positions, bytes)
         return self._payload.copies(*self._where(positions))
 
     def copy(self, position: int) -> bytes:
@@ -247,8 +234,28 @@ class StoredSplit(StoredColumns):
         self._check_inside(start, nbytes, positions)
         return start, nbytes
 
-    def _read(self, positions: Ints) -> list[memoryview]:
-        return self._payload.read(*self._where(positions))
+    def _taken(self, positions: Ints, take: Callable[[memoryview], Data]) -> list[Data]:
+        """Read images, and take each; see `read`. From afar that is done while others come."""
+        where = self._where(positions)
+        if not self._reader.is_remote:
+            images = self._payload.read(*where)
+            if self._always:
+                self._check(images, positions)
+            return list(map(take, images))
+        expected = self.take("image_crc32c", positions).tolist()
+        taken: dict[int, Data] = {}
+        with suppress(ShortReadError):  # what does not come now is read again
+            for i, data in self._payload.arrivals(*where):
+                if crc32c(data) == expected[i]:
+                    taken[i] = take(data)
+        if len(taken) < len(positions):
+            left = np.setdiff1d(np.arange(len(positions)), np.fromiter(taken, np.int64))
+            start, nbytes = (column[left] for column in where)
+            self._payload.look_up(start, nbytes)
+            again = self._payload.read(start, nbytes)
+            self._check(again, positions[left])
+            taken |= zip(left.tolist(), map(take, again), strict=True)
+        return [taken[i] for i in range(len(positions))]
 
     def _damaged(self, images: Sequence[memoryview], positions: Ints) -> Ints:
         """Return which of some images do not match their checksum."""

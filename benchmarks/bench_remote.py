@@ -9,7 +9,7 @@ a SeaweedFS on loopback; a proxy in a process of its own delays each request, an
 readers take turns. Each has its store open and the columns loaded, and reads the encoded images
 at the same random positions; every byte is compared with the pictures.
 
-- arraystore, from Zarr and from HDF5;
+- arraystore, from Zarr and from HDF5, and from Zarr with all requests at once;
 - bare concurrent GETs of the ranges that arraystore asks for: obstore, as many at a time, and
   nothing else;
 - a plain loop of these GETs;
@@ -55,6 +55,7 @@ SUFFIXES: Final = (".zarr", ".h5")
 
 ZARR: Final = "arraystore, Zarr"
 HDF5: Final = "arraystore, HDF5"
+AT_ONCE: Final = f"arraystore, Zarr, {N_READ} at once"
 BARE_ZARR: Final = "bare concurrent GETs, Zarr"
 BARE_HDF5: Final = "bare concurrent GETs, HDF5"
 LOOP: Final = "plain loop of GETs"
@@ -172,16 +173,21 @@ def bucket_at(endpoint: str) -> S3Store:
     )
 
 
-def train_at(endpoint: str, suffix: str, **options: Any) -> arraystore.Split:
+def train_at(
+    endpoint: str, suffix: str, max_in_flight: int = MAX_IN_FLIGHT, **options: Any
+) -> arraystore.Split:
     keys = {"key": ACCESS_KEY, "secret": SECRET_KEY, "region": "us-east-1"}
     return arraystore.open(
         f"s3://{BUCKET}/images{suffix}",
         storage_options=keys | {"endpoint_url": endpoint} | options,
+        max_in_flight=max_in_flight,
     )["train"]
 
 
-def by_arraystore(endpoint: str, suffix: str, positions: Any) -> Callable[[], Sequence[bytes]]:
-    split = train_at(endpoint, suffix)
+def by_arraystore(
+    endpoint: str, suffix: str, positions: Any, max_in_flight: int = MAX_IN_FLIGHT
+) -> Callable[[], Sequence[bytes]]:
+    split = train_at(endpoint, suffix, max_in_flight)
     _ = split.image_bytes[0]  # the columns are there from now on
     return lambda: split.image_bytes[positions]
 
@@ -280,6 +286,7 @@ def readers_at(endpoint: str, folder: Path, positions: Any) -> list[Reader]:
         Reader(BARE_ZARR, by_bare_gets(endpoint, in_zarr, positions)),
         Reader(HDF5, by_arraystore(endpoint, ".h5", positions)),
         Reader(BARE_HDF5, by_bare_gets(endpoint, in_hdf5, positions)),
+        Reader(AT_ONCE, by_arraystore(endpoint, ".zarr", positions, N_READ)),
         Reader(LOOP, by_loop(endpoint, in_zarr, positions)),
         Reader(ZARR_SLICES, by_zarr(endpoint, positions, at_once=False)),
         Reader(ZARR_ASYNC, by_zarr(endpoint, positions, at_once=True)),

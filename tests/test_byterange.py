@@ -15,10 +15,11 @@ from typing_extensions import override
 
 from arraystore.byterange import ZEROS, ByteRange, ChunkManifest, Pieces, Spans, coalesce
 from arraystore.errors import ShortReadError
-from arraystore.storage import RangeReader, read_elements
+from arraystore.storage import RangeReader, arriving_elements, read_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from random import Random
 
     from hypothesis.strategies import DrawFn
     from numpy.typing import NDArray
@@ -262,6 +263,23 @@ def test_the_elements_of_every_range_come_back(
     array.max_gap = max_gap
     found = read_elements(array, array.manifest, start, nbytes)
     assert list(map(bytes, found)) == array.wanted(start, nbytes)
+
+
+@given(laid_and_wanted(), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_elements_are_whole_in_whatever_order_their_pieces_come(
+    drawn: tuple[Laid, Ints, Ints], random: Random
+) -> None:
+    array, start, nbytes = drawn
+
+    class Shuffled(Laid):
+        @override
+        def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
+            yield from random.sample(list(super().arrivals(ranges)), len(ranges))
+
+    shuffled = Shuffled(array.data, array.manifest, array.objects)
+    found = dict(arriving_elements(shuffled, array.manifest, start, nbytes))
+    assert [bytes(found[i]) for i in range(len(start))] == array.wanted(start, nbytes)
 
 
 @given(laid_and_wanted())

@@ -224,7 +224,7 @@ def test_what_a_batch_needs_of_large_columns_is_one_round_trip_from_afar(
     store = from_afar(grown)
     _ = store["train"].image_bytes[5]
     trips: list[int] = []
-    for name in ("read_ranges", "read_objects"):
+    for name in ("arrivals", "read_objects"):
         real = getattr(ObjectReader, name)
 
         def counting(self: Any, wanted: Any, real: Any = real) -> Any:

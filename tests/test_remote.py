@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,12 +16,14 @@ from typing_extensions import override
 import arraystore
 from arraystore import containers
 from arraystore.containers import blocks as blocks_room
+from arraystore.errors import StorageError
+from arraystore.objects import loop, stores
 from arraystore.objects import reader as reader_room
-from arraystore.objects import stores
 from arraystore.objects.reader import ObjectReader
+from arraystore.storage import crc32c
 from tests.support import SUFFIXES, picture, write_folder
 from tests.true_size import SIZES, write_true_size
-from tests.web import PATIENCE, WebServer
+from tests.web import PATIENCE, Asked, WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -236,10 +239,10 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
             return super().size(key)
 
         @override
-        def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
             if ranges:
                 seen.append(Round(tuple((wanted.key, wanted.nbytes) for wanted in ranges)))
-            return super().read_ranges(ranges)
+            return super().arrivals(ranges)
 
         @override
         def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
@@ -370,6 +373,61 @@ def test_a_long_run_is_read_in_parts_that_are_asked_for_at_once(
     finally:
         web.together = None
     assert len(web.asked) == 8
+
+
+def test_what_has_come_is_checked_while_the_rest_is_under_way(
+    path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.put(path, path.name)
+    train = arraystore.open(f"{web.url}/{path.name}", max_gap=0)["train"]
+    expected = arraystore.open(path)["train"].image_bytes[[0, 2, 4]]
+    _ = train.image_bytes[0]
+    is_first, one_is_checked = threading.Lock(), threading.Event()
+    waited: list[bool] = []
+
+    def crc32c_seen(data: memoryview) -> int:
+        one_is_checked.set()
+        return crc32c(data)
+
+    def answer(asked: Asked) -> None:
+        if is_first.acquire(blocking=False):
+            waited.append(one_is_checked.wait(PATIENCE))
+
+    monkeypatch.setattr("arraystore.stored.crc32c", crc32c_seen)
+    monkeypatch.setattr(web, "answer", answer)
+    assert train.image_bytes[[0, 2, 4]] == expected
+    assert waited == [True]
+
+
+async def _endless(ended: threading.Event) -> int:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ended.set()
+    return 0
+
+
+async def _one() -> int:
+    return 1
+
+
+async def _failing() -> int:
+    raise StorageError("no")
+
+
+def test_what_nobody_waits_for_any_more_is_ended() -> None:
+    ended = threading.Event()
+    found = loop.arrivals([_endless(ended), _one()])
+    assert next(found) == (1, 1)
+    found.close()
+    assert ended.wait(PATIENCE)
+
+
+def test_what_fails_ends_the_others_and_is_raised() -> None:
+    ended = threading.Event()
+    with pytest.raises(StorageError, match=r"^no$"):
+        list(loop.arrivals([_endless(ended), _failing()]))
+    assert ended.wait(PATIENCE)
 
 
 def test_no_more_requests_are_in_flight_than_allowed(

@@ -6,12 +6,13 @@ import asyncio
 import atexit
 import os
 import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from arraystore.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Generator, Iterable, Sequence
 
 T = TypeVar("T")
 
@@ -90,6 +91,36 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         future.cancel()  # Ctrl-C leaves nothing running
         raise
+
+
+def arrivals(works: Sequence[Coroutine[Any, Any, T]]) -> Generator[tuple[int, T]]:
+    """Run coroutines at once, and yield the number and the result of each that has ended.
+
+    Raises
+    ------
+    StorageError
+        In a child that was forked after the first use.
+    Exception
+        What the first raised that failed; the others are ended.
+    """
+    arrived: SimpleQueue[tuple[int, T] | None] = SimpleQueue()
+
+    async def tell(number: int, work: Coroutine[Any, Any, T]) -> None:
+        arrived.put((number, await work))
+
+    async def tell_all() -> None:
+        try:
+            await gather(tell(*numbered) for numbered in enumerate(works))
+        finally:
+            arrived.put(None)
+
+    future = asyncio.run_coroutine_threadsafe(tell_all(), _background.loop())
+    try:
+        while (found := arrived.get()) is not None:
+            yield found
+        future.result()
+    finally:
+        future.cancel()
 
 
 async def gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from typing_extensions import override
 
 from arraystore.errors import StorageError
-from arraystore.objects.loop import check_process, gather, run
+from arraystore.objects.loop import arrivals, check_process, gather, run
 from arraystore.objects.told import (
     changed,
     is_beyond_the_end,
@@ -20,7 +20,7 @@ from arraystore.objects.told import (
 from arraystore.storage import RangeReader
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Iterator, Mapping, Sequence
 
     from arraystore.byterange import ByteRange
     from arraystore.objects.stores import Connection
@@ -29,7 +29,7 @@ MAX_GAP: Final = 32 * 2**10
 """Bytes that arrive sooner than the answer to one more request would."""
 
 MAX_IN_FLIGHT: Final = 64
-"""More requests at once gain nothing on one machine, and make servers say 503."""
+"""Requests that wait for an answer at one time: a batch takes the delay once for each so many."""
 
 _PART_NBYTES: Final = 4 * 2**20
 """A longer range is asked for in parts of this size, since one connection is slow."""
@@ -95,33 +95,48 @@ class ObjectReader(RangeReader):
 
     @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        found = dict(self.arrivals(ranges))
+        return [found[i] for i in range(len(ranges))]
+
+    @override
+    def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
         check_process()  # before coroutines are made that nobody would wait for
-        works: list[Coroutine[Any, Any, Reply]] = []
-        counts: list[int] = []
-        for key, start, stop in ranges:
-            parts = [(at, min(at + _PART_NBYTES, stop)) for at in range(start, stop, _PART_NBYTES)]
-            works += [self._range(key, *part) for part in parts]
-            counts.append(len(parts))
-        replies = iter(self._all(works, [wanted.key for wanted in ranges]) if works else [])
-        return [_joined([next(replies).data for _ in range(count)]) for count in counts]
+        works = [self._in_parts(*wanted) for wanted in ranges]
+        return self._all(works, [wanted.key for wanted in ranges])
 
     @override
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
-        return [reply.data for reply in self._all([self._get(key, {}) for key in keys], keys)]
+        check_process()
+        found = dict(self._all([self._object(key) for key in keys], keys))
+        return [found[i] for i in range(len(keys))]
 
-    def _all(self, works: list[Coroutine[Any, Any, Reply]], keys: Sequence[str]) -> list[Reply]:
-        """Wait for answers; if objects are new to us, that of the first is still what it was.
+    def _all(
+        self, works: list[Coroutine[Any, Any, memoryview]], keys: Sequence[str]
+    ) -> Iterator[tuple[int, memoryview]]:
+        """Yield answers; if objects are new to us, that of the first is still what it was.
 
         The first is the root's metadata: objects not seen yet may be those of another store that
         took the place of this one. It is asked for along with them, in the same round trip.
         """
         first = next(iter(list(self._seen)), None)
-        if first is None or all(key in self._seen for key in keys):
-            return run(gather(works))
-        return run(gather([*works, self._still(first)]))[: len(works)]
+        n = len(works)
+        if first is not None and not all(key in self._seen for key in keys):
+            works.append(self._still(first))
+        return (found for found in arrivals(works) if found[0] < n)
 
-    async def _still(self, key: str) -> Reply:
-        return Reply(memoryview(b""), 0, await self._head(key))
+    async def _still(self, key: str) -> memoryview:
+        await self._head(key)
+        return memoryview(b"")
+
+    async def _object(self, key: str) -> memoryview:
+        return (await self._get(key, {})).data
+
+    async def _in_parts(self, key: str, start: int, stop: int) -> memoryview:
+        if stop - start <= _PART_NBYTES:
+            return (await self._range(key, start, stop)).data
+        parts = [(at, min(at + _PART_NBYTES, stop)) for at in range(start, stop, _PART_NBYTES)]
+        replies = await gather(self._range(key, *part) for part in parts)
+        return memoryview(b"".join(reply.data for reply in replies))
 
     def read_ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
         """Return the size of an object, its first bytes and its last, in one round trip.
@@ -259,9 +274,3 @@ class ObjectReader(RangeReader):
 
 class _NoSuffix(Exception):  # noqa: N818 - an answer, not a failure
     """The service cannot count from the end of an object."""
-
-
-def _joined(parts: list[memoryview]) -> memoryview:
-    if len(parts) == 1:
-        return parts[0]
-    return memoryview(b"".join(parts))
