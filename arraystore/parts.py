@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from arraystore.payload import ReadPlan
 from arraystore.positions import among, compact, is_ascending, places_in, rows, take
 
 if TYPE_CHECKING:
@@ -122,6 +123,20 @@ class Parts:
             for all_of_it, column in zip(values, columns, strict=True):
                 all_of_it[np.asarray(which, dtype=np.int64)] = column
         return values
+
+    def fetch(self, places: Ints) -> None:
+        """Fetch the columns that some of the samples need, if round trips are dear."""
+        for stored, at, _ in self.locate(places):
+            stored.fetch(at)
+
+    def plan(self, places: Ints) -> ReadPlan:
+        """Return what reading the encoded images of some of the samples takes."""
+        (nbytes,) = self.values(("image_nbytes",), places)
+        plans = [stored.plan(at) for stored, at, _ in self.locate(places)]
+        objects = {key for keys, _, _ in plans for key in keys}
+        return ReadPlan(
+            len(objects), sum(p[1] for p in plans), sum(p[2] for p in plans), int(nbytes.sum())
+        )
 
     def place(self, place: int) -> tuple[StoredSplit, int]:
         """Return the stored split of one sample, and the position in it."""

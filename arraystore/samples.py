@@ -10,7 +10,6 @@ import numpy as np
 from arraystore.batch import Arena, Batch, Encoded, Images, Sample
 from arraystore.errors import FormatError
 from arraystore.parts import Part, Parts
-from arraystore.payload import ReadPlan
 from arraystore.read_ahead import ahead
 from arraystore.selection import as_position, as_positions, as_size, is_one
 from arraystore.stored import StoredSplit
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.labels import Vocabulary
+    from arraystore.payload import ReadPlan
     from arraystore.selection import Selection
     from arraystore.stored import Size
 
@@ -107,14 +107,16 @@ class Samples:
         encoded : Encoded, optional
             The samples, if they are read already.
         """
-        read = self.encoded(positions) if encoded is None else encoded
-        images = self._decoded(positions, read.views, size)
-        return Batch(images, read.label, read.file_name)
+        if encoded is None:
+            self._parts.fetch(positions)
+            images = self._images(positions, size)
+            return Batch(images, *self._parts.values(("label", "file_name"), positions))
+        images = self._images(positions, size, encoded.views)
+        return Batch(images, encoded.label, encoded.file_name)
 
     def encoded(self, positions: Ints) -> Encoded:
         """Read samples; made for the rooms above this one."""
-        for stored, where, _ in self._parts.locate(positions):
-            stored.fetch(where)
+        self._parts.fetch(positions)
         views = self.views(positions)
         return Encoded(positions, views, *self._parts.values(("label", "file_name"), positions))
 
@@ -280,13 +282,7 @@ class Samples:
         >>> train.read_plan(slice(0, 10)).requests      # neighbours are read together
         1
         """
-        positions = as_positions(... if selection is None else selection, len(self))
-        (nbytes,) = self._parts.values(("image_nbytes",), positions)
-        plans = [stored.plan(where) for stored, where, _ in self._parts.locate(positions)]
-        objects = {key for keys, _, _ in plans for key in keys}
-        return ReadPlan(
-            len(objects), sum(p[1] for p in plans), sum(p[2] for p in plans), int(nbytes.sum())
-        )
+        return self._parts.plan(as_positions(... if selection is None else selection, len(self)))
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -338,9 +334,6 @@ class Samples:
             self._columns[name] = read_only(self._parts.column(name))
         return self._columns[name]
 
-    def _images(self, positions: Ints, size: Size | None = None) -> Any:
-        return self._decoded(positions, self.views(positions), size)
-
     def _copy(self, position: int) -> bytes:
         stored, own = self._parts.place(position)
         return stored.copy(own)
@@ -356,12 +349,16 @@ class Samples:
         read = StoredSplit.checked if check else StoredSplit.read
         return self._each(positions, lambda stored, where, _: read(stored, where))
 
-    def _decoded(self, positions: Ints, views: Sequence[memoryview], size: Size | None) -> Any:
-        """Decode what `views` read: to a list of arrays, or to one where they are resized."""
+    def _images(
+        self, positions: Ints, size: Size | None = None, views: Sequence[memoryview] | None = None
+    ) -> Any:
+        """Decode images, read already or not: a list of arrays, or one where they are resized."""
         images = None if size is None else np.empty((len(positions), *as_size(size), 3), np.uint8)
 
         def decode(stored: StoredSplit, at: Ints, which: Sequence[int]) -> list[Pixels]:
             into = None if images is None else [images[i] for i in which]
+            if views is None:
+                return stored.images(at, into)
             return stored.decode([views[i] for i in which], at, into)
 
         decoded = self._each(positions, decode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
@@ -16,10 +16,11 @@ from arraystore.layout import content_digest
 from arraystore.payload import Payload
 from arraystore.schema import COLUMN_CHUNK_ROWS, PAYLOAD
 from arraystore.storage import crc32c
-from arraystore.threads import in_threads
+from arraystore.threads import in_a_thread, in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
     Size = int | tuple[int, int]
 
-Data = TypeVar("Data", bytes, memoryview)
+T = TypeVar("T")
 
 _FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
 
@@ -125,7 +126,7 @@ class StoredSplit(StoredColumns):
         ShortReadError
             If an object ends before an image does.
         """
-        return self._taken(positions, memoryview)
+        return self._taken(positions, lambda _, data: data)
 
     def checked(self, positions: Ints) -> list[memoryview]:
         """Read encoded images, and compare them with their checksums; see `read`."""
@@ -143,7 +144,7 @@ class StoredSplit(StoredColumns):
     def copies(self, positions: Ints) -> list[bytes]:
         """Return encoded images as bytes, read by the shortest way; raise as `read` does."""
         if self._is_checked:
-            return self._taken(positions, bytes)
+            return self._taken(positions, lambda _, data: bytes(data))
         return self._payload.copies(*self._where(positions))
 
     def copy(self, position: int) -> bytes:
@@ -184,21 +185,41 @@ class StoredSplit(StoredColumns):
         FormatError
             If they cannot be decoded.
         """
-        is_checked = self._always or self._reader.is_remote
-        expected = None if is_checked else self.take("image_crc32c", positions)
+        expected = None if self._is_checked else self.take("image_crc32c", positions)
 
         def work(i: int) -> Pixels:
             if expected is not None and crc32c(encoded[i]) != expected[i]:
                 self._check(encoded[i : i + 1], positions[i : i + 1])
-            try:
-                if into is None:
-                    return image.decode(encoded[i])
-                image.decode_resized(encoded[i], into[i])
-            except ValueError as error:
-                raise FormatError(f"{self._image(int(positions[i]))}: {error}") from error
-            return into[i]
+            return self._pixels(encoded[i], int(positions[i]), None if into is None else into[i])
 
         return in_threads(work, len(encoded))
+
+    def images(self, positions: Ints, into: Sequence[Pixels] | None = None) -> list[Pixels]:
+        """Read and decode images, from afar each while others are on their way; see `decode`."""
+        if not self._reader.is_remote or len(positions) < 2:
+            return self.decode(self.read(positions), positions, into)
+        begun: list[Future[Pixels]] = []
+
+        def begin(i: int, data: memoryview) -> Future[Pixels]:
+            out = None if into is None else into[i]
+            begun.append(in_a_thread(partial(self._pixels, data, int(positions[i]), out)))
+            return begun[-1]
+
+        try:
+            return [decoding.result() for decoding in self._taken(positions, begin)]
+        finally:
+            for decoding in begun:
+                decoding.cancel()
+
+    def _pixels(self, encoded: memoryview, position: int, into: Pixels | None) -> Pixels:
+        """Decode one image, into an array if there is one."""
+        try:
+            if into is None:
+                return image.decode(encoded)
+            image.decode_resized(encoded, into)
+        except ValueError as error:
+            raise FormatError(f"{self._image(position)}: {error}") from error
+        return into
 
     @cached_property
     def _ranges(self) -> tuple[Ints, Ints]:
@@ -234,27 +255,28 @@ class StoredSplit(StoredColumns):
         self._check_inside(start, nbytes, positions)
         return start, nbytes
 
-    def _taken(self, positions: Ints, take: Callable[[memoryview], Data]) -> list[Data]:
-        """Read images, and take each; see `read`. From afar that is done while others come."""
+    def _taken(self, positions: Ints, take: Callable[[int, memoryview], T]) -> list[T]:
+        """Read images, and take each, given its number; from afar while others come. See `read`."""
         where = self._where(positions)
         if not self._reader.is_remote:
             images = self._payload.read(*where)
             if self._always:
                 self._check(images, positions)
-            return list(map(take, images))
+            return list(map(take, range(len(images)), images))
         expected = self.take("image_crc32c", positions).tolist()
-        taken: dict[int, Data] = {}
+        taken: dict[int, T] = {}
         with suppress(ShortReadError):  # what does not come now is read again
             for i, data in self._payload.arrivals(*where):
                 if crc32c(data) == expected[i]:
-                    taken[i] = take(data)
+                    taken[i] = take(i, data)
         if len(taken) < len(positions):
             left = np.setdiff1d(np.arange(len(positions)), np.fromiter(taken, np.int64))
             start, nbytes = (column[left] for column in where)
             self._payload.look_up(start, nbytes)
             again = self._payload.read(start, nbytes)
             self._check(again, positions[left])
-            taken |= zip(left.tolist(), map(take, again), strict=True)
+            numbers = left.tolist()
+            taken |= zip(numbers, map(take, numbers, again), strict=True)
         return [taken[i] for i in range(len(positions))]
 
     def _damaged(self, images: Sequence[memoryview], positions: Ints) -> Ints:

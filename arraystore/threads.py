@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
 Done = TypeVar("Done")
 
@@ -56,6 +57,11 @@ def in_threads(work: Callable[[int], Done], n: int) -> list[Done]:
     if failed:  # those before the first were begun before it
         raise failed[min(failed)]
     return [done[i] for i in range(n)]
+
+
+def in_a_thread(work: Callable[[], Done]) -> Future[Done]:
+    """Let one of the threads do some work, when those before it are done."""
+    return _threads().submit(work)
 
 
 def n_cpus() -> int:

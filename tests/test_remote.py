@@ -14,7 +14,7 @@ from obstore.store import HTTPStore, LocalStore, MemoryStore, S3Store
 from typing_extensions import override
 
 import arraystore
-from arraystore import containers
+from arraystore import containers, image
 from arraystore.containers import blocks as blocks_room
 from arraystore.errors import StorageError
 from arraystore.objects import loop, stores
@@ -396,6 +396,40 @@ def test_what_has_come_is_checked_while_the_rest_is_under_way(
     monkeypatch.setattr("arraystore.stored.crc32c", crc32c_seen)
     monkeypatch.setattr(web, "answer", answer)
     assert train.image_bytes[[0, 2, 4]] == expected
+    assert waited == [True]
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_images_are_decoded_while_others_are_under_way(
+    path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, size: int | None
+) -> None:
+    web.put(path, path.name)
+    train = arraystore.open(f"{web.url}/{path.name}", max_gap=0)["train"]
+    local = arraystore.open(path)["train"]
+    _ = train.image_bytes[0]
+    is_first, one_is_decoded = threading.Lock(), threading.Event()
+    waited: list[bool] = []
+    name = "decode" if size is None else "decode_resized"
+    real = getattr(image, name)
+
+    def decode_seen(*arguments: Any) -> Any:
+        try:
+            return real(*arguments)
+        finally:
+            one_is_decoded.set()
+
+    def answer(asked: Asked) -> None:
+        if is_first.acquire(blocking=False):
+            waited.append(one_is_decoded.wait(PATIENCE))
+
+    def images(split: arraystore.Split) -> Any:
+        return (split.image if size is None else split.resized(size))[[0, 2, 4]]
+
+    expected = images(local)
+    monkeypatch.setattr(image, name, decode_seen)
+    monkeypatch.setattr(web, "answer", answer)
+    for found, wanted in zip(images(train), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
     assert waited == [True]
 
 
