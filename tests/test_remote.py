@@ -375,6 +375,18 @@ def test_a_long_run_is_read_in_parts_that_are_asked_for_at_once(
     assert len(web.asked) == 8
 
 
+def hold_one(web: WebServer, until: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next request wait; a client that does not go on meanwhile asks once more."""
+    is_first = threading.Lock()
+
+    def answer(asked: Asked) -> None:
+        if is_first.acquire(blocking=False):
+            until.wait(PATIENCE)
+
+    web.asked.clear()
+    monkeypatch.setattr(web, "answer", answer)
+
+
 def test_what_has_come_is_checked_while_the_rest_is_under_way(
     path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,21 +394,16 @@ def test_what_has_come_is_checked_while_the_rest_is_under_way(
     train = arraystore.open(f"{web.url}/{path.name}", max_gap=0)["train"]
     expected = arraystore.open(path)["train"].image_bytes[[0, 2, 4]]
     _ = train.image_bytes[0]
-    is_first, one_is_checked = threading.Lock(), threading.Event()
-    waited: list[bool] = []
+    one_is_checked = threading.Event()
 
     def crc32c_seen(data: memoryview) -> int:
         one_is_checked.set()
         return crc32c(data)
 
-    def answer(asked: Asked) -> None:
-        if is_first.acquire(blocking=False):
-            waited.append(one_is_checked.wait(PATIENCE))
-
     monkeypatch.setattr("arraystore.stored.crc32c", crc32c_seen)
-    monkeypatch.setattr(web, "answer", answer)
+    hold_one(web, one_is_checked, monkeypatch)
     assert train.image_bytes[[0, 2, 4]] == expected
-    assert waited == [True]
+    assert len(web.asked) == 3
 
 
 @pytest.mark.parametrize("size", [None, 8])
@@ -407,8 +414,7 @@ def test_images_are_decoded_while_others_are_under_way(
     train = arraystore.open(f"{web.url}/{path.name}", max_gap=0)["train"]
     local = arraystore.open(path)["train"]
     _ = train.image_bytes[0]
-    is_first, one_is_decoded = threading.Lock(), threading.Event()
-    waited: list[bool] = []
+    one_is_decoded = threading.Event()
     name = "decode" if size is None else "decode_resized"
     real = getattr(image, name)
 
@@ -418,19 +424,15 @@ def test_images_are_decoded_while_others_are_under_way(
         finally:
             one_is_decoded.set()
 
-    def answer(asked: Asked) -> None:
-        if is_first.acquire(blocking=False):
-            waited.append(one_is_decoded.wait(PATIENCE))
-
     def images(split: arraystore.Split) -> Any:
         return (split.image if size is None else split.resized(size))[[0, 2, 4]]
 
     expected = images(local)
     monkeypatch.setattr(image, name, decode_seen)
-    monkeypatch.setattr(web, "answer", answer)
+    hold_one(web, one_is_decoded, monkeypatch)
     for found, wanted in zip(images(train), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
-    assert waited == [True]
+    assert len(web.asked) == 3
 
 
 async def _endless(ended: threading.Event) -> int:
