@@ -114,7 +114,7 @@ def convert(
 
     DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, with
     :VERSION or without (2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0); or folder:PATH for images in
-    folders split/class/file or class/file.
+    folders split/class/file or class/file, outside of which TARGET must be.
     """
     report = arraystore.convert(dataset, target, storage_options=storage_option, **options)
     if as_json:

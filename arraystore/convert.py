@@ -36,7 +36,7 @@ from arraystore.schema import (
     DatasetInfo,
     SplitInfo,
 )
-from arraystore.sources.registry import load_source
+from arraystore.sources.registry import folder_of, load_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,7 +138,8 @@ def convert(
         was killed while it did), or a bucket cannot be reached or written to.
     ValueError
         If an option is not one of those above, or not what it was when the store was
-        begun that is to be resumed.
+        begun that is to be resumed. If `target` lies in the folder that is converted, or
+        that folder in it.
 
     Examples
     --------
@@ -160,7 +161,12 @@ def convert(
         raise ValueError(f"seed must be 0 or more and below 2**63, got {seed}")
     began = time.perf_counter()
     made = open_draft(
-        target, storage_options=storage_options, overwrite=overwrite, sync=sync, resume=resume
+        target,
+        source=folder_of(os.fspath(dataset)),
+        storage_options=storage_options,
+        overwrite=overwrite,
+        sync=sync,
+        resume=resume,
     )
     how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
     asked = of_options({"partial": partial, **how})

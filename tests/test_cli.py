@@ -245,7 +245,8 @@ def test_demo_proves_itself_and_can_be_run_again(
         (["convert", "folder:.", "out.zip"], "the suffix chooses the container"),
         (["convert", "folder:.", "s3://b/x"], "s3://b/x: the suffix chooses the container"),
         (["convert", "folder:.", "STORE"], "exists; choose another name"),
-        (["convert", "folder:.", "no/such/out.zarr"], "create it first"),
+        (["convert", "folder:photos", "no/such/out.zarr"], "create it first"),
+        (["convert", "folder:.", "out.h5"], "out.h5: lies in "),
     ],
 )
 def test_a_failure_is_one_line_and_status_1(
