@@ -6,12 +6,14 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import numpy as np
+from typing_extensions import override
 
 import arraystore
 from arraystore import demo as demo_room
@@ -31,7 +33,24 @@ if TYPE_CHECKING:
     from arraystore.split import Split
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_INTERRUPTED: Final = 128 + signal.SIGINT
+"""Exit status that shells know as that of Ctrl-C."""
+
+
+class _Commands(click.Group):
+    """Tells of an interrupt itself: click would begin with an empty line."""
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            if sys.stderr.isatty():
+                click.echo("\r", err=True, nl=False)  # over the ^C that a terminal shows
+            return _failed(f"interrupted{_all_notes(error)}", _INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(arraystore.__version__, package_name="arraystore")
 def cli() -> None:
     """Keep an image data set as one Zarr or HDF5 store, and look into it."""
@@ -276,7 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done, 1 failed (of ``verify``: something is wrong), 2 wrong usage.
+        Exit status: 0 done, 1 failed (of ``verify``: something is wrong), 2 wrong usage,
+        130 interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that has no such letter shows another; that is no reason to fail.
@@ -290,9 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show(usage)
         click.echo(escaped(usage.getvalue(), keep="\n"), err=True, nl=False)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt) as error:
-        notes = _notes(error.__cause__ or error)
-        return _failed(f"interrupted{notes}")
+    except (click.Abort, KeyboardInterrupt):  # before the command began, or when it was done
+        return _failed("interrupted", _INTERRUPTED)
     except BrokenPipeError:  # who read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -309,9 +328,17 @@ def _notes(error: BaseException) -> str:
     return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
-def _failed(message: str) -> int:
+def _all_notes(error: BaseException | None) -> str:
+    """Return the notes of an interrupt, and of those that it came in the middle of."""
+    notes = ""
+    while error is not None:
+        notes, error = notes + _notes(error), error.__context__
+    return notes
+
+
+def _failed(message: str, status: int = 1) -> int:
     click.echo(f"arraystore: {escaped(' '.join(message.split()))}", err=True)
-    return 1
+    return status
 
 
 def _print_json(value: Any) -> None:

@@ -681,7 +681,8 @@ def test_the_command_says_that_what_was_copied_is_kept(
         raise kind("the disk is full")
 
     monkeypatch.setattr(LocalDraft, "publish", fail)
-    assert main(["convert", f"folder:{photos}", str(target)]) == 1
-    what = "interrupted" if kind is KeyboardInterrupt else "the disk is full"
+    is_interrupt = kind is KeyboardInterrupt
+    assert main(["convert", f"folder:{photos}", str(target)]) == (130 if is_interrupt else 1)
+    what = "interrupted" if is_interrupt else "the disk is full"
     kept = f"{work_of(target)} keeps what was copied; resume=True (--resume) goes on from there"
     assert capsys.readouterr().err.strip().endswith(f"arraystore: {what}; {kept}")
