@@ -19,7 +19,7 @@ from arraystore.checks.images import ImagesCheck
 from arraystore.checks.source import SourceCheck
 from arraystore.checks.telling import READING, is_of_the_network, told
 from arraystore.errors import FormatError, ShortReadError
-from arraystore.findings import MAX_KEPT, Findings, Problem
+from arraystore.findings import MAX_KEPT, Findings, Problem, ProblemGroup
 from arraystore.progress import Meter, meter
 from arraystore.reader import open_store
 from arraystore.schema import PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
@@ -60,6 +60,9 @@ class VerifyReport:
         The first 1,000, and no more than 500 of one stored object or array.
     num_problems : int
         Number of all.
+    groups : tuple of ProblemGroup
+        The problems, in one those of images of the same stored object that differ in numbers
+        alone, with how many there are; the first 1,000.
     seconds : float
         Wall time.
     """
@@ -71,6 +74,7 @@ class VerifyReport:
     source: str
     problems: tuple[Problem, ...]
     num_problems: int
+    groups: tuple[ProblemGroup, ...]
     seconds: float
 
     @property
@@ -157,6 +161,7 @@ def verify(
         source="" if source is None else str(source),
         problems=tuple(findings.kept),
         num_problems=findings.count,
+        groups=tuple(findings.groups),
         seconds=time.perf_counter() - began,
     )
 
