@@ -160,8 +160,8 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
 @click.option("--decode", is_flag=True, help="Decode every image, too.")
 @click.option(
     "--source",
-    type=PATH,
-    help="Compare with what STORE was made from: the folder of the archives, or of the images.",
+    help="Compare with what STORE was made from: the folder of the archives; or that of the "
+    "images, PATH or folder:PATH.",
 )
 @click.option("--subset-list", type=PATH, help="The subset's training images, a name a line.")
 @click.option(

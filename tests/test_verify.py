@@ -570,6 +570,36 @@ def test_words_that_are_not_those_of_the_source_are_reported(
     assert_told(problems(path, source=source), "label_words", "must be the words")
 
 
+def test_a_folder_of_images_may_be_written_as_for_a_conversion(
+    converted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, source = converted
+    (source / "cat/1.jpg").unlink()
+    monkeypatch.setenv("HOME", str(source.parent))
+    for written in (f"folder:{source}", f"folder:~/{source.name}", f"~/{source.name}", source):
+        assert_told(problems(path, source=written), "cat/1.jpg")
+        assert main(["verify", str(path), "--source", str(written)]) == 1
+
+
+@named(
+    ("source", "message"),
+    [
+        (
+            "folder:in",
+            r"^folder:in: imagenet2012_subset/1pct:5\.0\.0 is made from archives; source ",
+        ),
+        ("imagenet2012", r"^imagenet2012: is not a folder; .* must be that of the archives$"),
+    ],
+)
+def test_what_is_no_folder_of_archives_is_refused(
+    source: str, message: str, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((arraystore.SourceError, FileNotFoundError), match=message):
+        arraystore.verify(path, source=source)
+    assert main(["verify", str(path), "--source", source]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_source_that_is_not_there_is_an_error(converted: tuple[Path, Path]) -> None:
     path, source = converted
     with pytest.raises(FileNotFoundError, match="is not a folder"):
