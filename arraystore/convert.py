@@ -11,13 +11,13 @@ store of it comes last, and then one rename gives it its name.
 
 from __future__ import annotations
 
-import operator
 import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from arraystore.arguments import as_seed, check_bools, check_choice
 from arraystore.attributes import MAX_NBYTES
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import SourceError
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from arraystore.containers.opening import ObjectStore
     from arraystore.progress import Meter
     from arraystore.sources.base import Source
-
-_SEED_LIMIT: Final = 2**63
 
 
 def convert(
@@ -154,11 +152,11 @@ def convert(
     ... )
     True
     """
-    _check_choice("order", order, ORDERS)
-    _check_choice("on_error", on_error, ON_ERROR)
-    seed = operator.index(seed)
-    if not 0 <= seed < _SEED_LIMIT:
-        raise ValueError(f"seed must be 0 or more and below 2**63, got {seed}")
+    check_choice(order, "order", ORDERS)
+    check_choice(on_error, "on_error", ON_ERROR)
+    check_bools(partial=partial, overwrite=overwrite, resume=resume, sync=sync)
+    check_bools(progress=False if progress is None else progress)
+    seed = as_seed(seed)
     began = time.perf_counter()
     made = open_draft(
         target,
@@ -300,11 +298,6 @@ def _check_room(info: DatasetInfo) -> None:
             f"{info.full_name}: {len(info.skipped):,} images cannot be read, and "
             f"{len(info.reencoded):,} must be encoded anew: too many to be listed in a store"
         )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _path(value: str | os.PathLike[str] | None) -> Path | None:

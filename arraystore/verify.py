@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore.arguments import check_bools
 from arraystore.checks.columns import Columns, ColumnsCheck
 from arraystore.checks.images import ImagesCheck
 from arraystore.checks.source import SourceCheck
@@ -142,6 +143,7 @@ def verify(
     >>> report.ok, report.problems
     (True, ())
     """
+    check_bools(decode=decode, progress=False if progress is None else progress)
     began = time.perf_counter()
     findings, splits, name, where = Findings(), {}, "", str(address)
     try:
