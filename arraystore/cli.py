@@ -20,7 +20,7 @@ from arraystore import demo as demo_room
 from arraystore import tables
 from arraystore.errors import ArrayStoreError, escaped, escaped_json
 from arraystore.export import export as export_images
-from arraystore.options import PATH, selecting, storage_option
+from arraystore.options import PATH, new_file, selecting, storage_option
 from arraystore.plan import ON_ERROR
 from arraystore.progress import meter
 from arraystore.schema import ORDERS
@@ -197,7 +197,10 @@ def _selected(
     opened = arraystore.open(store, storage_options=storage_option)
     samples = opened[split or next(iter(opened), ALL)]
     if selection is not None:
-        samples = samples.select(selection)
+        try:
+            samples = samples.select(selection)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise FileNotFoundError(f"--selection: there is no file {selection}") from None
     if labels:
         samples = samples.where(label=list(labels))
     if file_names:
@@ -237,7 +240,14 @@ def ls(limit: int, explain: bool, as_json: bool, **options: Any) -> None:
 
 @cli.command()
 @selecting
-@click.option("-o", "--output", type=PATH, default=Path("contact-sheet.png"), show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    callback=new_file,
+    default=Path("contact-sheet.png"),
+    show_default=True,
+)
 @click.option(
     "--limit", type=click.IntRange(1), help="Most pictures, 64 by default; all with --per-label."
 )

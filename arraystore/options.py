@@ -46,6 +46,18 @@ def _value(name: str, text: str) -> Any:
     return float(text) if name.endswith("timeout") else text
 
 
+def new_file(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a file to be written where none can be, before anything is read for it."""
+    if path is None:
+        return None
+    flag, path = max(option.opts, key=len), path.expanduser()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{flag}: there is no folder {path.parent}; create it first")
+    if path.is_dir():
+        raise IsADirectoryError(f"{flag}: {path} is a folder; it must be a file")
+    return path
+
+
 def selecting(command: Command) -> Command:
     """Give a command the options that narrow a split down."""
     for option in reversed(
@@ -76,6 +88,7 @@ def selecting(command: Command) -> Command:
             click.option(
                 "--save-selection",
                 type=PATH,
+                callback=new_file,
                 metavar="FILE",
                 help="Save what was selected (.json).",
             ),
