@@ -17,7 +17,7 @@ from arraystore.errors import (
     StorageError,
     VersionError,
 )
-from arraystore.findings import Problem
+from arraystore.findings import Problem, ProblemGroup
 from arraystore.loops import Batches, Episode, Episodes
 from arraystore.payload import ReadPlan
 from arraystore.reader import Store, StoreInfo
@@ -39,6 +39,7 @@ __all__ = [
     "Episodes",
     "FormatError",
     "Problem",
+    "ProblemGroup",
     "ReadPlan",
     "Sample",
     "SavedSelection",

@@ -6,18 +6,21 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import numpy as np
+from typing_extensions import override
 
 import arraystore
 from arraystore import demo as demo_room
 from arraystore import tables
 from arraystore.errors import ArrayStoreError, escaped, escaped_json
 from arraystore.export import export as export_images
+from arraystore.options import PATH, new_file, selecting, storage_option
 from arraystore.plan import ON_ERROR
 from arraystore.progress import meter
 from arraystore.schema import ORDERS
@@ -25,47 +28,29 @@ from arraystore.selection import ALL
 from arraystore.show import contact_sheet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from arraystore.split import Split
 
-    Command = Callable[..., Any]
 
-_PATH = click.Path(path_type=Path)
-
-
-def _storage_option(flag: str, where: str) -> Callable[[Command], Command]:
-    """Return an option NAME=VALUE, to be given as often as need be."""
-
-    def parsed(
-        context: click.Context, option: click.Parameter, values: tuple[str, ...]
-    ) -> dict[str, Any]:
-        pairs = [value.partition("=") for value in values]
-        for name, mark, _ in pairs:
-            if not name or not mark:
-                raise click.BadParameter(
-                    f"must be NAME=VALUE, got {name or mark!r}", context, option
-                )
-        return {name: _value(name, text) for name, _, text in pairs}
-
-    return click.option(
-        flag,
-        metavar="NAME=VALUE",
-        multiple=True,
-        callback=parsed,
-        help=f"How to reach {where}, if it is in a bucket: endpoint_url=https://…, region=…, "
-        "anon=true. Keys belong in the environment or a profile, where nobody sees them.",
-    )
+_INTERRUPTED: Final = 128 + signal.SIGINT
+"""Exit status that shells know as that of Ctrl-C."""
 
 
-def _value(name: str, text: str) -> Any:
-    """Read truth values and seconds as what they are, and leave other text alone."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return float(text) if name.endswith("timeout") else text
+class _Commands(click.Group):
+    """Tells of an interrupt itself: click would begin with an empty line."""
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            if sys.stderr.isatty():
+                click.echo("\r", err=True, nl=False)  # over the ^C that a terminal shows
+            return _failed(f"interrupted{_all_notes(error)}", _INTERRUPTED)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(arraystore.__version__, package_name="arraystore")
 def cli() -> None:
     """Keep an image data set as one Zarr or HDF5 store, and look into it."""
@@ -74,9 +59,9 @@ def cli() -> None:
 @cli.command()
 @click.argument("dataset")
 @click.argument("target", type=str)
-@_storage_option("--storage-option", "TARGET")
-@click.option("--manual-dir", type=_PATH, help="Folder of the ImageNet archives.")
-@click.option("--subset-list", type=_PATH, help="The subset's training images, a name a line.")
+@storage_option("--storage-option", "TARGET")
+@click.option("--manual-dir", type=PATH, help="Folder of the ImageNet archives.")
+@click.option("--subset-list", type=PATH, help="The subset's training images, a name a line.")
 @click.option("--partial", is_flag=True, help="Convert what there is of an incomplete source.")
 @click.option("--order", type=click.Choice(ORDERS), default=ORDERS[0], show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order.")
@@ -114,7 +99,7 @@ def convert(
 
     DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, with
     :VERSION or without (2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0); or folder:PATH for images in
-    folders split/class/file or class/file.
+    folders split/class/file or class/file, outside of which TARGET must be.
     """
     report = arraystore.convert(dataset, target, storage_options=storage_option, **options)
     if as_json:
@@ -126,8 +111,8 @@ def convert(
 @cli.command()
 @click.argument("source", type=str)
 @click.argument("target", type=str)
-@_storage_option("--source-option", "SOURCE")
-@_storage_option("--target-option", "TARGET")
+@storage_option("--source-option", "SOURCE")
+@storage_option("--target-option", "TARGET")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is at TARGET.")
 @click.option("--sync/--no-sync", default=True, help="Wait until all is on the disk.  [default]")
 @click.option(
@@ -158,7 +143,7 @@ def copy(
 
 @cli.command()
 @click.argument("store", type=str)
-@_storage_option("--storage-option", "STORE")
+@storage_option("--storage-option", "STORE")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
     """Show what STORE says of its data set."""
@@ -171,14 +156,14 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
 
 @cli.command()
 @click.argument("store", type=str)
-@_storage_option("--storage-option", "STORE")
+@storage_option("--storage-option", "STORE")
 @click.option("--decode", is_flag=True, help="Decode every image, too.")
 @click.option(
     "--source",
-    type=_PATH,
-    help="Compare with what STORE was made from: the folder of the archives, or of the images.",
+    help="Compare with what STORE was made from: the folder of the archives; or that of the "
+    "images, PATH or folder:PATH.",
 )
-@click.option("--subset-list", type=_PATH, help="The subset's training images, a name a line.")
+@click.option("--subset-list", type=PATH, help="The subset's training images, a name a line.")
 @click.option(
     "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
 )
@@ -194,45 +179,6 @@ def verify(store: str, storage_option: dict[str, Any], as_json: bool, **options:
     else:
         tables.print_verification(report)
     return 0 if report.ok else 1
-
-
-def _selecting(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that `_selected` takes."""
-    for option in reversed(
-        (
-            click.argument("store", type=str),
-            click.argument("split", default=""),
-            _storage_option("--storage-option", "STORE"),
-            click.option(
-                "--selection", help="A saved selection's file, or a name that STORE keeps."
-            ),
-            click.option(
-                "--label",
-                "labels",
-                multiple=True,
-                help="Samples of a class: its id, its number, or words for it. May be repeated.",
-            ),
-            click.option(
-                "--file-name",
-                "file_names",
-                multiple=True,
-                help="Samples of a name, or of a pattern with *, ? and [abc]. May be repeated.",
-            ),
-            click.option("--per-label", type=int, metavar="K", help="K samples of every class."),
-            click.option("--sample", type=int, metavar="N", help="N samples at random."),
-            click.option(
-                "--seed", type=int, default=0, show_default=True, help="Of what is drawn."
-            ),
-            click.option(
-                "--save-selection",
-                type=_PATH,
-                metavar="FILE",
-                help="Save what was selected (.json).",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 def _selected(
@@ -251,7 +197,10 @@ def _selected(
     opened = arraystore.open(store, storage_options=storage_option)
     samples = opened[split or next(iter(opened), ALL)]
     if selection is not None:
-        samples = samples.select(selection)
+        try:
+            samples = samples.select(selection)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise FileNotFoundError(f"--selection: there is no file {selection}") from None
     if labels:
         samples = samples.where(label=list(labels))
     if file_names:
@@ -266,7 +215,7 @@ def _selected(
 
 
 @cli.command()
-@_selecting
+@selecting
 @click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Rows.")
 @click.option("--explain", is_flag=True, help="Print what reading the images would take instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row.")
@@ -290,8 +239,15 @@ def ls(limit: int, explain: bool, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@_selecting
-@click.option("-o", "--output", type=_PATH, default=Path("contact-sheet.png"), show_default=True)
+@selecting
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    callback=new_file,
+    default=Path("contact-sheet.png"),
+    show_default=True,
+)
 @click.option(
     "--limit", type=click.IntRange(1), help="Most pictures, 64 by default; all with --per-label."
 )
@@ -313,9 +269,9 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
 
 
 @cli.command()
-@_selecting
+@selecting
 @click.option(
-    "-o", "--output", type=_PATH, required=True, help="A folder that is empty, or not there."
+    "-o", "--output", type=PATH, required=True, help="A folder that is empty, or not there."
 )
 @click.option(
     "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
@@ -332,7 +288,7 @@ def export(output: Path, progress: bool | None, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=_PATH, default=Path("demo"))
+@click.argument("folder", type=PATH, default=Path("demo"))
 def demo(folder: Path) -> None:
     """Make small archives of drawn pictures in FOLDER, convert them, and look into the stores."""
     demo_room.run(folder, tell=_say)
@@ -349,7 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done, 1 failed (of ``verify``: something is wrong), 2 wrong usage.
+        Exit status: 0 done, 1 failed (of ``verify``: something is wrong), 2 wrong usage,
+        130 interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that has no such letter shows another; that is no reason to fail.
@@ -363,9 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show(usage)
         click.echo(escaped(usage.getvalue(), keep="\n"), err=True, nl=False)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt) as error:
-        notes = _notes(error.__cause__ or error)
-        return _failed(f"interrupted{notes}")
+    except (click.Abort, KeyboardInterrupt):  # before the command began, or when it was done
+        return _failed("interrupted", _INTERRUPTED)
     except BrokenPipeError:  # who read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -382,9 +338,17 @@ def _notes(error: BaseException) -> str:
     return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
-def _failed(message: str) -> int:
+def _all_notes(error: BaseException | None) -> str:
+    """Return the notes of an interrupt, and of those that it came in the middle of."""
+    notes = ""
+    while error is not None:
+        notes, error = notes + _notes(error), error.__context__
+    return notes
+
+
+def _failed(message: str, status: int = 1) -> int:
     click.echo(f"arraystore: {escaped(' '.join(message.split()))}", err=True)
-    return 1
+    return status
 
 
 def _print_json(value: Any) -> None:

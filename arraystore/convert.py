@@ -11,13 +11,13 @@ store of it comes last, and then one rename gives it its name.
 
 from __future__ import annotations
 
-import operator
 import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from arraystore.arguments import as_seed, check_bools, check_choice
 from arraystore.attributes import MAX_NBYTES
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import SourceError
@@ -36,7 +36,7 @@ from arraystore.schema import (
     DatasetInfo,
     SplitInfo,
 )
-from arraystore.sources.registry import load_source
+from arraystore.sources.registry import folder_of, load_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from arraystore.containers.opening import ObjectStore
     from arraystore.progress import Meter
     from arraystore.sources.base import Source
-
-_SEED_LIMIT: Final = 2**63
 
 
 def convert(
@@ -138,7 +136,8 @@ def convert(
         was killed while it did), or a bucket cannot be reached or written to.
     ValueError
         If an option is not one of those above, or not what it was when the store was
-        begun that is to be resumed.
+        begun that is to be resumed. If `target` lies in the folder that is converted, or
+        that folder in it.
 
     Examples
     --------
@@ -153,14 +152,19 @@ def convert(
     ... )
     True
     """
-    _check_choice("order", order, ORDERS)
-    _check_choice("on_error", on_error, ON_ERROR)
-    seed = operator.index(seed)
-    if not 0 <= seed < _SEED_LIMIT:
-        raise ValueError(f"seed must be 0 or more and below 2**63, got {seed}")
+    check_choice(order, "order", ORDERS)
+    check_choice(on_error, "on_error", ON_ERROR)
+    check_bools(partial=partial, overwrite=overwrite, resume=resume, sync=sync)
+    check_bools(progress=False if progress is None else progress)
+    seed = as_seed(seed)
     began = time.perf_counter()
     made = open_draft(
-        target, storage_options=storage_options, overwrite=overwrite, sync=sync, resume=resume
+        target,
+        source=folder_of(os.fspath(dataset)),
+        storage_options=storage_options,
+        overwrite=overwrite,
+        sync=sync,
+        resume=resume,
     )
     how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
     asked = of_options({"partial": partial, **how})
@@ -294,11 +298,6 @@ def _check_room(info: DatasetInfo) -> None:
             f"{info.full_name}: {len(info.skipped):,} images cannot be read, and "
             f"{len(info.reencoded):,} must be encoded anew: too many to be listed in a store"
         )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _path(value: str | os.PathLike[str] | None) -> Path | None:

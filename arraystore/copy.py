@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore.arguments import check_bools
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import FormatError
 from arraystore.layout import image_starts
@@ -129,6 +130,7 @@ def copy(
     >>> arraystore.open("copy.h5").info == arraystore.open("1pct.zarr").info
     True
     """
+    check_bools(overwrite=overwrite, sync=sync, progress=False if progress is None else progress)
     began = time.perf_counter()
     if overwrite and _place(source) == _place(target):
         raise ValueError(f"{name_of(target)}: cannot be copied onto itself")

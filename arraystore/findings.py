@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -13,6 +14,8 @@ MAX_KEPT: Final = 1_000
 
 MAX_OF_ONE: Final = 500
 """Most that are kept of one stored object or array, so that one does not hide all others."""
+
+_NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,26 @@ class Problem:
         return escaped(f"{place or self.split}: {self.message}".removeprefix(": "))
 
 
+@dataclass(frozen=True, slots=True)
+class ProblemGroup:
+    """Problems of images that differ in no more than the image, and numbers in the message.
+
+    Attributes
+    ----------
+    first : Problem
+        The first of them; what is of no image is a group of its own.
+    count : int
+        Number of all.
+    """
+
+    first: Problem
+    count: int
+
+    def __str__(self) -> str:
+        """Return one line that is safe to print."""
+        return f"{self.count:,} images, first {self.first}" if self.count > 1 else str(self.first)
+
+
 class Findings:
     """The problems found so far.
 
@@ -66,12 +89,17 @@ class Findings:
     >>> findings.add(Problem("must be 3, got 4", split="train", position=7))
     >>> findings.count, str(findings.kept[0])
     (1, 'train[7]: must be 3, got 4')
+    >>> findings.add(Problem("must be 5, got 6", split="train", position=8))
+    >>> [str(group) for group in findings.groups]
+    ['2 images, first train[7]: must be 3, got 4']
     """
 
     def __init__(self) -> None:
         self.kept: list[Problem] = []
         self.count = 0
         self._of_one: Counter[tuple[str, str]] = Counter()
+        self._first: dict[tuple[object, ...], Problem] = {}
+        self._number: Counter[tuple[object, ...]] = Counter()
 
     def add(self, problem: Problem) -> None:
         """Take one more."""
@@ -80,3 +108,13 @@ class Findings:
         if len(self.kept) < MAX_KEPT and self._of_one[place] < MAX_OF_ONE:
             self._of_one[place] += 1
             self.kept.append(problem)
+        of_no_image = self.count if problem.position is None else None
+        group = *place, _NUMBER.sub("", problem.message), of_no_image
+        if group in self._first or len(self._first) < MAX_KEPT:
+            self._first.setdefault(group, problem)
+            self._number[group] += 1
+
+    @property
+    def groups(self) -> list[ProblemGroup]:
+        """The first `MAX_KEPT` kinds of them, each with the number of all of its kind."""
+        return [ProblemGroup(first, self._number[group]) for group, first in self._first.items()]

@@ -21,8 +21,13 @@ class Meter:
     def status(self, message: str) -> None:
         """Begin a step whose length is not known."""
 
-    def start(self, message: str, n_images: int, n_bytes: int = 0) -> None:
-        """Begin a step of so many images, and of so many bytes if it is them that take time."""
+    def start(
+        self, message: str, n_images: int, n_bytes: int = 0, *, done: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Begin a step of so many images, and of so many bytes if it is them that take time.
+
+        `done` is how many images and bytes an earlier process did, which took no time.
+        """
 
     def advance(self, n_images: int, n_bytes: int = 0) -> None:
         """Tell that so many more are done."""
@@ -31,9 +36,10 @@ class Meter:
 class _TerminalMeter(Meter):
     def __init__(self, bar: Any) -> None:
         self._bar = bar
-        self._began = time.monotonic()
-        self._images = self._bytes = (0, 0)
         self._task = bar.add_task("", total=None, detail="")
+        self._is_bytes = False
+        self._before = self._done = self._total = 0
+        self._began = time.monotonic()
 
     @override
     def status(self, message: str) -> None:
@@ -42,22 +48,32 @@ class _TerminalMeter(Meter):
         self._task = self._bar.add_task(escaped(message), total=None, detail="")
 
     @override
-    def start(self, message: str, n_images: int, n_bytes: int = 0) -> None:
-        self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(escaped(message), total=n_bytes or n_images, detail="")
+    def start(
+        self, message: str, n_images: int, n_bytes: int = 0, *, done: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._is_bytes = n_bytes > 0
+        self._total, self._before, self._done = n_bytes or n_images, done[self._is_bytes], 0
         self._began = time.monotonic()
-        self._images, self._bytes = (0, n_images), (0, n_bytes)
+        self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(
+            escaped(message), total=self._total, completed=self._before, detail=self._told()
+        )
 
     @override
     def advance(self, n_images: int, n_bytes: int = 0) -> None:
-        self._images = self._images[0] + n_images, self._images[1]
-        self._bytes = self._bytes[0] + n_bytes, self._bytes[1]
-        detail = f"{self._images[0]:,}/{self._images[1]:,} images"
-        if self._bytes[1]:
-            rate = self._bytes[0] / 1e6 / max(time.monotonic() - self._began, 1e-3)
-            done, total = (n / 1e9 for n in self._bytes)
-            detail += f", {done:.2f}/{total:.2f} GB, {rate:,.0f} MB/s"
-        self._bar.update(self._task, advance=n_bytes or n_images, detail=detail)
+        n = n_bytes if self._is_bytes else n_images
+        self._done += n
+        self._bar.update(self._task, advance=n, detail=self._told())
+
+    def _told(self) -> str:
+        """Say how much is done, and how fast: there is no room for more in 80 columns."""
+        done, total = self._before + self._done, self._total
+        percent = f"{100 * done // max(total, 1):3}%"
+        if not self._is_bytes:
+            return f"{percent} {done:,}/{total:,} images"
+        unit, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
+        rate = self._done / 1e6 / max(time.monotonic() - self._began, 1e-3)
+        return f"{percent} {done / unit:.1f}/{total / unit:.1f} {name} {rate:,.0f} MB/s"
 
 
 @contextmanager
@@ -78,11 +94,19 @@ def meter(show: bool | None) -> Iterator[Meter]:
         return
     from rich import progress
     from rich.console import Console
+    from rich.text import Text
+
+    class Description(progress.ProgressColumn):
+        """Is cut where a line is too short for it, so that what follows is not."""
+
+        @override
+        def render(self, task: progress.Task) -> Text:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
 
     columns = (
         progress.SpinnerColumn(),
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(bar_width=20),
+        Description(),
+        progress.BarColumn(bar_width=10),
         progress.TextColumn("{task.fields[detail]}"),
         progress.TimeRemainingColumn(),
     )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
+from arraystore.arguments import as_count, check_bools
 from arraystore.errors import FormatError
 from arraystore.names import is_pattern
 from arraystore.parts import Part, Parts
 from arraystore.positions import as_mask, compact, union
 from arraystore.samples import Samples
-from arraystore.sampling import as_count
 from arraystore.saved_selection import SavedSelection, SelectedRanks
 from arraystore.selection import as_positions, is_one
 
@@ -223,6 +223,7 @@ class Queries(Samples):
         >>> [len(part) for part in validation.even_splits(3)]
         [4, 4, 3]
         """
+        check_bools(drop_remainder=drop_remainder)
         length, rest = divmod(len(self), as_count(n, "n", least=1))
         lengths = np.full(n, length)
         if not drop_remainder:

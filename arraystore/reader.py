@@ -350,6 +350,8 @@ def open_store(
         If a server cannot be reached, denies access, or does not support byte ranges.
     ValueError
         If an address or an option cannot be.
+    TypeError
+        If `mmap` is neither True nor False.
 
     Examples
     --------

@@ -8,7 +8,6 @@ the result.
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ BLOCKS_IN_BUFFER: Final = 16
 """Blocks of consecutive samples that a buffer of the shuffle by blocks holds."""
 
 _WORDS_A_STEP: Final = 4
-_SEED_LIMIT: Final = 2**63
 
 
 class Groups(NamedTuple):
@@ -40,22 +38,6 @@ class Groups(NamedTuple):
 
     order: Ints
     indptr: Ints
-
-
-def as_seed(value: int, name: str = "seed") -> int:
-    """Return a seed or an epoch as an integer; `ValueError` unless it is in ``range(2**63)``."""
-    number = operator.index(value)
-    if not 0 <= number < _SEED_LIMIT:
-        raise ValueError(f"{name} must be 0 or more and below 2**63, got {number}")
-    return number
-
-
-def as_count(value: int, name: str, *, least: int = 0) -> int:
-    """Return a number of things as an integer; `ValueError` if it is less than `least`."""
-    number = operator.index(value)
-    if number < least:
-        raise ValueError(f"{name} must be {least} or more, got {number}")
-    return number
 
 
 def words(seed: int, epoch: int, start: int, stop: int) -> NDArray[np.uint64]:

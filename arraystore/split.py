@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
+from arraystore.arguments import as_count, as_seed, check_bools
 from arraystore.layout import hash_numbers, label_index
 from arraystore.loops import SHUFFLES, Batches, Episodes, Epoch
 from arraystore.mapped import Mapped, image_and_label
@@ -14,8 +15,6 @@ from arraystore.positions import is_ascending
 from arraystore.query import Queries
 from arraystore.sampling import (
     Groups,
-    as_count,
-    as_seed,
     class_balanced_counts,
     draw_from_groups,
     permutation,
@@ -79,6 +78,7 @@ class Split(Queries):
         >>> train.sample(3, seed=1).positions
         array([90, 78,  3])
         """
+        check_bools(replace=replace)
         n = as_count(n, "n")
         seed = as_seed(seed)
         if n > len(self) and not (replace and len(self)):
@@ -140,6 +140,7 @@ class Split(Queries):
         """
         if (k is None) == (fraction is None):
             raise TypeError("per_label() needs either k or fraction")
+        check_bools(replace=replace)
         seed = as_seed(seed)
         sizes = np.diff(self._groups.indptr)
         labels = np.flatnonzero(sizes)
@@ -227,6 +228,7 @@ class Split(Queries):
         (64, 32, 32, 3) [368 841 315]
         (32, 32, 32, 3) [683 210   0]
         """
+        check_bools(balanced=balanced, drop_last=drop_last)
         order = Epoch(
             shuffle=SHUFFLES[0] if shuffle is True else shuffle or None,
             seed=as_seed(seed),

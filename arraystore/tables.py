@@ -62,14 +62,16 @@ def print_verification(report: VerifyReport) -> None:
     """Print what was verified, and what is wrong."""
     console = _console()
     _print_splits(console, f"{report.store}: {report.dataset}", report)
-    for problem in report.problems:
-        console.print(str(problem), soft_wrap=True)
-    if report.num_problems > len(report.problems):
-        console.print(f"… and {report.num_problems - len(report.problems):,} more")
+    for group in report.groups:
+        console.print(str(group), soft_wrap=True)
+    n = report.num_problems
+    told = sum(group.count for group in report.groups)
+    if n > told:
+        console.print(f"… and {n - told:,} more")
     done = ["read", *(["decoded"] if report.decoded else [])]
     done += [f"compared with {report.source}"] if report.source else []
-    n = report.num_problems
     found = f"{n:,} problem{'s' if n > 1 else ''}" if n else "nothing is wrong"
+    found += " (--json lists each)" if n > len(report.groups) else ""
     _say(console, f"Every image that could be was {', '.join(done)}: {found}.")
 
 

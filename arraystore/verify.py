@@ -6,6 +6,7 @@ has what must hold, part by part.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -14,22 +15,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore.arguments import check_bools
 from arraystore.checks.columns import Columns, ColumnsCheck
 from arraystore.checks.images import ImagesCheck
 from arraystore.checks.source import SourceCheck
 from arraystore.checks.telling import READING, is_of_the_network, told
-from arraystore.errors import FormatError, ShortReadError
-from arraystore.findings import MAX_KEPT, Findings, Problem
+from arraystore.errors import FormatError, ShortReadError, SourceError
+from arraystore.findings import MAX_KEPT, Findings, Problem, ProblemGroup
 from arraystore.progress import Meter, meter
 from arraystore.reader import open_store
 from arraystore.schema import PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
 from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.published import published_counts
-from arraystore.sources.registry import CONFIGS, load_source
+from arraystore.sources.registry import CONFIGS, folder_of, load_source
 from arraystore.threads import n_cpus
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from arraystore.byterange import ChunkManifest
@@ -60,6 +61,9 @@ class VerifyReport:
         The first 1,000, and no more than 500 of one stored object or array.
     num_problems : int
         Number of all.
+    groups : tuple of ProblemGroup
+        The problems, in one those of images of the same stored object that differ in numbers
+        alone, with how many there are; the first 1,000.
     seconds : float
         Wall time.
     """
@@ -71,6 +75,7 @@ class VerifyReport:
     source: str
     problems: tuple[Problem, ...]
     num_problems: int
+    groups: tuple[ProblemGroup, ...]
     seconds: float
 
     @property
@@ -106,10 +111,10 @@ def verify(
     decode : bool, default False
         Decode every image, too.
     source : path-like, optional
-        What the store was made from: the folder of the ImageNet archives, or the folder of a
-        ``folder:PATH``. Samples, labels and the bytes of every image are compared with it; of
-        images that were encoded anew format and size. So are the counts of each class with
-        what the data set publishes.
+        What the store was made from: the folder of the ImageNet archives; or the folder of the
+        images, with ``folder:`` before it or without. Samples, labels and the bytes of every
+        image are compared with it; of images that were encoded anew format and size. So are
+        the counts of each class with what the data set publishes.
     subset_list : path-like, optional
         The training images of the subset; see `arraystore.convert`.
     storage_options : mapping, optional
@@ -125,7 +130,7 @@ def verify(
     Raises
     ------
     FileNotFoundError
-        If there is nothing at `address`.
+        If there is nothing at `address`, or no folder `source`.
     SourceError
         If the source is missing, incomplete or damaged.
     StorageError
@@ -138,6 +143,7 @@ def verify(
     >>> report.ok, report.problems
     (True, ())
     """
+    check_bools(decode=decode, progress=False if progress is None else progress)
     began = time.perf_counter()
     findings, splits, name, where = Findings(), {}, "", str(address)
     try:
@@ -146,9 +152,10 @@ def verify(
         findings.add(Problem(str(error)))
     else:
         name, where = store.dataset, store.address
-        options = (None if p is None else Path(p).expanduser() for p in (source, subset_list))
+        origin = None if source is None else os.fspath(source)
+        names = None if subset_list is None else Path(subset_list).expanduser()
         with meter(progress) as shown:
-            splits = _Verification(store, findings, shown, *options).run(decode=decode)
+            splits = _Verification(store, findings, shown, origin, names).run(decode=decode)
     return VerifyReport(
         store=where,
         dataset=name,
@@ -157,6 +164,7 @@ def verify(
         source="" if source is None else str(source),
         problems=tuple(findings.kept),
         num_problems=findings.count,
+        groups=tuple(findings.groups),
         seconds=time.perf_counter() - began,
     )
 
@@ -169,7 +177,7 @@ class _Verification:
         store: Store,
         findings: Findings,
         shown: Meter,
-        source: Path | None,
+        source: str | None,
         subset_list: Path | None,
     ) -> None:
         self._store = store
@@ -177,8 +185,10 @@ class _Verification:
         self._info = DatasetInfo.from_attributes(self._container.attributes(), where=store.address)
         self._findings = findings
         self._shown = shown
-        self._manual_dir, self._subset_list = source, subset_list
-        self._source = None if source is None else self._load_source(source)
+        self._is_of_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
+        self._subset_list = subset_list
+        self._folder = None if source is None else self._folder_of(source)
+        self._source = None if self._folder is None else self._load_source(self._folder)
 
     def run(self, *, decode: bool) -> dict[str, SplitInfo]:
         """Verify all; return what the splits say of themselves."""
@@ -285,10 +295,25 @@ class _Verification:
             return None
         return found
 
+    def _folder_of(self, source: str) -> Path:
+        """Return the folder of the archives, or of the images."""
+        folder = folder_of(source)
+        if self._is_of_archives and folder is not None:
+            raise SourceError(
+                f"{source}: {self._info.full_name} is made from archives; source (--source) must "
+                "be their folder, without folder: before it"
+            )
+        folder = folder or Path(source).expanduser()
+        if not folder.is_dir():
+            kind = NotADirectoryError if folder.exists() else FileNotFoundError
+            what = "the archives" if self._is_of_archives else "the images"
+            raise kind(f"{folder}: is not a folder; source (--source) must be that of {what}")
+        return folder
+
     def _load_source(self, folder: Path) -> Source:
         """List the samples that the store was made from."""
         info, status = self._info, self._shown.status
-        if info.name in CONFIGS and info.version in VERSIONS:
+        if self._is_of_archives:
             return load_source(
                 info.full_name,
                 manual_dir=folder,
@@ -306,9 +331,9 @@ class _Verification:
         skipped = [row.get("file_name", "") for row in info.skipped if row.get("split") == name]
         check = SourceCheck(source, name, info.reencoded)
         published = None
-        if info.name in CONFIGS and info.version in VERSIONS and not info.partial:
+        if self._is_of_archives and not info.partial:
             published = published_counts(
-                info.config, name, manual_dir=self._manual_dir, subset_list=self._subset_list
+                info.config, name, manual_dir=self._folder, subset_list=self._subset_list
             )
         check.check_samples(columns, skipped, published, self._findings)
         return check

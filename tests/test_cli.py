@@ -14,6 +14,7 @@ from PIL import Image
 
 import arraystore
 from arraystore.cli import main
+from arraystore.drafts.local import LocalDraft
 from arraystore.labels import Vocabulary
 from arraystore.show import captions, contact_sheet
 from tests.support import SUFFIXES, picture, write_folder
@@ -240,12 +241,25 @@ def test_demo_proves_itself_and_can_be_run_again(
         (["info", "text.txt"], "is not an arraystore store"),
         (["ls", "STORE", "nope"], "there is no split 'nope'; there are train, validation"),
         (["ls", "STORE", "train[:101%]"], "outside the split"),
+        (["ls", "STORE", "--selection", "no.json"], "--selection: there is no file no.json"),
+        (["ls", "STORE", "--selection", "no/a"], "--selection: there is no file no/a"),
+        (["ls", "STORE", "--selection", "text.txt/a"], "--selection: there is no file text.txt/a"),
+        (["ls", "STORE", "--selection", "./"], "--selection: there is no file ./"),
+        (["ls", "STORE", "--save-selection", "no/a.json"], "--save-selection: there is no folder"),
+        (
+            ["ls", "nothing", "--save-selection", "no/a.json"],
+            "--save-selection: there is no folder",
+        ),
+        (["show", "STORE", "-o", "no/a.png"], "--output: there is no folder no; create it first"),
+        (["show", "STORE", "-o", "text.txt/a.png"], "--output: there is no folder text.txt; "),
+        (["show", "STORE", "-o", "."], "--output: . is a folder; it must be a file"),
         (["convert", "cifar10", "out.zarr"], "there is no data set 'cifar10'; there are"),
         (["convert", "imagenet2012:4.0.0", "out.zarr"], "2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0"),
         (["convert", "folder:.", "out.zip"], "the suffix chooses the container"),
         (["convert", "folder:.", "s3://b/x"], "s3://b/x: the suffix chooses the container"),
         (["convert", "folder:.", "STORE"], "exists; choose another name"),
-        (["convert", "folder:.", "no/such/out.zarr"], "create it first"),
+        (["convert", "folder:photos", "no/such/out.zarr"], "create it first"),
+        (["convert", "folder:.", "out.h5"], "out.h5: lies in "),
     ],
 )
 def test_a_failure_is_one_line_and_status_1(
@@ -264,6 +278,53 @@ def test_a_failure_is_one_line_and_status_1(
     assert printed.err.count("\n") == 1
     assert printed.err.startswith("arraystore: ")
     assert message in printed.err
+
+
+def test_an_interrupt_is_one_line_that_says_what_is_left_and_status_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = write_folder(tmp_path / "photos", {"cat/1.jpg": picture(), "dog/2.jpg": picture()})
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalDraft, "writer", interrupted)
+    command = ["convert", f"folder:{photos}", str(tmp_path / "a.zarr")]
+    assert main(command) == 130
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert printed.err.startswith("arraystore: interrupted; ")
+    assert ".a.zarr.partial keeps what was copied; resume=True (--resume) goes on" in printed.err
+    monkeypatch.undo()
+    assert main([*command, "--resume"]) == 0
+
+
+def test_an_interrupt_of_the_tidying_up_still_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted_twice(*_: object, **__: object) -> None:
+        try:
+            first = KeyboardInterrupt()
+            first.add_note("this is left")
+            raise first
+        finally:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(arraystore, "convert", interrupted_twice)
+    assert main(["convert", "folder:in", "a.zarr"]) == 130
+    assert capsys.readouterr().err == "arraystore: interrupted; this is left\n"
+
+
+def test_the_process_ends_with_130_when_it_is_sent_an_interrupt(path: Path) -> None:
+    code = (
+        "import signal, sys, arraystore\n"
+        "from arraystore.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "arraystore.open = lambda *_, **__: signal.raise_signal(signal.SIGINT)\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "info", str(path)], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"arraystore: interrupted\n")
 
 
 @pytest.mark.parametrize("arguments", [["nope"], ["ls"], ["convert", "a", "b", "--order", "up"]])

@@ -350,3 +350,47 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     message = re.escape(f"{tmp_path / '1.jpg'}: is not a folder; folder:PATH takes split/class")
     with pytest.raises(NotADirectoryError, match=message):
         load(tmp_path / "1.jpg")
+
+
+# Where the store may be
+
+
+def paths_below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+@every_suffix
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("target", ["in", "in/a", "in/cat/a", "in/no/such/a", "link/a"])
+def test_a_store_in_the_folder_that_is_converted_is_refused(
+    target: str, suffix: str, overwrite: bool, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / f"in{suffix}", {"cat/1.jpg": PICTURE, "zarr.json": b"{}"})
+    (tmp_path / "in").symlink_to(folder.name)
+    (tmp_path / "link").symlink_to("in/cat")
+    before = paths_below(tmp_path)
+    with pytest.raises(ValueError, match=rf"{suffix}: lies in .*/in, which is converted"):
+        arraystore.convert(
+            f"folder:{tmp_path}/in", tmp_path / f"{target}{suffix}", overwrite=overwrite
+        )
+    assert paths_below(tmp_path) == before
+
+
+def test_a_store_that_holds_the_folder_that_is_converted_is_not_overwritten(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "a.zarr"
+    folder = write_folder(target / "in", {"cat/1.jpg": PICTURE})
+    convert(write_folder(tmp_path / "other", {"cat/1.jpg": PICTURE}), tmp_path / "b.zarr")
+    (tmp_path / "b.zarr" / "zarr.json").rename(target / "zarr.json")
+    with pytest.raises(ValueError, match=r"a\.zarr: holds .*/in, which is converted"):
+        arraystore.convert(f"folder:{folder}", target, overwrite=True)
+    assert (folder / "cat" / "1.jpg").read_bytes() == PICTURE
+
+
+@every_suffix
+def test_a_store_beside_the_folder_that_is_converted_may_have_the_beginning_of_its_name(
+    suffix: str, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
+    assert convert(folder, tmp_path / f"in{suffix}").splits["train"].num_samples == 1

@@ -28,7 +28,7 @@ ONLY_IN = {
     "PIL": {"image.py", "drawn.py", "show.py"},
     "xarray": {"xarray_backend.py"},
     "rich": {"progress.py", "tables.py"},
-    "click": {"cli.py"},
+    "click": {"cli.py", "options.py"},
 }
 """Where each library may be imported."""
 

@@ -138,6 +138,15 @@ def test_a_pool_that_was_forked_tells_its_user_rather_than_hang(
             asked.get(PATIENCE)
 
 
+def test_a_worker_that_is_sent_what_is_in_memory_says_why_it_is_not_there(path: Path) -> None:
+    train = in_memory(path)["train"]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        asked = pool.apply_async(read, (train,))
+        message = r"memory://in/memory/.*: there is nothing here; memory:// is the memory of one pr"
+        with pytest.raises(FileNotFoundError, match=message):
+            asked.get(PATIENCE)
+
+
 def test_a_store_that_comes_back_from_a_pickle_is_opened_when_it_is_used(
     address: str, environment: None, web: WebServer
 ) -> None:

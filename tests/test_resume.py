@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from click.testing import CliRunner
+from typing_extensions import override
 
 import arraystore
 from arraystore import fill as fill_room
@@ -27,6 +29,7 @@ from arraystore.drafts.local import LocalDraft
 from arraystore.errors import SourceError, StorageError
 from arraystore.journal import BlockKey, JournalWriter, read_journal
 from arraystore.layout import blocks
+from arraystore.progress import Meter
 from benchmarks.kills import tree
 from tests.support import SUFFIXES, picture, write_folder
 
@@ -277,6 +280,38 @@ def test_an_interrupt_leaves_what_can_be_resumed(
     assert list(recorded(work_of(target))) == added
     convert(photos, target, resume=True)
     assert tree(target) == undisturbed(photos, target)
+
+
+class Told(Meter):
+    """Keeps what it is told of copying."""
+
+    def __init__(self) -> None:
+        self.at_first: list[tuple[int, int]] = []
+        self.now = self.total = 0
+
+    @override
+    def start(
+        self, message: str, n_images: int, n_bytes: int = 0, *, done: tuple[int, int] = (0, 0)
+    ) -> None:
+        if "copying" in message:
+            self.at_first.append(done)
+            self.total += n_bytes
+
+    @override
+    def advance(self, n_images: int, n_bytes: int = 0) -> None:
+        self.now += n_bytes
+
+
+def test_what_is_not_copied_again_is_not_counted_as_copied_now(
+    photos: Path, target: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, before = Told(), recorded(unfinished)
+    monkeypatch.setattr(convert_room, "meter", lambda _: nullcontext(told))
+    convert(photos, target, resume=True)
+    nbytes = sum(block.stop - block.start for block in before)
+    assert sum(images for images, _ in told.at_first) == sum(map(len, before.values())) > 0
+    assert sum(done for _, done in told.at_first) == nbytes
+    assert told.now == told.total - nbytes > 0
 
 
 # Left alone
@@ -681,7 +716,8 @@ def test_the_command_says_that_what_was_copied_is_kept(
         raise kind("the disk is full")
 
     monkeypatch.setattr(LocalDraft, "publish", fail)
-    assert main(["convert", f"folder:{photos}", str(target)]) == 1
-    what = "interrupted" if kind is KeyboardInterrupt else "the disk is full"
+    is_interrupt = kind is KeyboardInterrupt
+    assert main(["convert", f"folder:{photos}", str(target)]) == (130 if is_interrupt else 1)
+    what = "interrupted" if is_interrupt else "the disk is full"
     kept = f"{work_of(target)} keeps what was copied; resume=True (--resume) goes on from there"
     assert capsys.readouterr().err.strip().endswith(f"arraystore: {what}; {kept}")

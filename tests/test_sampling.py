@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arraystore.arguments import as_seed
 from arraystore.layout import label_index
 from arraystore.sampling import (
     Groups,
-    as_seed,
     balanced,
     block_buffers,
     class_balanced_counts,

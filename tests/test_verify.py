@@ -570,6 +570,36 @@ def test_words_that_are_not_those_of_the_source_are_reported(
     assert_told(problems(path, source=source), "label_words", "must be the words")
 
 
+def test_a_folder_of_images_may_be_written_as_for_a_conversion(
+    converted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, source = converted
+    (source / "cat/1.jpg").unlink()
+    monkeypatch.setenv("HOME", str(source.parent))
+    for written in (f"folder:{source}", f"folder:~/{source.name}", f"~/{source.name}", source):
+        assert_told(problems(path, source=written), "cat/1.jpg")
+        assert main(["verify", str(path), "--source", str(written)]) == 1
+
+
+@named(
+    ("source", "message"),
+    [
+        (
+            "folder:in",
+            r"^folder:in: imagenet2012_subset/1pct:5\.0\.0 is made from archives; source ",
+        ),
+        ("imagenet2012", r"^imagenet2012: is not a folder; .* must be that of the archives$"),
+    ],
+)
+def test_what_is_no_folder_of_archives_is_refused(
+    source: str, message: str, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((arraystore.SourceError, FileNotFoundError), match=message):
+        arraystore.verify(path, source=source)
+    assert main(["verify", str(path), "--source", source]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_source_that_is_not_there_is_an_error(converted: tuple[Path, Path]) -> None:
     path, source = converted
     with pytest.raises(FileNotFoundError, match="is not a folder"):
@@ -633,14 +663,70 @@ def test_the_command_says_that_nothing_is_wrong(
 def test_the_command_fails_and_prints_every_problem(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for position in (5, 6):
-        flip_in_image(copy, position)
+    flip_in_image(copy, 5)
+    set_attribute(copy, "train", "seed", 1)
     assert main(["verify", str(copy)]) == 1
     printed = capsys.readouterr().out
-    names = arraystore.open(copy)["train"].file_name
-    assert f"train[5] {names[5]} " in printed
-    assert f"train[6] {names[6]} " in printed
-    assert "2 problems" in printed
+    name = arraystore.open(copy)["train"].file_name[5]
+    assert f"\ntrain[5] {name} " in printed
+    assert "\ntrain: the samples must be in the order" in printed
+    assert "2 problems." in printed
+
+
+@named("suffix", SUFFIXES)
+def test_the_command_prints_what_is_wrong_with_many_images_as_one_line(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n = 2 * MAX_KEPT
+    images = [bytes([i % 251]) * 20 for i in range(n)]
+    names = [f"{i:04}" for i in range(n)]
+    path = write_store(tmp_path / f"a{suffix}", names, [0] * n, images, classes=["a"])
+    rewrite_column(path, "train/image_crc32c", np.zeros_like)
+    assert main(["verify", str(path)]) == 1
+    printed = capsys.readouterr().out
+    told = [line for line in printed.splitlines() if "images, first" in line]
+    assert len(told) == 1, printed
+    assert told[0].startswith("2,000 images, first train[0] ")
+    assert "crc32c must be 0x00000000, got 0x" in told[0]
+    assert main(["verify", str(path), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert len([p for p in report["problems"] if p["position"] is not None]) == 500
+    assert [g["count"] for g in report["groups"] if g["count"] > 1] == [n]
+
+
+def test_a_lost_shard_is_two_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_store(
+        tmp_path / "a.zarr",
+        ["a", "b", "c"],
+        [0] * 3,
+        [picture(seed=i) for i in range(3)],
+        classes=["a"],
+    )
+    name = arraystore.open(path)["train"].file_name[0]
+    (path / PAYLOAD / "c" / "0").unlink()
+    assert main(["verify", str(path)]) == 1
+    printed = [line for line in capsys.readouterr().out.splitlines() if PAYLOAD in line]
+    assert printed == [
+        f"{PAYLOAD}/c/0: the chunk is missing",
+        f"3 images, first train[0] {name} {PAYLOAD}/c/0: cannot be read: {PAYLOAD}/c/0 is missing",
+    ]
+
+
+def test_what_is_wrong_with_images_of_several_objects_is_not_one_group() -> None:
+    findings = Findings()
+    for key in ("c/0", "c/1"):
+        for position in range(3):
+            findings.add(Problem(f"got {position}", "train", position, "a", key))
+    findings.add(Problem("got 3 pixels", "train", 3, "a", "c/0"))
+    findings.add(Problem("got 3", "train", key="c/0"))
+    findings.add(Problem("got 4", "train", key="c/0"))
+    assert [(str(group.first), group.count) for group in findings.groups] == [
+        ("train[0] a c/0: got 0", 3),
+        ("train[0] a c/1: got 0", 3),
+        ("train[3] a c/0: got 3 pixels", 1),
+        ("c/0: got 3", 1),
+        ("c/0: got 4", 1),
+    ]
 
 
 def test_the_command_prints_the_report_as_json(
@@ -666,4 +752,4 @@ def test_wrong_usage_of_the_command_is_told_apart(
 
 def test_a_bar_is_drawn_if_asked_for(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(path), "--progress"]) == 0
-    assert "20/20 images" in capsys.readouterr().err
+    assert "100%" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from arraystore.arguments import check_bools, check_choice
 from arraystore.chunk_cache import ChunkCache
 from arraystore.containers import open_local, open_objects
 
@@ -34,9 +35,8 @@ class OpenOptions:
     mmap: bool = True
 
     def __post_init__(self) -> None:
-        if self.checksum not in CHECKSUMS:
-            known = ", ".join(CHECKSUMS)
-            raise ValueError(f"checksum must be one of {known}, got {self.checksum!r}")
+        check_choice(self.checksum, "checksum", CHECKSUMS)
+        check_bools(mmap=self.mmap)
         if self.max_gap is not None and self.max_gap < 0:
             raise ValueError(f"max_gap must be 0 or more bytes, got {self.max_gap}")
         if self.max_in_flight < 1:

@@ -24,6 +24,7 @@ __all__ = ["Draft", "name_of", "open_draft"]
 def open_draft(
     target: str | os.PathLike[str] | tuple[ObjectStore, str],
     *,
+    source: Path | None = None,
     storage_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     sync: bool = True,
@@ -36,6 +37,8 @@ def open_draft(
     target : path-like, or pair of an obstore store and a key
         A path, or an address such as ``s3://bucket/1pct.zarr``. Its suffix chooses
         the container.
+    source : Path, optional
+        The folder that it is made from, if it is one on the disk.
     storage_options : mapping, optional
         See `arraystore.open`.
     overwrite : bool, default False
@@ -49,7 +52,7 @@ def open_draft(
     ------
     ValueError
         If the suffix asks for no container, or an option is not known; if nothing
-        can be resumed there.
+        can be resumed there; if `source` and target lie in each other.
     """
     from arraystore.objects.address import parse_address
 
@@ -68,7 +71,10 @@ def open_draft(
             "to be on the disk"
         )
     path = Path(text.removeprefix("file://")).expanduser().absolute()
-    return LocalDraft(path, overwrite=overwrite, sync=sync, resume=resume)
+    draft = LocalDraft(path, overwrite=overwrite, sync=sync, resume=resume)
+    if source is not None:
+        _check_apart(path, source)
+    return draft
 
 
 def _bucket_draft(
@@ -96,6 +102,18 @@ def _bucket_draft(
             "there, and any store on a disk"
         )
     return OneObjectDraft(ObjectWriter(place, options), overwrite=overwrite)
+
+
+def _check_apart(target: Path, source: Path) -> None:
+    """Refuse a store that its source's next conversion would find, or that would replace it."""
+    here, there = target.parent.resolve() / target.name, source.resolve()
+    if here.is_relative_to(there):
+        raise ValueError(
+            f"{target}: lies in {source}, which is converted; a store in it would be taken for "
+            "classes the next time; choose a place outside of it"
+        )
+    if there.is_relative_to(here):
+        raise ValueError(f"{target}: holds {source}, which is converted; choose another place")
 
 
 def name_of(target: str | os.PathLike[str] | tuple[ObjectStore, str]) -> str:

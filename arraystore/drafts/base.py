@@ -157,12 +157,11 @@ class Draft(Protocol):
             If one is not as expected.
         """
         total = int(images.nbytes.sum())
-        meter.start(f"{split}: copying images", len(images.nbytes), total)
         all_blocks = blocks(images.nbytes)
         found = {block: self.recorded(split, block) for block in all_blocks}
         parts = {block: part for block, part in found.items() if part is not None}
-        for block, part in parts.items():
-            meter.advance(len(part), block.stop - block.start)
+        done = sum(map(len, parts.values())), sum(block.stop - block.start for block in parts)
+        meter.start(f"{split}: copying images", len(images.nbytes), total, done=done)
         # Only of all that is to be read, and where it is read.
         is_announced = executor is None and not parts and images.announce_all()
         tasks = (

@@ -105,6 +105,8 @@ def told(
     said = f" ({code})" if code else ""
     if isinstance(error, FileNotFoundError):
         what = "there is no such bucket" if code in _NO_BUCKET else "there is nothing here"
+        if where.startswith("memory://"):
+            what += "; memory:// is the memory of one process, which no other can read"
         return FileNotFoundError(errno.ENOENT, f"{what}{said}", where)
     kind = type(error).__name__
     if any(service in text for service in _METADATA_SERVICES) or "Credential" in kind:

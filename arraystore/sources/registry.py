@@ -13,6 +13,7 @@ from arraystore.sources.base import Source, Status, silent
 CONFIGS: Final = {"imagenet2012_subset": ("1pct", "10pct"), "imagenet2012": ("",)}
 """Configs of each data set; the first is the default."""
 
+_FOLDER: Final = "folder:"
 _NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^/:]+))?(:(?P<version>[^/:]+))?")
 
 
@@ -40,12 +41,11 @@ def load_source(
         If there is no such data set, config or version; the message lists what
         there is. And whatever the source says of itself.
     """
-    if dataset.startswith("folder:"):
+    root = folder_of(dataset)
+    if root is not None:
         _refuse("folder:PATH", manual_dir=manual_dir, subset_list=subset_list, partial=partial)
-        if dataset == "folder:":
-            raise SourceError("folder: needs a path, such as folder:photos")
         status("listing files")
-        return folder.load(Path(dataset.removeprefix("folder:")).expanduser())
+        return folder.load(root)
     match = _NAME.fullmatch(dataset)
     if match is None or match["name"] not in CONFIGS:
         raise SourceError(f"there is no data set {dataset!r}; there are {_known()}")
@@ -73,6 +73,26 @@ def load_source(
         partial=partial,
         status=status,
     )
+
+
+def folder_of(dataset: str) -> Path | None:
+    """Return the folder of a ``folder:PATH``, and None of what is something else.
+
+    Raises
+    ------
+    SourceError
+        If there is no path.
+
+    Examples
+    --------
+    >>> folder_of("folder:photos").name, folder_of("imagenet2012")
+    ('photos', None)
+    """
+    if not dataset.startswith(_FOLDER):
+        return None
+    if dataset == _FOLDER:
+        raise SourceError("folder: needs a path, such as folder:photos")
+    return Path(dataset.removeprefix(_FOLDER)).expanduser()
 
 
 def _refuse(dataset: str, **options: object) -> None:

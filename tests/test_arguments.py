@@ -1,0 +1,73 @@
+"""What a caller gives is of the kind that it must be, or refused by its name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import arraystore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CALLS: dict[Callable[..., Any], tuple[object, ...]] = {
+    arraystore.open: ("nothing.zarr",),
+    arraystore.convert: ("folder:nothing", "a.zarr"),
+    arraystore.copy: ("nothing.zarr", "a.zarr"),
+    arraystore.verify: ("nothing.zarr",),
+    arraystore.Split.sample: (3,),
+    arraystore.Split.per_label: (1,),
+    arraystore.Split.even_splits: (2,),
+    arraystore.Split.batches: (4,),
+}
+"""Public functions with arguments that are true or false, and what else they need."""
+
+
+def truths(call: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that are true or false, and nothing else but perhaps None."""
+    given = inspect.signature(call).parameters.values()
+    return [p.name for p in given if p.annotation in ("bool", "bool | None")]
+
+
+def public_calls() -> list[Callable[..., Any]]:
+    public = [getattr(arraystore, name) for name in arraystore.__all__ if name[0] != "_"]
+    methods = [
+        method
+        for thing in (arraystore.Store, arraystore.Split)
+        for name, method in inspect.getmembers(thing, inspect.isfunction)
+        if name[0] != "_"
+    ]
+    functions = [call for call in public + methods if inspect.isfunction(call)]
+    return [f for f in functions if "made for the rooms above" not in (f.__doc__ or "")]
+
+
+def test_every_public_function_that_takes_a_truth_value_is_tried() -> None:
+    assert {call for call in public_calls() if truths(call)} == CALLS.keys()
+
+
+@pytest.mark.parametrize("value", ["no", "", 0, 1, [False]], ids=repr)
+@pytest.mark.parametrize(
+    ("call", "name"), [(call, name) for call in CALLS for name in truths(call)]
+)
+def test_what_is_neither_true_nor_false_is_refused_by_its_name(
+    call: Callable[..., Any],
+    name: str,
+    value: object,
+    train: arraystore.Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = (train, *CALLS[call]) if "." in call.__qualname__ else CALLS[call]
+    with pytest.raises(TypeError, match=rf"^{name} must be True or False, got "):
+        call(*arguments, **{name: value})
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_numpy_has_for_true_and_false_is_taken(train: arraystore.Split, path: Path) -> None:
+    assert len(train.sample(50, replace=np.True_)) == 50  # type: ignore[arg-type] # as of a mask
+    assert arraystore.open(path, mmap=np.bool_(False))["train"].image_bytes[0]  # type: ignore[arg-type] # the same
