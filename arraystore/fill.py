@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BUFFER_NBYTES: Final = 2**20
 """Bytes a task holds in memory at a time: what a core's cache holds is copied fastest."""
 
-_WRITE_NBYTES: Final = 2**16
+_WRITE_NBYTES: Final = 2**18
 """Bytes written at a time.
 
 On the virtual machine where this was measured 1 MiB at a time took up to three times the processor
