@@ -31,9 +31,9 @@ BUFFER_NBYTES: Final = 2**20
 _WRITE_NBYTES: Final = 2**18
 """Bytes written at a time.
 
-On the virtual machine where this was measured 64 KiB took a quarter more of the processor, for the
-calls, and 1 MiB sometimes three times as much: probably because its page cache then comes in larger
-pieces, of memory that the host has not given yet.
+On the virtual machine where this was measured 64 KiB took a tenth more of the processor in the
+kernel. 1 MiB took less still, but at other times three times as much: probably because the page
+cache then comes in larger pieces, of memory that the host has not given yet.
 """
 
 
