@@ -15,23 +15,28 @@ be written, and with a new target that is deleted afterwards:
 - the usual loop: `tarfile`, and an h5py variable-length data set written sample by sample,
   without a sync.
 
-Each act but ``cp`` runs in a new Python, whose start and imports are part of its time.
+Each act but ``cp`` runs in a new Python, whose start and imports are part of its time. The time of
+processors is that of all its threads; divided by the time, it tells how many it kept busy. Of
+conversions the steps are told likewise, as their bar would show them.
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Final, NamedTuple, TypeVar
+from unittest.mock import patch
 
 from benchmarks.archive_images import (
     N_VALIDATION,
@@ -67,14 +72,23 @@ RATIOS: Final = (
 """Acts whose times are divided, the first by the second."""
 
 
-class Run(NamedTuple):
-    """An act done once: its time, and the peak resident memory of its Python if it had one.
+class Step(NamedTuple):
+    """A part of a conversion: its time, and that of processors."""
 
-    Pages of mapped files count as resident.
+    seconds: float
+    cpu_seconds: float
+
+
+class Run(NamedTuple):
+    """An act done once: its time, that of processors, and what its Python tells if it had one.
+
+    That is its peak resident memory, in which pages of mapped files count, and its steps.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_nbytes: int = 0
+    steps: Mapping[str, Step] = {}
 
 
 class Act(NamedTuple):
@@ -99,29 +113,74 @@ def acts_on(archives: Archives, *, partial_archives: bool) -> list[Act]:
     ]
 
 
+def _cpu_seconds() -> float:
+    """Return the time of processors of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _copy(paths: Iterable[Path], sync: bool, target: Path) -> Run:
-    start = perf_counter()
+    start, cpu = perf_counter(), _cpu_seconds()
     target.mkdir()
     subprocess.run(["cp", "--reflink=never", *paths, target], check=True)
     if sync:
         subprocess.run(["sync", *target.iterdir(), target], check=True)
-    return Run(perf_counter() - start)
+    return Run(perf_counter() - start, _cpu_seconds() - cpu)
 
 
-def _convert(archives: Archives, partial_archives: bool, sync: bool, target: Path) -> None:
+class Steps:
+    """Takes the place of a conversion's meter, and of what it shows keeps the times."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Step] = {}
+        self._now = "import"
+        self._began = perf_counter(), process_time()
+
+    def status(self, message: str) -> None:
+        """End a step, and begin another; splits and archives are not told apart."""
+        began, self._began = self._began, (perf_counter(), process_time())
+        before = self.found.get(self._now, Step(0, 0))
+        spent = (now - then for now, then in zip(self._began, began, strict=True))
+        self.found[self._now] = Step(*map(sum, zip(before, spent, strict=True)))
+        self._now = message.rpartition(": ")[2].partition(" of ")[0]
+
+    def start(self, message: str, n_images: int, n_bytes: int = 0) -> None:
+        """See `status`."""
+        del n_images, n_bytes
+        self.status(message)
+
+    def advance(self, n_images: int, n_bytes: int = 0) -> None:
+        """Keep nothing of it."""
+        del n_images, n_bytes
+
+    @contextmanager
+    def meter(self, show: bool | None) -> Iterator["Steps"]:
+        """Stand in for `arraystore.progress.meter`."""
+        del show
+        yield self
+
+
+def _convert(
+    archives: Archives, partial_archives: bool, sync: bool, target: Path
+) -> dict[str, Step]:
+    steps = Steps()
     import arraystore
 
-    arraystore.convert(
-        "imagenet2012_subset/1pct",
-        target,
-        manual_dir=archives.folder,
-        subset_list=archives.subset_list,
-        partial=partial_archives,
-        sync=sync,
-    )
+    with patch.object(sys.modules["arraystore.convert"], "meter", steps.meter):
+        steps.status("begin")
+        arraystore.convert(
+            "imagenet2012_subset/1pct",
+            target,
+            manual_dir=archives.folder,
+            subset_list=archives.subset_list,
+            partial=partial_archives,
+            sync=sync,
+        )
+    steps.status("")
+    return steps.found
 
 
-def _write_vlen(archives: Archives, target: Path) -> None:
+def _write_vlen(archives: Archives, target: Path) -> dict[str, Step]:
     import h5py
     import numpy as np
 
@@ -135,12 +194,13 @@ def _write_vlen(archives: Archives, target: Path) -> None:
                 image[position] = np.frombuffer(data, np.uint8)
                 label[position] = label_of(name)
                 file_name[position] = name
+    return {}
 
 
-def _in_new_process(function: Callable[[Path], None], target: Path) -> Run:
-    start = perf_counter()
-    peak_nbytes = _call_in_new_process(partial(_peak_nbytes, function, target))
-    return Run(perf_counter() - start, peak_nbytes)
+def _in_new_process(function: Callable[[Path], dict[str, Step]], target: Path) -> Run:
+    start, cpu = perf_counter(), _cpu_seconds()
+    told = _call_in_new_process(partial(_steps_and_peak, function, target))
+    return Run(perf_counter() - start, _cpu_seconds() - cpu, *told)
 
 
 def _call_in_new_process(function: Callable[[], T]) -> T:
@@ -148,11 +208,13 @@ def _call_in_new_process(function: Callable[[], T]) -> T:
         return executor.submit(function).result()
 
 
-def _peak_nbytes(function: Callable[[Path], None], target: Path) -> int:
-    function(target)
+def _steps_and_peak(
+    function: Callable[[Path], dict[str, Step]], target: Path
+) -> tuple[int, dict[str, Step]]:
+    steps = function(target)
     # getrusage would tell the peak of the parent if that was higher.
     status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024, steps
 
 
 def measure(
@@ -210,6 +272,11 @@ def _settle(paths: Sequence[Path], scratch: Path) -> None:
                 pass
 
 
+def _busy(some: Sequence[Run] | Sequence[Step]) -> str:
+    """Return how many processors were busy, in the median."""
+    return f"{median(one.cpu_seconds / max(one.seconds, 1e-9) for one in some):.2f}"
+
+
 def _peak_of(runs: Iterable[Run]) -> int:
     return max(run.peak_nbytes for run in runs)
 
@@ -236,23 +303,35 @@ def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, flo
 def show(
     seconds: Mapping[str, Sequence[float]], runs: Mapping[str, Sequence[Run]], counted: Count
 ) -> None:
-    """Print the figures as two tables."""
+    """Print the figures as three tables."""
     from rich.console import Console
     from rich.table import Table
 
     times = Table("act", title=f"{counted.n_images:,} images, {counted.n_bytes:,} bytes")
-    for heading in ("best s", "median s", "best GB/s", "peak MB"):
+    headings = ("best s", "median s", "best GB/s", "of processors s", "busy", "peak MB")
+    for heading in headings:
         times.add_column(heading, justify="right")
     for name, values in seconds.items():
         best, peak = min(values), _peak_of(runs[name])
         cells = [f"{best:.2f}", f"{median(values):.2f}", f"{counted.n_bytes / best / 1e9:.2f}"]
+        cells += [f"{median(run.cpu_seconds for run in runs[name]):.2f}", _busy(runs[name])]
         times.add_row(name, *cells, f"{peak / 1e6:.0f}" if peak else "")
+    steps = Table("step", title="median s, and processors kept busy")
+    acts = [name for name, done in runs.items() if done[0].steps]
+    for name in acts:
+        steps.add_column(name, justify="right")
+    for step in runs[acts[0]][0].steps:
+        found = {name: [run.steps[step] for run in runs[name]] for name in acts}
+        cells = [
+            f"{median(one.seconds for one in some):.3f} ({_busy(some)})" for some in found.values()
+        ]
+        steps.add_row(step, *cells)
     quotients = Table("ratio of times")
     for heading in ("best", "median"):
         quotients.add_column(heading, justify="right")
     for name, (of_best, of_median) in ratios(seconds).items():
         quotients.add_row(name, f"{of_best:.2f}", f"{of_median:.2f}")
-    Console().print(times, quotients)
+    Console(width=120).print(times, steps, quotients)
     print("cp: seconds are scaled from the bytes of the archives to those of the images")
 
 
@@ -315,6 +394,8 @@ def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             "image_nbytes": counted.n_bytes,
             "archive_nbytes": archive_nbytes,
             "seconds": seconds,
+            "cpu_seconds": {n: [run.cpu_seconds for run in done] for n, done in runs.items()},
+            "steps": {n: [run.steps for run in done] for n, done in runs.items()},
             "peak_nbytes": {name: peak for name in runs if (peak := _peak_of(runs[name]))},
             "ratios_of_best_and_median": ratios(seconds),
         }

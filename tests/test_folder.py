@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import arraystore
+from arraystore import plan
 from arraystore.errors import SourceError
+from arraystore.files import OpenFile
 from arraystore.image import IMAGE_SUFFIXES
 from arraystore.sources.folder import load
 from tests.support import SUFFIXES, picture, write_folder
@@ -394,3 +397,24 @@ def test_a_store_beside_the_folder_that_is_converted_may_have_the_beginning_of_i
 ) -> None:
     folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
     assert convert(folder, tmp_path / f"in{suffix}").splits["train"].num_samples == 1
+
+
+@pytest.mark.parametrize(("cached", "n_probers"), [(True, 1), (False, 2)])
+def test_two_probe_only_where_images_are_not_in_memory(
+    cached: bool, n_probers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, n: int) -> None:
+            pools.append(n)
+            super().__init__(n)
+
+    def probe(file: OpenFile, offset: int, *, unknown: bool) -> bool:
+        return cached or unknown
+
+    monkeypatch.setattr(plan, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(OpenFile, "is_cached", probe)
+    source = write_folder(tmp_path / "photos", {"a/0.png": picture(), "a/1.png": picture()})
+    arraystore.convert(f"folder:{source}", tmp_path / "a.h5", sync=False)
+    assert pools == [n_probers]

@@ -1,4 +1,4 @@
-"""Zarr v3, written: metadata and columns by zarr-python, payloads in place.
+"""Zarr v3, written: the bytes are those that zarr-python would write, without its import.
 
 The shards of a payload are inner chunks back to back and an index that depends on
 lengths alone, so they are laid out here and filled by whoever has the bytes.
@@ -7,12 +7,13 @@ lengths alone, so they are laid out here and filled by whoever has the bytes.
 from __future__ import annotations
 
 import json
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from typing_extensions import override
 
-from arraystore.containers.base import ContainerWriter, as_string_array
+from arraystore.containers.base import ContainerWriter
+from arraystore.containers.frames import encode_chunk
 from arraystore.containers.shards import shard_footer, shard_object_nbytes, split_length
 from arraystore.containers.zarr import METADATA
 from arraystore.files import reserve
@@ -23,6 +24,7 @@ from arraystore.schema import (
     STRING,
     Column,
 )
+from arraystore.storage import crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ZSTD_LEVEL: Final = 3
+_ZSTD: Final = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}}
+_CRC32C: Final = {"name": "crc32c"}
+_LITTLE_ENDIAN: Final = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 class ZarrWriter(ContainerWriter):
@@ -46,11 +51,10 @@ class ZarrWriter(ContainerWriter):
     root_nbytes = 2**24
 
     def __init__(self, path: Path, *, is_skeleton: bool = False) -> None:
-        import zarr
-
         self._path = path
         self._is_skeleton = is_skeleton
-        self._root: Any = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
+        if not (path / METADATA).exists():
+            self.create_group("")
 
     @override
     @staticmethod
@@ -65,7 +69,7 @@ class ZarrWriter(ContainerWriter):
     def libraries() -> dict[str, str]:
         from importlib.metadata import version
 
-        return {name: version(name) for name in ("zarr", "numcodecs")}
+        return {"numcodecs": version("numcodecs")}
 
     @override
     @staticmethod
@@ -77,22 +81,19 @@ class ZarrWriter(ContainerWriter):
 
     @override
     def create_group(self, path: str) -> None:
-        self._root.create_group(path)
+        self._create(path, {"attributes": {}, "zarr_format": 3, "node_type": "group"})
 
     @override
     def create_payload(self, path: str, nbytes: int) -> None:
-        self._root.create_array(
-            path,
-            shape=(nbytes,),
-            dtype="uint8",
-            chunks=(INNER_CHUNK_NBYTES,),
-            shards=(SHARD_NBYTES,),
-            compressors=None,
-            filters=None,
-            fill_value=0,
-            dimension_names=["byte"],
-            attributes={"dense": True},
-        )
+        inside = {
+            "chunk_shape": [INNER_CHUNK_NBYTES],
+            "codecs": [{"name": "bytes"}],
+            "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
+            "index_location": "end",
+        }
+        codecs = [{"name": "sharding_indexed", "configuration": inside}]
+        column = Column("uint8", "byte")
+        self._create(path, _array(nbytes, SHARD_NBYTES, column, codecs, {"dense": True}))
         if self._is_skeleton:
             return
         folder = self._path / path / "c"
@@ -107,41 +108,26 @@ class ZarrWriter(ContainerWriter):
 
     @override
     def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
-        from zarr.codecs import Crc32cCodec, ZstdCodec
-
         is_text = column.data_type == STRING
-        array = self._root.create_array(
-            path,
-            shape=(len(values),),
-            dtype=str if is_text else column.data_type,
-            chunks=(COLUMN_CHUNK_ROWS,),
-            compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
-            filters=None,
-            fill_value=column.fill,
-            dimension_names=[column.dimension],
-            # zarr-python drops chunks equal to the fill value otherwise; a chunk that is not
-            # there must be a loss that the reader can tell.
-            config={"write_empty_chunks": True},
-        )
-        if not is_text:
-            array[:] = np.asarray(values)
-            return
-        for start in range(0, len(values), COLUMN_CHUNK_ROWS):
-            rows = slice(start, start + COLUMN_CHUNK_ROWS)
-            array[rows] = as_string_array(values[rows])
+        first = {"name": "vlen-utf8", "configuration": {}} if is_text else _LITTLE_ENDIAN
+        self._create(path, _array(len(values), COLUMN_CHUNK_ROWS, column, [first, _ZSTD, _CRC32C]))
+        folder = self._path / path / "c"
+        for number, start in enumerate(range(0, len(values), COLUMN_CHUNK_ROWS)):
+            rows = values[start : start + COLUMN_CHUNK_ROWS]
+            frame = encode_chunk(rows, column, COLUMN_CHUNK_ROWS, _ZSTD_LEVEL)
+            folder.mkdir(exist_ok=True)
+            (folder / str(number)).write_bytes(frame + struct.pack("<I", crc32c(frame)))
 
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
-        node = self._root[path] if path else self._root
-        node.attrs.update(attributes)
+        document = self._path / path / METADATA
+        node = json.loads(document.read_bytes())
+        node["attributes"] |= attributes
+        document.write_text(_text(node))
 
     @override
     def close(self) -> None:
-        """Write the root's metadata again, with that of all other nodes in it.
-
-        `zarr.consolidate_metadata` would do the same in the order in which the
-        file system lists the nodes; sorted, the same store gives the same bytes.
-        """
+        """Write the root's metadata again, with that of all other nodes in it, sorted."""
         nodes = {
             str(file.parent.relative_to(self._path)): json.loads(file.read_bytes())
             for file in sorted(self._path.rglob(METADATA))
@@ -152,4 +138,36 @@ class ZarrWriter(ContainerWriter):
             "must_understand": False,
             "metadata": nodes,
         }
-        (self._path / METADATA).write_text(json.dumps(root, indent=2))
+        (self._path / METADATA).write_text(_text(root))
+
+    def _create(self, path: str, node: dict[str, Any]) -> None:
+        folder = self._path / path
+        folder.mkdir(exist_ok=not path)
+        (folder / METADATA).write_text(_text(node))
+
+
+def _array(
+    length: int,
+    chunk_length: int,
+    column: Column,
+    codecs: list[dict[str, Any]],
+    attributes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the metadata of an array, with its keys in the order of zarr-python."""
+    return {
+        "shape": [length],
+        "data_type": column.data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_length]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": column.fill,
+        "codecs": codecs,
+        "attributes": attributes or {},
+        "dimension_names": [column.dimension],
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def _text(node: dict[str, Any]) -> str:
+    return json.dumps(node, indent=2)

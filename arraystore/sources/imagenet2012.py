@@ -336,10 +336,7 @@ def _lack(split: str, found: _Found, subset: SubsetList | None) -> str:
     lack = f"{n_found:,} images found, there should be {expected:,}"
     if split == "validation":
         have = set(found.file_name)
-        missing = [n for i in range(expected) if (n := _validation_name(i + 1)) not in have]
+        every = (f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, expected + 1))
+        missing = [name for name in every if name not in have]
         lack += f"; missing: {first_few(missing)}"
     return lack
-
-
-def _validation_name(number: int) -> str:
-    return f"ILSVRC2012_val_{number:08d}.JPEG"
