@@ -195,9 +195,11 @@ def _array(writer: Any, name: str, n: int) -> Any:
         )
         writer._attach_dimension(path, column.dimension, n)
         return array
+    import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    return writer._root.create_array(
+    root = zarr.open_group(writer._path, mode="a", zarr_format=3, use_consolidated=False)
+    return root.create_array(
         path,
         shape=(n,),
         dtype=str if is_text else column.data_type,

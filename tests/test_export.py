@@ -131,6 +131,7 @@ def test_two_images_of_one_file_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_an_odd_name_is_a_file_below_the_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
     path = write_store(tmp_path / "s" / "a.zarr", [name], [0], [b"1"], classes=["a"])
     export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
     assert files_below(tmp_path / "out") == {f"a/{name}": b"1"}

@@ -59,7 +59,9 @@ def small_shards(
     """A store whose images lie in many shards, some across two or three, and the images."""
     folder = tmp_path_factory.mktemp("shards")
     images = [picture(seed=i) + bytes([i]) * (i % 7 * 900) for i in range(N)]
-    source = write_folder(folder, {f"train/a/{i:02d}.jpg": data for i, data in enumerate(images)})
+    source = write_folder(
+        folder / "in", {f"train/a/{i:02d}.jpg": data for i, data in enumerate(images)}
+    )
     target = folder / f"store{request.param}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
