@@ -23,7 +23,7 @@ from arraystore.drafts import name_of, open_draft
 from arraystore.errors import SourceError
 from arraystore.fingerprint import of_images, of_options, of_source
 from arraystore.image_bytes import FileRanges
-from arraystore.layout import content_digest, image_starts, label_index, selected
+from arraystore.layout import content_digest, image_starts, label_index
 from arraystore.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.progress import meter
 from arraystore.report import ConvertReport, SplitReport
@@ -262,8 +262,8 @@ def _write_selections(writer: ContainerWriter, source: Source, plans: dict[str, 
         writer.create_group(SELECTIONS)
     for name, splits in source.selections.items():
         writer.create_group(f"{SELECTIONS}/{name}")
-        for split, names in splits.items():
-            positions = selected(plans[split].table.file_name, names)
+        for split in splits:
+            positions = plans[split].selections[name]
             column = Column("int64", f"selected_{split}")
             writer.write_column(f"{SELECTIONS}/{name}/{split}", positions, column)
 

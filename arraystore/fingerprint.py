@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from arraystore.schema import FORMAT_VERSION, __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from arraystore.journal import Plan
     from arraystore.plan import SplitPlan
@@ -61,7 +63,7 @@ def of_images(source: Source, plans: Mapping[str, SplitPlan], spool: Path) -> Pl
     return {
         "plan": {name: _plan_digest(plan) for name, plan in plans.items()}
         | {
-            "of the data set": _digest([source.label_name, source.label_words, *_named(source)]),
+            "of the data set": _digest([source.label_name, source.label_words]),
             "of images encoded anew": _file_digest(spool),
         },
     }
@@ -88,19 +90,13 @@ def _files(files: tuple[Path, ...]) -> dict[str, str]:
     return {folder: f"{len(rows):,} files, {_digest(rows)}" for folder, rows in folders.items()}
 
 
-def _named(source: Source) -> list[object]:
-    return [
-        (name, split, sorted(names))
-        for name, splits in source.selections.items()
-        for split, names in splits.items()
-    ]
-
-
 def _plan_digest(plan: SplitPlan) -> str:
     table = plan.table
-    columns = (table.label, table.file, table.offset, table.nbytes, plan.height, plan.width)
-    digests = (hashlib.sha256(column.tobytes()).hexdigest() for column in columns)
-    return _digest(chain(table.file_name, [plan.skipped, plan.reencoded], digests))
+    columns: list[NDArray[Any]] = [table.label, table.file, table.offset, table.nbytes]
+    columns += [plan.height, plan.width, *plan.selections.values()]
+    digests = (hashlib.sha256(column).hexdigest() for column in columns)
+    rest = [plan.skipped, plan.reencoded, *plan.selections]
+    return _digest(chain(table.file_name, rest, digests))
 
 
 def _digest(values: Iterable[object]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ANNOUNCED_NBYTES: Final = 2**19  # Linux reads no more at a time when it is told
 _ANNOUNCED_GAP: Final = 2**16  # read too, rather than with a request of its own
+_ANNOUNCED_ROWS: Final = 2**14  # of which places are worked out at a time
 _FEW_FILES: Final = 64
 
 
@@ -72,13 +73,13 @@ class FileRanges:
     ----------
     files : tuple of str
         Paths of the files.
-    file, offset, nbytes : ndarray of int64, shape (n,)
+    file, offset, nbytes : ndarray of integers, shape (n,)
         Where each image lies: which of `files`, and the bytes
         ``[offset, offset + nbytes)`` of it.
     """
 
     files: tuple[str, ...]
-    file: Ints
+    file: NDArray[np.integer[Any]]
     offset: Ints
     nbytes: Ints
     _last: dict[int, OpenFile] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -99,6 +100,10 @@ class FileRanges:
         if not hasattr(os, "posix_fadvise") or not len(self.nbytes):
             return
         order = np.lexsort((self.offset, self.file))
+        for row in range(0, len(order), _ANNOUNCED_ROWS):
+            self._announce(order[row : row + _ANNOUNCED_ROWS])
+
+    def _announce(self, order: Ints) -> None:
         file, start = self.file[order], self.offset[order]
         stop = start + self.nbytes[order]
         is_first = np.r_[True, (np.diff(file) != 0) | (start[1:] - stop[:-1] > _ANNOUNCED_GAP)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from arraystore.schema import SHARD_NBYTES, UNLABELLED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Set
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _PIECE: Final = 2**14
 """Names that are hashed at a time: as objects of Python they take much memory."""
+
+_BEGIN: Final = np.dtype("S16")
+"""What names are sorted by; the rest of a name only where two begin with the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +123,16 @@ def sample_order(order: str, seed: int, file_name: Sequence[str], label: Ints) -
     if order == "source":
         return np.arange(len(file_name), dtype=np.int64)
     keys = label if order == "label" else hash_numbers(file_name, seed)
-    ranked = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
-    keys = keys[ranked]
+    return _ranked(keys, file_name)
+
+
+def _ranked(keys: NDArray[Any], file_name: Sequence[str]) -> Ints:
+    """Return the order of the samples by keys, and where these are the same by file name."""
+    ranked: Ints = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
     is_tie = np.zeros(len(keys) + 1, dtype=np.int8)
-    is_tie[1:-1] = keys[1:] == keys[:-1]
+    for start in range(1, len(keys), _PIECE):
+        piece = keys[ranked[start - 1 : start + _PIECE]]
+        is_tie[start : start + len(piece) - 1] = piece[1:] == piece[:-1]
     bounds = np.flatnonzero(np.diff(is_tie)).tolist()
     for first, last in zip(bounds[::2], bounds[1::2], strict=True):
         tied = ranked[first : last + 1]
@@ -185,17 +194,6 @@ def label_index(label: Ints, n_classes: int) -> tuple[Ints, Ints]:
     return order, indptr
 
 
-def selected(file_name: Sequence[str], names: Set[str]) -> Ints:
-    """Return the ascending positions of those samples whose file names are in a set.
-
-    Examples
-    --------
-    >>> selected(["b", "a", "c"], {"b", "c", "d"})
-    array([0, 2])
-    """
-    return np.array([i for i, name in enumerate(file_name) if name in names], dtype=np.int64)
-
-
 def content_digest(
     file_name: Sequence[str], label: Ints, nbytes: Ints, crc32c: NDArray[np.uint32]
 ) -> str:
@@ -210,7 +208,12 @@ def content_digest(
     >>> content_digest([], np.array([]), np.array([]), np.array([]))[:8]
     'e3b0c442'
     """
-    by_name = np.argsort(np.array(file_name, dtype=object), kind="stable")
+    begin = np.empty(len(file_name), dtype=_BEGIN)
+    for start in range(0, len(file_name), _PIECE):
+        names = file_name[start : start + _PIECE]
+        begin[start : start + _PIECE] = [name.encode()[: begin.itemsize] for name in names]
+    by_name = _ranked(begin, file_name)
+    del begin
     digest = hashlib.sha256()
     for start in range(0, len(by_name), _PIECE):
         rows = by_name[start : start + _PIECE]

@@ -19,6 +19,7 @@ from arraystore.files import OpenFile, open_file, read_at
 from arraystore.layout import sample_order
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import BinaryIO
 
@@ -52,6 +53,8 @@ class SplitPlan:
         File name of each image left out, and the reason.
     reencoded : tuple of str
         File name of each image encoded anew.
+    selections : mapping of str to ndarray of int64
+        The samples that are in each named subset, by their place in the order, ascending.
     """
 
     table: SampleTable
@@ -59,6 +62,7 @@ class SplitPlan:
     width: NDArray[np.int32]
     skipped: tuple[tuple[str, str], ...]
     reencoded: tuple[str, ...]
+    selections: Mapping[str, Ints]
 
 
 def plan_split(
@@ -107,8 +111,7 @@ def plan_split(
             + "; give on_error='skip' (--on-error skip) to leave such images out"
         )
     keep = np.delete(np.arange(len(table)), sorted(faults))
-    names = [table.file_name[i] for i in keep] if faults else table.file_name
-    keep = keep[sample_order(order, seed, names, table.label[keep])]
+    keep = keep[sample_order(order, seed, table.file_name.take(keep), table.label[keep])]
     stored = table.take(keep)
     for at in np.flatnonzero(np.isin(keep, np.array(list(spooled), np.int64))).tolist():
         stored.file[at] = len(source.files)
@@ -119,6 +122,11 @@ def plan_split(
         width=width[keep],
         skipped=tuple((table.file_name[i], faults[i]) for i in sorted(faults)),
         reencoded=tuple(table.file_name[i] for i in anew if i not in faults),
+        selections={
+            selection: _selected(splits[name], keep, len(table))
+            for selection, splits in source.selections.items()
+            if name in splits
+        },
     )
 
 
@@ -196,6 +204,13 @@ def _encode_anew(
         spool.write(data)
     spool.flush()
     return spooled
+
+
+def _selected(positions: Ints, keep: Ints, n: int) -> Ints:
+    """Return the places in `keep` of some of `n` positions; what was left out has none."""
+    is_selected = np.zeros(n, dtype=np.bool_)
+    is_selected[positions] = True
+    return np.flatnonzero(is_selected[keep])
 
 
 def _place(files: tuple[Path, ...], table: SampleTable, i: int) -> str:

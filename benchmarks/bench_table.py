@@ -8,8 +8,9 @@ An archive of the true shape is written to a temporary folder, with a sparse fil
 nothing of theirs is read, so that only headers take space (5 GB on the disk, since each is in a
 block of its own; deleted at the end). Each round lists the samples in a new Python.
 
-With ``--convert`` the images are there, some hundred small ones again and again (2 GB), and each
-round converts all of them to both containers, without a sync: what the count costs alone.
+With ``--convert`` the images are there, some hundred small ones again and again (2 GB), with lists
+of every 100th and every 10th for subsets, and each round converts all of them to both containers,
+without a sync: what the count costs alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from arraystore.sources.imagenet2012_tables import wnids
+from arraystore.sources.subset_list import SUBSETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +40,9 @@ MEAN_NBYTES: Final = 110_000
 BLOCK: Final = 512
 
 N_IMAGES: Final = 300
+
+ONE_IN: Final = {"1pct": 100, "10pct": 10}
+"""Of how many members one is in a subset."""
 
 _CODE: Final = """
 import sys, time
@@ -73,6 +78,19 @@ def small_images(n: int) -> list[bytes]:
         Image.fromarray(image).save(file, "JPEG", quality=30)
         encoded.append(file.getvalue())
     return encoded
+
+
+def write_lists(folder: Path, n: int) -> None:
+    """Write lists of the subsets of `n` members."""
+    shares = np.array_split(np.arange(n), len(wnids()))
+    names = [
+        f"{wnid}_{number}.JPEG"
+        for wnid, share in zip(wnids(), shares, strict=True)
+        for number in range(len(share))
+    ]
+    for subset, step in ONE_IN.items():
+        listed = folder / SUBSETS[subset].file_name
+        listed.write_text("".join(f"{name}\n" for name in names[::step]))
 
 
 def write_archive(path: Path, sizes: NDArray[np.int64], images: Sequence[bytes] = ()) -> None:
@@ -114,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "ILSVRC2012_img_train.tar"
         write_archive(path, sizes, images)
+        if images:
+            write_lists(Path(folder), options.members)
         print(f"{path.stat().st_size:,} bytes", flush=True)
         for _ in range(options.rounds):
             for target in ("a.zarr", "a.h5") if images else ("",):

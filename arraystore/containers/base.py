@@ -230,4 +230,4 @@ class ContainerWriter(Protocol):
 
 def as_string_array(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:
     """Return text as a NumPy array of variable-width strings."""
-    return np.array(values, dtype=np.dtypes.StringDType())
+    return np.array(list(values), dtype=np.dtypes.StringDType())

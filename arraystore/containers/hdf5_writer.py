@@ -99,17 +99,23 @@ class HDF5Writer(ContainerWriter):
 
     @override
     def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
+        n = len(values)
         is_text = column.data_type == STRING
-        data = _fixed_width(values) if is_text else np.asarray(values, column.data_type)
-        self._make_room(data.nbytes)
-        options: dict[str, Any] = {}
-        if len(data):
-            chunk_rows = min(COLUMN_CHUNK_ROWS, len(data))
-            options = {"chunks": (chunk_rows,), "shuffle": True, "compression": "gzip"}
+        data_type = _text_type(values) if is_text else np.dtype(column.data_type)
+        self._make_room(n * data_type.itemsize)
+        options: dict[str, Any] = {"dtype": data_type, "track_times": False}
+        if n:
+            options |= {"chunks": (min(COLUMN_CHUNK_ROWS, n),), "shuffle": True}
+            options["compression"] = "gzip"
         if not is_text:
             options["fillvalue"] = column.fill
-        self._file.create_dataset(path, data=data, dtype=data.dtype, track_times=False, **options)
-        self._attach_dimension(path, column.dimension, len(data))
+        array = self._file.create_dataset(path, (n,), **options)
+        for start in range(0, n, COLUMN_CHUNK_ROWS):
+            rows = values[start : start + COLUMN_CHUNK_ROWS]
+            data = _fixed_width(rows, data_type) if is_text else np.asarray(rows, data_type)
+            array[start : start + len(data)] = data
+        del array  # closed: what the library holds back of it comes before what is next
+        self._attach_dimension(path, column.dimension, n)
 
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
@@ -162,10 +168,19 @@ class HDF5Writer(ContainerWriter):
         h5ds.attach_scale(group[name].id, group[dimension].id, 0)
 
 
-def _fixed_width(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:
-    """Return text as fixed-length UTF-8, as wide as its longest value."""
+def _text_type(values: Sequence[str] | NDArray[Any]) -> np.dtype[Any]:
+    """Return the type of fixed-length UTF-8 that is as wide as the longest of some texts."""
     import h5py
 
-    width = max((len(str(value).encode()) for value in values), default=0)
-    data_type = h5py.string_dtype("utf-8", max(_MIN_TEXT_WIDTH, width))
-    return np.fromiter((str(value).encode() for value in values), data_type, len(values))
+    width = max(map(len, map(str.encode, values)), default=0)
+    data_type: np.dtype[Any] = h5py.string_dtype("utf-8", max(_MIN_TEXT_WIDTH, width))
+    return data_type
+
+
+def _fixed_width(
+    values: Sequence[str] | NDArray[Any], data_type: np.dtype[Any] | None = None
+) -> NDArray[Any]:
+    """Return texts as fixed-length UTF-8, as wide as the longest if nothing is said."""
+    if data_type is None:
+        data_type = _text_type(values)
+    return np.fromiter(map(str.encode, values), data_type, len(values))

@@ -12,10 +12,12 @@ from arraystore.errors import SourceError, brief
 from arraystore.schema import MAX_NAME_NBYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence, Set
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from arraystore.names import PackedNames
 
     Ints = NDArray[np.int64]
 
@@ -26,19 +28,19 @@ class SampleTable:
 
     Attributes
     ----------
-    file_name : list of str, length n
+    file_name : PackedNames, length n
         Unique names.
     label : ndarray of int64, shape (n,)
         Index of the class, or -1.
-    file : ndarray of int64, shape (n,)
+    file : ndarray of int32, shape (n,)
         Which of `Source.files` holds the encoded image.
     offset, nbytes : ndarray of int64, shape (n,)
         Where in it, in bytes.
     """
 
-    file_name: list[str]
+    file_name: PackedNames
     label: Ints
-    file: Ints
+    file: NDArray[np.int32]
     offset: Ints
     nbytes: Ints
 
@@ -48,7 +50,7 @@ class SampleTable:
     def take(self, positions: Ints) -> SampleTable:
         """Return some of the samples, in the order of `positions`."""
         return SampleTable(
-            [self.file_name[i] for i in positions],  # a list of numbers would be larger
+            self.file_name.take(positions),
             self.label[positions],
             self.file[positions],
             self.offset[positions],
@@ -74,8 +76,8 @@ class Source:
         In the order they are to be stored.
     origins : tuple of (str, int)
         Base name and size of each thing converted, to be recorded.
-    selections : mapping of str to mapping of str to set of str
-        Named subsets to be stored: the file names of each split that are in them.
+    selections : mapping of str to mapping of str to ndarray of int64
+        Named subsets to be stored: which samples of each split are in them.
     reencode : bool
         Whether images that are not gray or RGB JPEGs become RGB JPEGs.
     partial : bool
@@ -95,7 +97,7 @@ class Source:
     files: tuple[Path, ...]
     splits: Mapping[str, SampleTable]
     origins: tuple[tuple[str, int], ...]
-    selections: Mapping[str, Mapping[str, Set[str]]] = field(default_factory=dict)
+    selections: Mapping[str, Mapping[str, Ints]] = field(default_factory=dict)
     reencode: bool = False
     partial: bool = False
     notes: tuple[str, ...] = field(default=())

@@ -10,6 +10,7 @@ import numpy as np
 
 from arraystore.errors import SourceError
 from arraystore.image import IMAGE_SUFFIXES
+from arraystore.names import PackedNames, packed
 from arraystore.schema import check_split_name
 from arraystore.sources.base import SampleTable, Source, check_names, first_few
 
@@ -89,9 +90,9 @@ def _source(
         names = ["/".join(parts) for parts in rows]
         check_names(str(folder), names)
         tables[split] = SampleTable(
-            file_name=names,
+            file_name=PackedNames(packed(names)),
             label=np.array([label[parts[0]] for parts in rows], dtype=np.int64),
-            file=np.arange(first, len(files), dtype=np.int64),
+            file=np.arange(first, len(files), dtype=np.int32),
             offset=np.zeros(len(rows), dtype=np.int64),
             nbytes=np.array(sizes[first:], dtype=np.int64),
         )

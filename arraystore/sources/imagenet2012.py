@@ -19,6 +19,7 @@ import numpy as np
 
 from arraystore.errors import SourceError
 from arraystore.files import open_file
+from arraystore.names import PackedNames, packed
 from arraystore.sources.base import SampleTable, Source, Status, check_names, first_few, silent
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
 from arraystore.sources.subset_list import SubsetList, find_subset_list
@@ -96,13 +97,13 @@ class _Found:
     """The members of one archive that are samples, and what the archive is."""
 
     path: Path
-    file_name: list[str]
+    file_name: PackedNames
     label: Ints
     offset: Ints
     nbytes: Ints
 
     def table(self, file: int) -> SampleTable:
-        files = np.broadcast_to(np.int64(file), len(self.file_name))  # takes no memory
+        files = np.broadcast_to(np.int32(file), len(self.file_name))  # takes no memory
         return SampleTable(self.file_name, self.label, files, self.offset, self.nbytes)
 
 
@@ -171,9 +172,9 @@ def load(
         if lack:
             lacks.append(f"{path.name}: {lack}")
         tables[split] = found.table(file)
-    lists, notes = _smaller_subsets(config, folder, tables)
+    selections, lists, notes = _smaller_subsets(config, folder, tables)
     origins = [(path.name, path.stat().st_size) for path in present.values()]
-    origins += [listed.origin for listed in ([subset] if subset else []) + list(lists.values())]
+    origins += [*([subset.origin] if subset else []), *lists]
     return Source(
         name="imagenet2012_subset" if subset else "imagenet2012",
         config=config,
@@ -186,7 +187,7 @@ def load(
         files=tuple(present.values()),
         splits=tables,
         origins=tuple(origins),
-        selections={name: {"train": listed.names.keys()} for name, listed in lists.items()},
+        selections=selections,
         reencode=version not in AS_FOUND_VERSIONS,
         partial=bool(lacks),
         notes=(*lacks, *notes),
@@ -195,11 +196,14 @@ def load(
 
 def _smaller_subsets(
     config: str, folder: Path, tables: dict[str, SampleTable]
-) -> tuple[dict[str, SubsetList], list[str]]:
-    """Return the lists of the subsets that are inside of this one, and what lacks of them."""
+) -> tuple[dict[str, dict[str, Ints]], list[tuple[str, int]], list[str]]:
+    """Return what is in the subsets that are inside of this one, their lists, and what lacks."""
+    found: dict[str, dict[str, Ints]] = {}
+    origins: list[tuple[str, int]] = []
+    notes: list[str] = []
     if "train" not in tables:
-        return {}, []
-    found, notes = {}, []
+        return found, origins, notes
+    file_name = tables["train"].file_name
     for name in _SMALLER[config]:
         left_out = f"the selection {name} is left out"
         try:
@@ -207,15 +211,16 @@ def _smaller_subsets(
         except SourceError as error:
             notes.append(f"{left_out}: {error}")
             continue
-        have = {name for name in tables["train"].file_name if name in listed.names}
-        missing = [name for name in listed.names if name not in have]
-        if len(missing) == len(listed.names):
+        where = {name: i for i, name in enumerate(file_name) if name in listed.names}
+        missing = [name for name in listed.names if name not in where]
+        if not where:
             notes.append(f"{left_out}: none of its images is in train")
             continue
         if missing:
             notes.append(f"the selection {name} lacks {first_few(missing)}: not in train")
-        found[name] = listed
-    return found, notes
+        found[name] = {"train": np.fromiter(where.values(), np.int64, len(where))}
+        origins.append(listed.origin)
+    return found, origins, notes
 
 
 def _read_archive(split: str, path: Path, subset: SubsetList | None) -> _Found:
@@ -241,29 +246,31 @@ def _read_train(path: Path, archive: Archive, wanted: Collection[str] | None) ->
             )
         labels.append(label_of[base.stem])
 
-    def read_class(i: int) -> tuple[list[str], Ints, Ints]:
+    def read_class(i: int) -> tuple[bytes, Ints, Ints]:
         start, nbytes = int(outer.offsets[i]), int(outer.nbytes[i])
         where = f"{archive.name}/{outer.names[i]}"
         inner = walk(archive, start=start, stop=start + nbytes, where=where)
         names = _base_names(inner)
         if wanted is None:
-            return names, inner.offsets, inner.nbytes
+            return packed(names), inner.offsets, inner.nbytes
         keep = np.array([j for j, name in enumerate(names) if name in wanted], dtype=np.int64)
-        return [names[j] for j in keep], inner.offsets[keep], inner.nbytes[keep]
+        return packed([names[j] for j in keep]), inner.offsets[keep], inner.nbytes[keep]
 
-    file_name: list[str] = []
-    offsets, sizes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    # They grow in one place: what the threads leave behind they cannot give back to others.
+    file_name, offsets, sizes = bytearray(), bytearray(), bytearray()
+    counts = []
     with ThreadPoolExecutor(_n_walkers(path, archive, outer)) as pool:
         for names, offset, nbytes in pool.map(read_class, range(len(labels))):
             file_name += names
-            offsets.append(offset)
-            sizes.append(nbytes)
+            offsets += offset.tobytes()
+            sizes += nbytes.tobytes()
+            counts.append(len(offset))
     return _Found(
         path,
-        file_name,
-        np.repeat(np.array(labels, dtype=np.int64), [len(offset) for offset in offsets[1:]]),
-        np.concatenate(offsets),
-        np.concatenate(sizes),
+        PackedNames(file_name),
+        np.repeat(np.array(labels, dtype=np.int64), np.array(counts, dtype=np.int64)),
+        np.frombuffer(offsets, dtype=np.int64),
+        np.frombuffer(sizes, dtype=np.int64),
     )
 
 
@@ -283,14 +290,16 @@ def _read_validation(path: Path, archive: Archive) -> _Found:
     members = walk(archive)
     names = _base_names(members)
     numbers = _numbers(archive.name, names, _VALIDATION_NAME, SPLIT_SIZES["validation"])
-    return _Found(path, names, validation_labels()[numbers - 1], members.offsets, members.nbytes)
+    label = validation_labels()[numbers - 1]
+    return _Found(path, PackedNames(packed(names)), label, members.offsets, members.nbytes)
 
 
 def _read_test(path: Path, archive: Archive) -> _Found:
     members = walk(archive)
     names = _base_names(members)
     _numbers(archive.name, names, _TEST_NAME, SPLIT_SIZES["test"])
-    return _Found(path, names, np.full(len(names), -1), members.offsets, members.nbytes)
+    label = np.full(len(names), -1)
+    return _Found(path, PackedNames(packed(names)), label, members.offsets, members.nbytes)
 
 
 def _base_names(members: TarMembers) -> list[str]:

@@ -1,0 +1,58 @@
+"""What a conversion takes of memory for each sample, whatever else it takes."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pytest
+
+import arraystore
+from arraystore.sources.imagenet2012 import TRAIN_ARCHIVE
+from benchmarks.bench_table import small_images, write_archive, write_lists
+from tests.support import SUFFIXES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PIECES: Final = (
+    "names._PIECE",
+    "layout._PIECE",
+    "image_bytes._ANNOUNCED_ROWS",
+    "containers.hdf5_writer.COLUMN_CHUNK_ROWS",
+    "containers.zarr_writer.COLUMN_CHUNK_ROWS",
+)
+"""Sizes of what is held of the samples at a time: made small, or it would be all of them here."""
+
+FEW, MANY = 4_000, 16_000
+
+
+def peak_nbytes(folder: Path, suffix: str, n: int) -> int:
+    """Convert `n` small images with both lists of subsets; return the most memory it took."""
+    folder.mkdir()
+    (image,) = small_images(1)
+    write_archive(folder / TRAIN_ARCHIVE, np.full(n, len(image)), [image])
+    write_lists(folder, n)
+    target = folder / f"a{suffix}"
+    tracemalloc.start()
+    try:
+        report = arraystore.convert("imagenet2012", target, manual_dir=folder, partial=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert report.splits["train"].num_samples == n
+    assert set(arraystore.open(target).info.selections) == {"1pct", "10pct"}
+    return peak
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_conversion_takes_little_memory_for_each_sample(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in PIECES:
+        monkeypatch.setattr(f"arraystore.{name}", 256)
+    # The first imports what a conversion needs.
+    _, few, many = (peak_nbytes(tmp_path / str(n), suffix, n) for n in (1000, FEW, MANY))
+    print((many - few) / (MANY - FEW))
+    assert many - few < 1 * (MANY - FEW)
