@@ -88,7 +88,7 @@ def encode_chunk(
     is_text = column.data_type == STRING
     dtype = np.dtype(object) if is_text else np.dtype(column.data_type).newbyteorder("<")
     rows = np.full(n_rows, column.fill, dtype)
-    rows[: len(values)] = values
+    rows[: len(values)] = list(values) if is_text else values
     frame: bytes = Zstd(level).encode(VLenUTF8().encode(rows) if is_text else rows)
     return frame
 
