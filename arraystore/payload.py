@@ -17,6 +17,7 @@ import numpy as np
 from arraystore.byterange import ZEROS, ByteRange
 from arraystore.errors import FormatError
 from arraystore.files import MAPS_TAKE_DESCRIPTORS, read_at
+from arraystore.positions import distinct
 from arraystore.storage import (
     LocalReader,
     arriving_elements,
@@ -116,7 +117,7 @@ class Payload:
         sizes = spans.stop - spans.start
         longest = self._reader.max_request
         requests = len(sizes) if longest is None else int(np.sum(-(-sizes // longest)))
-        keys = {self.manifest.keys[i] for i in np.unique(spans.object).tolist()}
+        keys = {self.manifest.keys[i] for i in distinct(spans.object).tolist()}
         return keys, requests, int(sizes.sum())
 
     def read(self, start: Ints, nbytes: Ints) -> list[memoryview]:
@@ -155,7 +156,7 @@ class Payload:
     def look_up(self, start: Ints, nbytes: Ints) -> None:
         """Look up where the chunks of some images are, in place of what was promised."""
         objects = self.manifest.locate(start, nbytes).object
-        doubted = {self.manifest.keys[index] for index in np.unique(objects)}
+        doubted = {self.manifest.keys[index] for index in distinct(objects)}
         self.manifest = self._container.manifest(self._path, doubted)
 
     def _in_pieces(
@@ -226,7 +227,7 @@ class _LocalPayload:
         """Whether views of images take no descriptors, or few (before Python 3.13, one a file)."""
         return self.is_mapped and (
             not MAPS_TAKE_DESCRIPTORS
-            or len(np.unique(start // self._chunk_nbytes)) <= _MAX_DESCRIPTORS
+            or len(distinct(start // self._chunk_nbytes)) <= _MAX_DESCRIPTORS
         )
 
     def copy(self, start: int, nbytes: int) -> bytes | None:
@@ -271,10 +272,12 @@ class _LocalPayload:
             return self._take(objects, start, stop, lambda file: file.map)
         order = np.lexsort((start, objects))
         ranges = self._ranges(objects[order], start[order], stop[order])
-        data = self._reader.read_bytes(ranges)
-        for wanted, got in zip(ranges, data, strict=True):
+        found: dict[int, bytes] = {}
+        for i, wanted, got in zip(
+            order.tolist(), ranges, self._reader.read_each(ranges), strict=True
+        ):
             check_length(wanted, len(got))
-        found = dict(zip(order.tolist(), data, strict=True))
+            found[i] = got
         return [found[i] for i in range(len(order))]
 
     def views(self, objects: Ints, start: Ints, stop: Ints) -> list[memoryview]:

@@ -102,4 +102,21 @@ def union(some: list[Ints]) -> Ints:
     """Return the ascending positions that are in any of some arrays, each ascending."""
     if len(some) == 1:
         return some[0]
-    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *some]))
+    return distinct(np.concatenate([np.empty(0, dtype=np.int64), *some]))
+
+
+def distinct(values: Ints) -> Ints:
+    """Return the values there are, ascending.
+
+    `numpy.unique` imports ``numpy.ma`` when it is first called, which takes longer than opening
+    a store.
+
+    Examples
+    --------
+    >>> distinct(np.array([3, 0, 3]))
+    array([0, 3])
+    """
+    ascending = np.sort(values)
+    is_first = np.ones(len(ascending), dtype=np.bool_)
+    np.not_equal(ascending[1:], ascending[:-1], out=is_first[1:])
+    return ascending[is_first]

@@ -12,7 +12,7 @@ from arraystore.arguments import as_count, check_bools
 from arraystore.errors import FormatError
 from arraystore.names import is_pattern
 from arraystore.parts import Part, Parts
-from arraystore.positions import as_mask, compact, union
+from arraystore.positions import as_mask, compact, distinct, union
 from arraystore.samples import Samples
 from arraystore.saved_selection import SavedSelection, SelectedRanks
 from arraystore.selection import as_positions, is_one
@@ -284,7 +284,7 @@ class Queries(Samples):
             at = stored.names.find_all(exact)
             lacking -= {name for name, i in zip(exact, at.tolist(), strict=True) if i >= 0}
             others = [stored.names.matching(p) for p in patterns if is_pattern(p)]
-            found[stored.where] = union([np.unique(at[at >= 0]), *others])
+            found[stored.where] = union([distinct(at[at >= 0]), *others])
         for name in exact:
             if name in lacking:
                 raise self._missing(name)

@@ -71,6 +71,14 @@ class RangeReader(Protocol):
         """Yield the number and the bytes of each range, as soon as they are there."""
         yield from enumerate(self.read_ranges(ranges))
 
+    def read_each(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | memoryview]:
+        """Yield what `read_ranges` returns: read at once from afar, but not from a disk.
+
+        A disk is asked for those that follow while one is read, and no more of them are in
+        memory.
+        """
+        return iter(self.read_ranges(ranges))
+
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
         """Return whole objects, in the order asked for.
 
@@ -127,11 +135,10 @@ class LocalReader(RangeReader):
             at += stop - start
         return data
 
-    def read_bytes(self, ranges: Sequence[ByteRange]) -> list[bytes]:
-        """Return what `read_ranges` does, each as bytes of its own."""
-        return [
-            read_at(file, start, stop - start) for file, (_, start, stop) in self._in_turn(ranges)
-        ]
+    @override
+    def read_each(self, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+        for file, (_, start, stop) in self._in_turn(ranges):
+            yield read_at(file, start, stop - start)
 
     def is_cached(self, ranges: Sequence[ByteRange]) -> bool:
         """Tell, by some of the ranges to be read, whether the disk need not be waited for.
@@ -174,9 +181,10 @@ class LocalReader(RangeReader):
         lead = 0
         for file, wanted in self._with_files(ranges):
             while lead <= _LEAD_NBYTES and (next_one := next(following, None)):
-                next_one[0].read_ahead(next_one[1].start, next_one[1].nbytes)
-                lead += next_one[1].nbytes
-            lead -= wanted.nbytes
+                later, (_, start, stop) = next_one
+                later.read_ahead(start, stop - start)
+                lead += stop - start
+            lead -= wanted.stop - wanted.start
             yield file, wanted
 
     def _with_files(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[OpenFile, ByteRange]]:
@@ -246,6 +254,13 @@ def read_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> list[memor
     for wanted, got in zip(ranges, data, strict=True):
         check_length(wanted, len(got))
     return data
+
+
+def each_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> Iterator[bytes | memoryview]:
+    """Yield what `read_exactly` returns, as `RangeReader.read_each` does."""
+    for wanted, got in zip(ranges, reader.read_each(ranges), strict=True):
+        check_length(wanted, len(got))
+        yield got
 
 
 def check_length(wanted: ByteRange, nbytes: int) -> None:

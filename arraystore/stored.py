@@ -14,6 +14,7 @@ from arraystore.columns import StoredColumns
 from arraystore.errors import ChecksumError, FormatError, ShortReadError
 from arraystore.layout import content_digest
 from arraystore.payload import Payload
+from arraystore.positions import distinct
 from arraystore.schema import COLUMN_CHUNK_ROWS, PAYLOAD
 from arraystore.storage import crc32c
 from arraystore.threads import in_a_thread, in_threads
@@ -101,7 +102,7 @@ class StoredSplit(StoredColumns):
         """Fetch the columns that samples need in one round trip, if round trips are dear."""
         if not self._reader.is_remote:
             return
-        if len(np.unique(positions // COLUMN_CHUNK_ROWS)) <= _FETCHED_CHUNKS or self.is_small:
+        if len(distinct(positions // COLUMN_CHUNK_ROWS)) <= _FETCHED_CHUNKS or self.is_small:
             self.take_all(SAMPLE_COLUMNS, positions)
 
     @cached_property
@@ -111,7 +112,8 @@ class StoredSplit(StoredColumns):
 
     def plan(self, positions: Ints) -> tuple[set[str], int, int]:
         """Return the objects, and the number of requests and bytes, that reading images takes."""
-        return self._payload.plan(*self._where(positions))
+        payload, start, nbytes = self._located(positions)
+        return payload.plan(start, nbytes)
 
     def read(self, positions: Ints) -> list[memoryview]:
         """Read the encoded images at some positions, in their order.
@@ -139,13 +141,15 @@ class StoredSplit(StoredColumns):
         """Return encoded images, read-only, where they lie if that is possible; else as `read`."""
         if self._is_checked:
             return [view.toreadonly() for view in self.read(positions)]
-        return self._payload.views(*self._where(positions))
+        payload, start, nbytes = self._located(positions)
+        return payload.views(start, nbytes)
 
     def copies(self, positions: Ints) -> list[bytes]:
         """Return encoded images as bytes, read by the shortest way; raise as `read` does."""
         if self._is_checked:
             return self._taken(positions, lambda _, data: bytes(data))
-        return self._payload.copies(*self._where(positions))
+        payload, start, nbytes = self._located(positions)
+        return payload.copies(start, nbytes)
 
     def copy(self, position: int) -> bytes:
         """Return one encoded image as bytes, see `copies`."""
@@ -153,7 +157,7 @@ class StoredSplit(StoredColumns):
             return bytes(self.read(np.array([position]))[0])
         start, nbytes = vars(self).get("_ranges", (None, None))
         if start is None:  # of a large split they are not all in memory
-            start, nbytes = self._where(np.array([position]))
+            _, start, nbytes = self._located(np.array([position]))
             position = 0
         return self._payload.copy(start.item(position), nbytes.item(position))
 
@@ -246,8 +250,12 @@ class StoredSplit(StoredColumns):
     def _payload(self) -> Payload:
         return Payload(self._opening, f"{self.name}/{PAYLOAD}", self.info.num_bytes)
 
+    def _located(self, positions: Ints) -> tuple[Payload, Ints, Ints]:
+        """Return the payload, where in it some images begin, and their sizes."""
+        with self._opening.container.held():
+            return self._payload, *self._where(positions)
+
     def _where(self, positions: Ints) -> tuple[Ints, Ints]:
-        """Return where in the payload some images begin, and their sizes."""
         if "_ranges" in vars(self) or self.are_whole(self._for_bytes, positions):
             start, nbytes = self._ranges
             return start[positions], nbytes[positions]
@@ -257,23 +265,23 @@ class StoredSplit(StoredColumns):
 
     def _taken(self, positions: Ints, take: Callable[[int, memoryview], T]) -> list[T]:
         """Read images, and take each, given its number; from afar while others come. See `read`."""
-        where = self._where(positions)
+        payload, *where = self._located(positions)
         if not self._reader.is_remote:
-            images = self._payload.read(*where)
+            images = payload.read(*where)
             if self._always:
                 self._check(images, positions)
             return list(map(take, range(len(images)), images))
         expected = self.take("image_crc32c", positions).tolist()
         taken: dict[int, T] = {}
         with suppress(ShortReadError):  # what does not come now is read again
-            for i, data in self._payload.arrivals(*where):
+            for i, data in payload.arrivals(*where):
                 if crc32c(data) == expected[i]:
                     taken[i] = take(i, data)
         if len(taken) < len(positions):
             left = np.setdiff1d(np.arange(len(positions)), np.fromiter(taken, np.int64))
             start, nbytes = (column[left] for column in where)
-            self._payload.look_up(start, nbytes)
-            again = self._payload.read(start, nbytes)
+            payload.look_up(start, nbytes)
+            again = payload.read(start, nbytes)
             self._check(again, positions[left])
             numbers = left.tolist()
             taken |= zip(numbers, map(take, numbers, again), strict=True)

@@ -6,6 +6,8 @@ little to spare: whoever makes it larger should know why.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections import Counter
 from contextlib import contextmanager
@@ -16,12 +18,19 @@ import pytest
 
 import arraystore
 from arraystore import payload
+from arraystore.containers import TAIL_NBYTES
+from arraystore.containers.blocks import HEAD_NBYTES
+from arraystore.containers.hdf5 import _RangeFile
+from arraystore.files import close_idle_files
+from arraystore.schema import COLUMNS
 from tests.support import SUFFIXES, count_reads, write_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
+
+    from arraystore.storage import RangeReader
 
 N: Final = 2048
 
@@ -52,6 +61,20 @@ def counted() -> Iterator[Counts]:
     finally:
         sys.setprofile(None)
         counts.python -= 1  # the end of this function
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[Any]:
+    """Return a list to which calls of functions of `os` are added, with their arguments."""
+    called: list[Any] = []
+    for name in names:
+        real = getattr(os, name)
+
+        def call(*args: Any, name: str = name, real: Any = real) -> Any:
+            called.append((name, *args))
+            return real(*args)
+
+        monkeypatch.setattr(os, name, call)
+    return called
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
@@ -112,6 +135,84 @@ def test_a_batch_read_without_a_map_costs_a_read_for_each_image_and_no_other_sys
     calls = {"stat": 1, "fstat": 2, "posix_fadvise": N // 2, "pread": N // 2}
     assert counts.system == calls
     assert counts.python < 15 * N // 2
+
+
+OPENING: Final = {
+    # The root, two columns and a shard are opened; the columns are asked for before the first is
+    # read, and eight looks tell that the batch is in the page cache.
+    ".zarr": ({"stat": 22, "fstat": 7, "open": 4, "posix_fadvise": 2, "preadv": 9, "pread": 2}, 0),
+    # libhdf5 opens the file for the root, for the split, and for payload and columns, and reads
+    # a little here and there; the ends of the file are asked for before, and the columns.
+    ".h5": ({"stat": 60, "fstat": 45, "open": 1, "posix_fadvise": 4, "preadv": 50, "pread": 2}, 3),
+}
+"""System calls from opening a store until a batch is there, and openings by libhdf5, at most."""
+
+
+def test_opening_a_store_and_reading_a_batch_cost_few_calls(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ = arraystore.open(path)["train"].image_bytes[::2]  # what is imported, and compiled, once
+    close_idle_files()
+    opened = []
+    made = _RangeFile.__init__
+
+    def note(self: _RangeFile, reader: RangeReader, key: str) -> None:
+        opened.append(key)
+        made(self, reader, key)
+
+    monkeypatch.setattr(_RangeFile, "__init__", note)
+    with counted() as counts:
+        _ = arraystore.open(path)["train"].image_bytes[::2]
+    system = {name: n for name, n in counts.system.items() if "path" not in name}
+    most, n_openings = OPENING[path.suffix]
+    assert system.keys() == most.keys()
+    assert {name: n for name, n in system.items() if n > most[name]} == {}
+    assert len(opened) == n_openings
+    assert counts.python < {".zarr": 650, ".h5": 2700}[path.suffix]
+
+
+def test_the_disk_is_asked_for_all_that_is_known_before_any_of_it_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = arraystore.open(path).stored("train")
+    called = noted(monkeypatch, "posix_fadvise", "pread")
+    stored.load(COLUMNS)
+    n = len(COLUMNS)
+    assert [name for name, *_ in called] == ["posix_fadvise"] * n + ["pread"] * n
+
+
+def test_the_ends_of_an_hdf5_file_are_asked_for_before_it_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if path.is_dir():
+        pytest.skip("a file for each column and each shard")
+    called = noted(monkeypatch, "posix_fadvise", "preadv")
+    arraystore.open(path)
+    size = path.stat().st_size
+    asked = [("posix_fadvise", 0, HEAD_NBYTES), ("posix_fadvise", size - TAIL_NBYTES, TAIL_NBYTES)]
+    assert [(name, *args[1:3]) for name, *args in called[:2]] == asked
+    assert {name for name, *_ in called[2:]} == {"preadv"}
+
+
+@named(
+    "act",
+    [
+        "image_bytes[0]",
+        "image_bytes[::2]",
+        "image_arena(slice(9))",
+        "where(label=3).label",
+    ],
+)
+def test_opening_and_reading_import_no_more_than_what_decodes_columns(path: Path, act: str) -> None:
+    """An import takes longer than all else until the first image is there."""
+    code = (
+        "import sys, arraystore, numcodecs.zstd, h5py\n"
+        "before = {*sys.modules}\n"
+        f"arraystore.open({str(path)!r})['train'].{act}\n"
+        "late = sorted({*sys.modules} - before)\n"
+        "assert not late, late"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @named("selection", [slice(100, 900), np.arange(0, N, 3), np.arange(5)[::-1]], ids=str)

@@ -240,6 +240,7 @@ def test_a_batch_is_read_and_not_mapped_when_others_were_not_in_the_page_cache_l
         _ = train.image_bytes[:]
         return len(read)
 
+    _ = train.image_bytes[0]  # loads columns
     monkeypatch.setattr(storage, "read_at", note)
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: True)
     assert n_read() == 0

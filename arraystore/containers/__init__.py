@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from arraystore.byterange import ByteRange
 from arraystore.containers.blocks import BLOCK_NBYTES, HEAD_NBYTES, BlockReader
 from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader
 from arraystore.containers.hdf5_writer import HDF5Writer
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from arraystore.objects.reader import ObjectReader
     from arraystore.objects.stores import Connection
     from arraystore.storage import RangeReader
+
+TAIL_NBYTES: Final = 2**18
+"""What a disk is asked for of the end of an HDF5 file, where metadata and small columns are."""
 
 _HDF5_SUFFIXES: Final = (".h5", ".hdf5")
 _WRITERS: Final[dict[str, type[ContainerWriter]]] = {
@@ -90,14 +94,13 @@ def open_local(
         raise FileNotFoundError(f"{where}: there is nothing here")
     if not path.is_file():
         raise FormatError(f"{where}: is not an arraystore store: neither a folder nor a file")
-    with path.open("rb") as file:
-        start = file.read(len(SIGNATURE))
-    if start != SIGNATURE:
-        raise FormatError(
-            f"{where}: is not an arraystore store: begins with {start!r}, "
-            "expected a Zarr v3 group or an HDF5 file"
-        )
     reader = LocalReader(path.parent, max_gap=max_gap, mmap=mmap)
+    nbytes = reader.size(path.name)
+    # libhdf5 reads a little here and there in these, and waits for the disk each time.
+    ends = ((0, HEAD_NBYTES), (max(0, nbytes - TAIL_NBYTES), nbytes))
+    reader.read_ahead([ByteRange(path.name, *end) for end in ends])
+    (start,) = reader.read_ranges([ByteRange(path.name, 0, len(SIGNATURE))])
+    _check_signature(start, where)
     return reader, HDF5Reader(reader, path.name, where)
 
 
@@ -161,10 +164,13 @@ def open_objects(
 
 def _open_hdf5(reader: ObjectReader, name: str, where: str) -> ContainerReader:
     nbytes, head, tail = reader.read_ends(name, HEAD_NBYTES, BLOCK_NBYTES)
-    start = bytes(head[: len(SIGNATURE)])
-    if start != SIGNATURE:
+    _check_signature(head[: len(SIGNATURE)], where)
+    return HDF5Reader(BlockReader(reader, name, nbytes, head, tail), name, where)
+
+
+def _check_signature(start: memoryview, where: str) -> None:
+    if bytes(start) != SIGNATURE:
         raise FormatError(
-            f"{where}: is not an arraystore store: begins with {start!r}, "
+            f"{where}: is not an arraystore store: begins with {bytes(start)!r}, "
             "expected a Zarr v3 group or an HDF5 file"
         )
-    return HDF5Reader(BlockReader(reader, name, nbytes, head, tail), name, where)

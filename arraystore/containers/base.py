@@ -7,12 +7,14 @@ payloads (one-dimensional uint8 arrays, uncompressed). Paths are like
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,6 +49,10 @@ class ContainerReader(Protocol):
     Whatever is not as ``docs/format.md`` says is a `FormatError` that names the
     place, what was expected and what was found.
     """
+
+    def held(self) -> AbstractContextManager[None]:
+        """Whatever this thread asks meanwhile is asked of one open file, where there is one."""
+        return nullcontext()
 
     def attributes(self, path: str = "") -> dict[str, Any]:
         """Return the attributes of a group, or of an array, as plain Python values."""

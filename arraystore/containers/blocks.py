@@ -10,7 +10,7 @@ from arraystore.byterange import ByteRange
 from arraystore.storage import RangeReader, read_exactly
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 HEAD_NBYTES: Final = 64 * 2**10
 """What is fetched of the beginning: HDF5's superblock, and what was laid out first."""
@@ -72,14 +72,13 @@ class BlockReader(RangeReader):
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
         return self.read_ranges([ByteRange(key, 0, self._nbytes) for key in keys])
 
-    def read_apart(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+    @override
+    def read_each(self, ranges: Sequence[ByteRange]) -> Iterator[memoryview]:
         """Read ranges in one round trip as they are, and keep nothing of them."""
         others = [one for one in ranges if not self._is_in_ends(one.start, one.stop)]
         read = iter(read_exactly(self._reader, others) if others else [])
-        return [
-            self._cut(start, stop, {}) if self._is_in_ends(start, stop) else next(read)
-            for _, start, stop in ranges
-        ]
+        for _, start, stop in ranges:
+            yield self._cut(start, stop, {}) if self._is_in_ends(start, stop) else next(read)
 
     def _is_in_ends(self, start: int, stop: int) -> bool:
         return stop <= len(self._head) or start >= self._tail_start

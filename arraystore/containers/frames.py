@@ -68,7 +68,8 @@ def decode_chunk(frame: memoryview, data_type: str, n_values: int) -> NDArray[An
         return np.asarray(VLenUTF8().decode(plain))
     dtype = np.dtype(data_type)
     _check_number(nbytes / dtype.itemsize, n_values)
-    return np.frombuffer(Zstd().decode(bytes(frame)), dtype.newbyteorder("<")).astype(data_type)
+    values = np.frombuffer(Zstd().decode(bytes(frame)), dtype.newbyteorder("<"))
+    return values.astype(dtype, copy=False)
 
 
 def encode_chunk(

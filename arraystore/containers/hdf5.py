@@ -8,7 +8,9 @@ that has no variable, so that netCDF4, h5netcdf and xarray see their names.
 from __future__ import annotations
 
 import io
+import threading
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,7 +18,6 @@ from typing_extensions import Buffer, override
 
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.base import ContainerReader, Tree, as_string_array
-from arraystore.containers.blocks import BlockReader
 from arraystore.containers.hdf5_chunks import ChunkedColumn
 from arraystore.containers.hdf5_described import as_column, described
 from arraystore.containers.hdf5_guard import (
@@ -28,7 +29,7 @@ from arraystore.containers.hdf5_guard import (
 )
 from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
 from arraystore.schema import STRING, Column
-from arraystore.storage import read_exactly
+from arraystore.storage import each_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -56,8 +57,8 @@ _RAISED: Final = (
 class HDF5Reader(ContainerReader):
     """Read an HDF5 file.
 
-    The file is opened by libhdf5 for each question and closed again, so that
-    nothing is held across threads and forks.
+    The file is opened by libhdf5 for each question, or for those that are asked while it is
+    `held`, and closed again, so that nothing is held across threads and forks.
 
     Parameters
     ----------
@@ -73,55 +74,84 @@ class HDF5Reader(ContainerReader):
         self._reader = reader
         self._key = key
         self._where = where
-        self._chunked: dict[str, ChunkedColumn | None] = {}
+        self._chunked: dict[tuple[str, str], ChunkedColumn | None] = {}
+        self._session = _Session()
+
+    @override
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        session = self._session
+        if session.is_held:
+            yield
+            return
+        session.is_held = True
+        try:
+            yield
+        finally:
+            file, session.file, session.is_held = session.file, None, False
+            if file is not None:
+                file.close()
 
     @override
     def attributes(self, path: str = "") -> dict[str, Any]:
+        from h5py import h5t
+
         with self._open(path) as node:
-            found = {}
-            for name in node.attrs:
-                attribute = node.attrs.get_id(name)
-                if not attribute.dtype.hasobject:
-                    check_attribute(attribute, name, self._at(path))
-                    found[name] = _plain(node.attrs[name])
+            found, attributes = {}, node.attrs
+            for name in attributes:
+                attribute = attributes.get_id(name)
+                shape, dtype = attribute.shape, attribute.dtype
+                if shape is not None and not dtype.hasobject:
+                    check_attribute(shape, dtype, name, self._at(path))
+                    # As h5py does for `attributes[name]`, which would open it once more.
+                    value = np.zeros(shape, dtype)
+                    attribute.read(value, mtype=h5t.py_create(dtype))
+                    found[name] = _plain(value[()] if value.ndim == 0 else value)
             return found
 
     @override
     def read_column(
         self, path: str, data_type: str, rows: tuple[int, int] | None = None
     ) -> NDArray[Any]:
-        with self._open(path) as dataset:
-            self._check_column(dataset, path, data_type)
-            return self._values(dataset[slice(*rows) if rows else slice(None)], path)
+        (values,) = self._read_each([(path, data_type, rows)])
+        return values
+
+    @override
+    def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
+        return list(self._read_each([(*column, None) for column in columns.items()]))
 
     @override
     def read_rows(self, wanted: Sequence[Rows]) -> Iterator[NDArray[Any]]:
-        for path, data_type, _ in wanted:
-            if path not in self._chunked:
-                with self._open(path) as dataset:
-                    self._check_column(dataset, path, data_type)
-                    self._chunked[path] = ChunkedColumn.of(dataset, self._reader.size(self._key))
-        found = [(path, self._chunked[path], rows) for path, _, rows in wanted]
-        ranges = [column.ranges(self._key, *rows) if column else [] for _, column, rows in found]
-        together = None
-        if self._reader.is_remote:
-            together = iter(self._read_apart([one for some in ranges for one in some]))
+        return self._read_each(wanted)
+
+    def _read_each(
+        self, wanted: Sequence[tuple[str, str, tuple[int, int] | None]]
+    ) -> Iterator[NDArray[Any]]:
+        with self.held():
+            found = [
+                (path, self._looked_up(path, data_type), rows) for path, data_type, rows in wanted
+            ]
+        ranges = [column.ranges(self._key, rows) if column else [] for _, column, rows in found]
+        raw = each_exactly(self._reader, [one for some in ranges for one in some])
         for (path, column, rows), some in zip(found, ranges, strict=True):
             if column is None:
                 with self._open(path) as dataset:
-                    yield self._values(dataset[slice(*rows)], path)
+                    yield self._values(dataset[slice(*rows) if rows else slice(None)], path)
                 continue
-            raw = self._read_apart(some) if together is None else [next(together) for _ in some]
             try:
-                values = column.values(raw, *rows)
+                values = column.values(islice(raw, len(some)), rows)
             except ValueError as error:
                 raise FormatError(f"{self._at(path)}: cannot be decoded: {error}") from None
             yield self._values(values, path)
 
-    def _read_apart(self, ranges: list[ByteRange]) -> list[memoryview]:
-        if isinstance(self._reader, BlockReader):
-            return self._reader.read_apart(ranges)
-        return read_exactly(self._reader, ranges)
+    def _looked_up(self, path: str, data_type: str) -> ChunkedColumn | None:
+        """Return where the chunks of a column are, as `ChunkedColumn.of` does; looked up once."""
+        if (path, data_type) not in self._chunked:
+            with self._open(path) as dataset:
+                self._check_column(dataset, path, data_type)
+                found = ChunkedColumn.of(dataset, self._reader.size(self._key))
+                self._chunked[path, data_type] = found
+        return self._chunked[path, data_type]
 
     def _check_column(self, dataset: Any, path: str, data_type: str) -> None:
         import h5py
@@ -147,29 +177,6 @@ class HDF5Reader(ContainerReader):
             return as_string_array([value.decode() for value in values.tolist()])
         except UnicodeDecodeError as error:
             raise FormatError(f"{self._at(path)}: must be UTF-8: {error}") from None
-
-    @override
-    def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
-        if self._reader.is_remote:
-            self._fetch_chunks(columns)
-        return [self.read_column(path, data_type) for path, data_type in columns.items()]
-
-    def _fetch_chunks(self, paths: Collection[str]) -> None:
-        """Fetch the chunks of columns at once; libhdf5 would ask for them one by one."""
-        import h5py
-
-        ranges: list[ByteRange] = []
-
-        def record(chunk: Any) -> None:
-            start = int(chunk.byte_offset)
-            ranges.append(ByteRange(self._key, start, start + int(chunk.size)))
-
-        with self._open("") as root:
-            for path in paths:
-                dataset = find(root, path, self._at)
-                if isinstance(dataset, h5py.Dataset) and dataset.chunks is not None:
-                    dataset.id.chunk_iter(record)
-        self._reader.read_ranges(ranges)
 
     @override
     def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
@@ -220,10 +227,8 @@ class HDF5Reader(ContainerReader):
     @contextmanager
     def _open(self, path: str) -> Iterator[Any]:
         """Open a group or dataset, and tell libhdf5's errors as ours."""
-        import h5py
-
         try:
-            with h5py.File(_RangeFile(self._reader, self._key), "r") as file:
+            with self._file() as file:
                 yield find(file["/"], path, self._at)
         except (ArrayStoreError, FileNotFoundError):
             raise
@@ -232,6 +237,27 @@ class HDF5Reader(ContainerReader):
                 raise  # the operating system's, not libhdf5's
             kind = ShortReadError if "truncated file" in str(error) else FormatError
             raise kind(f"{self._at(path)}: HDF5 cannot read it: {error}") from error
+
+    @contextmanager
+    def _file(self) -> Iterator[Any]:
+        """Open the file, unless it is held open."""
+        import h5py
+
+        session = self._session
+        file = session.file or h5py.File(_RangeFile(self._reader, self._key), "r")
+        if session.is_held:
+            session.file = file
+            yield file
+        else:
+            with file:
+                yield file
+
+
+class _Session(threading.local):
+    """What one thread has open while it asks several questions."""
+
+    is_held = False
+    file: Any = None
 
 
 def _plain(value: Any) -> Any:

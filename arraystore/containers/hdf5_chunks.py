@@ -15,12 +15,13 @@ import numpy as np
 from arraystore.byterange import ByteRange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
     Ints = NDArray[np.int64]
+    Rows = tuple[int, int]
 
 _DEFLATE: Final = 1
 _SHUFFLE: Final = 2
@@ -82,13 +83,14 @@ class ChunkedColumn:
             return None
         return cls(dataset.dtype, length, rows, start, nbytes, filters)
 
-    def ranges(self, key: str, start: int, stop: int) -> list[ByteRange]:
-        """Return the bytes of the file `key` that hold the rows ``[start, stop)``."""
+    def ranges(self, key: str, rows: Rows | None) -> list[ByteRange]:
+        """Return the bytes of the file `key` that hold the rows ``[start, stop)``, or all."""
+        start, stop = rows or (0, self.length)
         some = slice(start // self.chunk_rows, -(-min(stop, self.length) // self.chunk_rows))
         pairs = zip(self.start[some].tolist(), self.nbytes[some].tolist(), strict=True)
         return [ByteRange(key, at, at + nbytes) for at, nbytes in pairs]
 
-    def values(self, raw: Sequence[Buffer], start: int, stop: int) -> NDArray[Any]:
+    def values(self, raw: Iterable[Buffer], rows: Rows | None) -> NDArray[Any]:
         """Return the rows, decoded from what is in those bytes.
 
         Raises
@@ -96,12 +98,14 @@ class ChunkedColumn:
         ValueError
             If they are damaged.
         """
-        if not raw:
-            return np.empty(0, self.dtype)
-        chunks = [self._decoded(data) for data in raw]
-        first = start // self.chunk_rows * self.chunk_rows
-        joined = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-        return joined[start - first : min(stop, self.length) - first]
+        start, stop = rows or (0, self.length)
+        stop = min(stop, self.length)
+        values = np.empty(max(0, stop - start), self.dtype)
+        first = start // self.chunk_rows * self.chunk_rows - start
+        for at, data in zip(range(first, len(values), self.chunk_rows), raw, strict=False):
+            some = self._decoded(data)[max(0, -at) : len(values) - at]
+            values[max(0, at) : at + self.chunk_rows] = some
+        return values
 
     def _decoded(self, raw: Buffer) -> NDArray[Any]:
         data: Buffer = raw

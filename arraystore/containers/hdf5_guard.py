@@ -7,6 +7,7 @@ that take up no room in the file. No store has any of that.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -58,10 +59,9 @@ def find(root: Any, path: str, at: Callable[[str], str]) -> Any:
     return node
 
 
-def check_attribute(attribute: Any, name: str, where: str) -> None:
+def check_attribute(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, where: str) -> None:
     """Refuse an attribute that is too large."""
-    # Not `get_storage_size`, which takes nothing for an error.
-    nbytes = attribute.get_space().get_simple_extent_npoints() * attribute.dtype.itemsize
+    nbytes = math.prod(shape) * dtype.itemsize
     if nbytes > MAX_NBYTES:
         raise FormatError(
             f"{where}: attribute {brief(name)} has {nbytes} bytes, at most {MAX_NBYTES} are read"

@@ -11,6 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from arraystore.byterange import ZEROS, ChunkManifest, Pieces
+from arraystore.positions import distinct
 from arraystore.storage import crc32c
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class ShardManifest(ChunkManifest):
         pieces = ChunkManifest.locate(self, start, nbytes)
         is_known = self.is_known[pieces.object]
         if not is_known.all():
-            for shard in np.unique(pieces.object[~is_known]).tolist():
+            for shard in distinct(pieces.object[~is_known]).tolist():
                 starts = self.look_up(shard)
                 if starts is not None:
                     self.starts[shard] = starts

@@ -27,7 +27,7 @@ from arraystore.containers.shards import (
 from arraystore.containers.zarr_faults import document_faults, document_of, shard_faults
 from arraystore.errors import FormatError, brief
 from arraystore.schema import MAX_CHUNK_NBYTES, STRING, Column
-from arraystore.storage import RangeReader, crc32c, read_exactly
+from arraystore.storage import RangeReader, crc32c, each_exactly, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -104,12 +104,9 @@ class ZarrReader(ContainerReader):
         found = [
             (data_type, *self._chunks(path, data_type, rows)) for path, data_type, rows in wanted
         ]
-        # From a disk nothing is gained by having all of it in memory at once.
-        all_keys = [key for _, _, _, keys, _ in found for key in keys]
-        together = iter(self._read(all_keys)) if self._reader.is_remote else None
+        chunks = self._read([key for _, _, _, keys, _ in found for key in keys])
         for data_type, start, stop, keys, chunk_rows in found:
-            raw = self._read(keys) if together is None else [next(together) for _ in keys]
-            yield self._decoded(raw, data_type, start, stop, keys, chunk_rows)
+            yield self._decoded(chunks, data_type, start, stop, keys, chunk_rows)
 
     @override
     def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
@@ -329,29 +326,33 @@ class ZarrReader(ContainerReader):
         keys = [f"{path}/c/{index}" for index in range(begin, end)]
         return start - offset, stop - offset, keys, chunk_rows
 
-    def _read(self, keys: Sequence[str]) -> list[memoryview]:
+    def _read(self, keys: Sequence[str]) -> Iterator[bytes | memoryview]:
+        """Yield the objects of chunks, see `RangeReader.read_each`."""
         try:
-            if not self._reader.is_remote:
-                for key in keys:
-                    self._check_nbytes(key, self._reader.size(key), MAX_CHUNK_NBYTES)
-            return self._reader.read_objects(keys) if keys else []
+            if self._reader.is_remote:
+                yield from self._reader.read_objects(keys) if keys else []
+                return
+            ranges = [ByteRange(key, 0, self._reader.size(key)) for key in keys]
+            for key, _, nbytes in ranges:
+                self._check_nbytes(key, nbytes, MAX_CHUNK_NBYTES)
+            yield from each_exactly(self._reader, ranges)
         except FileNotFoundError as error:
             key = next(key for key in keys if str(error.filename).endswith(key))
             raise FormatError(f"{self._at(key)}: the chunk is missing") from None
 
     def _decoded(
         self,
-        chunks: Sequence[memoryview],
+        chunks: Iterator[bytes | memoryview],
         data_type: str,
         start: int,
         stop: int,
         keys: Sequence[str],
         chunk_rows: int,
     ) -> NDArray[Any]:
-        """Return the rows ``[start, stop)`` of some chunks end to end."""
+        """Return the rows ``[start, stop)`` of the next chunks end to end."""
         parts = [np.empty(0, np.dtypes.StringDType() if data_type == STRING else data_type)]
-        for number, (raw, key) in enumerate(zip(chunks, keys, strict=True)):
-            values = self._column_chunk(raw, key, data_type, chunk_rows)
+        for number, key in enumerate(keys):
+            values = self._column_chunk(memoryview(next(chunks)), key, data_type, chunk_rows)
             first = number * chunk_rows
             rows = values[max(0, start - first) : stop - first]
             # What is beyond the end of a column is not made into text.
