@@ -144,14 +144,14 @@ class Steps:
         self.found[self._now] = Step(*map(sum, zip(before, spent, strict=True)))
         self._now = message.rpartition(": ")[2].partition(" of ")[0]
 
-    def start(self, message: str, n_images: int, n_bytes: int = 0) -> None:
+    def start(self, message: str, *numbers: int, **done: object) -> None:
         """See `status`."""
-        del n_images, n_bytes
+        del numbers, done
         self.status(message)
 
-    def advance(self, n_images: int, n_bytes: int = 0) -> None:
+    def advance(self, *numbers: int) -> None:
         """Keep nothing of it."""
-        del n_images, n_bytes
+        del numbers
 
     @contextmanager
     def meter(self, show: bool | None) -> Iterator["Steps"]:

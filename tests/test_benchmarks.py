@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+import arraystore
+from benchmarks.bench_convert import Steps
 from benchmarks.suite.__main__ import chosen, main
 from benchmarks.suite.data import Source, make_source
 from benchmarks.suite.measures import WARM, check, measure_warm, rotated, turns
@@ -21,6 +23,7 @@ from benchmarks.suite.peers.ours import InHDF5, InZarr, InZarrUnmapped
 from benchmarks.suite.report import LAYOUTS, Column, summary
 
 if TYPE_CHECKING:
+    from arraystore.drawn import DrawnArchives
     from benchmarks.suite.peers.base import Peer
 
 ALWAYS_THERE = {
@@ -122,6 +125,19 @@ def test_a_quotient_is_that_of_each_round_and_more_than_1_is_faster() -> None:
     rate, cost = Column("one", ""), Column("cold", "", is_cost=True)
     assert summary([100, 30, 10], [50, 10, 10], rate) == (30, 2, 0.75)
     assert summary([100, 30, 10], [50, 10, 10], cost)[1] == 0.5
+
+
+def test_the_steps_of_a_conversion_are_told_apart(
+    drawn: DrawnArchives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps()
+    monkeypatch.setattr(sys.modules["arraystore.convert"], "meter", steps.meter)
+    arraystore.convert(
+        "imagenet2012_subset/1pct", tmp_path / "a.h5", manual_dir=drawn.folder, partial=True
+    )
+    steps.status("")
+    expected = ["import", "reading the headers", "probing images", "copying images", "sealing"]
+    assert [*steps.found] == expected
 
 
 def test_a_word_chooses_peers_and_the_limit_is_always_among_them() -> None:
