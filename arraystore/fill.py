@@ -28,12 +28,11 @@ if TYPE_CHECKING:
 BUFFER_NBYTES: Final = 2**20
 """Bytes a task holds in memory at a time: what a core's cache holds is copied fastest."""
 
-_WRITE_NBYTES: Final = 2**18
+_WRITE_NBYTES: Final = 2**16
 """Bytes written at a time.
 
-On the virtual machine where this was measured 64 KiB took a tenth more of the processor in the
-kernel. 1 MiB took less still, but at other times three times as much: probably because the page
-cache then comes in larger pieces, of memory that the host has not given yet.
+On the virtual machine where this was measured 1 MiB at a time took up to three times the processor
+time in the kernel: probably because its page cache then comes in larger pieces.
 """
 
 
