@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from arraystore.storage import RangeReader
 
     Ints = NDArray[np.int64]
+    Target = str | os.PathLike[str] | tuple[ObjectStore, str]
+    Place = Target | ObjectStore
 
 ROOT_ATTRIBUTES: Final = tuple(
     DatasetInfo("", "", "", "", "", "", (), selections={"some": ()}).attributes()
@@ -80,8 +82,8 @@ class CopyReport:
 
 
 def copy(
-    source: str | os.PathLike[str] | ObjectStore | tuple[ObjectStore, str],
-    target: str | os.PathLike[str] | tuple[ObjectStore, str],
+    source: Place,
+    target: Target,
     *,
     source_options: Mapping[str, Any] | None = None,
     target_options: Mapping[str, Any] | None = None,
@@ -121,7 +123,8 @@ def copy(
     StorageError
         If the disk is full, or a bucket cannot be reached or written to.
     ValueError
-        If source and target are the same and would be overwritten, or an option is not known.
+        If source and target are the same and would be overwritten, or one lies in the other, or an
+        option is not known.
 
     Examples
     --------
@@ -132,8 +135,7 @@ def copy(
     """
     check_bools(overwrite=overwrite, sync=sync, progress=False if progress is None else progress)
     began = time.perf_counter()
-    if overwrite and _place(source) == _place(target):
-        raise ValueError(f"{name_of(target)}: cannot be copied onto itself")
+    _check_apart(source, target, overwrite=overwrite)
     store = open_store(source, storage_options=source_options)
     reader, container = store.opened
     splits = {name: store.stored(name).info for name in store}
@@ -158,17 +160,29 @@ def copy(
     )
 
 
-def _place(place: str | os.PathLike[str] | ObjectStore | tuple[ObjectStore, str]) -> Any:
-    """Return what is equal for two ways to name the same store."""
+def _check_apart(source: Place, target: Target, *, overwrite: bool) -> None:
+    """Refuse a copy that would replace its source, or become part of it."""
+    here, there = _place(target), _place(source)
+    if here == there:
+        if overwrite:
+            raise ValueError(f"{name_of(target)}: cannot be copied onto itself")
+    elif here[: len(there)] == there or there[: len(here)] == here:
+        raise ValueError(
+            f"{name_of(target)}: lies in what is copied, or that in it; choose another place"
+        )
+
+
+def _place(place: Place) -> tuple[Any, ...]:
+    """Return the parts of a place, equal for two ways to name it."""
     from arraystore.objects.address import parse_address
 
     if not isinstance(place, str | os.PathLike):
         store, key = place if isinstance(place, tuple) else (place, "")
-        return id(store), key.strip("/")
+        return id(store), *key.strip("/").split("/")
     address = parse_address(os.fspath(place))
     if address is not None:
-        return address.kind, address.bucket, address.key
-    return Path(os.fspath(place).removeprefix("file://")).expanduser().resolve()
+        return address.kind, address.bucket, *address.key.strip("/").split("/")
+    return Path(os.fspath(place).removeprefix("file://")).expanduser().resolve().parts
 
 
 class StoredImages:

@@ -285,6 +285,28 @@ def test_a_copy_replaces_nothing_unless_told(
 
 
 @every_place
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_copy_is_apart_from_its_source(
+    place: str,
+    overwrite: bool,
+    photos: Path,
+    at: Callable[[str, str], str],
+    tmp_path: Path,
+    bucket: MemoryStore,
+) -> None:
+    outer, inner, beside = (at(place, name) for name in ("a.zarr", "a.zarr/b.zarr", "a.zarr.h5"))
+    convert(photos, outer)
+    before = objects_in(bucket), sorted(tmp_path.rglob("*"))
+    for source, target in ((outer, inner), (inner, outer)):
+        with pytest.raises(
+            ValueError, match=r"lies in what is copied, or that in it; choose another place$"
+        ):
+            copy(source, target, overwrite=overwrite)
+    assert (objects_in(bucket), sorted(tmp_path.rglob("*"))) == before
+    copy(outer, beside, overwrite=overwrite)
+
+
+@every_place
 @every_suffix
 def test_a_store_is_not_copied_onto_itself(
     suffix: str, place: str, photos: Path, at: Callable[[str, str], str], bucket: MemoryStore
