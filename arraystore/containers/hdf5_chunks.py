@@ -111,10 +111,13 @@ class ChunkedColumn:
         data: Buffer = raw
         nbytes = self.chunk_rows * self.dtype.itemsize
         if _DEFLATE in self.filters:
+            stream = zlib.decompressobj()
             try:
-                data = zlib.decompressobj().decompress(raw, nbytes + 1)
+                data = stream.decompress(raw, nbytes + 1)
             except zlib.error as error:
                 raise ValueError(str(error)) from None
+            if not stream.eof and len(data) == nbytes:  # its checksum is behind its end
+                raise ValueError("a chunk ends before its compressed data does")
         if memoryview(data).nbytes != nbytes:
             raise ValueError(f"a chunk has {memoryview(data).nbytes} bytes or more, not {nbytes}")
         if _SHUFFLE not in self.filters:
