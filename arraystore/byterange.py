@@ -108,7 +108,12 @@ class ChunkManifest:
         """
         stop = start + nbytes
         first = start // self.chunk_nbytes
-        count = np.where(nbytes > 0, (stop - 1) // self.chunk_nbytes - first + 1, 0)
+        last = (stop - 1) // self.chunk_nbytes
+        if nbytes.all() and (first == last).all():  # the rest in a third of the time
+            stored = self.start[first]
+            at = np.where(stored == ZEROS, ZEROS, stored + start - first * self.chunk_nbytes)
+            return Pieces(np.arange(len(start), dtype=np.int64), self.object[first], at, nbytes)
+        count = np.where(nbytes > 0, last - first + 1, 0)
         wanted = np.repeat(np.arange(len(start), dtype=np.int64), count)
         nth = np.arange(len(wanted), dtype=np.int64) - np.repeat(np.cumsum(count) - count, count)
         chunk = first[wanted] + nth

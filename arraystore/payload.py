@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from functools import cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
@@ -28,6 +29,7 @@ from arraystore.storage import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from mmap import mmap
 
     from numpy.typing import NDArray
 
@@ -49,11 +51,11 @@ SECONDS_TRUSTED: Final = 0.01
 A look takes half the time that a copy of 100 KB does.
 """
 
-_MAX_DESCRIPTORS: Final = 16
-"""Descriptors that the views of one batch may take."""
+_MAX_VIEWED: Final = 16
+"""Files of which the views of one batch may hold maps, where each takes a descriptor."""
 
-_MAX_KNOWN: Final = 2**12
-"""Chunks of which the files are known without a look-up."""
+_MAX_MAPPED: Final = 256
+"""Files of which maps are held while one batch is copied, where each takes a descriptor."""
 
 
 class ReadPlan(NamedTuple):
@@ -138,7 +140,7 @@ class Payload:
         """Return images, read-only, where they lie if that is possible; raise as `read` does."""
         if self._local is None or not self._local.may_view(start):
             return [view.toreadonly() for view in self.read(start, nbytes)]
-        return self._in_pieces(start, nbytes, self._local.views, memoryview.toreadonly)
+        return self._in_pieces(start, nbytes, self._local.views, memoryview)
 
     def copies(self, start: Ints, nbytes: Ints) -> list[bytes]:
         """Return images as bytes; raise as `read` does."""
@@ -146,12 +148,15 @@ class Payload:
             return list(map(bytes, self.read(start, nbytes)))
         return self._in_pieces(start, nbytes, self._local.copies, bytes)
 
-    def copy(self, start: int, nbytes: int) -> bytes:
-        """Return one image as bytes; raise as `read` does."""
-        data = None if self._local is None else self._local.copy(start, nbytes)
-        if data is None:
+    @cached_property
+    def copy(self) -> Callable[[int, int], bytes]:
+        """What returns one image as bytes, given its start and size; it raises as `read` does."""
+
+        def copy(start: int, nbytes: int) -> bytes:
             (data,) = self.copies(np.array([start]), np.array([nbytes]))
-        return data
+            return data
+
+        return copy if self._local is None else self._local.copier(copy)
 
     def look_up(self, start: Ints, nbytes: Ints) -> None:
         """Look up where the chunks of some images are, in place of what was promised."""
@@ -164,24 +169,24 @@ class Payload:
         start: Ints,
         nbytes: Ints,
         take: Callable[[Ints, Ints, Ints], list[Data]],
-        other: Callable[[memoryview], Data],
+        of: Callable[[bytes], Data],
     ) -> list[Data]:
-        """Take images that are stored in one piece, and read the others, which are few."""
+        """Take images, and put those together that are stored in several pieces, which are few."""
         pieces = self.manifest.locate(start, nbytes)
-        places = (pieces.object, pieces.start, pieces.start + pieces.nbytes)
-        is_whole = np.bincount(pieces.wanted, minlength=len(start)) == 1
-        is_whole[pieces.wanted[pieces.start == ZEROS]] = False
-        if len(start) and is_whole.all():
-            return take(*places)
-        found: dict[int, Data] = {}
-        whole, apart = np.flatnonzero(is_whole), np.flatnonzero(~is_whole)
-        if len(whole):
-            mine = is_whole[pieces.wanted]
-            taken = take(*(column[mine] for column in places))
-            found |= zip(whole.tolist(), taken, strict=True)
-        read = map(other, self.read(start[apart], nbytes[apart]))
-        found |= zip(apart.tolist(), read, strict=True)
-        return [found[i] for i in range(len(start))]
+        there = pieces.start != ZEROS
+        columns = (pieces.object, pieces.start, pieces.start + pieces.nbytes)
+        if len(there) and there.all():
+            taken = take(*columns)
+        else:
+            taken = take(*(column[there] for column in columns)) if there.any() else []
+            stored = iter(taken)
+            sizes = zip(there.tolist(), pieces.nbytes.tolist(), strict=True)
+            taken = [next(stored) if is_stored else of(bytes(n)) for is_stored, n in sizes]
+        counts = np.bincount(pieces.wanted, minlength=len(start))
+        if (counts == 1).all():
+            return taken
+        ends = zip(counts.tolist(), np.cumsum(counts).tolist(), strict=True)
+        return [taken[end - 1] if n == 1 else of(b"".join(taken[end - n : end])) for n, end in ends]
 
 
 class _Memory(Protocol[Data_co]):
@@ -190,23 +195,9 @@ class _Memory(Protocol[Data_co]):
     def __getitem__(self, where: slice, /) -> Data_co: ...
 
 
-class _Chunk:
-    """Where a chunk of the payload is: in the file `key`, from `start` on; or -1, if in pieces.
-
-    `file` was what it must be until `until`, and more is not asked.
-    """
-
-    __slots__ = ("file", "key", "start", "until")
-
-    def __init__(self) -> None:
-        self.key = ""
-        self.start = -1
-        self.file: Callable[[], OpenFile | None] = _no_file
-        self.until = -math.inf
-
-
-def _no_file() -> None:
-    return None
+def _may_map(files: Ints, most: int) -> bool:
+    """Whether maps of some files take no descriptors, or few: before Python 3.13 one a file."""
+    return not MAPS_TAKE_DESCRIPTORS or len(distinct(files)) <= most
 
 
 class _LocalPayload:
@@ -221,54 +212,72 @@ class _LocalPayload:
         self._reader = reader
         self._manifest = manifest
         self._chunk_nbytes = manifest.chunk_nbytes
-        self._known: dict[int, _Chunk] = {}
 
     def may_view(self, start: Ints) -> bool:
-        """Whether views of images take no descriptors, or few (before Python 3.13, one a file)."""
-        return self.is_mapped and (
-            not MAPS_TAKE_DESCRIPTORS
-            or len(distinct(start // self._chunk_nbytes)) <= _MAX_DESCRIPTORS
-        )
+        """Whether views of images, given where they begin in the payload, take few descriptors."""
+        return self.is_mapped and _may_map(start // self._chunk_nbytes, _MAX_VIEWED)
 
-    def copy(self, start: int, nbytes: int) -> bytes | None:
-        """Return one image, or None if it is not in one piece; `start` is in the payload."""
-        chunk, at = divmod(start, self._chunk_nbytes)
-        known = self._known.get(chunk) or self._find(chunk)
-        if known.start < 0 or at + nbytes > self._chunk_nbytes:
-            return None
-        if not self.is_mapped or monotonic() > known.until:
-            file = self._look(known)
-        else:
-            file = known.file() or self._look(known)
-        first = known.start + at
-        data = file.map[first : first + nbytes] if self.is_mapped else read_at(file, first, nbytes)
-        return data if len(data) == nbytes else None
+    def copier(self, other: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
+        """Return what returns one image, given its start and size; `other` does where it cannot.
 
-    def _find(self, chunk: int) -> _Chunk:
-        """Find out where a chunk is."""
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
-        start = chunk * self._chunk_nbytes
-        nbytes = max(0, min(self._chunk_nbytes, self._manifest.nbytes - start))
-        pieces = self._manifest.locate(np.array([start]), np.array([nbytes]))
-        found = _Chunk()
-        if len(pieces.start) == 1:
-            found.key = self._manifest.keys[int(pieces.object[0])]
-            found.start = int(pieces.start[0])
-        self._known[chunk] = found
-        return found
+        All is in one function: a copy drives what Python needs out of the processor's caches, so
+        that calls are dear.
+        """
+        chunk_nbytes = self._chunk_nbytes
+        looked_at: dict[int, tuple[Callable[[], mmap | None], int, int]] = {}
+        until = -math.inf
 
-    def _look(self, chunk: _Chunk) -> OpenFile:
-        """Return the file of a chunk, after a look whether it and the root are what they were."""
-        self._reader.check_first()
-        file = self._reader.file(chunk.key)
-        chunk.file = weakref.ref(file)
-        chunk.until = monotonic() + SECONDS_TRUSTED
-        return file
+        def look(chunk: int) -> tuple[Callable[[], mmap | None], int, int]:
+            found = self._look(chunk)
+            if found is None:
+                return (lambda: None), 0, 0
+            file, at = found
+            known = weakref.ref(file.map), at - chunk * chunk_nbytes, at + chunk_nbytes
+            looked_at[chunk] = known
+            return known
+
+        def copy(start: int, nbytes: int) -> bytes:
+            nonlocal until
+            chunk = start // chunk_nbytes
+            if monotonic() > until:
+                looked_at.clear()
+                self._reader.check_first()
+                until = monotonic() + SECONDS_TRUSTED
+            map_of, shift, end = looked_at.get(chunk) or look(chunk)
+            first = start + shift
+            memory = map_of()
+            if memory is None:
+                return other(start, nbytes)
+            data = memory[first : min(first + nbytes, end)]
+            if first + nbytes > end:
+                data += copy(start + end - first, first + nbytes - end)
+            return data if len(data) == nbytes else other(start, nbytes)
+
+        def read(start: int, nbytes: int) -> bytes:
+            chunk, at = divmod(start, chunk_nbytes)
+            self._reader.check_first()
+            found = self._look(chunk) if at + nbytes <= chunk_nbytes else None
+            if found is None:
+                return other(start, nbytes)
+            file, first = found
+            data = read_at(file, first + at, nbytes)
+            return data if len(data) == nbytes else other(start, nbytes)
+
+        return copy if self.is_mapped else read
+
+    def _look(self, chunk: int) -> tuple[OpenFile, int] | None:
+        """Return the file of a chunk, after a look whether it is what it was, and where in it.
+
+        None if there is no such chunk, which is where an empty image may begin, or none stored.
+        """
+        chunks = self._manifest.start
+        start = int(chunks[chunk]) if chunk < len(chunks) else ZEROS
+        return None if start == ZEROS else (self._file(int(self._manifest.object[chunk])), start)
 
     def copies(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
         """Copy images, if they are in the page cache; else read them."""
-        if self.is_mapped and self._is_cached(objects, start, stop):
+        may_map = self.is_mapped and _may_map(objects, _MAX_MAPPED)
+        if may_map and self._is_cached(objects, start, stop):
             return self._take(objects, start, stop, lambda file: file.map)
         order = np.lexsort((start, objects))
         ranges = self._ranges(objects[order], start[order], stop[order])
@@ -298,19 +307,10 @@ class _LocalPayload:
         memory: Callable[[OpenFile], _Memory[Data]],
     ) -> list[Data]:
         self._reader.check_first()
-        first, last = start.tolist(), stop.tolist()
-        number = int(objects[0])
-        data = memory(self._file(number))
-        if (objects == number).all():
-            taken = [data[a:b] for a, b in zip(first, last, strict=True)]
-        else:
-            taken = [data[0:0]] * len(first)
-            numbers = objects.tolist()
-            for i in np.argsort(objects, kind="stable").tolist():
-                if numbers[i] != number:
-                    number = numbers[i]
-                    data = memory(self._file(number))
-                taken[i] = data[first[i] : last[i]]
+        numbers = objects.tolist()
+        data = {number: memory(self._file(number)) for number in sorted(set(numbers))}
+        places = zip(numbers, start.tolist(), stop.tolist(), strict=True)
+        taken = [data[number][a:b] for number, a, b in places]
         if sum(map(len, taken)) != int((stop - start).sum()):
             for wanted, got in zip(self._ranges(objects, start, stop), taken, strict=True):
                 check_length(wanted, len(got))

@@ -146,9 +146,12 @@ class LocalReader(RangeReader):
         Where that was not so lately it is not believed at once: a few ranges may be cached
         when others are not.
         """
-        # Not the ends of ranges: they share pages with what lies beside.
-        looked_at = self._with_files(ranges)
-        if all(file.is_cached((start + stop) // 2) for file, (_, start, stop) in looked_at):
+        # Not the ends of ranges: they share pages with what lies beside. What is read is looked at
+        # when it is read, not here.
+        if all(
+            (self._held(key) or self.file(key)).is_cached((start + stop) // 2)
+            for key, start, stop in ranges
+        ):
             self._doubts = max(0, self._doubts - 1)
         else:
             self._doubts = _DOUBTS
@@ -196,8 +199,7 @@ class LocalReader(RangeReader):
 
     def file(self, key: str) -> OpenFile:
         """Return a file, open, which is the one that was first seen, and unchanged."""
-        known = self._files.get(key)
-        held = None if known is None else known()
+        held = self._held(key)
         if held is not None and (status := os.fstat(held.fd)).st_nlink:
             self._check(key, identity_of(status))
             return held
@@ -205,6 +207,11 @@ class LocalReader(RangeReader):
         self._files[key] = weakref.ref(file)
         self._check_new(key, file.identity)
         return file
+
+    def _held(self, key: str) -> OpenFile | None:
+        """Return a file that is open, if it is; it may have been replaced."""
+        known = self._files.get(key)
+        return None if known is None else known()
 
     def check_first(self) -> None:
         """Compare the file that was read first, the root's metadata, with what it was."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Pixels = NDArray[np.uint8]
     Size = int | tuple[int, int]
+    _Copy = Callable[[int, int], bytes]
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class StoredSplit(StoredColumns):
         super().__init__(opening, name)
         self._always = opening.options.checksum == "always"
         self._is_digested = False
+        self._one: tuple[Callable[[int], int], Callable[[int], int], _Copy] | None = None
 
     @override
     def column(self, name: str) -> NDArray[Any]:
@@ -153,13 +155,13 @@ class StoredSplit(StoredColumns):
 
     def copy(self, position: int) -> bytes:
         """Return one encoded image as bytes, see `copies`."""
-        if self._is_checked:
-            return bytes(self.read(np.array([position]))[0])
-        start, nbytes = vars(self).get("_ranges", (None, None))
-        if start is None:  # of a large split they are not all in memory
-            _, start, nbytes = self._located(np.array([position]))
-            position = 0
-        return self._payload.copy(start.item(position), nbytes.item(position))
+        if self._one is None:
+            if self._is_checked or "_ranges" not in vars(self):  # not all are in memory
+                return self.copies(np.array([position]))[0]
+            start, nbytes = self._ranges
+            self._one = start.item, nbytes.item, self._payload.copy
+        start_of, nbytes_of, copy = self._one
+        return copy(start_of(position), nbytes_of(position))
 
     def decode(
         self,

@@ -110,6 +110,9 @@ def test_each_single_image_is_what_it_is_among_all(
     path, images = small_shards
     monkeypatch.setattr(payload, "SECONDS_TRUSTED", trusted)
     train = arraystore.open(path, **options)["train"]
+    _ = train.image_bytes[0], train.image_bytes[1]
+    if not options:  # by map there is a short way for all of them, in one piece or more
+        monkeypatch.setattr(payload.Payload, "copies", None)
     assert [train.image_bytes[i] for i in range(N)] == images
     assert [bytes(train.image_views[i]) for i in range(N)] == images
     assert [train.image_bytes[-i] for i in (1, N)] == [images[-1], images[0]]
@@ -174,6 +177,26 @@ def test_a_file_that_was_cut_short_is_told(
         _ = train.image_bytes[N - 1]
 
 
+@named("options", [{}, {"mmap": False}], ids=str)
+def test_a_shard_that_was_cut_short_before_is_told_by_a_single_image(
+    small_shards: tuple[Path, list[bytes]], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    path, images = small_shards
+    copy = tmp_path / path.name
+    if path.suffix == ".h5":
+        copy.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ShortReadError, match="truncated"):
+            arraystore.open(copy, **options)
+        return
+    shutil.copytree(path, copy)
+    os.truncate(copy / "train/image_payload/c/0", len(images[0]) - 1)
+    train = arraystore.open(copy, **options)["train"]
+    for _ in range(3):  # the first, for which columns are read, goes another way
+        with pytest.raises((FormatError, ShortReadError), match="image_payload/c/0"):
+            _ = train.image_bytes[0]
+    assert train.image_bytes[N - 1] == images[-1]
+
+
 def test_more_shards_than_files_may_be_open_are_read_and_few_stay_open(
     small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,9 +221,32 @@ def test_views_of_more_files_than_may_be_open_take_no_descriptors(
     monkeypatch.setattr(files, "_MAX_OPEN", 2)
     before = n_descriptors()
     views = arraystore.open(path)["train"].image_views[:]
-    views_take = payload._MAX_DESCRIPTORS if files.MAPS_TAKE_DESCRIPTORS else 0
+    views_take = payload._MAX_VIEWED if files.MAPS_TAKE_DESCRIPTORS else 0
     assert n_descriptors() - before <= 2 * files._DESCRIPTORS + views_take
     assert list(map(bytes, views)) == images
+
+
+def test_where_maps_take_descriptors_a_batch_of_many_files_is_read(
+    small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, images = small_shards
+    reads: list[int] = []
+
+    def note(fd: int, nbytes: int, offset: int) -> bytes:
+        reads.append(nbytes)
+        return pread(fd, nbytes, offset)
+
+    pread = os.pread
+    monkeypatch.setattr(payload, "MAPS_TAKE_DESCRIPTORS", True)
+    train = arraystore.open(path)["train"]
+    assert train.image_bytes[:] == images
+    for limit in (1, 2**20):
+        monkeypatch.setattr(payload, "_MAX_MAPPED", limit)
+        monkeypatch.setattr(os, "pread", note)
+        reads.clear()
+        assert train.image_bytes[:] == images
+        is_one_file = path.suffix == ".h5"
+        assert sum(reads) == (0 if limit > 1 or is_one_file else sum(map(len, images)))
 
 
 def test_what_is_not_in_the_page_cache_is_asked_for_before_it_is_read(
@@ -300,4 +346,17 @@ def test_chunks_that_are_not_stored_are_zeros(train: arraystore.Split) -> None:
     stored.manifest = ChunkManifest(("x",), np.zeros(2, np.int64), nowhere, SHARD, 2 * SHARD)
     places = np.array([0, SHARD - 100]), np.array([10, 200])
     assert stored.copies(*places) == [bytes(10), bytes(200)]
+    assert isinstance(stored._reader, storage.LocalReader)
+    stored._local = payload._LocalPayload(stored._reader, stored.manifest)
+    assert [stored.copy(*place) for place in zip(*places, strict=True)] == [bytes(10), bytes(200)]
     assert list(map(bytes, stored.views(*places))) == [bytes(10), bytes(200)]
+
+
+@named("options", [{}, {"mmap": False}], ids=str)
+def test_an_empty_range_at_the_end_is_empty(path: Path, options: dict[str, Any]) -> None:
+    only = arraystore.open(path, **options)["train"].parts.only
+    assert only is not None
+    stored = only.stored._payload
+    end = stored.manifest.chunk_nbytes * len(stored.manifest.start)
+    assert stored.copy(end, 0) == b""
+    assert stored.copies(np.array([end, 0]), np.array([0, 0])) == [b"", b""]
