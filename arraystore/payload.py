@@ -45,7 +45,7 @@ Data_co = TypeVar("Data_co", bytes, memoryview, covariant=True)
 _PROBES: Final = 8
 """Images of a batch that are looked at to tell whether it is in the page cache."""
 
-SECONDS_TRUSTED: Final = 0.01
+SECONDS_TRUSTED: Final = 0.05
 """How long after a look at a file single images are taken from its map without another.
 
 A look takes half the time that a copy of 100 KB does.
