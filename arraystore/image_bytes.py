@@ -21,6 +21,7 @@ _ANNOUNCED_NBYTES: Final = 2**19  # Linux reads no more at a time when it is tol
 _ANNOUNCED_GAP: Final = 2**16  # read too, rather than with a request of its own
 _ANNOUNCED_ROWS: Final = 2**14  # of which places are worked out at a time
 _FEW_FILES: Final = 64
+_LOOKS: Final = 64  # of images that tell whether all are in the page cache
 
 
 class ImageBytes(Protocol):
@@ -40,7 +41,10 @@ class ImageBytes(Protocol):
         ...
 
     def announce(self) -> None:
-        """Tell the kernel what will be read, so that a cold disk has more than one read to do."""
+        """Tell the kernel what will be read, so that a cold disk has more than one read to do.
+
+        What is in the page cache need not be announced.
+        """
 
     def announce_all(self) -> bool:
         """Announce these images, which are all of a split, if the page cache can hold them.
@@ -99,9 +103,21 @@ class FileRanges:
         """See `ImageBytes`."""
         if not hasattr(os, "posix_fadvise") or not len(self.nbytes):
             return
+        if self._is_cached():
+            return
         order = np.lexsort((self.offset, self.file))
         for row in range(0, len(order), _ANNOUNCED_ROWS):
             self._announce(order[row : row + _ANNOUNCED_ROWS])
+
+    def _is_cached(self) -> bool:
+        """Tell by a few of the images whether all are in the page cache."""
+        few = range(0, len(self.nbytes), max(1, len(self.nbytes) // _LOOKS))
+        # Not the first byte of each: that was read with the header.
+        middles = ((i, int(self.offset[i] + self.nbytes[i] // 2)) for i in few)
+        return all(
+            self._opened(int(self.file[i])).is_cached(middle, unknown=False)
+            for i, middle in middles
+        )
 
     def _announce(self, order: Ints) -> None:
         file, start = self.file[order], self.offset[order]
@@ -118,9 +134,10 @@ class FileRanges:
     def announce_all(self) -> bool:
         """See `ImageBytes`."""
         fits = len(self.files) <= _FEW_FILES and int(self.nbytes.sum()) <= page_cache_nbytes() // 2
-        if fits:
-            self.announce()
-        return fits
+        if not fits or self._is_cached():  # each block looks for itself then
+            return False
+        self.announce()
+        return True
 
     def read(self, i: int, start: int, buffer: memoryview) -> None:
         """See `ImageBytes`; `SourceError` if the file has become shorter."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import arraystore
+from arraystore.files import OpenFile
 from arraystore.image_bytes import FileRanges
 from arraystore.storage import LocalReader
 
@@ -27,6 +28,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """Offset, length and advice of each call of `posix_fadvise`."""
     calls: Told = []
     monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: calls.append(advice))
+    monkeypatch.setattr(OpenFile, "is_cached", lambda *_, unknown=True: False)
     return calls
 
 
@@ -60,6 +62,23 @@ def test_a_split_is_announced_as_a_whole_if_half_of_the_page_cache_holds_it(
     monkeypatch.setattr("arraystore.image_bytes.page_cache_nbytes", lambda: room)
     assert ranges(tmp_path / "a.tar", [0], [1000]).announce_all() is is_told
     assert bool(told) is is_told
+
+
+@pytest.mark.parametrize("cached_from", [0, 500, 1001])
+def test_what_is_in_the_page_cache_is_not_announced(
+    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch, cached_from: int
+) -> None:
+    def is_cached(_: OpenFile, offset: int, **__: bool) -> bool:
+        return offset >= cached_from
+
+    monkeypatch.setattr(OpenFile, "is_cached", is_cached)
+    images = ranges(tmp_path / "a.tar", [0, 1000], [1000, 100])
+    is_announced = cached_from > 500  # the middle of the first: its begin was read with the header
+    assert images.announce_all() is is_announced
+    assert bool(told) is is_announced
+    told.clear()
+    images.announce()
+    assert bool(told) is is_announced
 
 
 @pytest.mark.parametrize("room", [0, 2**40])

@@ -17,6 +17,7 @@ from arraystore.sources.base import SampleTable, Source, check_names, first_few
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_SUFFIXES: Final = tuple(IMAGE_SUFFIXES)
 _CLASS_DEPTH: Final = 2
 _SPLIT_DEPTH: Final = 3
 _SHAPES: Final = "split/class/file, or class/file as one train split"
@@ -49,8 +50,8 @@ def load(root: Path) -> Source:
         kind = NotADirectoryError if root.exists() else FileNotFoundError
         raise kind(f"{root}: is not a folder; folder:PATH takes {_SHAPES}")
     paths = sorted(_files(str(root), ""), key=lambda path: path.split("/"))
-    found = [tuple(path.split("/")) for path in paths if _is_image(path)]
     others = [path for path in paths if not _is_image(path)]
+    found = [tuple(path.split("/")) for path in paths if _is_image(path)]
     depths = {len(parts): "/".join(parts) for parts in reversed(found)}
     if not found:
         raise SourceError(f"{root}: no images in it; expected {_SHAPES}")
@@ -85,10 +86,11 @@ def _source(
     for split, folder in splits.items():
         rows = [parts[1:] for parts in found if parts[0] == split]
         first = len(files)
-        files += [folder.joinpath(*parts) for parts in rows]
-        sizes += [path.stat().st_size for path in files[first:]]
         names = ["/".join(parts) for parts in rows]
         check_names(str(folder), names)
+        paths = [f"{folder}/{name}" for name in names]
+        files += map(Path, paths)
+        sizes += [os.stat(path).st_size for path in paths]  # noqa: PTH116 - thousands of files
         tables[split] = SampleTable(
             file_name=PackedNames(packed(names)),
             label=np.array([label[parts[0]] for parts in rows], dtype=np.int64),
@@ -137,7 +139,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _is_image(path: str) -> bool:
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+    return path.lower().endswith(_SUFFIXES)
 
 
 def _check_encodable(path: str) -> None:
