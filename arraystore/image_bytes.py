@@ -101,9 +101,7 @@ class FileRanges:
 
     def announce(self) -> None:
         """See `ImageBytes`."""
-        if not hasattr(os, "posix_fadvise") or not len(self.nbytes):
-            return
-        if self._is_cached():
+        if not hasattr(os, "posix_fadvise") or not len(self.nbytes) or self._is_cached():
             return
         order = np.lexsort((self.offset, self.file))
         for row in range(0, len(order), _ANNOUNCED_ROWS):

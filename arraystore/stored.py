@@ -156,8 +156,11 @@ class StoredSplit(StoredColumns):
     def copy(self, position: int) -> bytes:
         """Return one encoded image as bytes, see `copies`."""
         if self._one is None:
-            if self._is_checked or "_ranges" not in vars(self):  # not all are in memory
+            if self._is_checked:
                 return self.copies(np.array([position]))[0]
+            if "_ranges" not in vars(self):  # of a large split they are not all in memory
+                payload, start, nbytes = self._located(np.array([position]))
+                return payload.copy(start.item(), nbytes.item())
             start, nbytes = self._ranges
             self._one = start.item, nbytes.item, self._payload.copy
         start_of, nbytes_of, copy = self._one
