@@ -128,6 +128,21 @@ class ChunkManifest:
             nbytes=upper - lower,
         )
 
+    def whole(self, chunk: int) -> tuple[str, int] | None:
+        """Return the object that a chunk is in, and the chunk's first byte there.
+
+        None if the chunk is not stored in one piece, or if there is no such chunk.
+
+        Examples
+        --------
+        >>> manifest = ChunkManifest(("f",), np.array([0, 0]), np.array([100, ZEROS]), 64, 128)
+        >>> [manifest.whole(chunk) for chunk in (0, 1, 2)]
+        [('f', 100), None, None]
+        """
+        if chunk >= len(self.start) or (start := self.start.item(chunk)) == ZEROS:
+            return None
+        return self.keys[self.object.item(chunk)], start
+
 
 @dataclass(frozen=True, slots=True)
 class Spans:

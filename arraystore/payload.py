@@ -228,12 +228,12 @@ class _LocalPayload:
         until = -math.inf
 
         def look(chunk: int) -> tuple[Callable[[], mmap | None], int, int]:
-            found = self._look(chunk)
+            found = self._manifest.whole(chunk)
             if found is None:
                 return (lambda: None), 0, 0
-            file, at = found
-            known = weakref.ref(file.map), at - chunk * chunk_nbytes, at + chunk_nbytes
-            looked_at[chunk] = known
+            key, at = found
+            map_of = weakref.ref(self._reader.file(key).map)
+            looked_at[chunk] = known = map_of, at - chunk * chunk_nbytes, at + chunk_nbytes
             return known
 
         def copy(start: int, nbytes: int) -> bytes:
@@ -256,23 +256,14 @@ class _LocalPayload:
         def read(start: int, nbytes: int) -> bytes:
             chunk, at = divmod(start, chunk_nbytes)
             self._reader.check_first()
-            found = self._look(chunk) if at + nbytes <= chunk_nbytes else None
+            found = self._manifest.whole(chunk) if at + nbytes <= chunk_nbytes else None
             if found is None:
                 return other(start, nbytes)
-            file, first = found
-            data = read_at(file, first + at, nbytes)
+            key, first = found
+            data = read_at(self._reader.file(key), first + at, nbytes)
             return data if len(data) == nbytes else other(start, nbytes)
 
         return copy if self.is_mapped else read
-
-    def _look(self, chunk: int) -> tuple[OpenFile, int] | None:
-        """Return the file of a chunk, after a look whether it is what it was, and where in it.
-
-        None if there is no such chunk, which is where an empty image may begin, or none stored.
-        """
-        chunks = self._manifest.start
-        start = int(chunks[chunk]) if chunk < len(chunks) else ZEROS
-        return None if start == ZEROS else (self._file(int(self._manifest.object[chunk])), start)
 
     def copies(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
         """Copy images, if they are in the page cache; else read them."""

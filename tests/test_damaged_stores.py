@@ -813,15 +813,20 @@ def test_long_runs_of_zeros_are_stored_like_any_bytes(black: tuple[Path, list[by
 
 
 @named("dense", [None, False, True])
+@named("options", [{}, {"mmap": False}, {"checksum": "always"}], ids=str)
 @named("selection", [slice(None), 1, [4, 2, 0]], ids=repr)
 def test_a_payload_that_a_stranger_repacked_is_read_right(
-    bitmaps: tuple[Path, list[bytes]], dense: bool | None, selection: Any
+    bitmaps: tuple[Path, list[bytes]],
+    dense: bool | None,
+    options: dict[str, Any],
+    selection: Any,
 ) -> None:
     path, _ = bitmaps
     expected = arraystore.open(path)["train"].image_bytes[selection]
     rewrite_payload(path, dense=dense)
-    found = arraystore.open(path, checksum="always")["train"].image_bytes[selection]
-    assert found == expected
+    train = arraystore.open(path, **options)["train"]
+    for _ in range(3):  # single images take other ways when columns have been read
+        assert train.image_bytes[selection] == expected
 
 
 @named("black", [".zarr"], indirect=True)

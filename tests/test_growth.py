@@ -492,6 +492,21 @@ def test_shards_looked_at_one_by_one_are_where_they_would_be_found_at_once(
         assert len(some.asked) == len(set(some.asked))
 
 
+@given(shards())
+def test_a_shard_that_is_whole_is_where_each_of_its_bytes_is(some: Shards) -> None:
+    length = some.lazy.chunk_nbytes
+    for shard in range(some.n):
+        start, nbytes = shard * length, min(length, some.lazy.nbytes - shard * length)
+        found = some.lazy.whole(shard)
+        assert (found is None) == (shard in some.odd)
+        if found is not None:
+            key, first = found
+            expected = [(0, key, first + i) for i in range(nbytes)]
+            assert each_byte(some.eager, np.array([start]), np.array([nbytes])) == expected
+    assert some.asked == list(range(some.n))
+    assert some.lazy.whole(some.n) is None
+
+
 def test_a_hundred_thousand_shards_take_little_memory_and_no_look() -> None:
     tracemalloc.start()
     try:

@@ -146,16 +146,27 @@ class ShardManifest(ChunkManifest):
     @override
     def locate(self, start: Ints, nbytes: Ints) -> Pieces:
         pieces = ChunkManifest.locate(self, start, nbytes)
-        is_known = self.is_known[pieces.object]
-        if not is_known.all():
-            for shard in distinct(pieces.object[~is_known]).tolist():
-                starts = self.look_up(shard)
-                if starts is not None:
-                    self.starts[shard] = starts
-                self.is_known[shard] = True
+        self._look_at(pieces.object)
         if self.starts and not self.starts.keys().isdisjoint(pieces.object.tolist()):
             return self._by_inner_chunk(pieces)
         return pieces
+
+    @override
+    def whole(self, chunk: int) -> tuple[str, int] | None:
+        if chunk < len(self.is_known):
+            self._look_at(np.array([chunk]))
+        return None if chunk in self.starts else ChunkManifest.whole(self, chunk)
+
+    def _look_at(self, shards: Ints) -> None:
+        """Look at those shards of some that are not known."""
+        is_known = self.is_known[shards]
+        if is_known.all():
+            return
+        for shard in distinct(shards[~is_known]).tolist():
+            starts = self.look_up(shard)
+            if starts is not None:
+                self.starts[shard] = starts
+            self.is_known[shard] = True
 
     def _by_inner_chunk(self, pieces: Pieces) -> Pieces:
         """Cut pieces of shards into those of inner chunks, which may be anywhere in the shard."""
