@@ -75,7 +75,8 @@ def cli() -> None:
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace a store that is at TARGET; without --resume, an unfinished one as well.",
+    help="Replace the store, or other Zarr group or HDF5 file, that is at TARGET; without "
+    "--resume, an unfinished one as well.",
 )
 @click.option(
     "--resume",
@@ -113,7 +114,11 @@ def convert(
 @click.argument("target", type=str)
 @storage_option("--source-option", "SOURCE")
 @storage_option("--target-option", "TARGET")
-@click.option("--overwrite", is_flag=True, help="Replace a store that is at TARGET.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the store, or other Zarr group or HDF5 file, that is at TARGET.",
+)
 @click.option("--sync/--no-sync", default=True, help="Wait until all is on the disk.  [default]")
 @click.option(
     "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _GAP: Final = 8
 _BACKGROUND: Final = (255, 255, 255)
 _INK: Final = (40, 40, 40)
-_BLANK: Final = 200
+_BLANK: Final = (200, 200, 200)
 
 
 def contact_sheet(
@@ -40,11 +40,14 @@ def contact_sheet(
     Returns
     -------
     PIL.Image.Image
+        One that cannot be decoded is a gray square with a dark diagonal, and its caption says so.
 
     Raises
     ------
     ValueError
         If there is nothing to show.
+    FormatError, StorageError
+        If the encoded images cannot be read, or are not those that were written.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -62,22 +65,27 @@ def contact_sheet(
         shown = positions[row * columns : (row + 1) * columns]
         for column, pixels in enumerate(_pictures(split, shown, size)):
             x, y = _GAP + column * across, _GAP + row * down
-            sheet.paste(Image.fromarray(pixels), (x, y))
-            name = _fitted(names[row * columns + column], size, font)
+            name = names[row * columns + column]
+            if pixels is None:
+                name = f"{name} (cannot be decoded)"
+                pen.rectangle((x, y, x + size - 1, y + size - 1), fill=_BLANK)
+                pen.line((x, y, x + size - 1, y + size - 1), fill=_INK)
+            else:
+                sheet.paste(Image.fromarray(pixels), (x, y))
+            name = _fitted(name, size, font)
             pen.text((x, y + size + 1), name, fill=_INK, font=font)
     return sheet
 
 
-def _pictures(split: Split, positions: Ints, size: int) -> list[NDArray[np.uint8]]:
-    """Return samples as squares; one that cannot be decoded as a gray one with a dark diagonal."""
+def _pictures(split: Split, positions: Ints, size: int) -> list[NDArray[np.uint8] | None]:
+    """Return samples as squares; None for one that cannot be decoded."""
+    encoded = split.encoded(positions)
     try:
-        return list(split.resized(size)[positions])
+        return list(split.batch(positions, size, encoded).image)
     except FormatError:
         if len(positions) > 1:
             return [pixels for i in positions for pixels in _pictures(split, np.array([i]), size)]
-        blank = np.full((size, size, 3), _BLANK, dtype=np.uint8)
-        blank[np.arange(size), np.arange(size)] = _INK
-        return [blank]
+        return [None]
 
 
 def captions(split: Split, positions: Ints) -> list[str]:

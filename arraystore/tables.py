@@ -41,7 +41,8 @@ def print_report(report: ConvertReport) -> None:
                 f"{name}: {first_few(split.reencoded, _NAMES_TOLD)} encoded anew as RGB JPEG",
             )
         if split.skipped:
-            _say(console, f"{name}: {len(split.skipped):,} images left out:")
+            n = len(split.skipped)
+            _say(console, f"{name}: {n:,} image{'s' if n > 1 else ''} left out:")
             for file_name, reason in split.skipped[:10]:
                 _say(console, f"  {file_name}: {reason}")
     for note in report.notes:
@@ -61,7 +62,8 @@ def print_copy(report: CopyReport) -> None:
 def print_verification(report: VerifyReport) -> None:
     """Print what was verified, and what is wrong."""
     console = _console()
-    _print_splits(console, f"{report.store}: {report.dataset}", report)
+    if report.splits:
+        _print_splits(console, f"{report.store}: {report.dataset}", report)
     for group in report.groups:
         console.print(str(group), soft_wrap=True)
     n = report.num_problems
@@ -72,7 +74,12 @@ def print_verification(report: VerifyReport) -> None:
     done += [f"compared with {report.source}"] if report.source else []
     found = f"{n:,} problem{'s' if n > 1 else ''}" if n else "nothing is wrong"
     found += " (--json lists each)" if n > len(report.groups) else ""
-    _say(console, f"Every image that could be was {', '.join(done)}: {found}.")
+    if report.splits:
+        _say(console, f"Every image that could be was {_listed(done)}: {found}.")
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _print_splits(
@@ -159,17 +166,18 @@ def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:
 def print_rows(split: Split, limit: int) -> None:
     """Print the first samples of a split."""
     console = _console()
-    table = _table("split", ">", "file name", ">label", "class", ">width", ">height", ">bytes")
-    for row in rows(split, limit):
+    shown = list(rows(split, limit))
+    first = ("split",) if len({row["split"] for row in shown}) > 1 else ()
+    table = _table(*first, ">position", "file name", ">label", "class", ">pixels", ">bytes")
+    for row in shown:
         _row(
             table,
-            row["split"],
+            *(row[name] for name in first),
             str(row["position"]),
             row["file_name"],
             str(row["label"]),
             (row["label_words"] or "").split(", ")[0] or row["label_name"] or "",
-            str(row["width"]),
-            str(row["height"]),
+            f"{row['width']} x {row['height']}",
             f"{row['nbytes']:,}",
         )
     console.print(table)
@@ -211,9 +219,11 @@ def _table(*columns: str, header: bool = True) -> Table:
     table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=False)
     for title in columns:
         right = title.startswith(">")
-        # rich takes width from these first where a line is too long.
-        shrinks = title in {"class", ""}
+        # Where a line is too long texts go on in the next one; numbers are never cut.
         table.add_column(
-            title.lstrip(">"), justify="right" if right else "left", no_wrap=not shrinks or header
+            title.lstrip(">"),
+            justify="right" if right else "left",
+            no_wrap=right or title == "digest",
+            overflow="fold",
         )
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,41 @@ def test_a_contact_sheet_has_room_for_every_picture_and_its_caption(
     assert sheet.width == 5 * 58 + 8
     assert sheet.height > 3 * 58
     assert captions(pairs, positions)[0] == "tench"
+
+
+def test_an_image_that_cannot_be_decoded_is_shown_as_such_and_one_that_is_lost_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [picture(seed=i) for i in range(3)]
+    images[1] = images[1][: len(images[1]) // 2]
+    source = write_folder(
+        tmp_path / "in", {f"train/a/{i}.jpg": data for i, data in enumerate(images)}
+    )
+    store = tmp_path / "a.zarr"
+    arraystore.convert(f"folder:{source}", store, order="source", sync=False)
+    command = ["show", str(store), "--size", "40", "-o", str(tmp_path / "a.png")]
+    assert main(command) == 0
+    with Image.open(tmp_path / "a.png") as sheet:
+        cells = [sheet.getpixel((8 + i * 48 + 30, 8 + 5)) for i in range(3)]
+    assert [cell == (200, 200, 200) for cell in cells] == [False, True, False]
+    (store / "train/image_payload/c/0").unlink()
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "image_payload/c/0: the chunk is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["validation", "train[:2]+validation[:2]"])
+def test_numbers_are_not_cut_on_a_terminal_of_80_columns(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    monkeypatch.setattr("arraystore.tables._WIDTH_OF_A_FILE", 80)
+    samples = arraystore.open(path)[split]
+    assert main(["ls", str(path), split]) == 0
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    for label, nbytes in zip(samples.label[:4], samples.image_nbytes[:4], strict=False):
+        assert re.search(rf" {label} .* {nbytes:,} *\n", printed)
 
 
 def test_what_selects_nothing_cannot_be_shown(

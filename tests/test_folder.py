@@ -287,15 +287,18 @@ def test_a_name_that_is_not_utf_8_is_refused(name: bytes, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("names", "examples"),
     [
-        (["1.jpg"], "1.jpg"),
-        (["1.jpg", "2.jpg", "cat/3.jpg"], "1.jpg, cat/3.jpg"),
-        (["cat/1.jpg", "cat/2.jpg", "train/cat/3.jpg"], "cat/1.jpg, train/cat/3.jpg"),
-        (["a/b/c/1.jpg"], "a/b/c/1.jpg"),
-        (["train/cat/1.jpg", "train/cat/x/2.jpg"], "train/cat/1.jpg, train/cat/x/2.jpg"),
-        (["cat/1.jpg", "cat/x/y/2.jpg"], "cat/1.jpg, cat/x/y/2.jpg"),
-        (["cat/1.jpg", "cat/x/y/z/2.jpg"], "cat/1.jpg, cat/x/y/z/2.jpg"),
-        (["cat/1.jpg", "cat/v/w/x/y/2.jpg"], "cat/1.jpg, cat/v"),
-        (["cat/1.jpg", "cat/u/v/w/x/y/2.jpg"], "cat/1.jpg, cat/u"),
+        (["1.jpg"], "1 as 1.jpg"),
+        (["1.jpg", "2.jpg", "cat/3.jpg"], "2 as 1.jpg and 1 as cat/3.jpg"),
+        (["cat/1.jpg", "cat/2.jpg", "train/cat/3.jpg"], "2 as cat/1.jpg and 1 as train/cat/3.jpg"),
+        (["a/b/c/1.jpg"], "1 as a/b/c/1.jpg"),
+        (
+            ["train/cat/1.jpg", "train/cat/x/2.jpg"],
+            "1 as train/cat/1.jpg and 1 as train/cat/x/2.jpg",
+        ),
+        (["cat/1.jpg", "cat/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/x/y/2.jpg"),
+        (["cat/1.jpg", "cat/x/y/z/2.jpg"], "1 as cat/1.jpg and 1 as cat/x/y/z/2.jpg"),
+        (["cat/1.jpg", "cat/v/w/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/v"),
+        (["cat/1.jpg", "cat/u/v/w/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/u"),
     ],
 )
 def test_images_at_other_depths_or_at_several_are_refused(

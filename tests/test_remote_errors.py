@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import struct
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pytest
+from typing_extensions import override
 
 import arraystore
 from arraystore.errors import ChecksumError, FormatError, ShortReadError, StorageError
@@ -370,6 +374,30 @@ def test_a_server_without_ranges_is_told_and_nothing_is_downloaded(
     web.answer = lambda asked: "whole"
     message = told(lambda: opened()["train"].image_bytes[7])
     assert "the server does not support byte ranges (it answered 200" in message
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """The server of `python -m http.server`."""
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_the_server_that_comes_with_python_is_told_to_have_no_ranges(path: Path) -> None:
+    handler = partial(Quiet, directory=str(path.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/{path.name}"
+            message = told(lambda: arraystore.open(url)["train"].image_bytes[7])
+        finally:
+            server.shutdown()
+            thread.join()
+    assert message.startswith(url)
+    assert "the server does not support byte ranges (it answered 200" in message
+    assert message.count("http://") == 1
 
 
 def test_a_web_page_is_no_store(web: WebServer, path: Path) -> None:

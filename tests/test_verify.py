@@ -655,9 +655,18 @@ def test_the_command_says_that_nothing_is_wrong(
     options = ["--decode", "--source", str(drawn.folder), "--no-progress"]
     assert main(["verify", str(path), *options]) == 0
     printed = capsys.readouterr()
-    assert "read, decoded, compared with" in printed.out
+    assert "read, decoded and compared with" in printed.out
     assert "nothing is wrong" in printed.out
     assert printed.err == ""
+
+
+def test_the_command_says_no_more_of_what_is_no_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{tmp_path}: is not an arraystore store")
+    assert printed.count("\n") == 1
 
 
 def test_the_command_fails_and_prints_every_problem(

@@ -145,7 +145,7 @@ def _denied(code: str, *, is_anonymous: bool) -> str:
 
 def _generic(text: str, code: str, secrets: Collection[str]) -> str:
     status = match[1] if (match := _STATUS.search(text)) else ""
-    if "non-partial" in text:
+    if "non-partial" in text or "Range request not supported" in text:
         return (
             "the server does not support byte ranges (it answered 200 to a request for one, "
             "not 206), and whole files are not downloaded for single images; use another "

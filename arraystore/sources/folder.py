@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -56,7 +57,10 @@ def load(root: Path) -> Source:
     if not found:
         raise SourceError(f"{root}: no images in it; expected {_SHAPES}")
     if not depths.keys() <= {_CLASS_DEPTH, _SPLIT_DEPTH} or len(depths) > 1:
-        examples = ", ".join(sorted(depths.values()))
+        counts = Counter(map(len, found))
+        examples = " and ".join(
+            f"{counts[depth]:,} as {example}" for depth, example in sorted(depths.items())
+        )
         raise SourceError(f"{root}: expected {_SHAPES}, got {examples}")
     if _CLASS_DEPTH in depths:
         found = [("train", *parts) for parts in found]
