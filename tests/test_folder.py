@@ -420,3 +420,12 @@ def test_two_probe_only_where_images_are_not_in_memory(
     source = write_folder(tmp_path / "photos", {"a/0.png": picture(), "a/1.png": picture()})
     arraystore.convert(f"folder:{source}", tmp_path / "a.h5", sync=False)
     assert pools == [n_probers]
+
+
+def test_a_folder_without_its_prefix_is_told_how_to_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=r"'photos' \(the folder of that name is folder:photos\)"):
+        arraystore.convert("photos", tmp_path / "a.zarr")

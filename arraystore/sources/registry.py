@@ -48,7 +48,8 @@ def load_source(
         return folder.load(root)
     match = _NAME.fullmatch(dataset)
     if match is None or match["name"] not in CONFIGS:
-        raise SourceError(f"there is no data set {dataset!r}; there are {_known()}")
+        meant = f" (the folder of that name is folder:{dataset})" if Path(dataset).is_dir() else ""
+        raise SourceError(f"there is no data set {dataset!r}{meant}; there are {_known()}")
     configs = CONFIGS[match["name"]]
     config = match["config"] or configs[0]
     if config not in configs:
