@@ -48,7 +48,8 @@ def load_source(
         return folder.load(root)
     match = _NAME.fullmatch(dataset)
     if match is None or match["name"] not in CONFIGS:
-        meant = f" (the folder of that name is folder:{dataset})" if Path(dataset).is_dir() else ""
+        is_folder = bool(dataset) and Path(dataset).is_dir()
+        meant = f" (the folder of that name is folder:{dataset})" if is_folder else ""
         raise SourceError(f"there is no data set {dataset!r}{meant}; there are {_known()}")
     configs = CONFIGS[match["name"]]
     config = match["config"] or configs[0]
