@@ -106,7 +106,7 @@ def convert(
     if as_json:
         _print_json(report.as_dict())
     else:
-        tables.print_report(report)
+        tables.print_report(report, resumed=options["resume"])
 
 
 @cli.command()

@@ -30,10 +30,10 @@ _WIDTH_OF_A_FILE: Final = 10_000
 _NAMES_TOLD: Final = 25
 
 
-def print_report(report: ConvertReport) -> None:
-    """Print what a conversion did."""
+def print_report(report: ConvertReport, *, resumed: bool = False) -> None:
+    """Print what a conversion did; of one that may have gone on with another no speed is known."""
     console = _console()
-    _print_splits(console, f"{report.dataset} → {report.path}", report)
+    _print_splits(console, f"{report.dataset} → {report.path}", report, with_speed=not resumed)
     for name, split in report.splits.items():
         if split.reencoded:
             _say(
@@ -83,16 +83,20 @@ def _listed(words: list[str]) -> str:
 
 
 def _print_splits(
-    console: Console, title: str, report: ConvertReport | CopyReport | VerifyReport
+    console: Console,
+    title: str,
+    report: ConvertReport | CopyReport | VerifyReport,
+    *,
+    with_speed: bool = True,
 ) -> None:
-    """Print what was done at which speed, and a row for each split."""
+    """Print what was done in which time, and a row for each split."""
     table = _table("split", ">images", ">bytes", "digest")
     for name, split in report.splits.items():
         counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
         _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
     n_bytes = sum(split.num_bytes for split in report.splits.values())
-    rate = n_bytes / 1e6 / report.seconds
-    _say(console, f"{title}  ({report.seconds:.1f} s, {rate:,.0f} MB/s)")
+    speed = f", {n_bytes / 1e6 / report.seconds:,.0f} MB/s" if with_speed else ""
+    _say(console, f"{title}  ({report.seconds:.1f} s{speed})")
     console.print(table)
 
 

@@ -193,6 +193,15 @@ def test_a_contact_sheet_has_room_for_every_picture_and_its_caption(
     assert captions(pairs, positions)[0] == "tench"
 
 
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+def test_a_conversion_tells_its_speed_unless_others_did_some_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    source = write_folder(tmp_path / "in", {"train/a/0.jpg": picture()})
+    assert main(["convert", f"folder:{source}", str(tmp_path / "a.zarr"), *options]) == 0
+    assert ("MB/s" in capsys.readouterr().out) is not bool(options)
+
+
 def test_an_image_that_cannot_be_decoded_is_shown_as_such_and_one_that_is_lost_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
