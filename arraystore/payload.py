@@ -246,7 +246,7 @@ class _LocalPayload:
             map_of, shift, end = looked_at.get(chunk) or look(chunk)
             first = start + shift
             memory = map_of()
-            if memory is None or nbytes > chunk_nbytes:
+            if memory is None or nbytes > 2 * chunk_nbytes:  # it calls itself for each chunk
                 return other(start, nbytes)
             data = memory[first : min(first + nbytes, end)]
             if first + nbytes > end:
