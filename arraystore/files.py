@@ -35,6 +35,23 @@ _READ_AHEAD_NBYTES: Final = 2**18
 _MAY_PROBE: Final = hasattr(os, "RWF_NOWAIT")
 
 
+class _Descriptor:
+    """What closes a descriptor when its file is gone.
+
+    The file itself must not: Python calls `__del__` while weak references still return the
+    object, so that another thread would take it up again and read from whatever is opened
+    under the same number.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class OpenFile:
     """An open file that closes itself when nobody reads from it any more.
 
@@ -46,10 +63,11 @@ class OpenFile:
         Device, number, size and time of change, since another file may take its name.
     """
 
-    __slots__ = ("__weakref__", "_map", "fd", "identity")
+    __slots__ = ("__weakref__", "_descriptor", "_map", "fd", "identity")
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no wait for a pipe
+        self._descriptor = _Descriptor(self.fd)
         status = os.fstat(self.fd)
         self.identity = identity_of(status)
         self._map: mmap.mmap | None = None
@@ -84,10 +102,6 @@ class OpenFile:
         for at in range(offset, offset + nbytes, _READ_AHEAD_NBYTES):
             some = min(_READ_AHEAD_NBYTES, offset + nbytes - at)
             os.posix_fadvise(self.fd, at, some, os.POSIX_FADV_WILLNEED)
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
 
 
 def _mapped(fd: int) -> mmap.mmap:

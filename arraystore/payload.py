@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from functools import cached_property
+from itertools import pairwise
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
@@ -54,8 +55,8 @@ A look takes half the time that a copy of 100 KB does.
 _MAX_VIEWED: Final = 16
 """Files of which the views of one batch may hold maps, where each takes a descriptor."""
 
-_MAX_MAPPED: Final = 256
-"""Files of which maps are held while one batch is copied, where each takes a descriptor."""
+_MAX_CHUNKS: Final = 8
+"""Chunks that a single image is taken from one after another."""
 
 
 class ReadPlan(NamedTuple):
@@ -138,7 +139,7 @@ class Payload:
 
     def views(self, start: Ints, nbytes: Ints) -> list[memoryview]:
         """Return images, read-only, where they lie if that is possible; raise as `read` does."""
-        if self._local is None or not self._local.may_view(start):
+        if self._local is None or not self._local.is_mapped:
             return [view.toreadonly() for view in self.read(start, nbytes)]
         return self._in_pieces(start, nbytes, self._local.views, memoryview)
 
@@ -213,10 +214,6 @@ class _LocalPayload:
         self._manifest = manifest
         self._chunk_nbytes = manifest.chunk_nbytes
 
-    def may_view(self, start: Ints) -> bool:
-        """Whether views of images, given where they begin in the payload, take few descriptors."""
-        return self.is_mapped and _may_map(start // self._chunk_nbytes, _MAX_VIEWED)
-
     def copier(self, other: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
         """Return what returns one image, given its start and size; `other` does where it cannot.
 
@@ -246,10 +243,12 @@ class _LocalPayload:
             map_of, shift, end = looked_at.get(chunk) or look(chunk)
             first = start + shift
             memory = map_of()
-            if memory is None or nbytes > 2 * chunk_nbytes:  # it calls itself for each chunk
+            if memory is None:
                 return other(start, nbytes)
             data = memory[first : min(first + nbytes, end)]
             if first + nbytes > end:
+                if nbytes > _MAX_CHUNKS * chunk_nbytes:  # Python calls itself no thousand times
+                    return other(start, nbytes)
                 data += copy(start + end - first, first + nbytes - end)
             return data if len(data) == nbytes else other(start, nbytes)
 
@@ -267,9 +266,11 @@ class _LocalPayload:
 
     def copies(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
         """Copy images, if they are in the page cache; else read them."""
-        may_map = self.is_mapped and _may_map(objects, _MAX_MAPPED)
-        if may_map and self._is_cached(objects, start, stop):
+        if self.is_mapped and self._is_cached(objects, start, stop):
             return self._take(objects, start, stop, lambda file: file.map)
+        return self._read(objects, start, stop)
+
+    def _read(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
         order = np.lexsort((start, objects))
         ranges = self._ranges(objects[order], start[order], stop[order])
         found: dict[int, bytes] = {}
@@ -281,7 +282,12 @@ class _LocalPayload:
         return [found[i] for i in range(len(order))]
 
     def views(self, objects: Ints, start: Ints, stop: Ints) -> list[memoryview]:
-        """Return images where they lie; the disk is asked for them, if they are only there."""
+        """Return images where they lie; the disk is asked for them, if they are only there.
+
+        They are read if they are in many files, whose maps would take descriptors.
+        """
+        if not _may_map(objects, _MAX_VIEWED):
+            return [memoryview(data) for data in self._read(objects, start, stop)]
         if not self._is_cached(objects, start, stop):
             self._reader.read_ahead(self._ranges(objects, start, stop))
         return self._take(objects, start, stop, lambda file: memoryview(file.map))
@@ -298,10 +304,19 @@ class _LocalPayload:
         memory: Callable[[OpenFile], _Memory[Data]],
     ) -> list[Data]:
         self._reader.check_first()
-        numbers = objects.tolist()
-        data = {number: memory(self._file(number)) for number in sorted(set(numbers))}
-        places = zip(numbers, start.tolist(), stop.tolist(), strict=True)
-        taken = [data[number][a:b] for number, a, b in places]
+        # One file after another: no more than its map is held, which may take a descriptor.
+        order: Ints = np.argsort(objects, kind="stable")
+        file_of: Ints = objects[order]
+        first, last = start[order].tolist(), stop[order].tolist()
+        bounds = [0, *(np.flatnonzero(file_of[1:] != file_of[:-1]) + 1).tolist(), len(order)]
+        found: list[Data] = []
+        for begin, end in pairwise(bounds):
+            data = memory(self._file(int(file_of[begin])))
+            places = zip(first[begin:end], last[begin:end], strict=True)
+            found += [data[a:b] for a, b in places]
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        taken = [found[i] for i in place.tolist()]
         if sum(map(len, taken)) != int((stop - start).sum()):
             for wanted, got in zip(self._ranges(objects, start, stop), taken, strict=True):
                 check_length(wanted, len(got))

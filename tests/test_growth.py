@@ -565,3 +565,16 @@ def test_only_the_shards_that_are_read_from_are_looked_at(
 def stored_column(train: arraystore.Split, name: str) -> NDArray[Any]:
     (part,) = train.parts
     return part.stored.column(name)
+
+
+def test_a_shard_that_cannot_be_looked_at_is_looked_at_again() -> None:
+    def look_up(shard: int) -> None:
+        raise FormatError(f"shard {shard}")
+
+    zeros = np.zeros(1, dtype=np.int64)
+    manifest = ShardManifest(("f",), zeros, zeros, 64, 64, 8, look_up, np.zeros(1, np.bool_))
+    for _ in range(2):
+        with pytest.raises(FormatError, match="shard 0"):
+            manifest.whole(0)
+        with pytest.raises(FormatError, match="shard 0"):
+            manifest.locate(zeros, zeros + 1)

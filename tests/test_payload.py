@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import weakref
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from arraystore.files import OpenFile
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
 N = 40
@@ -225,29 +227,6 @@ def test_views_of_more_files_than_may_be_open_take_no_descriptors(
     assert list(map(bytes, views)) == images
 
 
-def test_where_maps_take_descriptors_a_batch_of_many_files_is_read(
-    small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, images = small_shards
-    reads: list[int] = []
-
-    def note(fd: int, nbytes: int, offset: int) -> bytes:
-        reads.append(nbytes)
-        return pread(fd, nbytes, offset)
-
-    pread = os.pread
-    monkeypatch.setattr(payload, "MAPS_TAKE_DESCRIPTORS", True)
-    train = arraystore.open(path)["train"]
-    assert train.image_bytes[:] == images
-    for limit in (1, 2**20):
-        monkeypatch.setattr(payload, "_MAX_MAPPED", limit)
-        monkeypatch.setattr(os, "pread", note)
-        reads.clear()
-        assert train.image_bytes[:] == images
-        is_one_file = path.suffix == ".h5"
-        assert sum(reads) == (0 if limit > 1 or is_one_file else sum(map(len, images)))
-
-
 def test_what_is_not_in_the_page_cache_is_asked_for_before_it_is_read(
     train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,9 +300,10 @@ def test_mmap_false_survives_pickling(path: Path) -> None:
     assert not train.parts.only.stored._opening.reader.mmap
 
 
+@named("options", [{}, {"mmap": False}], ids=str)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_image_that_ends_a_little_after_its_shard_has_nothing_of_the_index_in_it(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suffix: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD)
@@ -332,7 +312,7 @@ def test_an_image_that_ends_a_little_after_its_shard_has_nothing_of_the_index_in
     source = write_folder(tmp_path / "in", {"train/a/0.jpg": first, "train/a/1.jpg": last})
     target = tmp_path / f"store{suffix}"
     arraystore.convert(f"folder:{source}", target, order="source", sync=False)
-    train = arraystore.open(target)["train"]
+    train = arraystore.open(target, **options)["train"]
     assert [train.image_bytes[i] for i in (0, 1)] == [first, last]
 
 
@@ -360,3 +340,107 @@ def test_an_empty_range_at_the_end_is_empty(path: Path, options: dict[str, Any])
     end = stored.manifest.chunk_nbytes * len(stored.manifest.start)
     assert stored.copy(end, 0) == b""
     assert stored.copies(np.array([end, 0]), np.array([0, 0])) == [b"", b""]
+
+
+def test_a_file_that_is_being_closed_cannot_be_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python calls `__del__` while weak references still return the object."""
+    (tmp_path / "a").write_bytes(b"a")
+    file = OpenFile(str(tmp_path / "a"))
+    known = weakref.ref(file)
+    found: list[OpenFile | None] = []
+
+    def note(fd: int) -> None:
+        found.append(known())
+        close(fd)
+
+    close = os.close
+    monkeypatch.setattr(os, "close", note)
+    del file
+    assert found == [None]
+
+
+@named("trusted", [-1, 1e9], ids=["looked at each time", "trusted"])
+def test_an_image_across_thousands_of_chunks_is_read(
+    train: arraystore.Split, trusted: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "SECONDS_TRUSTED", trusted)
+    expected = train.image_bytes[0]
+    only = train.parts.only
+    assert only is not None
+    stored, start = only.stored._payload, only.stored._ranges[0].item(0)
+    key, first = stored.manifest.whole(0) or ("", 0)
+    n = min(stored.manifest.chunk_nbytes, stored.manifest.nbytes)
+    tiny = ChunkManifest((key,), np.zeros(n, np.int64), first + np.arange(n), 1, n)
+    assert isinstance(stored._reader, storage.LocalReader)
+    stored.manifest = tiny
+    stored._local = payload._LocalPayload(stored._reader, tiny)
+    del stored.copy
+    assert stored.copy(start, len(expected)) == expected
+    assert stored.copy(start, 5) == expected[:5]
+
+
+def test_copies_hold_one_map_at_a_time_and_views_few_where_they_take_descriptors(
+    small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, images = small_shards
+    maps: weakref.WeakSet[Any] = weakref.WeakSet()
+    n_held: list[int] = []
+
+    def mapped(fd: int) -> mmap.mmap:
+        n_held.append(len(maps))
+        maps.add(made := real(fd))
+        return made
+
+    real = files._mapped
+    monkeypatch.setattr(files, "_mapped", mapped)
+    monkeypatch.setattr(payload, "MAPS_TAKE_DESCRIPTORS", True)
+    monkeypatch.setattr(files, "_open_files", files._OpenFiles())
+    monkeypatch.setattr(files, "_MAX_OPEN", 1)
+    train = arraystore.open(path)["train"]
+    for n in range(1, N):
+        assert train.image_bytes[:n] == images[:n]
+    assert max(n_held) <= 2
+    for n in range(1, N):
+        assert list(map(bytes, train.image_views[:n])) == images[:n]
+    assert max(n_held) <= payload._MAX_VIEWED
+
+
+@named("options", [{}, {"mmap": False}], ids=str)
+def test_an_image_that_ends_behind_its_file_is_told_however_it_is_read(
+    path: Path, options: dict[str, Any]
+) -> None:
+    train = arraystore.open(path, **options)["train"]
+    _ = train.image_bytes[0]
+    only = train.parts.only
+    assert only is not None
+    stored = only.stored._payload
+    key, _ = stored.manifest.whole(0) or ("", 0)
+    size = (path / key if path.is_dir() else path).stat().st_size
+    beyond = ChunkManifest((key,), np.array([0]), np.array([size - 10]), SHARD, SHARD)
+    assert isinstance(stored._reader, storage.LocalReader)
+    stored.manifest = beyond
+    stored._local = payload._LocalPayload(stored._reader, beyond)
+    del stored.copy
+    assert len(stored.copy(0, 10)) == 10
+    places = np.array([0, 5]), np.array([10, 6])
+    for read in (stored.copies, stored.views, lambda *_: [stored.copy(5, 6)]):
+        with pytest.raises(ShortReadError, match="truncated"):
+            read(*places)
+
+
+def test_a_store_that_has_changed_is_told_by_each_single_image_and_not_by_the_first_alone(
+    small_shards: tuple[Path, list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = small_shards
+    copy = tmp_path / path.name
+    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    train = arraystore.open(copy)["train"]
+    monkeypatch.setattr(payload, "SECONDS_TRUSTED", -1)
+    _ = train.image_bytes[0], train.image_bytes[0]
+    monkeypatch.setattr(payload, "SECONDS_TRUSTED", 1e9)
+    os.utime(copy / "zarr.json" if copy.is_dir() else copy)
+    for _ in range(3):
+        with pytest.raises(StorageError, match="has changed"):
+            _ = train.image_bytes[0]
