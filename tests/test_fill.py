@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,19 @@ def test_what_is_in_the_page_cache_is_not_announced(
     told.clear()
     images.announce()
     assert bool(told) is is_announced
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="not on this system")
+def test_what_nobody_knows_of_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def preadv(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "no such flag on this file system")
+
+    calls: Told = []
+    images = ranges(tmp_path / "a.tar", [0], [1])
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: calls.append(advice))
+    monkeypatch.setattr(os, "preadv", preadv)
+    images.announce()
+    assert [(start, nbytes) for start, nbytes, _ in calls] == [(0, 1)]
 
 
 @pytest.mark.parametrize("room", [0, 2**40])

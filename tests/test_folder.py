@@ -429,3 +429,9 @@ def test_a_folder_without_its_prefix_is_told_how_to_name_it(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SourceError, match=r"'photos' \(the folder of that name is folder:photos\)"):
         arraystore.convert("photos", tmp_path / "a.zarr")
+
+
+def test_an_image_behind_a_link_has_the_size_of_the_image(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
+    (source / "cat" / "2.jpg").symlink_to(source / "cat" / "1.jpg")
+    assert load(source).splits["train"].nbytes.tolist() == [len(PICTURE)] * 2
