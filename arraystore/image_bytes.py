@@ -101,7 +101,11 @@ class FileRanges:
 
     def announce(self) -> None:
         """See `ImageBytes`."""
-        if not hasattr(os, "posix_fadvise") or not len(self.nbytes) or self._is_cached():
+        if not self._is_cached():
+            self._announce_rows()
+
+    def _announce_rows(self) -> None:
+        if not hasattr(os, "posix_fadvise"):
             return
         order = np.lexsort((self.offset, self.file))
         for row in range(0, len(order), _ANNOUNCED_ROWS):
@@ -134,7 +138,7 @@ class FileRanges:
         fits = len(self.files) <= _FEW_FILES and int(self.nbytes.sum()) <= page_cache_nbytes() // 2
         if not fits or self._is_cached():  # each block looks for itself then
             return False
-        self.announce()
+        self._announce_rows()
         return True
 
     def read(self, i: int, start: int, buffer: memoryview) -> None:

@@ -196,11 +196,6 @@ class _Memory(Protocol[Data_co]):
     def __getitem__(self, where: slice, /) -> Data_co: ...
 
 
-def _may_map(files: Ints, most: int) -> bool:
-    """Whether maps of some files take no descriptors, or few: before Python 3.13 one a file."""
-    return not MAPS_TAKE_DESCRIPTORS or len(distinct(files)) <= most
-
-
 class _LocalPayload:
     """A payload on a local disk, by memory maps of its files if they may be used.
 
@@ -286,7 +281,7 @@ class _LocalPayload:
 
         They are read if they are in many files, whose maps would take descriptors.
         """
-        if not _may_map(objects, _MAX_VIEWED):
+        if MAPS_TAKE_DESCRIPTORS and len(distinct(objects)) > _MAX_VIEWED:
             return [memoryview(data) for data in self._read(objects, start, stop)]
         if not self._is_cached(objects, start, stop):
             self._reader.read_ahead(self._ranges(objects, start, stop))

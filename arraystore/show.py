@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arraystore.errors import FormatError, escaped
+from arraystore.errors import escaped
+from arraystore.image import decode_resized
+from arraystore.threads import in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,14 +80,18 @@ def contact_sheet(
 
 
 def _pictures(split: Split, positions: Ints, size: int) -> list[NDArray[np.uint8] | None]:
-    """Return samples as squares; None for one that cannot be decoded."""
-    encoded = split.encoded(positions)
-    try:
-        return list(split.batch(positions, size, encoded).image)
-    except FormatError:
-        if len(positions) > 1:
-            return [pixels for i in positions for pixels in _pictures(split, np.array([i]), size)]
-        return [None]
+    """Return samples as squares; None for one that cannot be decoded, though it is as written."""
+    encoded = split.views(positions, check=True)
+
+    def picture(i: int) -> NDArray[np.uint8] | None:
+        pixels = np.empty((size, size, 3), np.uint8)
+        try:
+            decode_resized(encoded[i], pixels)
+        except ValueError:
+            return None
+        return pixels
+
+    return in_threads(picture, len(encoded))
 
 
 def captions(split: Split, positions: Ints) -> list[str]:

@@ -51,8 +51,8 @@ def load(root: Path) -> Source:
         kind = NotADirectoryError if root.exists() else FileNotFoundError
         raise kind(f"{root}: is not a folder; folder:PATH takes {_SHAPES}")
     paths = sorted(_files(str(root), ""), key=lambda path: path.split("/"))
-    others = [path for path in paths if not _is_image(path)]
     found = [tuple(path.split("/")) for path in paths if _is_image(path)]
+    others = [path for path in paths if not _is_image(path)]
     depths = {len(parts): "/".join(parts) for parts in reversed(found)}
     if not found:
         raise SourceError(f"{root}: no images in it; expected {_SHAPES}")
