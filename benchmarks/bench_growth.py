@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_growth FOLDER --plot docs/growth.png
 
-FOLDER keeps the stores for the next time, see `grown_stores`. Every figure is the least of several
-processes, which do the same to a small store before, so that all libraries are imported; the
-files are in the page cache.
+FOLDER keeps the stores for the next run, see `grown_stores`. Every figure is the minimum of several
+processes. Each process does the same to a small store first, so that all libraries are imported.
+The files are in the page cache. The table is printed as it stands in docs/growth.md.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NEXT: Final = "next"
 
 
 def acts(split: Split, operation: str) -> Iterator[Callable[[], Any]]:
-    """Yield what to time: the same again and again, elsewhere in the split."""
+    """Yield calls to time: the same operation, each time elsewhere in the split."""
     n = len(split)
     if operation == "image":
         yield from (partial(split.image_bytes.__getitem__, p) for p in images(n).tolist())
@@ -60,7 +60,7 @@ def acts(split: Split, operation: str) -> Iterator[Callable[[], Any]]:
 
 
 def measure(path: Path, operation: str) -> dict[str, float]:
-    """Return seconds, bytes read and bytes of memory of an operation, of this whole process."""
+    """Return seconds, bytes read and peak memory in bytes of an operation in this process."""
     small = arraystore.open(path.with_stem(f"grown-{SIZES[0]}"))["train"]
     for act in acts(small, operation):
         act()
@@ -91,13 +91,13 @@ def measure(path: Path, operation: str) -> dict[str, float]:
 
 
 def counter(path: str, name: str) -> int:
-    """Return what the kernel has counted of this process."""
+    """Return a counter that the kernel keeps for this process."""
     words = Path(path).read_text().split()
     return int(words[words.index(name) + 1])
 
 
 def in_a_process(path: Path, operation: str) -> dict[str, float]:
-    """Measure in a process of its own."""
+    """Measure in a new process."""
     command = [sys.executable, "-m", "benchmarks.bench_growth", str(path), "--measure", operation]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
@@ -105,7 +105,7 @@ def in_a_process(path: Path, operation: str) -> dict[str, float]:
 
 
 def measured(paths: dict[tuple[str, int], Path], rounds: int) -> Results:
-    """Measure all, in rounds, so that what else the machine does meets all alike."""
+    """Measure all operations, in rounds, so that other load affects all of them alike."""
     found: dict[tuple[str, int, str], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for operation in OPERATIONS:
@@ -118,17 +118,18 @@ def measured(paths: dict[tuple[str, int], Path], rounds: int) -> Results:
     return results
 
 
-def told(seconds: float) -> str:
-    """Write a time with a unit that suits it."""
+def format_seconds(seconds: float) -> str:
+    """Return a time in milliseconds or microseconds."""
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
 
 
-def told_nbytes(nbytes: float) -> str:
+def format_nbytes(nbytes: float) -> str:
+    """Return a size in megabytes or kilobytes."""
     return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
 
 
 def print_table(results: Results) -> None:
-    """Print the times of all sizes, and what was read and held at the largest."""
+    """Print the times of all sizes, and bytes read and memory at the largest."""
     sizes = results[SUFFIXES[0]]
     print("| | | " + " | ".join(f"{n:,}" for n in sizes) + " | read | memory |")
     print("|---|---|" + "---|" * (len(sizes) + 2))
@@ -136,9 +137,9 @@ def print_table(results: Results) -> None:
         for when in (FIRST, NEXT) if operation != "open" else (FIRST,):
             for suffix in SUFFIXES:
                 of = results[suffix]
-                times = " | ".join(told(of[n][operation][when]) for n in of)
+                times = " | ".join(format_seconds(of[n][operation][when]) for n in of)
                 last = of[max(of)][operation]
-                read, memory = told_nbytes(last[f"{when} read"]), told_nbytes(last["memory"])
+                read, memory = format_nbytes(last[f"{when} read"]), format_nbytes(last["memory"])
                 print(f"| {what}, {when} | {suffix[1:]} | {times} | {read} | {memory} |")
 
 

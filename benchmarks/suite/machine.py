@@ -47,7 +47,7 @@ def _after_colon(path: str, key: str) -> str:
 
 
 def _disk(folder: Path) -> str:
-    """Return file system, and kind of the disk where the kernel tells it."""
+    """Return the file system, and the kind of the disk where the kernel reports it."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -56,7 +56,7 @@ def _disk(folder: Path) -> str:
     for place in (block, block / ".."):
         rotational = place / "queue" / "rotational"
         if rotational.exists():
-            turns = {"0": "does not rotate", "1": "says that it rotates"}
+            turns = {"0": "not rotational", "1": "reported as rotational"}
             kinds.append(turns.get(rotational.read_text().strip(), ""))
             break
     if block.resolve().name.startswith("vd"):

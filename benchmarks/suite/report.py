@@ -1,5 +1,6 @@
 """Figures as tables: on the terminal, and between two markers of a Markdown page."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -8,6 +9,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from benchmarks.suite.measures import Figures
+
+_PAGE_WIDTH: Final = 100
+"""Characters in a line of prose of a page."""
 
 
 class Column(NamedTuple):
@@ -145,7 +149,7 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def note(result: Mapping[str, Any]) -> str:
-    """Say what was measured where, and how to read the tables."""
+    """Return the date, the machine and how to read the tables, as one paragraph."""
     machine, source, load = result["machine"], result["source"], result["load"]
     rounds = result["rounds"]
     missing = ", ".join(result["not_installed"])
@@ -154,11 +158,11 @@ def note(result: Mapping[str, Any]) -> str:
         f"{result['date']}. {source['n_images']:,} images, {source['nbytes'] / 1e9:.2f} GB, "
         f"{source['n_classes']} classes, seed {result['seed']}. Medians of {rounds['warm']} "
         f"rounds warm, {rounds['new']} in new processes, {rounds['convert']} of converting. In "
-        f"parentheses: how many times as fast as {result['limit']}, the median of the rounds' "
-        "quotients; ± half of the distance between the quartiles. "
+        f"parentheses: speed relative to {result['limit']}, the median of the ratios within a "
+        "round; ±: half the interquartile range, as a share of the median. "
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:g} GB, "
-        f"{machine['kernel']}, disk: {machine['disk']}; load {load[0]:g} at the begin, "
-        f"{load[1]:g} at the end. Python {machine['python']}, {versions}."
+        f"{machine['kernel']}, disk: {machine['disk']}; load {load[0]:g} at the "
+        f"beginning, {load[1]:g} at the end. Python {machine['python']}, {versions}."
         + (f" Not installed: {missing}." if missing else "")
     )
 
@@ -173,7 +177,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += [[peer, *cells] for peer, cells in found.items()]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(f"**{layout.title}**\n\n{table}")
-    return "\n\n".join([*parts, note(result)])
+    lines = textwrap.fill(note(result), _PAGE_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n\n".join([*parts, lines])
 
 
 def write_markdown(page: Path, name: str, result: Mapping[str, Any]) -> None:
