@@ -177,8 +177,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += [[peer, *cells] for peer, cells in found.items()]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(f"**{layout.title}**\n\n{table}")
-    lines = textwrap.fill(note(result), _PAGE_WIDTH, break_long_words=False, break_on_hyphens=False)
-    return "\n\n".join([*parts, lines])
+    below = textwrap.fill(note(result), _PAGE_WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n\n".join([*parts, below])
 
 
 def write_markdown(page: Path, name: str, result: Mapping[str, Any]) -> None:
