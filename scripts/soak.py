@@ -1,6 +1,7 @@
 """Look for what is lost or wrong, for long: hostile input, damaged stores, faults; count them.
 
-The tests do a moment of the same. Run it before a release, and put the counts into README::
+The tests run a little of each part. Run it before a release, and put the counts into
+docs/reliability.md::
 
     make soak SOAK_ROUNDS=20
 
