@@ -8,7 +8,8 @@
     ├── SourceError          a source cannot be read as samples                (ValueError)
     └── StorageError         bytes could not be read or written                (OSError)
         ├── ShortReadError     fewer bytes came back than were asked for
-        └── ChecksumError      the bytes that came back are not those written
+        ├── ChecksumError      the bytes that came back are not those written
+        └── ReplacedError      a pickled split's store has other samples now
 
 Mistakes that Python has a word for keep it: a position out of bounds is an
 `IndexError`, a split that does not exist a `KeyError`, a target that exists a
@@ -119,3 +120,7 @@ class ShortReadError(StorageError):
 
 class ChecksumError(StorageError):
     """The bytes that came back are not the bytes that were written."""
+
+
+class ReplacedError(StorageError):
+    """A split was pickled, and the store at its address now has other samples or another order."""

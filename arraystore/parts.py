@@ -76,6 +76,9 @@ class Parts:
             places.append(np.arange(start, stop, dtype=np.int64))
         return cls(merged, np.concatenate(places))
 
+    def __reduce__(self) -> tuple[type[Parts], tuple[tuple[Part, ...], Ints | None]]:
+        return Parts, (self._parts, self.order)
+
     def __len__(self) -> int:
         return int(self._stops[-1]) if self.order is None else len(self.order)
 

@@ -335,6 +335,14 @@ class Queries(Samples):
                 f"{other._store.address}"
             )
         mine, theirs = self._parts.by_stored(), other._parts.by_stored()
+        for where in mine.keys() & theirs.keys():
+            one, another = mine[where][0], theirs[where][0]
+            if one is not another and one.identity != another.identity:
+                raise ValueError(
+                    f"{sign} needs samples of one store, but {where} has other samples or another "
+                    "order for one of the two: the store was replaced between them; open it once "
+                    "and make both again"
+                )
         none = np.empty(0, dtype=np.int64)
         parts = []
         for where, (stored, _) in (mine | theirs if sign == "|" else mine).items():

@@ -84,9 +84,10 @@ class StoreInfo:
 class Store(Mapping[str, Split]):
     """A store that is open for reading: a mapping from names to splits.
 
-    Nothing but the metadata of the root is read until it is needed. A store can be
-    pickled (as its address and options), used from many threads, and after a fork.
-    Get one from `arraystore.open`.
+    Nothing except the metadata of the root is read until it is needed. A store can be
+    used from many threads, and after a fork. It pickles as its address and options: an
+    unpickled store opens what is at the address then, where an unpickled `Split` refuses
+    a store that was replaced. Get one from `arraystore.open`.
 
     Parameters
     ----------

@@ -44,8 +44,10 @@ class Split(Queries):
     memory, loaded when they are first used; of the images only the bytes of those
     selected are read. Get one from a `Store`; ``store["train+validation"]`` joins two.
 
-    What is asked of a split by label, by name or by chance is a split again, and reads
-    nothing yet. All randomness follows from `seed` and the other arguments: the same
+    `where`, `select` and `sample` return a new split, and no image is read until you use it.
+    A split pickles as the address of its store, positions, and the content digest and order
+    that they belong to; if the store was replaced by another, every use of the unpickled
+    split raises `ReplacedError`. All randomness follows from `seed` and the other arguments: the same
     call gives the same samples, here and elsewhere.
 
     Attributes
