@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from arraystore.arguments import as_seed
 from arraystore.batch import Batch, Encoded
+from arraystore.errors import brief
 from arraystore.read_ahead import ahead
 from arraystore.sampling import Groups, balanced, block_buffers, episode, permutation, share
 
@@ -59,7 +61,7 @@ class Epoch:
     def __post_init__(self) -> None:
         if self.shuffle not in (*SHUFFLES, None):
             raise ValueError(
-                f"shuffle must be one of {', '.join(SHUFFLES)} or False, got {self.shuffle!r}"
+                f"shuffle must be one of {', '.join(SHUFFLES)} or False, got {brief(self.shuffle)}"
             )
         if self.groups is not None and self.shuffle != SHUFFLES[0]:
             raise ValueError(
@@ -67,7 +69,8 @@ class Epoch:
             )
         if not 0 <= self.rank < self.world_size:
             raise ValueError(
-                f"rank must be in range(world_size), got {self.rank} of {self.world_size}"
+                f"rank must be in range(world_size), got {brief(self.rank)} of "
+                f"{brief(self.world_size)}"
             )
 
     def positions(self, n: int) -> range | Ints:
@@ -257,6 +260,8 @@ class Episodes:
                 f"{samples.name}: {self._n_way} labels with {sum(sizes)} samples each are "
                 f"needed for an episode, there are {len(self._eligible)}"
             )
+        if self._count is not None:
+            as_seed(self._first + max(0, self._count - 1), "the number of the last episode")
 
     def __len__(self) -> int:
         if self._count is None:
@@ -278,7 +283,13 @@ class Episodes:
         support : ndarray of int64, shape (n_way, k_shot)
         query : ndarray of int64, shape (n_way, n_query)
             Positions in the split.
+
+        Raises
+        ------
+        ValueError
+            If `number` is not in ``range(2**63)``.
         """
+        number = as_seed(number, "number")
         return episode(self._groups, self._eligible, self._n_way, self._sizes, self._seed, number)
 
     def _episode(self, number: int) -> Episode:

@@ -40,10 +40,14 @@ def storage_option(flag: str, where: str) -> Callable[[Command], Command]:
 
 
 def _value(name: str, text: str) -> Any:
-    """Read truth values and seconds as what they are, and leave other text alone."""
+    """Read truth values and numbers as what they are, and leave other text alone."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return float(text) if name.endswith("timeout") else text
+    kind = int if name == "max_retries" else float if name.endswith("timeout") else str
+    try:
+        return kind(text)
+    except ValueError:
+        return text  # such as "30s"
 
 
 def new_file(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from arraystore.arguments import as_integer
 from arraystore.containers.opening import Opening, OpenOptions
+from arraystore.errors import brief
 from arraystore.labels import Vocabulary
 from arraystore.parts import Part, Parts
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
@@ -147,7 +149,7 @@ class Store(Mapping[str, Split]):
         """
         if not isinstance(name, str):
             raise TypeError(
-                f"a store has splits, got {name!r}; store['train'][{name!r}] selects samples"
+                f"a store has splits, got {brief(name)}; store['train'][…] selects samples"
             )
         terms = parse_split_string(name, _Lengths(self))
         parts = [Part(self.stored(term.name), range(term.start, term.stop)) for term in terms]
@@ -211,10 +213,13 @@ class Store(Mapping[str, Split]):
         ------
         ValueError
             If there is no such class.
+        TypeError
+            If `label` is no integer.
         """
-        if not 0 <= label < len(self.label_names):
-            raise ValueError(f"label {label} is not in range({len(self.label_names)})")
-        return self.label_names[label]
+        number = as_integer(label, "label")
+        if not 0 <= number < len(self.label_names):
+            raise ValueError(f"label {brief(number)} is not in range({len(self.label_names)})")
+        return self.label_names[number]
 
     def str2int(self, name: str) -> int:
         """Return the label of a class.

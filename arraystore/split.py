@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import numpy as np
 
-from arraystore.arguments import as_count, as_seed, check_bools
+from arraystore.arguments import as_count, as_fraction, as_seed, check_bools
 from arraystore.layout import hash_numbers, label_index
 from arraystore.loops import SHUFFLES, Batches, Episodes, Epoch
 from arraystore.mapped import Mapped, image_and_label
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MOST_DRAWN: Final = 2**30
+"""Most samples that one draw returns: their positions alone take 8 GiB."""
+
 
 class Split(Queries):
     """Samples of a store, read on demand.
@@ -47,8 +50,8 @@ class Split(Queries):
     `where`, `select` and `sample` return a new split, and no image is read until you use it.
     A split pickles as the address of its store, positions, and the content digest and order
     that they belong to; if the store was replaced by another, every use of the unpickled
-    split raises `ReplacedError`. All randomness follows from `seed` and the other arguments: the same
-    call gives the same samples, here and elsewhere.
+    split raises `ReplacedError`. All randomness follows from `seed` and the other arguments:
+    the same call gives the same samples, here and elsewhere.
 
     Attributes
     ----------
@@ -81,7 +84,7 @@ class Split(Queries):
         array([90, 78,  3])
         """
         check_bools(replace=replace)
-        n = as_count(n, "n")
+        n = as_count(n, "n", most=_MOST_DRAWN if replace else max(len(self), _MOST_DRAWN))
         seed = as_seed(seed)
         if n > len(self) and not (replace and len(self)):
             way_out = " or give replace=True" if len(self) else ""
@@ -147,9 +150,13 @@ class Split(Queries):
         sizes = np.diff(self._groups.indptr)
         labels = np.flatnonzero(sizes)
         if fraction is None:
-            asked = str(as_count(k or 0, "k"))
-            counts = np.full(len(labels), int(asked), dtype=np.int64)
+            count = as_count(0 if k is None else k, "k", most=_MOST_DRAWN)
+            asked = str(count)
+            counts = np.full(len(labels), count, dtype=np.int64)
+            if replace:
+                as_count(count * len(labels), "k of all labels", most=_MOST_DRAWN)
         else:
+            fraction = as_fraction(fraction, "fraction")
             asked = f"fraction={fraction}"
             ids = [self.label_names[label] for label in labels.tolist()]
             counts = class_balanced_counts(int(sizes.sum()), fraction, hash_numbers(ids, seed))

@@ -11,6 +11,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
+from arraystore.arguments import as_count
+from arraystore.errors import brief
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -76,6 +79,7 @@ _CLIENT: Final = frozenset(
 )
 _RETRY: Final = frozenset({"max_retries", "retry_timeout"})
 _BACKOFF: Final = frozenset({"init_backoff", "max_backoff", "base"})
+_MAX_RETRIES: Final = 10**6
 _DURATIONS: Final = frozenset(
     {"connect_timeout", "pool_idle_timeout", "read_timeout", "timeout", "retry_timeout"}
     | {"init_backoff", "max_backoff"}
@@ -318,9 +322,22 @@ def _headers(client: dict[str, Any], headers: Mapping[str, str], login: str) -> 
 
 def _duration(name: str, value: Any) -> Any:
     """Let a number mean seconds."""
-    if name in _DURATIONS and isinstance(value, int | float):
-        return timedelta(seconds=value)
-    return value
+    if name == "max_retries":
+        try:
+            return as_count(value, "storage_options: max_retries", most=_MAX_RETRIES)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+    if name not in _DURATIONS or isinstance(value, str | timedelta):
+        return value
+    try:
+        seconds = timedelta(seconds=value)
+    except (ArithmeticError, TypeError, ValueError):
+        seconds = None
+    if seconds is None or seconds < timedelta() or isinstance(value, bool):
+        raise ValueError(
+            f"storage_options: {name} must be a number of seconds, 0 or more, got {brief(value)}"
+        )
+    return seconds
 
 
 def _refuse_config(address: Address, config: Mapping[str, Any]) -> None:

@@ -34,6 +34,7 @@ _BACKOFF: Final = {
     "max_backoff": timedelta(seconds=5),
     "base": 2,
 }
+_LONGEST: Final = 500
 _FIRST_RETRIES: Final = 2
 """How often a server is called again that has never answered."""
 
@@ -206,8 +207,10 @@ def _store(address: Address, settings: Settings, retry: dict[str, Any], provider
     except UnknownConfigurationKeyError as error:
         name = next((name for name in settings.config if f"'{name}'" in str(error)), None)
         raise unknown_option(address.kind, name or "a name") from None
-    except (BaseError, TypeError, ValueError) as error:
-        raise ValueError(f"{address.where}: {cleaned(str(error), settings.secrets)}") from None
+    except (BaseError, ArithmeticError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{address.where}: {cleaned(str(error), settings.secrets)[:_LONGEST]}"
+        ) from None
 
 
 def _errors() -> tuple[type[Exception], ...]:
