@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from arraystore.errors import brief
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection
 
 _LIMIT: Final = 2**63
@@ -74,6 +76,14 @@ def as_fraction(value: object, name: str) -> float:
     if not 0 <= number <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {brief(value)}")
     return number
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path, with the home folder for ``~`` if it is known; else as it is, as shells do."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def check_choice(value: object, name: str, choices: Collection[str]) -> None:

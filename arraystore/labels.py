@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from arraystore.arguments import as_integer
-from arraystore.errors import brief
+from arraystore.errors import brief, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,9 +89,9 @@ class Vocabulary:
             return meant[0]
         if meant:
             listed = ", ".join(f"{k} {self._names[k]} ({self._words[k]})" for k in meant)
-            raise KeyError(f"{brief(text)} means several classes: {listed}")
+            raise KeyError(escaped(f"{brief(text)} means several classes: {listed}"))
         spelled = {word.casefold(): word for words in self._words for word in words.split(", ")}
         spelled |= {name.casefold(): name for name in self._names}
         near = [spelled[n] for n in difflib.get_close_matches(text.casefold(), sorted(spelled))]
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise KeyError(f"there is no class {brief(text)}{hint}")
+        raise KeyError(escaped(f"there is no class {brief(text)}{hint}"))

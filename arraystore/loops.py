@@ -11,7 +11,7 @@ import numpy as np
 
 from arraystore.arguments import as_seed
 from arraystore.batch import Batch, Encoded
-from arraystore.errors import brief
+from arraystore.errors import brief, escaped
 from arraystore.read_ahead import ahead
 from arraystore.sampling import Groups, balanced, block_buffers, episode, permutation, share
 
@@ -195,7 +195,7 @@ class Batches:
         return self._samples.batch(encoded.positions, self._size, encoded)
 
     def __repr__(self) -> str:
-        return f"<{len(self):,} batches of {self._samples!r}>"
+        return escaped(f"<{len(self):,} batches of {self._samples!r}>")
 
 
 class Episode(NamedTuple):
@@ -257,8 +257,10 @@ class Episodes:
         self._size = size
         if len(self._eligible) < self._n_way:
             raise ValueError(
-                f"{samples.name}: {self._n_way} labels with {sum(sizes)} samples each are "
-                f"needed for an episode, there are {len(self._eligible)}"
+                escaped(
+                    f"{samples.name}: {self._n_way} labels with {sum(sizes)} samples each are "
+                    f"needed for an episode, there are {len(self._eligible)}"
+                )
             )
         if self._count is not None:
             as_seed(self._first + max(0, self._count - 1), "the number of the last episode")
@@ -306,4 +308,4 @@ class Episodes:
 
     def __repr__(self) -> str:
         many = "endless" if self._count is None else f"{self._count:,}"
-        return f"<{many} episodes of {self._samples!r}>"
+        return escaped(f"<{many} episodes of {self._samples!r}>")

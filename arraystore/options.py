@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from arraystore.arguments import as_path
+from arraystore.errors import escaped
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -54,11 +57,13 @@ def new_file(_: click.Context, option: click.Parameter, path: Path | None) -> Pa
     """Refuse a file to be written where none can be, before anything is read for it."""
     if path is None:
         return None
-    flag, path = max(option.opts, key=len), path.expanduser()
+    flag, path = max(option.opts, key=len), as_path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{flag}: there is no folder {path.parent}; create it first")
+        raise FileNotFoundError(
+            escaped(f"{flag}: there is no folder {path.parent}; create it first")
+        )
     if path.is_dir():
-        raise IsADirectoryError(f"{flag}: {path} is a folder; it must be a file")
+        raise IsADirectoryError(escaped(f"{flag}: {path} is a folder; it must be a file"))
     return path
 
 

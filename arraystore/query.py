@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from arraystore.arguments import as_count, check_bools
-from arraystore.errors import FormatError, brief
+from arraystore.errors import FormatError, brief, escaped
 from arraystore.names import is_pattern
 from arraystore.parts import Part, Parts
 from arraystore.positions import as_mask, compact, distinct, union
@@ -129,8 +129,10 @@ class Queries(Samples):
         if isinstance(selection, str) and not (os.sep in selection or selection.endswith(".json")):
             kept = ", ".join(self._store.selections) or "none"
             raise KeyError(
-                f"the store keeps no selection {brief(selection)}; it keeps {kept} (the name of a "
-                "saved selection's file ends in .json)"
+                escaped(
+                    f"the store keeps no selection {brief(selection)}; it keeps {kept} (the name "
+                    "of a saved selection's file ends in .json)"
+                )
             )
         if isinstance(selection, str | os.PathLike):
             path = os.fspath(selection)
@@ -142,9 +144,8 @@ class Queries(Samples):
             name = f"{self._term}.select({start}:{stop})"
             return self._derived(range(start, max(start, stop)), name)
         if is_one(selection):
-            raise IndexError(
-                f"select() takes many, got {brief(selection)}; split[…] gives one sample"
-            )
+            one = brief(selection)
+            raise IndexError(f"select() takes many, got {one}; split[{one}] is one sample")
         positions = as_positions(selection, len(self))
         return self._derived(positions, f"{self._term}.select({len(positions):,} positions)")
 
@@ -280,10 +281,12 @@ class Queries(Samples):
         """Return the error that says where a name is instead, or which are near it."""
         elsewhere = [s.name for s, _ in self._parts if s.names.find(file_name) is not None]
         if elsewhere:
-            return KeyError(f"{brief(file_name)} is in {elsewhere[0]}, but not in {self.name}")
+            return KeyError(
+                escaped(f"{brief(file_name)} is in {elsewhere[0]}, but not in {self.name}")
+            )
         near = [name for stored, _ in self._parts for name in stored.names.near(file_name)]
         hint = f"; near it: {', '.join(near)}" if near else ""
-        return KeyError(f"there is no file name {brief(file_name)}{hint}")
+        return KeyError(escaped(f"there is no file name {brief(file_name)}{hint}"))
 
     def _named(self, patterns: list[Any]) -> dict[str, Ints]:
         """Return the ascending positions in each stored split of names and patterns."""
@@ -309,7 +312,10 @@ class Queries(Samples):
         here = [stored.name for stored, _ in self._parts]
         if not set(here) & set(splits):
             raise ValueError(
-                f"the selection {name!r} is of {', '.join(splits)}, this is of {', '.join(here)}"
+                escaped(
+                    f"the selection {name!r} is of {', '.join(splits)}, this is of "
+                    f"{', '.join(here)}"
+                )
             )
         none = np.empty(0, dtype=np.int64)
         return lambda stored: stored.selection(name) if stored.name in splits else none
@@ -321,8 +327,10 @@ class Queries(Samples):
             here = ", ".join(_digest_of(stored.where, stored.info) for stored, _ in self._parts)
             made_of = ", ".join(_digest_of(*entry) for entry in selection.splits.items())
             raise ValueError(
-                f"{path}: is a selection of other content: made of {selection.dataset} "
-                f"({made_of}), this is {here}"
+                escaped(
+                    f"{path}: is a selection of other content: made of {selection.dataset} "
+                    f"({made_of}), this is {here}"
+                )
             )
 
         def positions(stored: StoredSplit) -> Ints:
@@ -344,17 +352,21 @@ class Queries(Samples):
             return NotImplemented  # type: ignore[no-any-return] # as Python has it
         if self._store.address != other._store.address:
             raise ValueError(
-                f"{sign} needs samples of one store, got {self._store.address} and "
-                f"{other._store.address}"
+                escaped(
+                    f"{sign} needs samples of one store, got {self._store.address} and "
+                    f"{other._store.address}"
+                )
             )
         mine, theirs = self._parts.by_stored(), other._parts.by_stored()
         for where in mine.keys() & theirs.keys():
             one, another = mine[where][0], theirs[where][0]
             if one is not another and one.identity != another.identity:
                 raise ValueError(
-                    f"{sign} needs samples of one store, but {where} has other samples or another "
-                    "order for one of the two: the store was replaced between them; open it once "
-                    "and make both again"
+                    escaped(
+                        f"{sign} needs samples of one store, but {where} has other samples or "
+                        "another order for one of the two: the store was replaced between them; "
+                        "open it once and make both again"
+                    )
                 )
         none = np.empty(0, dtype=np.int64)
         parts = []

@@ -7,14 +7,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from arraystore.arguments import as_integer
+from arraystore.arguments import as_integer, as_path
 from arraystore.containers.opening import Opening, OpenOptions
-from arraystore.errors import brief
+from arraystore.errors import brief, escaped
 from arraystore.labels import Vocabulary
 from arraystore.parts import Part, Parts
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
@@ -80,7 +79,7 @@ class StoreInfo:
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name}: {info.num_samples:,}" for name, info in self.splits.items())
-        return f"<StoreInfo {self.full_name}: {len(self.label_names):,} classes; {splits}>"
+        return escaped(f"<StoreInfo {self.full_name}: {len(self.label_names):,} classes; {splits}>")
 
 
 class Store(Mapping[str, Split]):
@@ -116,8 +115,10 @@ class Store(Mapping[str, Split]):
             if version > FORMAT_VERSION:
                 newer, known = (".".join(map(str, v)) for v in (version, FORMAT_VERSION))
                 warnings.warn(
-                    f"{self.address}: has format version {newer}, this release knows {known}; "
-                    "what is new in it is ignored",
+                    escaped(
+                        f"{self.address}: has format version {newer}, this release knows {known}; "
+                        "what is new in it is ignored"
+                    ),
                     stacklevel=3,
                 )
             self._root = version, DatasetInfo.from_attributes(attributes, where=self.address)
@@ -264,7 +265,7 @@ class Store(Mapping[str, Split]):
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name} ({len(self.stored(name)):,} samples)" for name in self)
-        return f"<Store {self.address}: {self._dataset.full_name}; {splits}>"
+        return escaped(f"<Store {self.address}: {self._dataset.full_name}; {splits}>")
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         return Store, (self._opening,)
@@ -370,7 +371,7 @@ def open_store(
     if isinstance(address, str | os.PathLike):
         place = os.fspath(address)
         if "://" not in place or place.startswith("file://"):
-            place = str(Path(place.removeprefix("file://")).expanduser().absolute())
+            place = str(as_path(place.removeprefix("file://")).absolute())
     store = Store(Opening(place, options))
     store.read_root()
     return store

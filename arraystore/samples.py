@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, overload
 import numpy as np
 
 from arraystore.batch import Arena, Batch, Encoded, Images, Sample
-from arraystore.errors import FormatError
+from arraystore.errors import FormatError, escaped
 from arraystore.read_ahead import ahead
 from arraystore.selection import as_position, as_positions, as_size, is_one
 from arraystore.stored import StoredSplit
@@ -63,7 +63,7 @@ class Samples:
     store : Store
         What the samples are of.
     name : str
-        What they are called; a long one is cut off.
+        What they are called; it is escaped, and cut off if it is long.
     parts : Parts
         Which samples they are.
     """
@@ -72,6 +72,7 @@ class Samples:
     __array_ufunc__ = None
 
     def __init__(self, store: _Owner, name: str, parts: Parts) -> None:
+        name = escaped(name)
         self.name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
         self._store = store
         self._parts = parts
@@ -302,7 +303,7 @@ class Samples:
         return self._store.str2int(name)
 
     def __repr__(self) -> str:
-        return f"<Split {self.name!r} of {self._store.address}: {len(self):,} samples>"
+        return escaped(f"<Split {self.name!r} of {self._store.address}: {len(self):,} samples>")
 
     def __reduce__(self) -> tuple[Callable[..., Samples], tuple[Any, ...]]:
         return type(self), (self._store, self.name, self._parts)

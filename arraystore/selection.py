@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex, TypeAli
 import numpy as np
 
 from arraystore.arguments import as_count
-from arraystore.errors import brief
+from arraystore.errors import brief, escaped
 
 if TYPE_CHECKING:
     from types import EllipsisType
@@ -160,7 +160,7 @@ def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[n
             raise IndexError(f"mask selects from {index.size} samples, but there are {length}")
         return np.flatnonzero(index)
     if index.dtype.kind not in "iu":
-        raise IndexError(f"{_KINDS}, got {brief(selection)} of dtype {index.dtype}")
+        raise IndexError(f"{_KINDS}, got dtype {index.dtype}")
     if isinstance(selection, list):
         _check_unmixed(selection)
     outside = (index < -length) | (index >= length)
@@ -257,7 +257,9 @@ def _parse_term(term: str, lengths: Mapping[str, int]) -> SplitSlice:
         )
     name = match["name"]
     if name not in lengths:
-        raise KeyError(f"there is no split {brief(name)}; there are {', '.join(lengths) or 'none'}")
+        raise KeyError(
+            escaped(f"there is no split {brief(name)}; there are {', '.join(lengths) or 'none'}")
+        )
     length = lengths[name]
     given = [bound for bound in (match["start"], match["stop"]) if bound]
     if len({bound.endswith("%") for bound in given}) > 1:
@@ -279,8 +281,10 @@ def _bound(text: str | None, default: int, length: int, term: str) -> int:
         raise ValueError(f"{brief(term.strip())}: has a bound with too many digits") from None
     if abs(number) > (100 if is_percent else length):
         raise ValueError(
-            f"{brief(term.strip())}: {text[:_SHOWN]} is outside the split, which has {length} "
-            "samples"
+            escaped(
+                f"{brief(term.strip())}: {text[:_SHOWN]} is outside the split, which has {length} "
+                "samples"
+            )
         )
     absolute = round(number * length / 100) if is_percent else int(number)
     return absolute + length if number < 0 else absolute

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import numpy as np
 
 from arraystore.arguments import as_count, as_fraction, as_seed, check_bools
+from arraystore.errors import escaped
 from arraystore.layout import hash_numbers, label_index
 from arraystore.loops import SHUFFLES, Batches, Episodes, Epoch
 from arraystore.mapped import Mapped, image_and_label
@@ -56,7 +57,7 @@ class Split(Queries):
     Attributes
     ----------
     name : str
-        As it was asked for, such as ``train[:10%]`` or ``train.where(label='goldfish')``.
+        How it was made, escaped: such as ``train[:10%]`` or ``train.where(label='goldfish')``.
     """
 
     def sample(self, n: int, *, seed: int = 0, replace: bool = False) -> Self:
@@ -89,7 +90,10 @@ class Split(Queries):
         if n > len(self) and not (replace and len(self)):
             way_out = " or give replace=True" if len(self) else ""
             raise ValueError(
-                f"{n} samples were asked for, {self.name} has {len(self)}; ask for fewer{way_out}"
+                escaped(
+                    f"{n} samples were asked for, {self.name} has {len(self)}; ask for "
+                    f"fewer{way_out}"
+                )
             )
         chosen = with_repeats(len(self), n, seed) if replace else permutation(len(self), seed)[:n]
         repeats = ", replace=True" if replace else ""
@@ -389,7 +393,9 @@ class Split(Queries):
             label, size, count = (int(values[short[0]]) for values in (labels, sizes, counts))
             more = f" (and {len(short) - 1} more labels have too few)" if len(short) > 1 else ""
             raise ValueError(
-                f"{self.name}: label {label} ({self.label_names[label]}, "
-                f"{self.label_words[label]}) has {size} samples, {count} were asked for{more}; "
-                "ask for fewer or give replace=True"
+                escaped(
+                    f"{self.name}: label {label} ({self.label_names[label]}, "
+                    f"{self.label_words[label]}) has {size} samples, {count} were asked for{more}; "
+                    "ask for fewer or give replace=True"
+                )
             )
