@@ -145,7 +145,7 @@ class Queries(Samples):
             return self._derived(range(start, max(start, stop)), name)
         if is_one(selection):
             one = brief(selection)
-            raise IndexError(f"select() takes many, got {one}; split[{one}] is one sample")
+            raise IndexError(escaped(f"select() takes many, got {one}; split[{one}] is one sample"))
         positions = as_positions(selection, len(self))
         return self._derived(positions, f"{self._term}.select({len(positions):,} positions)")
 
