@@ -3,36 +3,93 @@
 from __future__ import annotations
 
 import operator
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from arraystore.errors import brief
+
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection
 
-_SEED_LIMIT: Final = 2**63
+_LIMIT: Final = 2**63
+
+
+def as_integer(value: object, name: str) -> int:
+    """Return an integer; `TypeError` for all else, truth values and floats among them.
+
+    Examples
+    --------
+    >>> as_integer(np.int8(3), "n")
+    3
+    >>> as_integer(True, "n")
+    Traceback (most recent call last):
+    ...
+    TypeError: n must be an integer, got True
+    """
+    if not isinstance(value, bool | np.bool_):
+        try:
+            return operator.index(value)  # type: ignore[arg-type] # the TypeError is caught
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be an integer, got {brief(value)}")
 
 
 def as_seed(value: int, name: str = "seed") -> int:
     """Return a seed or an epoch as an integer; `ValueError` unless it is in ``range(2**63)``."""
-    number = operator.index(value)
-    if not 0 <= number < _SEED_LIMIT:
-        raise ValueError(f"{name} must be 0 or more and below 2**63, got {number}")
+    number = as_integer(value, name)
+    if not 0 <= number < _LIMIT:
+        raise ValueError(f"{name} must be 0 or more and below 2**63, got {brief(number)}")
     return number
 
 
-def as_count(value: int, name: str, *, least: int = 0) -> int:
-    """Return a number of things as an integer; `ValueError` if it is less than `least`."""
-    number = operator.index(value)
+def as_count(value: int, name: str, *, least: int = 0, most: int = _LIMIT - 1) -> int:
+    """Return a number of things as an integer; `ValueError` if it is less or more than may be."""
+    number = as_integer(value, name)
     if number < least:
-        raise ValueError(f"{name} must be {least} or more, got {number}")
+        raise ValueError(f"{name} must be {least} or more, got {brief(number)}")
+    if number > most:
+        raise ValueError(f"{name} must be {most:,} or less, got {brief(number)}")
     return number
+
+
+def as_fraction(value: object, name: str) -> float:
+    """Return a part of all as a number; `ValueError` unless it is in [0, 1].
+
+    Examples
+    --------
+    >>> as_fraction(float("nan"), "fraction")
+    Traceback (most recent call last):
+    ...
+    ValueError: fraction must be in [0, 1], got nan
+    """
+    if isinstance(value, bool | np.bool_ | str | bytes) or np.ndim(value):  # type: ignore[arg-type] # anything
+        raise TypeError(f"{name} must be a number, got {brief(value)}")
+    try:
+        number = float(value)  # type: ignore[arg-type] # the TypeError is caught
+    except OverflowError:
+        number = float("inf")
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {brief(value)}") from None
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {brief(value)}")
+    return number
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path, with the home folder for ``~`` if it is known; else as it is, as shells do."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def check_choice(value: object, name: str, choices: Collection[str]) -> None:
     """Raise a `ValueError` that lists the choices, unless the value is one of them."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {brief(value)}")
 
 
 def check_bools(**values: object) -> None:
@@ -49,4 +106,4 @@ def check_bools(**values: object) -> None:
     """
     for name, value in values.items():
         if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
+            raise TypeError(f"{name} must be True or False, got {brief(value)}")

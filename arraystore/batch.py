@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, overl
 
 import numpy as np
 
+from arraystore.errors import escaped
 from arraystore.selection import as_position, as_positions, is_one
 
 if TYPE_CHECKING:
@@ -173,4 +174,4 @@ class Images(Generic[One, Many]):
         raise TypeError("images are not turned into an array as a whole; select some: images[:10]")
 
     def __repr__(self) -> str:
-        return f"<{self._form} of {self._split!r}>"
+        return escaped(f"<{self._form} of {self._split!r}>")

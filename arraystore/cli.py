@@ -205,7 +205,7 @@ def _selected(
         try:
             samples = samples.select(selection)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise FileNotFoundError(f"--selection: there is no file {selection}") from None
+            raise FileNotFoundError(escaped(f"--selection: there is no file {selection}")) from None
     if labels:
         samples = samples.where(label=list(labels))
     if file_names:

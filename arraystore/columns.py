@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import numpy as np
 
-from arraystore.errors import FormatError
+from arraystore.errors import FormatError, ReplacedError
 from arraystore.layout import hash_numbers
 from arraystore.names import NameIndex
 from arraystore.sampling import Groups, ranked
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
     Chunk = tuple[str, int]
+    Identity = tuple[str, str]
 
 T = TypeVar("T")
 
@@ -52,12 +54,15 @@ class StoredColumns:
         What opens the store.
     name : str
         The split.
+    expected : (str, str), optional
+        The `identity` that the split must have. It is compared before anything is read.
     """
 
-    def __init__(self, opening: Opening, name: str) -> None:
+    def __init__(self, opening: Opening, name: str, expected: Identity | None = None) -> None:
         self.name = name
         self.where = f"{opening.address}/{name}"
-        self._opening = opening
+        self._unchecked = opening
+        self._expected = expected
         self._columns: dict[str, NDArray[Any]] = {}
         self._touched: dict[str, set[int]] = {}
         self._name_keys: dict[int, NDArray[np.uint64]] = {}
@@ -66,11 +71,66 @@ class StoredColumns:
     def __len__(self) -> int:
         return self.info.num_samples
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Opening, str, Identity]]:
+        return type(self), (self._unchecked, self.name, self.identity)
+
     @cached_property
     def info(self) -> SplitInfo:
-        """The attributes of the split."""
-        return SplitInfo.from_attributes(
-            self._opening.container.attributes(self.name), where=self.where
+        """The attributes of the split.
+
+        Raises
+        ------
+        ReplacedError
+            If the split does not have the identity that it must have.
+        """
+        attributes = self._unchecked.container.attributes(self.name)
+        info = SplitInfo.from_attributes(attributes, where=self.where)
+        if self._expected is not None:
+            self._check_identity(self._expected, self._identity_of(info))
+        return info
+
+    @property
+    def identity(self) -> Identity:
+        """The content digest, and what fixes the order: equal where positions mean the same.
+
+        Of shuffled samples and of those in the order of their labels the content and two
+        attributes fix the order, so that nothing is read. In any other order it is a digest
+        of all file names.
+        """
+        return self._own_identity if self._expected is None else self._expected
+
+    @cached_property
+    def _own_identity(self) -> Identity:
+        return self._identity_of(self.info)
+
+    @cached_property
+    def _opening(self) -> Opening:
+        """What opens the store, once the split has proved to be the one expected."""
+        if self._expected is not None:
+            _ = self.info
+        return self._unchecked
+
+    def _identity_of(self, info: SplitInfo) -> Identity:
+        if info.order in ORDERS[:2]:
+            return info.content_digest, f"{info.order}, seed {info.seed}"
+        digest = hashlib.blake2b(digest_size=16)
+        path, starts = f"{self.name}/file_name", range(0, info.num_samples, COLUMN_CHUNK_ROWS)
+        chunks = [(path, STRING, (start, start + COLUMN_CHUNK_ROWS)) for start in starts]
+        for names in self._unchecked.container.read_rows(chunks):
+            digest.update("\0".join([*names.tolist(), ""]).encode())
+        return info.content_digest, f"{info.order}, names {digest.hexdigest()}"
+
+    def _check_identity(self, expected: Identity, found: Identity) -> None:
+        if found == expected:
+            return
+        if found[0] == expected[0]:
+            difference = f"order was {expected[1]}, is {found[1]}"
+        else:
+            difference = f"content digest was {expected[0][:12]}…, is {found[0][:12]}…"
+        raise ReplacedError(
+            f"{self.where}: the store was replaced after this split was pickled ({difference}); "
+            "open the store and make the split again, or save split.selection(), which fits "
+            "every order of the same content"
         )
 
     @property

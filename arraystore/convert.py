@@ -14,10 +14,9 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arraystore.arguments import as_seed, check_bools, check_choice
+from arraystore.arguments import as_path, as_seed, check_bools, check_choice
 from arraystore.attributes import MAX_NBYTES
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import SourceError
@@ -41,6 +40,7 @@ from arraystore.sources.registry import folder_of, load_source
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -301,4 +301,4 @@ def _check_room(info: DatasetInfo) -> None:
 
 
 def _path(value: str | os.PathLike[str] | None) -> Path | None:
-    return None if value is None else Path(value).expanduser()
+    return None if value is None else as_path(value)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.arguments import check_bools
+from arraystore.arguments import as_path, check_bools
 from arraystore.drafts import name_of, open_draft
-from arraystore.errors import FormatError
+from arraystore.errors import FormatError, escaped
 from arraystore.layout import image_starts
 from arraystore.progress import meter
 from arraystore.reader import open_store
@@ -165,10 +164,12 @@ def _check_apart(source: Place, target: Target, *, overwrite: bool) -> None:
     here, there = _place(target), _place(source)
     if here == there:
         if overwrite:
-            raise ValueError(f"{name_of(target)}: cannot be copied onto itself")
+            raise ValueError(escaped(f"{name_of(target)}: cannot be copied onto itself"))
     elif here[: len(there)] == there or there[: len(here)] == here:
         raise ValueError(
-            f"{name_of(target)}: lies in what is copied, or that in it; choose another place"
+            escaped(
+                f"{name_of(target)}: lies in what is copied, or that in it; choose another place"
+            )
         )
 
 
@@ -182,7 +183,7 @@ def _place(place: Place) -> tuple[Any, ...]:
     address = parse_address(os.fspath(place))
     if address is not None:
         return address.kind, address.bucket, *address.key.strip("/").split("/")
-    return Path(os.fspath(place).removeprefix("file://")).expanduser().resolve().parts
+    return as_path(os.fspath(place).removeprefix("file://")).resolve().parts
 
 
 class StoredImages:

@@ -8,7 +8,7 @@ import numpy as np
 
 from arraystore.convert import convert
 from arraystore.drawn import write_archives
-from arraystore.errors import ArrayStoreError
+from arraystore.errors import ArrayStoreError, escaped
 from arraystore.reader import Store, open_store
 from arraystore.show import contact_sheet
 
@@ -77,7 +77,7 @@ def _claim(folder: Path) -> None:
     marker = folder / _MARKER
     if any(folder.iterdir()) and not marker.exists():
         raise FileExistsError(
-            f"{folder}: is neither empty nor an earlier demo; name another folder"
+            escaped(f"{folder}: is neither empty nor an earlier demo; name another folder")
         )
     marker.touch()
 

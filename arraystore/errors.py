@@ -8,7 +8,8 @@
     ├── SourceError          a source cannot be read as samples                (ValueError)
     └── StorageError         bytes could not be read or written                (OSError)
         ├── ShortReadError     fewer bytes came back than were asked for
-        └── ChecksumError      the bytes that came back are not those written
+        ├── ChecksumError      the bytes that came back are not those written
+        └── ReplacedError      a pickled split's store has other samples now
 
 Mistakes that Python has a word for keep it: a position out of bounds is an
 `IndexError`, a split that does not exist a `KeyError`, a target that exists a
@@ -26,6 +27,7 @@ from typing import Final
 from typing_extensions import override
 
 _BRIEF: Final = 200
+_MAX_BITS: Final = 500
 _JSON_STRING: Final = re.compile(r"[^ -~]")
 
 
@@ -78,15 +80,22 @@ def _json_escape(match: re.Match[str]) -> str:
 
 
 def brief(value: object) -> str:
-    """Return the beginning of a value's `repr`, for a message.
+    """Return the beginning of a value's `repr`, for a message; of printable characters alone.
 
     Examples
     --------
     >>> len(brief("a" * 10**6))
     201
+    >>> brief(10**5000)  # has more digits than Python prints
+    'an integer of 16610 bits'
     """
-    text = repr(value[: _BRIEF + 1] if isinstance(value, str | bytes | list | tuple) else value)
-    return text if len(text) <= _BRIEF else text[:_BRIEF] + "…"
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        text = repr(value[: _BRIEF + 1] if isinstance(value, str | bytes | list | tuple) else value)
+    except ValueError:  # it holds such an integer
+        text = f"<{type(value).__name__}>"
+    return escaped(text if len(text) <= _BRIEF else text[:_BRIEF] + "…")
 
 
 class ArrayStoreError(Exception):
@@ -119,3 +128,7 @@ class ShortReadError(StorageError):
 
 class ChecksumError(StorageError):
     """The bytes that came back are not the bytes that were written."""
+
+
+class ReplacedError(StorageError):
+    """A split was pickled, and the store at its address now has other samples or another order."""

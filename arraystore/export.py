@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arraystore.errors import FormatError, brief
+from arraystore.errors import FormatError, brief, escaped
 from arraystore.read_ahead import ahead
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
         would have one name, or one that of a folder of another. Nothing is written then.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: is not an empty folder; name another one")
+        raise FileExistsError(escaped(f"{folder}: is not an empty folder; name another one"))
     places = _places(split)
     paths, positions = list(places), np.array(list(places.values()), dtype=np.int64)
     meter.start("exporting images", len(paths), int(split.image_nbytes[positions].sum()))
@@ -72,7 +72,9 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
                 meter.advance(1, len(data))
     except BaseException as error:
         error.add_note(
-            f"{folder} keeps {n_written:,} of {len(paths):,} files; delete it, or name another"
+            escaped(
+                f"{folder} keeps {n_written:,} of {len(paths):,} files; delete it, or name another"
+            )
         )
         raise
     return n_written

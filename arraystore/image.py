@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from arraystore import jpeg
+from arraystore.errors import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -346,7 +347,7 @@ def _opened(data: Buffer) -> Iterator[Image.Image]:
         # Damaged bytes make Pillow raise nearly anything: OSError, RuntimeError, SyntaxError,
         # TypeError, struct.error, MemoryError, its own DecompressionBombError, …
         reason = str(error) or type(error).__name__
-        raise ValueError(f"cannot be decoded: {reason}") from error
+        raise ValueError(escaped(f"cannot be decoded: {reason}")) from error
 
 
 def _pixels(picture: Image.Image) -> Pixels:

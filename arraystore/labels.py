@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import operator
 from collections import defaultdict
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
+from arraystore.arguments import as_integer
+from arraystore.errors import brief, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import SupportsIndex
+
+_MAX_DIGITS: Final = 18
 
 
 class Vocabulary:
@@ -58,11 +60,9 @@ class Vocabulary:
         """
         if isinstance(key, str):
             return self._named(key)
-        if isinstance(key, bool | np.bool_) or not hasattr(key, "__index__"):
-            raise TypeError(f"a label is an integer or text, got {key!r}")
-        label = operator.index(key)
+        label = as_integer(key, "a label that is not text")
         if not 0 <= label < len(self._names):
-            raise KeyError(f"label {label} is not in range({len(self._names)})")
+            raise KeyError(f"label {brief(label)} is not in range({len(self._names)})")
         return label
 
     @cached_property
@@ -82,16 +82,16 @@ class Vocabulary:
         label = self.by_name.get(text)
         if label is not None:
             return label
-        if text.isdecimal():
+        if text.isdecimal() and len(text) <= _MAX_DIGITS:
             return self.label(int(text))
         meant = self._by_word.get(text.casefold(), [])
         if len(meant) == 1:
             return meant[0]
         if meant:
             listed = ", ".join(f"{k} {self._names[k]} ({self._words[k]})" for k in meant)
-            raise KeyError(f"{text!r} means several classes: {listed}")
+            raise KeyError(escaped(f"{brief(text)} means several classes: {listed}"))
         spelled = {word.casefold(): word for words in self._words for word in words.split(", ")}
         spelled |= {name.casefold(): name for name in self._names}
         near = [spelled[n] for n in difflib.get_close_matches(text.casefold(), sorted(spelled))]
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise KeyError(f"there is no class {text!r}{hint}")
+        raise KeyError(escaped(f"there is no class {brief(text)}{hint}"))

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from arraystore.arguments import as_seed
 from arraystore.batch import Batch, Encoded
+from arraystore.errors import brief, escaped
 from arraystore.read_ahead import ahead
 from arraystore.sampling import Groups, balanced, block_buffers, episode, permutation, share
 
@@ -59,7 +61,7 @@ class Epoch:
     def __post_init__(self) -> None:
         if self.shuffle not in (*SHUFFLES, None):
             raise ValueError(
-                f"shuffle must be one of {', '.join(SHUFFLES)} or False, got {self.shuffle!r}"
+                f"shuffle must be one of {', '.join(SHUFFLES)} or False, got {brief(self.shuffle)}"
             )
         if self.groups is not None and self.shuffle != SHUFFLES[0]:
             raise ValueError(
@@ -67,7 +69,8 @@ class Epoch:
             )
         if not 0 <= self.rank < self.world_size:
             raise ValueError(
-                f"rank must be in range(world_size), got {self.rank} of {self.world_size}"
+                f"rank must be in range(world_size), got {brief(self.rank)} of "
+                f"{brief(self.world_size)}"
             )
 
     def positions(self, n: int) -> range | Ints:
@@ -192,7 +195,7 @@ class Batches:
         return self._samples.batch(encoded.positions, self._size, encoded)
 
     def __repr__(self) -> str:
-        return f"<{len(self):,} batches of {self._samples!r}>"
+        return escaped(f"<{len(self):,} batches of {self._samples!r}>")
 
 
 class Episode(NamedTuple):
@@ -254,9 +257,13 @@ class Episodes:
         self._size = size
         if len(self._eligible) < self._n_way:
             raise ValueError(
-                f"{samples.name}: {self._n_way} labels with {sum(sizes)} samples each are "
-                f"needed for an episode, there are {len(self._eligible)}"
+                escaped(
+                    f"{samples.name}: {self._n_way} labels with {sum(sizes)} samples each are "
+                    f"needed for an episode, there are {len(self._eligible)}"
+                )
             )
+        if self._count is not None:
+            as_seed(self._first + max(0, self._count - 1), "the number of the last episode")
 
     def __len__(self) -> int:
         if self._count is None:
@@ -278,7 +285,13 @@ class Episodes:
         support : ndarray of int64, shape (n_way, k_shot)
         query : ndarray of int64, shape (n_way, n_query)
             Positions in the split.
+
+        Raises
+        ------
+        ValueError
+            If `number` is not in ``range(2**63)``.
         """
+        number = as_seed(number, "number")
         return episode(self._groups, self._eligible, self._n_way, self._sizes, self._seed, number)
 
     def _episode(self, number: int) -> Episode:
@@ -295,4 +308,4 @@ class Episodes:
 
     def __repr__(self) -> str:
         many = "endless" if self._count is None else f"{self._count:,}"
-        return f"<{many} episodes of {self._samples!r}>"
+        return escaped(f"<{many} episodes of {self._samples!r}>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from arraystore.errors import escaped
 from arraystore.selection import as_positions, is_one
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Mapped(Generic[T]):
 
     def __repr__(self) -> str:
         name = getattr(self._transform, "__qualname__", repr(self._transform))
-        return f"<{name} of {self._samples!r}>"
+        return escaped(f"<{name} of {self._samples!r}>")
 
 
 def image_and_label(sample: Sample) -> tuple[Any, int]:

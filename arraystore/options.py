@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from arraystore.arguments import as_path
+from arraystore.errors import escaped
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -40,21 +43,27 @@ def storage_option(flag: str, where: str) -> Callable[[Command], Command]:
 
 
 def _value(name: str, text: str) -> Any:
-    """Read truth values and seconds as what they are, and leave other text alone."""
+    """Read truth values and numbers as what they are, and leave other text alone."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return float(text) if name.endswith("timeout") else text
+    kind = int if name == "max_retries" else float if name.endswith("timeout") else str
+    try:
+        return kind(text)
+    except ValueError:
+        return text  # such as "30s"
 
 
 def new_file(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
     """Refuse a file to be written where none can be, before anything is read for it."""
     if path is None:
         return None
-    flag, path = max(option.opts, key=len), path.expanduser()
+    flag, path = max(option.opts, key=len), as_path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{flag}: there is no folder {path.parent}; create it first")
+        raise FileNotFoundError(
+            escaped(f"{flag}: there is no folder {path.parent}; create it first")
+        )
     if path.is_dir():
-        raise IsADirectoryError(f"{flag}: {path} is a folder; it must be a file")
+        raise IsADirectoryError(escaped(f"{flag}: {path} is a folder; it must be a file"))
     return path
 
 

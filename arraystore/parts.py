@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -49,7 +50,6 @@ class Parts:
     def __init__(self, parts: Sequence[Part], order: Ints | None = None) -> None:
         self._parts = tuple(parts)
         self.order = order
-        self._stops = np.cumsum([len(part.positions) for part in parts], dtype=np.int64)
         self._sorters: dict[int, Ints] = {}
 
     @classmethod
@@ -76,11 +76,22 @@ class Parts:
             places.append(np.arange(start, stop, dtype=np.int64))
         return cls(merged, np.concatenate(places))
 
+    def __reduce__(self) -> tuple[type[Parts], tuple[tuple[Part, ...], Ints | None]]:
+        return Parts, (self._parts, self.order)
+
     def __len__(self) -> int:
-        return int(self._stops[-1]) if self.order is None else len(self.order)
+        if self.order is not None:
+            return len(self.order)
+        if len(self._parts) == 1:
+            return len(self._parts[0].positions)
+        return int(self._stops[-1])
 
     def __iter__(self) -> Iterator[Part]:
         return iter(self._parts)
+
+    @cached_property
+    def _stops(self) -> Ints:
+        return np.cumsum([len(part.positions) for part in self._parts], dtype=np.int64)
 
     @property
     def only(self) -> Part | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from arraystore.arguments import as_count, check_bools
-from arraystore.errors import FormatError
+from arraystore.errors import FormatError, brief, escaped
 from arraystore.names import is_pattern
 from arraystore.parts import Part, Parts
 from arraystore.positions import as_mask, compact, distinct, union
@@ -35,6 +35,9 @@ _MOST_TOLD: Final = 60
 """Characters of a condition that are shown in the name of a split."""
 
 _DIGEST_DIGITS: Final = 12
+
+_MOST_EMPTY_PARTS: Final = 2**16
+"""Parts that a split with fewer samples may be cut into: more processes than anybody has."""
 
 
 class Queries(Samples):
@@ -126,8 +129,10 @@ class Queries(Samples):
         if isinstance(selection, str) and not (os.sep in selection or selection.endswith(".json")):
             kept = ", ".join(self._store.selections) or "none"
             raise KeyError(
-                f"the store keeps no selection {selection!r}; it keeps {kept} (the name of a "
-                "saved selection's file ends in .json)"
+                escaped(
+                    f"the store keeps no selection {brief(selection)}; it keeps {kept} (the name "
+                    "of a saved selection's file ends in .json)"
+                )
             )
         if isinstance(selection, str | os.PathLike):
             path = os.fspath(selection)
@@ -139,9 +144,8 @@ class Queries(Samples):
             name = f"{self._term}.select({start}:{stop})"
             return self._derived(range(start, max(start, stop)), name)
         if is_one(selection):
-            raise IndexError(
-                f"select() takes many, got {selection}; split[{selection}] is one sample"
-            )
+            one = brief(selection)
+            raise IndexError(escaped(f"select() takes many, got {one}; split[{one}] is one sample"))
         positions = as_positions(selection, len(self))
         return self._derived(positions, f"{self._term}.select({len(positions):,} positions)")
 
@@ -211,10 +215,18 @@ class Queries(Samples):
         Parameters
         ----------
         n : int
-            Number of parts, 1 or more.
+            Number of parts, 1 or more. At most the number of samples, or 65,536 if that
+            is more.
         drop_remainder : bool, default False
             Leave out the last samples that do not make one for each part. Else the first
             parts have one more.
+
+        Raises
+        ------
+        ValueError
+            If `n` is less or more than that.
+        TypeError
+            If it is no integer.
 
         Examples
         --------
@@ -224,14 +236,16 @@ class Queries(Samples):
         [4, 4, 3]
         """
         check_bools(drop_remainder=drop_remainder)
-        length, rest = divmod(len(self), as_count(n, "n", least=1))
+        n = as_count(n, "n", least=1, most=max(len(self), _MOST_EMPTY_PARTS))
+        length, rest = divmod(len(self), n)
         lengths = np.full(n, length)
         if not drop_remainder:
             lengths[:rest] += 1
         stops = np.cumsum(lengths).tolist()
         starts = (stops - lengths).tolist()
+        name = f"{self._term}.even_splits({n})"
         return [
-            self._derived(range(a, b), f"{self._term}.even_splits({n})[{i}]")
+            self._derived(range(a, b), f"{name}[{i}]")
             for i, (a, b) in enumerate(zip(starts, stops, strict=True))
         ]
 
@@ -267,16 +281,18 @@ class Queries(Samples):
         """Return the error that says where a name is instead, or which are near it."""
         elsewhere = [s.name for s, _ in self._parts if s.names.find(file_name) is not None]
         if elsewhere:
-            return KeyError(f"{file_name!r} is in {elsewhere[0]}, but not in {self.name}")
+            return KeyError(
+                escaped(f"{brief(file_name)} is in {elsewhere[0]}, but not in {self.name}")
+            )
         near = [name for stored, _ in self._parts for name in stored.names.near(file_name)]
         hint = f"; near it: {', '.join(near)}" if near else ""
-        return KeyError(f"there is no file name {file_name!r}{hint}")
+        return KeyError(escaped(f"there is no file name {brief(file_name)}{hint}"))
 
     def _named(self, patterns: list[Any]) -> dict[str, Ints]:
         """Return the ascending positions in each stored split of names and patterns."""
         wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
         if wrong:
-            raise TypeError(f"a file name is text, got {wrong[0]!r}")
+            raise TypeError(f"a file name is text, got {brief(wrong[0])}")
         exact = [pattern for pattern in patterns if not is_pattern(pattern)]
         found = {}
         lacking = set(exact)
@@ -296,7 +312,10 @@ class Queries(Samples):
         here = [stored.name for stored, _ in self._parts]
         if not set(here) & set(splits):
             raise ValueError(
-                f"the selection {name!r} is of {', '.join(splits)}, this is of {', '.join(here)}"
+                escaped(
+                    f"the selection {name!r} is of {', '.join(splits)}, this is of "
+                    f"{', '.join(here)}"
+                )
             )
         none = np.empty(0, dtype=np.int64)
         return lambda stored: stored.selection(name) if stored.name in splits else none
@@ -308,8 +327,10 @@ class Queries(Samples):
             here = ", ".join(_digest_of(stored.where, stored.info) for stored, _ in self._parts)
             made_of = ", ".join(_digest_of(*entry) for entry in selection.splits.items())
             raise ValueError(
-                f"{path}: is a selection of other content: made of {selection.dataset} "
-                f"({made_of}), this is {here}"
+                escaped(
+                    f"{path}: is a selection of other content: made of {selection.dataset} "
+                    f"({made_of}), this is {here}"
+                )
             )
 
         def positions(stored: StoredSplit) -> Ints:
@@ -331,10 +352,22 @@ class Queries(Samples):
             return NotImplemented  # type: ignore[no-any-return] # as Python has it
         if self._store.address != other._store.address:
             raise ValueError(
-                f"{sign} needs samples of one store, got {self._store.address} and "
-                f"{other._store.address}"
+                escaped(
+                    f"{sign} needs samples of one store, got {self._store.address} and "
+                    f"{other._store.address}"
+                )
             )
         mine, theirs = self._parts.by_stored(), other._parts.by_stored()
+        for where in mine.keys() & theirs.keys():
+            one, another = mine[where][0], theirs[where][0]
+            if one is not another and one.identity != another.identity:
+                raise ValueError(
+                    escaped(
+                        f"{sign} needs samples of one store, but {where} has other samples or "
+                        "another order for one of the two: the store was replaced between them; "
+                        "open it once and make both again"
+                    )
+                )
         none = np.empty(0, dtype=np.int64)
         parts = []
         for where, (stored, _) in (mine | theirs if sign == "|" else mine).items():

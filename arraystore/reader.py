@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from arraystore.arguments import as_integer, as_path
 from arraystore.containers.opening import Opening, OpenOptions
+from arraystore.errors import brief, escaped
 from arraystore.labels import Vocabulary
 from arraystore.parts import Part, Parts
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
@@ -78,15 +79,16 @@ class StoreInfo:
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name}: {info.num_samples:,}" for name, info in self.splits.items())
-        return f"<StoreInfo {self.full_name}: {len(self.label_names):,} classes; {splits}>"
+        return escaped(f"<StoreInfo {self.full_name}: {len(self.label_names):,} classes; {splits}>")
 
 
 class Store(Mapping[str, Split]):
     """A store that is open for reading: a mapping from names to splits.
 
-    Nothing but the metadata of the root is read until it is needed. A store can be
-    pickled (as its address and options), used from many threads, and after a fork.
-    Get one from `arraystore.open`.
+    Nothing except the metadata of the root is read until it is needed. A store can be
+    used from many threads, and after a fork. It pickles as its address and options: an
+    unpickled store opens what is at the address then, where an unpickled `Split` refuses
+    a store that was replaced. Get one from `arraystore.open`.
 
     Parameters
     ----------
@@ -113,8 +115,10 @@ class Store(Mapping[str, Split]):
             if version > FORMAT_VERSION:
                 newer, known = (".".join(map(str, v)) for v in (version, FORMAT_VERSION))
                 warnings.warn(
-                    f"{self.address}: has format version {newer}, this release knows {known}; "
-                    "what is new in it is ignored",
+                    escaped(
+                        f"{self.address}: has format version {newer}, this release knows {known}; "
+                        "what is new in it is ignored"
+                    ),
                     stacklevel=3,
                 )
             self._root = version, DatasetInfo.from_attributes(attributes, where=self.address)
@@ -146,7 +150,7 @@ class Store(Mapping[str, Split]):
         """
         if not isinstance(name, str):
             raise TypeError(
-                f"a store has splits, got {name!r}; store['train'][{name!r}] selects samples"
+                f"a store has splits, got {brief(name)}; store['train'][…] selects samples"
             )
         terms = parse_split_string(name, _Lengths(self))
         parts = [Part(self.stored(term.name), range(term.start, term.stop)) for term in terms]
@@ -210,10 +214,13 @@ class Store(Mapping[str, Split]):
         ------
         ValueError
             If there is no such class.
+        TypeError
+            If `label` is no integer.
         """
-        if not 0 <= label < len(self.label_names):
-            raise ValueError(f"label {label} is not in range({len(self.label_names)})")
-        return self.label_names[label]
+        number = as_integer(label, "label")
+        if not 0 <= number < len(self.label_names):
+            raise ValueError(f"label {brief(number)} is not in range({len(self.label_names)})")
+        return self.label_names[number]
 
     def str2int(self, name: str) -> int:
         """Return the label of a class.
@@ -258,7 +265,7 @@ class Store(Mapping[str, Split]):
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name} ({len(self.stored(name)):,} samples)" for name in self)
-        return f"<Store {self.address}: {self._dataset.full_name}; {splits}>"
+        return escaped(f"<Store {self.address}: {self._dataset.full_name}; {splits}>")
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         return Store, (self._opening,)
@@ -364,7 +371,7 @@ def open_store(
     if isinstance(address, str | os.PathLike):
         place = os.fspath(address)
         if "://" not in place or place.startswith("file://"):
-            place = str(Path(place.removeprefix("file://")).expanduser().absolute())
+            place = str(as_path(place.removeprefix("file://")).absolute())
     store = Store(Opening(place, options))
     store.read_root()
     return store

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, overload
 import numpy as np
 
 from arraystore.batch import Arena, Batch, Encoded, Images, Sample
-from arraystore.errors import FormatError
-from arraystore.parts import Part, Parts
+from arraystore.errors import FormatError, escaped
 from arraystore.read_ahead import ahead
 from arraystore.selection import as_position, as_positions, as_size, is_one
 from arraystore.stored import StoredSplit
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.labels import Vocabulary
+    from arraystore.parts import Parts
     from arraystore.payload import ReadPlan
     from arraystore.selection import Selection
     from arraystore.stored import Size
@@ -53,7 +53,6 @@ class _Owner(Protocol):
     def label_words(self) -> tuple[str, ...]: ...
     def int2str(self, label: int) -> str: ...
     def str2int(self, name: str) -> int: ...
-    def stored(self, name: str) -> StoredSplit: ...
 
 
 class Samples:
@@ -64,7 +63,7 @@ class Samples:
     store : Store
         What the samples are of.
     name : str
-        What they are called; a long one is cut off.
+        What they are called; it is escaped, and cut off if it is long.
     parts : Parts
         Which samples they are.
     """
@@ -73,6 +72,7 @@ class Samples:
     __array_ufunc__ = None
 
     def __init__(self, store: _Owner, name: str, parts: Parts) -> None:
+        name = escaped(name)
         self.name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
         self._store = store
         self._parts = parts
@@ -303,11 +303,10 @@ class Samples:
         return self._store.str2int(name)
 
     def __repr__(self) -> str:
-        return f"<Split {self.name!r} of {self._store.address}: {len(self):,} samples>"
+        return escaped(f"<Split {self.name!r} of {self._store.address}: {len(self):,} samples>")
 
     def __reduce__(self) -> tuple[Callable[..., Samples], tuple[Any, ...]]:
-        parts = [(part.stored.name, part.positions) for part in self._parts]
-        return _unpickled, (type(self), self._store, self.name, parts, self._parts.order)
+        return type(self), (self._store, self.name, self._parts)
 
     def _of_classes(self, name: str, texts: tuple[str, ...]) -> tuple[str, ...]:
         """Return texts, after a look whether there is one for each class of the labels."""
@@ -384,13 +383,3 @@ def read_only(column: NDArray[Any]) -> NDArray[Any]:
     """Return an array that can no longer be written to."""
     column.flags.writeable = False
     return column
-
-
-def _unpickled(
-    kind: type[Samples],
-    store: _Owner,
-    name: str,
-    parts: Sequence[tuple[str, range | Ints]],
-    order: Ints | None,
-) -> Samples:
-    return kind(store, name, Parts([Part(store.stored(s), own) for s, own in parts], order))

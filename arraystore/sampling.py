@@ -108,6 +108,7 @@ def block_buffers(
     ------
     ndarray of int64, shape (m,), m at most `buffer_size`
     """
+    buffer_size = min(buffer_size, BLOCKS_IN_BUFFER * max(1, n))  # one block holds all
     size = max(1, buffer_size // BLOCKS_IN_BUFFER)
     n_blocks = -(-n // size)
     blocks = permutation(n_blocks, seed, epoch)
@@ -180,7 +181,7 @@ def class_balanced_counts(n: int, fraction: float, keys: NDArray[np.uint64]) -> 
     n : int
         Number of samples.
     fraction : float
-        Taken as the decimal number it is written as. Its part of `n` is rounded down.
+        In [0, 1]. Taken as the decimal number it is written as. Its part of `n` is rounded down.
     keys : ndarray of uint64, shape (n_classes,)
         Where that is no multiple of the classes, those of the smallest keys get one more.
 
@@ -188,24 +189,17 @@ def class_balanced_counts(n: int, fraction: float, keys: NDArray[np.uint64]) -> 
     -------
     ndarray of int64, shape (n_classes,)
 
-    Raises
-    ------
-    ValueError
-        If `fraction` is not in [0, 1].
-
     Examples
     --------
     >>> counts = class_balanced_counts(1_281_167, 0.01, np.arange(1000, dtype=np.uint64))
     >>> np.unique(counts, return_counts=True)
     (array([12, 13]), array([189, 811]))
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be in [0, 1], got {fraction}")
     if not len(keys):
         return np.empty(0, dtype=np.int64)
     from fractions import Fraction
 
-    base, more = divmod(int(Fraction(repr(float(fraction))) * n), len(keys))
+    base, more = divmod(int(Fraction(repr(fraction)) * n), len(keys))
     counts = np.full(len(keys), base, dtype=np.int64)
     counts[np.argsort(keys, kind="stable")[:more]] += 1
     return counts

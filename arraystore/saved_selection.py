@@ -10,17 +10,18 @@ import base64
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore.arguments import as_path
 from arraystore.attributes import need
-from arraystore.errors import FormatError, VersionError
+from arraystore.errors import FormatError, VersionError, escaped
 from arraystore.storage import crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -87,9 +88,11 @@ class SavedSelection:
         FileExistsError
             If there is something at `path` that is no saved selection.
         """
-        target = Path(path).expanduser()
+        target = as_path(path)
         if target.suffix != ".json":
-            raise ValueError(f"{path}: the name of a saved selection's file must end in .json")
+            raise ValueError(
+                escaped(f"{path}: the name of a saved selection's file must end in .json")
+            )
         if os.path.lexists(target):
             _check_may_be_replaced(target)
         document = {
@@ -119,7 +122,7 @@ class SavedSelection:
         """
         where = str(path)
         try:
-            document = json.loads(Path(path).expanduser().read_bytes())
+            document = json.loads(as_path(path).read_bytes())
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{where}: is not a saved selection: {error}") from None
         if not isinstance(document, dict) or document.get("format") != SELECTION_FORMAT:
@@ -139,7 +142,7 @@ class SavedSelection:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}: {len(s.ranks):,}" for name, s in self.splits.items())
-        return f"<SavedSelection {self.made} of {self.dataset}: {counts}>"
+        return escaped(f"<SavedSelection {self.made} of {self.dataset}: {counts}>")
 
 
 def _check_may_be_replaced(path: Path) -> None:
@@ -147,7 +150,7 @@ def _check_may_be_replaced(path: Path) -> None:
         SavedSelection.load(path)
     except (FormatError, OSError):
         raise FileExistsError(
-            f"{path}: is no saved selection, and is not overwritten; choose another name"
+            escaped(f"{path}: is no saved selection, and is not overwritten; choose another name")
         ) from None
 
 

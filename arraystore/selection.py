@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import operator
 import re
+import string
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, SupportsIndex, TypeAlias, TypeGuard
 
 import numpy as np
+
+from arraystore.arguments import as_count
+from arraystore.errors import brief, escaped
 
 if TYPE_CHECKING:
     from types import EllipsisType
@@ -16,6 +20,10 @@ if TYPE_CHECKING:
 
     Selection: TypeAlias = slice | Sequence[int] | Sequence[bool] | NDArray[Any] | EllipsisType
     """Anything that selects many; an integer selects one."""
+
+
+_MAX_SIDE: Final = 65_535
+_SHOWN: Final = 50
 
 
 class SplitSlice(NamedTuple):
@@ -45,7 +53,7 @@ def as_position(index: SupportsIndex, length: int) -> int:
     if 0 <= position < length:
         return position
     if not -length <= position < length:
-        raise IndexError(f"position {position} is out of bounds for {length} samples")
+        raise IndexError(f"position {brief(position)} is out of bounds for {length} samples")
     return position + length
 
 
@@ -81,7 +89,7 @@ def as_size(size: Any) -> tuple[int, int]:
     Raises
     ------
     ValueError
-        If they are not 1 or more.
+        If they are not 1 to 65,535, the most that a JPEG can have.
     TypeError
         If they are neither one integer nor two.
 
@@ -91,11 +99,9 @@ def as_size(size: Any) -> tuple[int, int]:
     ((224, 224), (32, 48))
     """
     both = size if isinstance(size, tuple) else (size, size)
-    if len(both) != 2 or any(isinstance(side, bool | str) for side in both):
-        raise TypeError(f"size must be one integer or a pair of them, got {size!r}")
-    height, width = map(operator.index, both)
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be 1 or more in each direction, got {size!r}")
+    if len(both) != 2:
+        raise TypeError(f"size must be one integer or a pair of them, got {brief(size)}")
+    height, width = (as_count(side, "size", least=1, most=_MAX_SIDE) for side in both)
     return height, width
 
 
@@ -119,7 +125,10 @@ def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[n
     ------
     IndexError
         If an integer is out of bounds, a mask is not `length` long, or the
-        selection is of a kind that NumPy would refuse along one axis.
+        selection is of a kind that NumPy would refuse along one axis. A list that mixes
+        integers and bools is refused too, where NumPy takes True for 1.
+    TypeError, ValueError
+        If a slice is one that Python refuses, as with a bound that is no integer.
 
     Examples
     --------
@@ -131,12 +140,17 @@ def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[n
     array([0, 2])
     """
     if isinstance(selection, slice):
-        return np.arange(*selection.indices(length), dtype=np.int64)
+        start, stop, step = selection.indices(length)
+        step = max(-length - 1, min(step, length + 1))  # longer ones select the same
+        return np.arange(start, stop, step, dtype=np.int64)
     if selection is Ellipsis:
         return np.arange(length, dtype=np.int64)
     if not isinstance(selection, list | np.ndarray):
         selection = _listed(selection)
-    index = np.asarray(selection)
+    try:
+        index = np.asarray(selection)
+    except (TypeError, ValueError):  # such as lists of several lengths
+        raise IndexError(f"{_KINDS}, got {brief(selection)}") from None
     if index.ndim != 1:
         raise IndexError(f"a selection must have one dimension, got {index.ndim}")
     if index.size == 0 and isinstance(selection, list):
@@ -147,6 +161,8 @@ def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[n
         return np.flatnonzero(index)
     if index.dtype.kind not in "iu":
         raise IndexError(f"{_KINDS}, got dtype {index.dtype}")
+    if isinstance(selection, list):
+        _check_unmixed(selection)
     outside = (index < -length) | (index >= length)
     if outside.any():
         raise IndexError(f"position {index[outside][0]} is out of bounds for {length} samples")
@@ -161,10 +177,23 @@ def _listed(selection: object) -> list[Any] | NDArray[Any]:
         return np.asarray(selection)
     if isinstance(selection, Sequence) and not isinstance(selection, str | bytes | tuple):
         return list(selection)
-    raise IndexError(f"{_KINDS}, got {selection!r}")
+    raise IndexError(f"{_KINDS}, got {brief(selection)}")
 
 
-_KINDS = "a selection must be an integer, a slice, or a list or array of integers or bools"
+def _check_unmixed(selection: list[Any]) -> None:
+    """Refuse bools in a list that NumPy has taken for one of integers."""
+    for kind in set(map(type, selection)) - {int}:
+        if issubclass(kind, int | np.integer) and kind is not bool:
+            continue
+        for value in selection:
+            # Of NumPy, or a tensor that names its dtype the same.
+            if type(value) is kind and str(getattr(value, "dtype", kind.__name__)).endswith("bool"):
+                raise IndexError(
+                    f"a selection must be of integers or of bools, got both: {brief(selection)}"
+                )
+
+
+_KINDS: Final = "a selection must be an integer, a slice, or a list or array of integers or bools"
 
 ALL: Final = "all"
 """Name of all splits joined, as in TFDS; a split of that name comes first."""
@@ -223,16 +252,18 @@ def _parse_term(term: str, lengths: Mapping[str, int]) -> SplitSlice:
     match = _TERM.fullmatch(term.strip())
     if match is None:
         raise ValueError(
-            f"{term!r} is not a split: write a name, or a name with a slice such as "
+            f"{brief(term)} is not a split: write a name, or a name with a slice such as "
             "'train[:10%]', 'train[100:200]'"
         )
     name = match["name"]
     if name not in lengths:
-        raise KeyError(f"there is no split {name!r}; there are {', '.join(lengths) or 'none'}")
+        raise KeyError(
+            escaped(f"there is no split {brief(name)}; there are {', '.join(lengths) or 'none'}")
+        )
     length = lengths[name]
     given = [bound for bound in (match["start"], match["stop"]) if bound]
     if len({bound.endswith("%") for bound in given}) > 1:
-        raise ValueError(f"{term.strip()!r} mixes a percentage with a number of samples")
+        raise ValueError(f"{brief(term.strip())} mixes a percentage with a number of samples")
     start = _bound(match["start"], 0, length, term)
     stop = _bound(match["stop"], length, length, term)
     return SplitSlice(name, start, max(start, stop))
@@ -244,10 +275,16 @@ def _bound(text: str | None, default: int, length: int, term: str) -> int:
     is_percent = text.endswith("%")
     from fractions import Fraction
 
-    number = Fraction(text.rstrip("% ").replace("_", ""))
+    try:
+        number = Fraction(text.rstrip("%" + string.whitespace).replace("_", ""))
+    except ValueError:
+        raise ValueError(f"{brief(term.strip())}: has a bound with too many digits") from None
     if abs(number) > (100 if is_percent else length):
         raise ValueError(
-            f"{term.strip()!r}: {text} is outside the split, which has {length} samples"
+            escaped(
+                f"{brief(term.strip())}: {text[:_SHOWN]} is outside the split, which has {length} "
+                "samples"
+            )
         )
     absolute = round(number * length / 100) if is_percent else int(number)
     return absolute + length if number < 0 else absolute

@@ -54,7 +54,7 @@ def contact_sheet(
     from PIL import Image, ImageDraw, ImageFont
 
     if not len(positions):
-        raise ValueError(f"{split.name}: nothing to show; no sample was selected")
+        raise ValueError(escaped(f"{split.name}: nothing to show; no sample was selected"))
     columns = min(columns, len(positions))
     rows = -(-len(positions) // columns)
     font = ImageFont.load_default(max(9, size // 11))

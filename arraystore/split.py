@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import numpy as np
 
-from arraystore.arguments import as_count, as_seed, check_bools
+from arraystore.arguments import as_count, as_fraction, as_seed, check_bools
+from arraystore.errors import escaped
 from arraystore.layout import hash_numbers, label_index
 from arraystore.loops import SHUFFLES, Batches, Episodes, Epoch
 from arraystore.mapped import Mapped, image_and_label
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MOST_DRAWN: Final = 2**30
+"""Most samples that one draw returns: their positions alone take 8 GiB."""
+
 
 class Split(Queries):
     """Samples of a store, read on demand.
@@ -44,14 +48,16 @@ class Split(Queries):
     memory, loaded when they are first used; of the images only the bytes of those
     selected are read. Get one from a `Store`; ``store["train+validation"]`` joins two.
 
-    What is asked of a split by label, by name or by chance is a split again, and reads
-    nothing yet. All randomness follows from `seed` and the other arguments: the same
-    call gives the same samples, here and elsewhere.
+    `where`, `select` and `sample` return a new split, and no image is read until you use it.
+    A split pickles as the address of its store, positions, and the content digest and order
+    that they belong to; if the store was replaced by another, every use of the unpickled
+    split raises `ReplacedError`. All randomness follows from `seed` and the other arguments:
+    the same call gives the same samples, here and elsewhere.
 
     Attributes
     ----------
     name : str
-        As it was asked for, such as ``train[:10%]`` or ``train.where(label='goldfish')``.
+        How it was made, escaped: such as ``train[:10%]`` or ``train.where(label='goldfish')``.
     """
 
     def sample(self, n: int, *, seed: int = 0, replace: bool = False) -> Self:
@@ -79,12 +85,15 @@ class Split(Queries):
         array([90, 78,  3])
         """
         check_bools(replace=replace)
-        n = as_count(n, "n")
+        n = as_count(n, "n", most=_MOST_DRAWN if replace else max(len(self), _MOST_DRAWN))
         seed = as_seed(seed)
         if n > len(self) and not (replace and len(self)):
             way_out = " or give replace=True" if len(self) else ""
             raise ValueError(
-                f"{n} samples were asked for, {self.name} has {len(self)}; ask for fewer{way_out}"
+                escaped(
+                    f"{n} samples were asked for, {self.name} has {len(self)}; ask for "
+                    f"fewer{way_out}"
+                )
             )
         chosen = with_repeats(len(self), n, seed) if replace else permutation(len(self), seed)[:n]
         repeats = ", replace=True" if replace else ""
@@ -145,9 +154,13 @@ class Split(Queries):
         sizes = np.diff(self._groups.indptr)
         labels = np.flatnonzero(sizes)
         if fraction is None:
-            asked = str(as_count(k or 0, "k"))
-            counts = np.full(len(labels), int(asked), dtype=np.int64)
+            count = as_count(0 if k is None else k, "k", most=_MOST_DRAWN)
+            asked = str(count)
+            counts = np.full(len(labels), count, dtype=np.int64)
+            if replace:
+                as_count(count * len(labels), "k of all labels", most=_MOST_DRAWN)
         else:
+            fraction = as_fraction(fraction, "fraction")
             asked = f"fraction={fraction}"
             ids = [self.label_names[label] for label in labels.tolist()]
             counts = class_balanced_counts(int(sizes.sum()), fraction, hash_numbers(ids, seed))
@@ -380,7 +393,9 @@ class Split(Queries):
             label, size, count = (int(values[short[0]]) for values in (labels, sizes, counts))
             more = f" (and {len(short) - 1} more labels have too few)" if len(short) > 1 else ""
             raise ValueError(
-                f"{self.name}: label {label} ({self.label_names[label]}, "
-                f"{self.label_words[label]}) has {size} samples, {count} were asked for{more}; "
-                "ask for fewer or give replace=True"
+                escaped(
+                    f"{self.name}: label {label} ({self.label_names[label]}, "
+                    f"{self.label_words[label]}) has {size} samples, {count} were asked for{more}; "
+                    "ask for fewer or give replace=True"
+                )
             )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from arraystore.columns import Identity
     from arraystore.containers.opening import Opening
     from arraystore.storage import RangeReader
 
@@ -60,10 +61,12 @@ class StoredSplit(StoredColumns):
         What opens the store.
     name : str
         The split.
+    expected : (str, str), optional
+        See `StoredColumns`.
     """
 
-    def __init__(self, opening: Opening, name: str) -> None:
-        super().__init__(opening, name)
+    def __init__(self, opening: Opening, name: str, expected: Identity | None = None) -> None:
+        super().__init__(opening, name, expected)
         self._always = opening.options.checksum == "always"
         self._is_digested = False
         self._one: tuple[Callable[[int], int], Callable[[int], int], _Copy] | None = None

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from arraystore.errors import StorageError
+from arraystore.errors import StorageError, escaped
 from arraystore.journal import read_journal
 from arraystore.sync import sync_path
 
@@ -108,7 +108,7 @@ class Workspace:
             if os.path.lexists(self.folder / _REPLACED):
                 kept = _free_name(self.target)
                 (self.folder / _REPLACED).rename(kept)
-                error.add_note(f"the old store is now {kept}")
+                error.add_note(escaped(f"the old store is now {kept}"))
             raise
         sync_path(self.target.parent)
 
@@ -150,8 +150,11 @@ def workspace(
         _check_target(target, overwrite=overwrite)
         if work.is_unfinished and not overwrite and not resume:
             raise FileExistsError(
-                f"{work.folder}: holds an unfinished conversion to {target.name}; give resume=True "
-                "(--resume) to finish it, or overwrite=True (--overwrite) to start anew"
+                escaped(
+                    f"{work.folder}: holds an unfinished conversion to {target.name}; give "
+                    "resume=True (--resume) to finish it, or overwrite=True (--overwrite) to "
+                    "start again"
+                )
             )
         _clear(work.folder, but=("store", "journal") if resume and work.is_unfinished else ())
         yield work
@@ -174,15 +177,19 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     if os.path.lexists(target):
         if not overwrite:
             raise FileExistsError(
-                f"{target}: exists; choose another name, or give overwrite=True (--overwrite)"
+                escaped(
+                    f"{target}: exists; choose another name, or give overwrite=True (--overwrite)"
+                )
             )
         if not _may_be_replaced(target):
             raise FileExistsError(
-                f"{target}: is neither a Zarr group nor an HDF5 file, and is not overwritten"
+                escaped(
+                    f"{target}: is neither a Zarr group nor an HDF5 file, and is not overwritten"
+                )
             )
     if not target.parent.is_dir():
         kind = NotADirectoryError if target.parent.exists() else FileNotFoundError
-        raise kind(f"{target.parent}: is not a folder; create it first")
+        raise kind(escaped(f"{target.parent}: is not a folder; create it first"))
 
 
 def _may_be_replaced(target: Path) -> bool:
@@ -202,7 +209,7 @@ def _locked(folder: Path) -> int:
             _check_own(folder)
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except PermissionError as error:
-            raise PermissionError(f"{folder.parent}: cannot be written to") from error
+            raise PermissionError(escaped(f"{folder.parent}: cannot be written to")) from error
         except FileNotFoundError:  # the process that had it removed the folder just now
             continue
         try:
@@ -276,7 +283,7 @@ def _rename_without_replacing(source: Path, target: Path) -> None:
     A folder is never renamed onto anything but an empty folder (POSIX); a file
     gets a second name, which fails if that is taken, and loses the first.
     """
-    exists = FileExistsError(f"{target}: was created by somebody else in the meantime")
+    exists = FileExistsError(escaped(f"{target}: was created by somebody else in the meantime"))
     try:
         if source.is_dir():
             source.rename(target)

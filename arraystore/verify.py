@@ -10,17 +10,16 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.arguments import check_bools
+from arraystore.arguments import as_path, check_bools
 from arraystore.checks.columns import Columns, ColumnsCheck
 from arraystore.checks.images import ImagesCheck
 from arraystore.checks.source import SourceCheck
 from arraystore.checks.telling import READING, is_of_the_network, told
-from arraystore.errors import FormatError, ShortReadError, SourceError
+from arraystore.errors import FormatError, ShortReadError, SourceError, escaped
 from arraystore.findings import MAX_KEPT, Findings, Problem, ProblemGroup
 from arraystore.progress import Meter, meter
 from arraystore.reader import open_store
@@ -32,6 +31,7 @@ from arraystore.threads import n_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from arraystore.byterange import ChunkManifest
     from arraystore.reader import Store
@@ -153,7 +153,7 @@ def verify(
     else:
         name, where = store.dataset, store.address
         origin = None if source is None else os.fspath(source)
-        names = None if subset_list is None else Path(subset_list).expanduser()
+        names = None if subset_list is None else as_path(subset_list)
         with meter(progress) as shown:
             splits = _Verification(store, findings, shown, origin, names).run(decode=decode)
     return VerifyReport(
@@ -303,11 +303,13 @@ class _Verification:
                 f"{source}: {self._info.full_name} is made from archives; source (--source) must "
                 "be their folder, without folder: before it"
             )
-        folder = folder or Path(source).expanduser()
+        folder = folder or as_path(source)
         if not folder.is_dir():
             kind = NotADirectoryError if folder.exists() else FileNotFoundError
             what = "the archives" if self._is_of_archives else "the images"
-            raise kind(f"{folder}: is not a folder; source (--source) must be that of {what}")
+            raise kind(
+                escaped(f"{folder}: is not a folder; source (--source) must be that of {what}")
+            )
         return folder
 
     def _load_source(self, folder: Path) -> Source:

@@ -20,8 +20,9 @@ from xarray.backends import BackendArray, BackendEntrypoint
 # Not in xarray's list of public names, but where its guide to writing a backend says to look.
 from xarray.core import indexing
 
+from arraystore.arguments import as_path
 from arraystore.containers import open_local
-from arraystore.errors import ArrayStoreError
+from arraystore.errors import ArrayStoreError, escaped
 from arraystore.reader import Store, open_store
 from arraystore.schema import COLUMNS, FORMAT_NAME, ROOT_COLUMNS, STRING
 
@@ -86,7 +87,7 @@ class ArraystoreBackend(BackendEntrypoint):
         if path.suffix.lower() not in _SUFFIXES:
             return False
         try:
-            _, container = open_local(path.expanduser())
+            _, container = open_local(as_path(path))
             return container.attributes().get("format") == FORMAT_NAME
         except (ArrayStoreError, OSError, RuntimeError, TypeError, ValueError):
             # Somebody else's file, of which nothing is known.
@@ -201,7 +202,7 @@ def _dataset(store: Store, group: str | None, drop_variables: Iterable[str]) -> 
     try:
         dataset = _split(store, name) if name else _root(store)
     except (KeyError, ValueError) as error:
-        error.add_note(f"while opening group {group!r} of {store.address}")
+        error.add_note(escaped(f"while opening group {group!r} of {store.address}"))
         raise
     return dataset.drop_vars(drop_variables, errors="ignore")
 

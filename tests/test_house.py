@@ -31,6 +31,25 @@ ONLY_IN = {
 }
 """Where each library may be imported."""
 
+PLAIN_ERRORS = {
+    *("ValueError", "KeyError", "IndexError", "TypeError", "LookupError", "RuntimeError"),
+    *("OSError", "FileExistsError", "FileNotFoundError", "PermissionError", "MemoryError"),
+    *("IsADirectoryError", "NotADirectoryError", "kind"),
+}
+"""What is raised and does not escape its message itself, as arraystore's own errors do."""
+
+HARMLESS = {
+    *("kind", "known", "name", "newer", "sign", "flag", "_KINDS", "index.dtype"),
+    *("type(error).__name__", "type(file_name).__name__"),
+    *(f"', '.join({names})" for names in ("SHUFFLES", "_WRITERS", "choices", "sorted(_RESERVED)")),
+    "', '.join((f'{known}://' for known in KINDS))",
+    *("count", "height", "label", "least", "length", "n", "n_scans", "n_values", "nbytes", "size"),
+    *("start", "stop", "width", "components", "found", "position", "precision", "max_gap"),
+    *("archive.nbytes", "index.ndim", "index.size", "index[outside][0]", "self._n_way"),
+    *("memoryview(data).nbytes", "sum(sizes)", "MAX_CHUNK_NBYTES", "_MAX_SCANS"),
+}
+"""Numbers, and names of arraystore's own, that a message may hold as they are."""
+
 
 @cache
 def floors() -> dict[str, int]:
@@ -95,6 +114,50 @@ def test_nothing_is_unpickled_or_run(path: Path) -> None:
     assert not called & {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
     loads = [ast.unparse(node) for node in nodes if ast.unparse(node.func) == "np.load"]
     assert all("allow_pickle=False" in load for load in loads)
+
+
+def unsafe_messages(path: Path) -> list[ast.expr]:
+    """Messages of plain errors, notes and warnings that hold text which may be anything."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    showing = [
+        call
+        for call in calls
+        if ast.unparse(call.func).split(".")[-1] in PLAIN_ERRORS | {"add_note", "warn"}
+    ]
+    return [
+        message
+        for call in showing
+        for message in call.args
+        if isinstance(message, ast.JoinedStr)
+        and any(_may_be_anything(part) for part in message.values)
+    ]
+
+
+def _may_be_anything(part: ast.expr) -> bool:
+    if not isinstance(part, ast.FormattedValue) or part.conversion == ord("r") or part.format_spec:
+        return False
+    text = ast.unparse(part.value)
+    return text not in HARMLESS and not text.startswith(("brief(", "escaped(", "len("))
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_message_with_outside_text_is_escaped(path: Path) -> None:
+    assert not [f"{path}:{message.lineno}" for message in unsafe_messages(path)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_text_of_an_object_is_escaped(path: Path) -> None:
+    shown = [
+        returned.value
+        for method in ast.walk(ast.parse(path.read_text()))
+        if isinstance(method, ast.FunctionDef) and method.name in ("__repr__", "__str__")
+        for returned in ast.walk(method)
+        if isinstance(returned, ast.Return)
+    ]
+    safe = ("escaped(", "f'{self.count:,} images, first {self.first}'")
+    assert not [
+        value for value in map(ast.unparse, filter(None, shown)) if not value.startswith(safe)
+    ]
 
 
 def test_relative_imports_are_not_used() -> None:

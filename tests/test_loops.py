@@ -234,7 +234,7 @@ def test_a_failing_image_ends_the_loop_with_its_name(
     [
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"batch_size": -1}, "batch_size must be 1 or more, got -1"),
-        ({"size": 0}, "size must be 1 or more in each direction"),
+        ({"size": 0}, "size must be 1 or more, got 0"),
         ({"shuffle": "blocks"}, "shuffle must be one of full, block or False, got 'blocks'"),
         ({"balanced": True, "shuffle": False}, "balanced batches are shuffled in full"),
         ({"balanced": True, "shuffle": "block"}, "balanced batches are shuffled in full"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arraystore.arguments import as_seed
+from arraystore.arguments import as_fraction, as_seed
 from arraystore.layout import label_index
 from arraystore.sampling import (
     Groups,
@@ -303,11 +303,11 @@ def test_a_seed_that_cannot_be_is_refused(seed: int) -> None:
 
 
 def test_a_seed_that_is_no_integer_is_refused() -> None:
-    with pytest.raises(TypeError, match="float"):
+    with pytest.raises(TypeError, match=r"seed must be an integer, got 0\.5"):
         as_seed(0.5)  # type: ignore[arg-type] # the point
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
 def test_a_fraction_that_cannot_be_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\]"):
-        class_balanced_counts(10, fraction, np.arange(2, dtype=np.uint64))
+        as_fraction(fraction, "fraction")

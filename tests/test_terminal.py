@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import traceback
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import xarray
 from hypothesis import given
 from hypothesis import strategies as st
 
 import arraystore
 from arraystore.cli import main
 from arraystore.errors import ArrayStoreError, FormatError, StorageError, escaped, escaped_json
-from arraystore.progress import meter
+from arraystore.export import export
+from arraystore.progress import Meter, meter
 from arraystore.report import ConvertReport, SplitReport
+from arraystore.saved_selection import SavedSelection
 from arraystore.show import captions, contact_sheet
 from arraystore.tables import print_report
 from tests.support import SUFFIXES, picture, write_folder, write_store
 from tests.test_damaged_stores import set_attribute
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\u202egpj\u2066\x9b31m\nexit 0\r[bold]:smile:\x7f\u2028é漢"
 SHOWN = r"\x1b[2J\x1b]0;owned\x07\u202egpj\u2066\x9b31m\nexit 0\r[bold]:smile:\x7f\u2028é漢"
@@ -52,6 +61,236 @@ def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def assert_harmless(*texts: str) -> None:
     for text in texts:
         assert text.replace("\n", "").isprintable(), text
+
+
+GIVEN = f"\0\ud800{HOSTILE}\udcff"
+"""What a caller may give, and no UTF-8 can hold."""
+
+FOLDER = os.fsdecode(f"a{HOSTILE}".encode().replace(b"/", b"") + b"\xff")
+"""What a folder of Linux may be called."""
+
+
+def hostile_function(sample: arraystore.Sample) -> str:
+    return sample.file_name
+
+
+hostile_function.__qualname__ = GIVEN
+
+
+@pytest.fixture(params=SUFFIXES)
+def everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A store in which all names and texts are hostile, as is its path; beside it lie others."""
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    for name, first in ((f"a{request.param}", "a.jpg"), (f"b{request.param}", "b.jpg")):
+        path = write_store(
+            folder / name,
+            [HOSTILE, first],
+            [0, 1],
+            [picture(), picture(seed=1)],
+            classes=[HOSTILE, f"{HOSTILE}2"],
+            words=[f"{HOSTILE}, more", f"more, {HOSTILE}3"],
+            order="source",
+        )
+        for text in ("dataset_name", "dataset_config", "dataset_version", "writer", "description"):
+            set_attribute(path, "", text, HOSTILE)
+        if request.param == ".zarr":  # JSON may have what UTF-8 has not
+            document = path / "zarr.json"
+            told = json.dumps(HOSTILE)[1:-1]
+            document.write_text(document.read_text().replace(told, f"{told}\\ud800\\u0000"))
+    folder.joinpath(f"{HOSTILE}.json").write_text(json.dumps({"format": HOSTILE}))
+    train = arraystore.open(path)["train"]
+    saved = train.where(label=0).select([0]).selection()
+    replace(saved, made=GIVEN).save(folder / f"{HOSTILE}-b.json")
+    return folder / f"a{request.param}"
+
+
+SHOWN_AS: dict[str, Callable[[arraystore.Store], object]] = {
+    "store": lambda store: store,
+    "info": lambda store: store.info,
+    "split info": lambda store: store.info.splits,
+    "split": lambda store: store[" train\n"],
+    "where": lambda store: store["train"].where(label=HOSTILE, file_name=HOSTILE),
+    "pattern": lambda store: store["train"].where(file_name=f"*{GIVEN}*"),
+    "sets": lambda store: store["train"].where(label=HOSTILE) | ~store["train"],
+    "parts": lambda store: store["train"].where(label=HOSTILE).even_splits(2),
+    "selection": lambda store: store["train"].where(label=HOSTILE).selection(),
+    "saved": lambda store: SavedSelection.load(beside(store, f"{HOSTILE}-b.json")),
+    "saved entries": lambda store: SavedSelection.load(beside(store, f"{HOSTILE}-b.json")).splits,
+    "sample": lambda store: store["train"][0],
+    "batch": lambda store: store["train"][:],
+    "file names": lambda store: store["train"].file_name,
+    "images": lambda store: store["train"].where(label=HOSTILE).image,
+    "resized": lambda store: store["train"].resized(4),
+    "batches": lambda store: store["train"].where(label=HOSTILE).batches(1),
+    "episodes": lambda store: store["train"].episodes(1, 1, 0),
+    "mapped": lambda store: store["train"].map(hostile_function),
+    "plan": lambda store: store["train"].read_plan(),
+    "pickled": lambda store: pickle.loads(pickle.dumps(store["train"])),
+    "problems": lambda store: arraystore.verify(store.address).problems,
+    "problem": lambda store: "".join(map(str, arraystore.verify(store.address).problems)),
+    "copy": lambda store: arraystore.copy(store.address, beside(store, f"{HOSTILE}.zarr")),
+    "dataset": lambda store: store.dataset and str(_dataset(store, "train").file_name.values),
+}
+"""What can be shown of a store."""
+
+REFUSED: dict[str, Callable[[arraystore.Store], object]] = {
+    "open given": lambda _: arraystore.open(GIVEN),
+    "open absent": lambda store: arraystore.open(beside(store, f"{HOSTILE}.zarr")),
+    "open folder": lambda store: arraystore.open(beside(store, ".")),
+    "open file": lambda store: arraystore.open(beside(store, f"{HOSTILE}.json")),
+    "open scheme": lambda _: arraystore.open(f"{GIVEN}://{GIVEN}"),
+    "open bucket": lambda _: arraystore.open(f"s3://{GIVEN}@{GIVEN}/{GIVEN}"),
+    "open query": lambda _: arraystore.open(f"http://h/{GIVEN}?{GIVEN}"),
+    "open object": lambda _: arraystore.open(Hostile()),
+    "open option": lambda _: arraystore.open("http://h/a", storage_options={GIVEN: GIVEN}),
+    "open timeout": lambda _: arraystore.open("http://h/a", storage_options={"timeout": GIVEN}),
+    "open seconds": lambda _: arraystore.open("http://h/a", storage_options={"timeout": [GIVEN]}),
+    "open retries": lambda _: arraystore.open("http://h/a", storage_options={"max_retries": GIVEN}),
+    "open checksum": lambda store: arraystore.open(store.address, checksum=GIVEN),
+    "open mmap": lambda store: arraystore.open(store.address, mmap=GIVEN),  # type: ignore[arg-type] # wrong
+    "open gap": lambda store: arraystore.open(store.address, max_gap=GIVEN),  # type: ignore[arg-type] # wrong
+    "split": lambda store: store[GIVEN],
+    "split name": lambda store: store["absent"],
+    "split slice": lambda store: store[f"train[{GIVEN}]"],
+    "split mixed": lambda store: store["train[\n1\n:\n5%\n]"],
+    "split bound": lambda store: store["train[\n99\n:]"],
+    "split type": lambda store: store[Hostile()],  # type: ignore[index] # wrong on purpose
+    "label": lambda store: store["train"].where(label=GIVEN),
+    "label near": lambda store: store["train"].where(label=f"{HOSTILE}4"),
+    "label several": lambda store: store["train"].where(label="more"),
+    "label type": lambda store: store["train"].where(label=[Hostile()]),  # type: ignore[list-item] # wrong
+    "str2int": lambda store: store.str2int(GIVEN),
+    "int2str": lambda store: store.int2str(GIVEN),  # type: ignore[arg-type] # wrong on purpose
+    "name": lambda store: store["train"].where(file_name=GIVEN.replace("[", "")),
+    "name near": lambda store: store["train"].find(f"{HOSTILE}x"),
+    "name type": lambda store: store["train"].where(file_name=Hostile()),  # type: ignore[arg-type] # wrong
+    "name elsewhere": lambda store: store["train"].where(label=HOSTILE).find("a.jpg"),
+    "find": lambda store: store["train"].find(GIVEN),
+    "in": lambda store: Hostile() in store["train"],
+    "position": lambda store: store["train"][GIVEN],  # type: ignore[index] # wrong on purpose
+    "positions": lambda store: store["train"].image_bytes[[GIVEN]],  # type: ignore[list-item] # wrong
+    "objects": lambda store: store["train"].select([Hostile()]),  # type: ignore[list-item] # wrong
+    "size": lambda store: store["train"].resized(GIVEN),  # type: ignore[arg-type] # wrong on purpose
+    "select": lambda store: store["train"].select(GIVEN),
+    "select absent": lambda store: store["train"].select(f"{GIVEN}.json"),
+    "select file": lambda store: store["train"].select(beside(store, f"{HOSTILE}.json")),
+    "select other": lambda store: store["train"].select(beside(store, f"{HOSTILE}-b.json")),
+    "save": lambda store: store["train"].selection().save(GIVEN),
+    "save over": lambda store: store["train"].selection().save(beside(store, f"{HOSTILE}.json")),
+    "sample": lambda store: store["train"].where(label=HOSTILE).sample(99),
+    "per_label": lambda store: store["train"].where(label=HOSTILE).per_label(9),
+    "episodes": lambda store: store["train"].where(label=HOSTILE).episodes(9, 1, 1),
+    "shuffle": lambda store: store["train"].batches(1, shuffle=GIVEN),
+    "sets": lambda store: store["train"] & other(store)["train"],
+    "joined": lambda store: (store["train"].where(label=HOSTILE).positions, store["absent"]),
+    "replaced": lambda store: replaced(store),
+    "convert": lambda _: arraystore.convert(GIVEN, "a.zarr"),
+    "convert folder": lambda store: arraystore.convert(
+        f"folder:{beside(store, HOSTILE)}", beside(store, "c.h5")
+    ),
+    "convert order": lambda _: arraystore.convert("folder:.", "a.zarr", order=GIVEN),
+    "convert suffix": lambda store: arraystore.convert("folder:.", beside(store, HOSTILE)),
+    "convert into": lambda store: arraystore.convert(
+        f"folder:{beside(store, '.')}", beside(store, "c.h5")
+    ),
+    "convert over": lambda store: arraystore.convert("folder:.", store.address),
+    "convert option": lambda store: arraystore.convert(
+        "folder:.", beside(store, "c.h5"), storage_options={GIVEN: GIVEN}
+    ),
+    "copy onto": lambda store: arraystore.copy(store.address, store.address, overwrite=True),
+    "copy over": lambda store: arraystore.copy(store.address, other(store).address),
+    "copy into": lambda store: arraystore.copy(beside(store, "."), store.address, overwrite=True),
+    "verify": lambda store: arraystore.verify(beside(store, f"{HOSTILE}.zarr")),
+    "export": lambda store: export(store["train"], beside(store, "."), meter=Meter()),
+    "sheet": lambda store: contact_sheet(store["train"].where(label=HOSTILE), np.array([], int)),
+    "group": lambda store: _dataset(store, GIVEN),
+    "array": lambda store: np.array(store["train"]),
+}
+"""What is refused, with errors that quote what was given or stored."""
+
+
+class Hostile:
+    """An object that shows itself as hostile text."""
+
+    def __repr__(self) -> str:
+        return GIVEN
+
+
+def beside(store: arraystore.Store, name: str) -> Path:
+    return Path(store.address).parent / name
+
+
+def other(store: arraystore.Store) -> arraystore.Store:
+    return arraystore.open(beside(store, f"b{Path(store.address).suffix}"))
+
+
+def replaced(store: arraystore.Store) -> object:
+    data = pickle.dumps(store["train"])
+    here, there = Path(store.address), Path(other(store).address)
+    here.rename(beside(store, "kept"))
+    there.rename(here)
+    try:
+        return pickle.loads(data).label
+    finally:
+        here.rename(there)
+        beside(store, "kept").rename(here)
+
+
+def _dataset(store: arraystore.Store, group: str) -> xarray.Dataset:
+    return xarray.open_dataset(store.address, engine="arraystore", group=group)
+
+
+def texts_of(error: BaseException) -> list[str]:
+    """What may be shown of an error, by whatever shows it."""
+    own = () if isinstance(error, ArrayStoreError) else error.args
+    notes: list[str] = getattr(error, "__notes__", [])
+    shown = [str(error), repr(error), *traceback.format_exception_only(error)]
+    return [*shown, *notes, *(value for value in own if isinstance(value, str))]
+
+
+def is_harmless(text: str) -> bool:
+    return text.replace("\n", "").isprintable() and len(text.encode()) >= len(text)
+
+
+def test_repr_of_anything_is_harmless(everywhere: Path) -> None:
+    store = arraystore.open(everywhere)
+    shown = {name: show(store) for name, show in SHOWN_AS.items()}
+    texts = [(name, text) for name, value in shown.items() for text in (repr(value), str(value))]
+    assert not [(name, text) for name, text in texts if not is_harmless(text)]
+
+
+def test_message_of_any_error_is_harmless(
+    everywhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(everywhere.parent)
+    store = arraystore.open(everywhere)
+    errors = {}
+    for name, refused in REFUSED.items():
+        with pytest.raises((ArrayStoreError, OSError, TypeError, ValueError, LookupError)) as found:
+            pytest.fail(f"{name}: {refused(store)!r}")
+        errors[name] = found.value
+    texts = [(name, text) for name, error in errors.items() for text in texts_of(error)]
+    assert not [(name, text) for name, text in texts if not is_harmless(text)]
+
+
+def test_copy_to_hdf5_of_text_that_it_cannot_hold_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = write_store(tmp_path / "a.zarr", ["a"], [0], [picture()], classes=["x"])
+    document = store / "zarr.json"
+    document.write_text(document.read_text().replace('"columns"', '"\\ud800"'))
+    target = tmp_path / "a.h5"
+    assert main(["copy", str(store), str(target)]) == 1
+    assert "/@dataset_name: has a lone surrogate, which no text" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_warning_of_a_newer_format_is_harmless(everywhere: Path) -> None:
+    set_attribute(everywhere, "", "format_version", "1.9")
+    with pytest.warns(UserWarning, match="has format version 1.9") as found:
+        arraystore.open(everywhere)
+    assert_harmless(*(str(warning.message) for warning in found))
 
 
 @pytest.mark.parametrize(

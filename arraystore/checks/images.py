@@ -10,6 +10,7 @@ import numpy as np
 
 from arraystore import image
 from arraystore.checks.telling import READING, is_of_the_network
+from arraystore.errors import escaped
 from arraystore.findings import Findings, Problem
 from arraystore.read_ahead import ahead
 from arraystore.storage import crc32c, read_elements
@@ -124,7 +125,7 @@ class ImagesCheck:
             objects = set(self.manifest.locate(start, nbytes).object.tolist())
             gone = self.missing & {self.manifest.keys[index] for index in objects}
             if gone:
-                raise FileNotFoundError(f"{min(gone)} is missing")
+                raise FileNotFoundError(escaped(f"{min(gone)} is missing"))
         return read_elements(self.reader, self.manifest, start, nbytes)
 
     def _of_large(self, i: int) -> list[Problem]:

@@ -14,7 +14,7 @@ from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader
 from arraystore.containers.hdf5_writer import HDF5Writer
 from arraystore.containers.zarr import METADATA, ZarrReader
 from arraystore.containers.zarr_writer import ZarrWriter
-from arraystore.errors import FormatError, StorageError
+from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.storage import LocalReader
 
 if TYPE_CHECKING:
@@ -48,8 +48,10 @@ def writer_for(target: PurePath) -> type[ContainerWriter]:
         return _WRITERS[target.suffix.lower()]
     except KeyError:
         raise ValueError(
-            f"{target}: the suffix chooses the container and must be one of "
-            f"{', '.join(_WRITERS)}, got {target.suffix!r}"
+            escaped(
+                f"{target}: the suffix chooses the container and must be one of "
+                f"{', '.join(_WRITERS)}, got {target.suffix!r}"
+            )
         ) from None
 
 
@@ -91,7 +93,7 @@ def open_local(
         reader = LocalReader(path, max_gap=max_gap, mmap=mmap)
         return reader, ZarrReader(reader, where)
     if not path.exists():
-        raise FileNotFoundError(f"{where}: there is nothing here")
+        raise FileNotFoundError(escaped(f"{where}: there is nothing here"))
     if not path.is_file():
         raise FormatError(f"{where}: is not an arraystore store: neither a folder nor a file")
     reader = LocalReader(path.parent, max_gap=max_gap, mmap=mmap)
@@ -159,7 +161,7 @@ def open_objects(
             return second()
         except (FileNotFoundError, StorageError):
             # A web server may answer the second question with anything.
-            raise FileNotFoundError(f"{where}: {error.strerror}") from None
+            raise FileNotFoundError(escaped(f"{where}: {error.strerror}")) from None
 
 
 def _open_hdf5(reader: ObjectReader, name: str, where: str) -> ContainerReader:

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from arraystore.containers.base import ContainerWriter
 from arraystore.containers.hdf5 import SIGNATURE
+from arraystore.errors import FormatError, brief
 from arraystore.files import reserve
 from arraystore.schema import COLUMN_CHUNK_ROWS, STRING, Column
 
@@ -122,16 +123,13 @@ class HDF5Writer(ContainerWriter):
         node = self._file[path or "/"]
         self._make_room(len(str(attributes).encode()))
         for name, value in attributes.items():
-            if isinstance(value, bool):
-                node.attrs[name] = np.int8(value)
-            elif isinstance(value, str):
-                text = _fixed_width([value])
-                node.attrs.create(name, text[0], dtype=text.dtype)
-            elif isinstance(value, int | float):
-                node.attrs[name] = np.asarray(value)[()]
-            else:
-                is_text = all(isinstance(item, str) for item in value)
-                node.attrs[name] = _fixed_width(value) if is_text else np.asarray(value)
+            try:
+                _set_attribute(node, name, value)
+            except UnicodeEncodeError:
+                raise FormatError(
+                    f"{path or '/'}@{name}: has a lone surrogate, which no text in HDF5 can hold, "
+                    f"got {brief(value)}; correct the attribute, or write a .zarr store"
+                ) from None
 
     @override
     def close(self) -> None:
@@ -166,6 +164,19 @@ class HDF5Writer(ContainerWriter):
             text = f"This is a netCDF dimension but not a netCDF variable.{length:10d}"
             h5ds.set_scale(scale, text.encode())
         h5ds.attach_scale(group[name].id, group[dimension].id, 0)
+
+
+def _set_attribute(node: Any, name: str, value: Any) -> None:
+    if isinstance(value, bool):
+        node.attrs[name] = np.int8(value)
+    elif isinstance(value, str):
+        text = _fixed_width([value])
+        node.attrs.create(name, text[0], dtype=text.dtype)
+    elif isinstance(value, int | float):
+        node.attrs[name] = np.asarray(value)[()]
+    else:
+        is_text = all(isinstance(item, str) for item in value)
+        node.attrs[name] = _fixed_width(value) if is_text else np.asarray(value)
 
 
 def _text_type(values: Sequence[str] | NDArray[Any]) -> np.dtype[Any]:

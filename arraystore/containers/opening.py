@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from arraystore.arguments import check_bools, check_choice
+from arraystore.arguments import as_count, check_bools, check_choice
 from arraystore.chunk_cache import ChunkCache
 from arraystore.containers import open_local, open_objects
 
@@ -37,10 +37,9 @@ class OpenOptions:
     def __post_init__(self) -> None:
         check_choice(self.checksum, "checksum", CHECKSUMS)
         check_bools(mmap=self.mmap)
-        if self.max_gap is not None and self.max_gap < 0:
-            raise ValueError(f"max_gap must be 0 or more bytes, got {self.max_gap}")
-        if self.max_in_flight < 1:
-            raise ValueError(f"max_in_flight must be 1 or more, got {self.max_in_flight}")
+        if self.max_gap is not None:
+            as_count(self.max_gap, "max_gap")
+        as_count(self.max_in_flight, "max_in_flight", least=1)
 
 
 class Opening:

@@ -9,9 +9,11 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from arraystore.arguments import as_path
 from arraystore.containers import writer_for
 from arraystore.drafts.base import Draft
 from arraystore.drafts.local import LocalDraft
+from arraystore.errors import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,13 +66,15 @@ def open_draft(
         key = address.key
         return _bucket_draft(text, storage_options, key, overwrite=overwrite, resume=resume)
     if storage_options:
-        raise ValueError(f"{text}: storage_options are for buckets, and this is a path")
+        raise ValueError(escaped(f"{text}: storage_options are for buckets, and this is a path"))
     if resume and not sync:
         raise ValueError(
-            f"{text}: resume=True (--resume) needs sync=True (--sync); without, nothing is known "
-            "to be on the disk"
+            escaped(
+                f"{text}: resume=True (--resume) needs sync=True (--sync); without, nothing is "
+                "known to be on the disk"
+            )
         )
-    path = Path(text.removeprefix("file://")).expanduser().absolute()
+    path = as_path(text.removeprefix("file://")).absolute()
     draft = LocalDraft(path, overwrite=overwrite, sync=sync, resume=resume)
     if source is not None:
         _check_apart(path, source)
@@ -92,14 +96,16 @@ def _bucket_draft(
     try:
         container = writer_for(PurePosixPath(key))
     except ValueError as error:
-        raise ValueError(f"{name_of(place)}: {str(error).partition(': ')[2]}") from None
+        raise ValueError(escaped(f"{name_of(place)}: {str(error).partition(': ')[2]}")) from None
     if container.root_key:
         return ManyObjectsDraft(ObjectWriter(place, options), overwrite=overwrite, resume=resume)
     if resume:
         raise ValueError(
-            f"{name_of(place)}: resume=True (--resume) is not for one file in a bucket, of which "
-            "nothing is there before all is: its upload begins anew; a .zarr store can be resumed "
-            "there, and any store on a disk"
+            escaped(
+                f"{name_of(place)}: resume=True (--resume) is not for one file in a bucket, of "
+                "which nothing is there before all is: its upload begins anew; a .zarr store can "
+                "be resumed there, and any store on a disk"
+            )
         )
     return OneObjectDraft(ObjectWriter(place, options), overwrite=overwrite)
 
@@ -109,11 +115,15 @@ def _check_apart(target: Path, source: Path) -> None:
     here, there = target.parent.resolve() / target.name, source.resolve()
     if here.is_relative_to(there):
         raise ValueError(
-            f"{target}: lies in {source}, which is converted; a store in it would be taken for "
-            "classes the next time; choose a place outside of it"
+            escaped(
+                f"{target}: lies in {source}, which is converted; a store in it would be taken for "
+                "classes the next time; choose a place outside of it"
+            )
         )
     if there.is_relative_to(here):
-        raise ValueError(f"{target}: holds {source}, which is converted; choose another place")
+        raise ValueError(
+            escaped(f"{target}: holds {source}, which is converted; choose another place")
+        )
 
 
 def name_of(target: str | os.PathLike[str] | tuple[ObjectStore, str]) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 import numpy as np
 
-from arraystore.errors import ChecksumError
+from arraystore.errors import ChecksumError, escaped
 from arraystore.fill import FillTask, fill
 from arraystore.layout import Block, blocks
 
@@ -231,6 +231,6 @@ def writing(
         try:
             writer.close()
         except (OSError, RuntimeError, ValueError) as another:
-            error.add_note(f"and what was written could not be finished: {another}")
+            error.add_note(escaped(f"and what was written could not be finished: {another}"))
         raise
     writer.close()

@@ -20,7 +20,7 @@ from typing_extensions import override
 from arraystore.containers import writer_for
 from arraystore.drafts.base import Draft, writing
 from arraystore.drafts.claim import Claim
-from arraystore.errors import StorageError
+from arraystore.errors import StorageError, escaped
 from arraystore.files import close_idle_files, full_disk_is_told
 from arraystore.schema import PAYLOAD
 
@@ -80,11 +80,11 @@ class BucketDraft(Draft):
             if not self._claim.is_lost:
                 note = self._let_go()
                 if note and isinstance(error, BaseException):
-                    error.add_note(note)
+                    error.add_note(escaped(note))
         except OSError as another:
             if not isinstance(error, BaseException):
                 raise
-            error.add_note(f"what was sent is left as it is: {another}")
+            error.add_note(escaped(f"what was sent is left as it is: {another}"))
         finally:
             close_idle_files()  # else the space of the spool would be kept
             self._stack.__exit__(*exception)  # type: ignore[arg-type] # the three of a with statement
@@ -126,18 +126,24 @@ class BucketDraft(Draft):
             claim = Claim(self._objects, self._claim_key)
         if found is not None and not self._overwrite:
             raise FileExistsError(
-                f"{where}: exists; choose another name, or give overwrite=True (--overwrite)"
+                escaped(
+                    f"{where}: exists; choose another name, or give overwrite=True (--overwrite)"
+                )
             )
         if claim.was_there and not self._overwrite and not self._resume:
             raise self._unfinished(claim)
         if found is not None and not self._container.is_root(found):
             raise FileExistsError(
-                f"{where}: is neither a Zarr group nor an HDF5 file, and is not overwritten"
+                escaped(
+                    f"{where}: is neither a Zarr group nor an HDF5 file, and is not overwritten"
+                )
             )
         if found is None and not claim.was_there and self._objects.tags(self._key):
             raise FileExistsError(
-                f"{where}: there are objects below, but no store of arraystore's making; choose "
-                "another name, or delete them"
+                escaped(
+                    f"{where}: there are objects below, but no store of arraystore's making; "
+                    "choose another name, or delete them"
+                )
             )
         return claim
 
@@ -148,7 +154,7 @@ class BucketDraft(Draft):
         if claim.is_left:
             name = PurePosixPath(self._key).name
             return FileExistsError(
-                f"{claim.where}: holds an unfinished conversion to {name}; give {ways}"
+                escaped(f"{claim.where}: holds an unfinished conversion to {name}; give {ways}")
             )
         return StorageError(
             f"{claim.where}: another process is writing to the same target, or was killed while it "

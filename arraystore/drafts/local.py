@@ -14,6 +14,7 @@ from arraystore.containers import open_local, writer_for
 from arraystore.containers.again import lay_out_again
 from arraystore.drafts.base import Draft, writing
 from arraystore.drafts.resuming import check_known, check_places, check_plan, relying_on_a_store
+from arraystore.errors import escaped
 from arraystore.files import close_idle_files, full_disk_is_told
 from arraystore.fill import FilePlaces
 from arraystore.journal import BlockKey, JournalWriter, read_journal
@@ -79,13 +80,15 @@ class LocalDraft(Draft):
         except OSError as another:
             if not isinstance(error, BaseException):
                 raise
-            error.add_note(f"the last blocks could not be recorded: {another}")
+            error.add_note(escaped(f"the last blocks could not be recorded: {another}"))
         finally:
             is_kept = self._work.is_unfinished and not self._is_refused
             if isinstance(error, BaseException) and is_kept:
                 error.add_note(
-                    f"{self._work.folder} keeps what was copied; resume=True (--resume) goes on "
-                    "from there"
+                    escaped(
+                        f"{self._work.folder} keeps what was copied; resume=True (--resume) goes "
+                        "on from there"
+                    )
                 )
             self._stack.__exit__(*exception)  # type: ignore[arg-type] # the three of a with statement
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 from arraystore.drafts.bucket import BucketDraft
 from arraystore.drafts.claim import Sent
 from arraystore.drafts.resuming import check_known, check_plan
-from arraystore.errors import StorageError
+from arraystore.errors import StorageError, escaped
 from arraystore.fill import MemorySink, Target
 from arraystore.journal import BlockKey
 from arraystore.schema import PAYLOAD
@@ -75,7 +75,9 @@ class ManyObjectsDraft(BucketDraft):
         there = self._objects.tags(self._key)
         if self._root_key in there:
             raise FileExistsError(
-                f"{self._objects.at(self._key)}: was created by somebody else in the meantime"
+                escaped(
+                    f"{self._objects.at(self._key)}: was created by somebody else in the meantime"
+                )
             )
         self._objects.delete([key for key in there if key not in self._tags])
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 from arraystore.containers import open_local
 from arraystore.drafts.base import NOT_AS_WRITTEN, first_difference
 from arraystore.drafts.bucket import BucketDraft
-from arraystore.errors import ChecksumError, SourceError
+from arraystore.errors import ChecksumError, SourceError, escaped
 from arraystore.fill import FilePlaces, MemorySink, Target, copy_images
 from arraystore.layout import Block, blocks
 from arraystore.schema import PAYLOAD
@@ -85,7 +85,9 @@ class OneObjectDraft(BucketDraft):
         self._claim.check()
         if not self._overwrite and self._objects.status(self._key):
             raise FileExistsError(
-                f"{self._objects.at(self._key)}: was created by somebody else in the meantime"
+                escaped(
+                    f"{self._objects.at(self._key)}: was created by somebody else in the meantime"
+                )
             )
 
     def _holes(self) -> list[tuple[int, int, str]]:

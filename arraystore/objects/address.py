@@ -11,6 +11,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
+from arraystore.errors import escaped
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -76,6 +78,7 @@ _CLIENT: Final = frozenset(
 )
 _RETRY: Final = frozenset({"max_retries", "retry_timeout"})
 _BACKOFF: Final = frozenset({"init_backoff", "max_backoff", "base"})
+_MAX_RETRIES: Final = 10**6
 _DURATIONS: Final = frozenset(
     {"connect_timeout", "pool_idle_timeout", "read_timeout", "timeout", "retry_timeout"}
     | {"init_backoff", "max_backoff"}
@@ -157,8 +160,10 @@ def parse_address(text: str) -> Address | None:
     root = f"{scheme}://{plain_host}/"
     if scheme not in KINDS:
         raise ValueError(
-            f"{root}{path.partition('?')[0]}: an address begins with one of "
-            f"{', '.join(f'{known}://' for known in KINDS)}, file://, or is a path"
+            escaped(
+                f"{root}{path.partition('?')[0]}: an address begins with one of "
+                f"{', '.join(f'{known}://' for known in KINDS)}, file://, or is a path"
+            )
         )
     kind = KINDS[scheme]
     if kind == "http":
@@ -172,11 +177,13 @@ def parse_address(text: str) -> Address | None:
         root, plain_host = f"{scheme}://{host}/", login
     elif at:
         raise ValueError(
-            f"{root}{path}: an address in a bucket has no user or password in it; give them as "
-            "storage_options, or in the environment"
+            escaped(
+                f"{root}{path}: an address in a bucket has no user or password in it; give them as "
+                "storage_options, or in the environment"
+            )
         )
     if not plain_host:
-        raise ValueError(f"{root}{path}: names no bucket")
+        raise ValueError(escaped(f"{root}{path}: names no bucket"))
     return Address(kind, root, plain_host, path.strip("/"), account)
 
 
@@ -184,8 +191,10 @@ def _web_address(root: str, path: str, login: str) -> Address:
     path, query, _ = path.partition("?")
     if query:
         raise ValueError(
-            f"{root}{path}: an address with a query (behind '?', such as a signed one) cannot be "
-            "used, since a store has many objects; give credentials as storage_options"
+            escaped(
+                f"{root}{path}: an address with a query (behind '?', such as a signed one) cannot "
+                "be used, since a store has many objects; give credentials as storage_options"
+            )
         )
     return Address("http", root, root, unquote(path).strip("/"), login=unquote(login))
 
@@ -237,15 +246,15 @@ def settings_for(address: Address, options: Mapping[str, Any] | None) -> Setting
     ({'skip_signature': True}, {'timeout': datetime.timedelta(seconds=5)})
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    given = dict(given.pop("client_kwargs", {})) | given
-    client = dict(given.pop("client_options", {}))
-    retry = dict(given.pop("retry_config", {}))
+    given = _mapping("client_kwargs", given.pop("client_kwargs", {})) | given
+    client = _mapping("client_options", given.pop("client_options", {}))
+    retry = _mapping("retry_config", given.pop("retry_config", {}))
     profile = given.pop("profile", None)
     if given.pop("verify", True) is False:
         client["allow_invalid_certificates"] = True
-    headers = given.pop("headers", None)
+    headers = _mapping("headers", given.pop("headers", {}))
     if headers or address.login:
-        client["default_headers"] = _headers(client, headers or {}, address.login)
+        client["default_headers"] = _headers(client, headers, address.login)
     config: dict[str, Any] = {"account_name": address.account} if address.account else {}
     for name, value in given.items():
         if name in _CLIENT:
@@ -316,11 +325,28 @@ def _headers(client: dict[str, Any], headers: Mapping[str, str], login: str) -> 
     return {**client.get("default_headers", {}), **basic, **headers}
 
 
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    try:
+        return {**value}
+    except TypeError:
+        raise ValueError(f"storage_options: {name} must be a mapping of names to values") from None
+
+
 def _duration(name: str, value: Any) -> Any:
-    """Let a number mean seconds."""
-    if name in _DURATIONS and isinstance(value, int | float):
-        return timedelta(seconds=value)
-    return value
+    """Let a number mean seconds, and refuse what cannot be of a name; no value is repeated."""
+    if name == "default_headers":
+        return _mapping(name, value)
+    if name == "max_retries" and (not isinstance(value, int) or not 0 <= value <= _MAX_RETRIES):
+        raise ValueError(f"storage_options: {name} must be an integer from 0 to {_MAX_RETRIES:,}")
+    if name not in _DURATIONS or isinstance(value, str | timedelta):
+        return value
+    try:
+        seconds = timedelta(seconds=value)
+    except (ArithmeticError, TypeError, ValueError):
+        seconds = None
+    if seconds is None or seconds < timedelta() or isinstance(value, bool):
+        raise ValueError(f"storage_options: {name} must be a number of seconds, 0 or more")
+    return seconds
 
 
 def _refuse_config(address: Address, config: Mapping[str, Any]) -> None:
@@ -333,4 +359,4 @@ def unknown_option(kind: str, name: str) -> ValueError:
     known = sorted({*_RENAMED[kind], *_CLIENT, *_RETRY, *_BACKOFF, *_RENAMED[kind].values()})
     near = difflib.get_close_matches(name, known)
     hint = f"; near it: {', '.join(near)}" if near else ""
-    return ValueError(f"storage_options: {name!r} is not known for {kind}://{hint}")
+    return ValueError(escaped(f"storage_options: {name!r} is not known for {kind}://{hint}"))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import configparser
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from arraystore.arguments import as_path
+from arraystore.errors import escaped
 from arraystore.objects.address import connection_string
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 _FROM_ELSEWHERE: Final = ("role_arn", "sso_session", "sso_start_url", "credential_process")
 """Keys of a profile whose credentials must be asked for somewhere."""
@@ -58,7 +60,9 @@ def aws_settings(config: Mapping[str, Any], profile: str | None) -> dict[str, An
     if found is None:
         if name:
             raise ValueError(
-                f"there is no AWS profile {name!r} in {' or '.join(map(str, _aws_files()))}"
+                escaped(
+                    f"there is no AWS profile {name!r} in {' or '.join(map(str, _aws_files()))}"
+                )
             )
         return {}
     settings = {
@@ -90,8 +94,8 @@ def _wants_credentials(config: Mapping[str, Any], profile: str | None) -> bool:
 
 def _aws_files() -> tuple[Path, Path]:
     return (
-        Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser(),
-        Path(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser(),
+        as_path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"),
+        as_path(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"),
     )
 
 
@@ -104,7 +108,9 @@ def _aws_profile(name: str) -> dict[str, str] | None:
         try:
             parser.read(path, encoding="utf-8")
         except configparser.Error as error:
-            raise ValueError(f"{path}: not a configuration file: {type(error).__name__}") from None
+            raise ValueError(
+                escaped(f"{path}: not a configuration file: {type(error).__name__}")
+            ) from None
         if parser.has_section(section):
             found = (found or {}) | dict(parser.items(section))
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from arraystore.errors import StorageError
+from arraystore.errors import StorageError, brief, escaped
 from arraystore.objects.address import Address, Settings, settings_for, unknown_option
 from arraystore.objects.loop import check_process
 from arraystore.objects.profiles import (
@@ -34,6 +34,7 @@ _BACKOFF: Final = {
     "max_backoff": timedelta(seconds=5),
     "base": 2,
 }
+_LONGEST: Final = 500
 _FIRST_RETRIES: Final = 2
 """How often a server is called again that has never answered."""
 
@@ -151,7 +152,7 @@ def connection_to(store: Any) -> Connection:
         If it is none.
     """
     if not hasattr(store, "get_async") or not hasattr(store, "head_async"):
-        raise TypeError(f"must be a path, an address or an obstore store, got {store!r}")
+        raise TypeError(f"must be a path, an address or an obstore store, got {brief(store)}")
     check_process()
     return _plain_connection(store, f"<{type(store).__name__}>/")
 
@@ -206,8 +207,10 @@ def _store(address: Address, settings: Settings, retry: dict[str, Any], provider
     except UnknownConfigurationKeyError as error:
         name = next((name for name in settings.config if f"'{name}'" in str(error)), None)
         raise unknown_option(address.kind, name or "a name") from None
-    except (BaseError, TypeError, ValueError) as error:
-        raise ValueError(f"{address.where}: {cleaned(str(error), settings.secrets)}") from None
+    except (BaseError, ArithmeticError, TypeError, ValueError) as error:
+        raise ValueError(
+            escaped(f"{address.where}: {cleaned(str(error), settings.secrets)[:_LONGEST]}")
+        ) from None
 
 
 def _errors() -> tuple[type[Exception], ...]:

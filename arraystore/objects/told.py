@@ -6,7 +6,7 @@ import errno
 import re
 from typing import TYPE_CHECKING, Final
 
-from arraystore.errors import StorageError
+from arraystore.errors import StorageError, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -107,7 +107,7 @@ def told(
         what = "there is no such bucket" if code in _NO_BUCKET else "there is nothing here"
         if where.startswith("memory://"):
             what += "; memory:// is the memory of one process, which no other can read"
-        return FileNotFoundError(errno.ENOENT, f"{what}{said}", where)
+        return FileNotFoundError(errno.ENOENT, escaped(f"{what}{said}"), where)
     kind = type(error).__name__
     if any(service in text for service in _METADATA_SERVICES) or "Credential" in kind:
         return StorageError(

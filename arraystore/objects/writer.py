@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from arraystore.errors import escaped
 from arraystore.objects.address import parse_address
 from arraystore.objects.loop import check_process
 from arraystore.objects.stores import connect, connection_to
@@ -111,7 +112,7 @@ class ObjectWriter:
         parsed = parse_address(place)
         if parsed is None or parsed.kind == "http":
             where = parsed.where if parsed else place
-            raise ValueError(f"{where}: stores are written to a disk or a bucket")
+            raise ValueError(escaped(f"{where}: stores are written to a disk or a bucket"))
         self.key = parsed.key
         self._connection = connect(parsed, {**_PATIENCE, **self._given[1]})
 
@@ -222,7 +223,7 @@ class ObjectWriter:
             return self._ask(key, put)
         except _Taken:
             raise FileExistsError(
-                f"{self.at(key)}: was created by somebody else in the meantime"
+                escaped(f"{self.at(key)}: was created by somebody else in the meantime")
             ) from None
 
     def replace(self, key: str, data: bytes, old: Version) -> Version | None:

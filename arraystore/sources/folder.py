@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arraystore.errors import SourceError
+from arraystore.errors import SourceError, escaped
 from arraystore.image import IMAGE_SUFFIXES
 from arraystore.names import PackedNames, packed
 from arraystore.schema import check_split_name
@@ -49,7 +49,7 @@ def load(root: Path) -> Source:
     """
     if not root.is_dir():
         kind = NotADirectoryError if root.exists() else FileNotFoundError
-        raise kind(f"{root}: is not a folder; folder:PATH takes {_SHAPES}")
+        raise kind(escaped(f"{root}: is not a folder; folder:PATH takes {_SHAPES}"))
     paths = sorted(_files(str(root), ""), key=lambda path: path.split("/"))
     found = [tuple(path.split("/")) for path in paths if _is_image(path)]
     others = [path for path in paths if not _is_image(path)]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from arraystore.arguments import as_path
 from arraystore.errors import SourceError
 from arraystore.files import open_file
 from arraystore.names import PackedNames, packed
@@ -146,7 +147,7 @@ def load(
         If an archive is missing, damaged, or not what it should be; if
         it does not hold all it should and `partial` is false.
     """
-    folder = (manual_dir or MANUAL_DIR).expanduser()
+    folder = as_path(manual_dir or MANUAL_DIR)
     readers = {"train": TRAIN_ARCHIVE, "validation": VALIDATION_ARCHIVE}
     if version in TEST_VERSIONS:
         readers["test"] = TEST_ARCHIVE

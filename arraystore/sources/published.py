@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arraystore.arguments import as_path
 from arraystore.sources.imagenet2012 import MANUAL_DIR
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids
 from arraystore.sources.subset_list import find_subset_list
@@ -46,7 +47,7 @@ def published_counts(
         return np.bincount(validation_labels(), minlength=n_classes).astype(np.int64)
     if split != "train" or not config:
         return None
-    listed = find_subset_list(config, subset_list, (manual_dir or MANUAL_DIR).expanduser())
+    listed = find_subset_list(config, subset_list, as_path(manual_dir or MANUAL_DIR))
     label_of = {wnid: k for k, wnid in enumerate(wnids())}
     labels = [label_of.get(name.partition("_")[0], n_classes) for name in listed.names]
     return np.bincount(labels, minlength=n_classes)[:n_classes].astype(np.int64)

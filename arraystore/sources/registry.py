@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from arraystore.arguments import as_path
 from arraystore.errors import SourceError
 from arraystore.sources import folder, imagenet2012
 from arraystore.sources.base import Source, Status, silent
@@ -94,7 +95,7 @@ def folder_of(dataset: str) -> Path | None:
         return None
     if dataset == _FOLDER:
         raise SourceError("folder: needs a path, such as folder:photos")
-    return Path(dataset.removeprefix(_FOLDER)).expanduser()
+    return as_path(dataset.removeprefix(_FOLDER))
 
 
 def _refuse(dataset: str, **options: object) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from arraystore.arguments import as_path
 from arraystore.errors import SourceError
 
 _BASE_URL: Final = (
@@ -113,7 +114,7 @@ def find_subset_list(
 def cache_dir() -> Path:
     """Return the folder for what is downloaded, by the XDG base directory specification."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "arraystore"
+    return as_path(base) / "arraystore"
 
 
 def _read(path: Path) -> bytes:

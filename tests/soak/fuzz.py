@@ -12,11 +12,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 import arraystore
+from arraystore.errors import ArrayStoreError
 from arraystore.export import export
 from arraystore.image import decode, probe
 from arraystore.progress import Meter
 from arraystore.saved_selection import SavedSelection
-from arraystore.selection import parse_split_string
+from arraystore.selection import as_positions, parse_split_string
 from tests.soak.judge import only_documented, scratch, use, whole_store
 from tests.support import write_store
 from tests.test_image import EVERY, FRAME, JPEG, PNG
@@ -309,6 +310,59 @@ def check_names(case: tuple[list[str], list[str]]) -> None:
     assert all(p == out or out in p.parents for p in made), "outside of the folder"
 
 
+# What a caller gives: text that is quoted, and selections
+
+given_texts = st.text(st.characters(), max_size=40) | st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["train", "train[", "n", "0", "*", "s3://b/", "memory://", ""]),
+    st.text(st.sampled_from("\x1b\0\n\r\x9b\u202e\u2066\u2028\ud800\udcff[]:+%/é"), max_size=20),
+    st.sampled_from(["", "]", ".json", ".zarr", "/"]),
+)
+QUOTING: tuple[Callable[[arraystore.Store, str], object], ...] = (
+    lambda store, text: store[text],
+    lambda store, text: store["train"].where(label=text),
+    lambda store, text: store["train"].where(file_name=text),
+    lambda store, text: store["train"].find(text),
+    lambda store, text: store["train"].select(text),
+    lambda store, text: store["train"].batches(1, shuffle=text),
+    lambda _, text: arraystore.open(text),
+    lambda _, text: arraystore.open("http://h/a", storage_options={text: text}),
+)
+
+
+def check_message(text: str) -> None:
+    store = arraystore.open(whole_store(".h5"))
+    for quoting in QUOTING:
+        try:
+            shown = repr(quoting(store, text))
+        except (ArrayStoreError, LookupError, OSError, ValueError) as error:
+            shown = str(error)
+        assert shown.isprintable(), "shows what a terminal would obey"
+
+
+selections = st.lists(
+    st.integers(-8, 8)
+    | st.booleans()
+    | st.sampled_from([np.True_, np.False_, np.int8(2), np.uint64(3), 10**30, 1.0, np.array(1)]),
+    max_size=6,
+)
+
+
+def check_selected(selection: list[Any]) -> None:
+    is_bool = [isinstance(value, bool | np.bool_) for value in selection]
+    try:
+        expected = np.arange(6)[selection].tolist()
+    except IndexError:
+        expected = None
+    if any(is_bool) and not all(is_bool):
+        expected = None
+    try:
+        found = as_positions(selection, 6).tolist()
+    except IndexError:
+        found = None
+    assert found == (expected if selection else []), "not what NumPy selects"
+
+
 FUZZED = {
     "tar archives": Fuzz(archives, check_archive),
     "images": Fuzz(encoded_images, check_image),
@@ -323,5 +377,7 @@ FUZZED = {
         ),
         check_names,
     ),
+    "texts that messages quote": Fuzz(given_texts, check_message),
+    "lists that select": Fuzz(selections, check_selected),
 }
 """Every kind of input that is fuzzed, by the name that `make soak` counts it under."""
