@@ -15,6 +15,7 @@ from arraystore.errors import (
     ShortReadError,
     SourceError,
     StorageError,
+    StoreChangedError,
     VersionError,
 )
 from arraystore.findings import Problem, ProblemGroup
@@ -50,6 +51,7 @@ __all__ = [
     "SplitReport",
     "StorageError",
     "Store",
+    "StoreChangedError",
     "StoreInfo",
     "VerifyReport",
     "VersionError",

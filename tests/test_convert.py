@@ -586,7 +586,8 @@ def test_overwriting_a_link_leaves_the_store_that_it_led_to(
     before = tree(there)
     link.symlink_to(there)
     report = convert(photos, link, order="label", overwrite=True)
-    assert report.notes == (f"{link} was a symbolic link to {there}, which is unchanged",)
+    note = f"replaced the symbolic link {link}; what it pointed to, {there}, is unchanged"
+    assert report.notes == (note,)
     assert tree(there) == before
     assert not link.is_symlink()
     assert arraystore.open(link).info.splits["train"].order == "label"

@@ -268,7 +268,7 @@ def test_an_object_that_vanishes_under_an_open_store_is_told(
     name = payload_of(web)
     del web.objects[name]
     assert told(lambda: train.image_bytes[7]) == (
-        f"s3://{name}: has vanished since the store was opened"
+        f"s3://{name}: has vanished since the store was opened; open it again"
     )
 
 

@@ -14,8 +14,9 @@ from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader
 from arraystore.containers.hdf5_writer import HDF5Writer
 from arraystore.containers.zarr import METADATA, ZarrReader
 from arraystore.containers.zarr_writer import ZarrWriter
-from arraystore.errors import FormatError, StorageError
+from arraystore.errors import FormatError, StorageError, changed
 from arraystore.storage import LocalReader
+from arraystore.target import restore
 
 if TYPE_CHECKING:
     from pathlib import Path, PurePath
@@ -77,7 +78,33 @@ def open_local(
         If there is nothing at `path`.
     FormatError
         If what is there is neither.
+    StoreChangedError
+        If it is replaced meanwhile.
+    StorageError
+        If a conversion that was killed moved it aside, and it cannot be moved back.
     """
+    identity = _identity(path)
+    if identity is None:
+        restore(path)
+        identity = _identity(path)
+    try:
+        return _open_local(path, max_gap=max_gap, mmap=mmap)
+    except (FormatError, OSError):
+        if _identity(path) != identity:
+            raise changed(str(path)) from None
+        raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what distinguishes a file or folder from another of its name; None if absent."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _open_local(path: Path, *, max_gap: int, mmap: bool) -> tuple[RangeReader, ContainerReader]:
     where = str(path)
     reader: RangeReader
     if path.is_dir():

@@ -58,7 +58,8 @@ class LocalDraft(Draft):
         self._open_writer = writer_for(path)
         if path.is_symlink():
             there = path.readlink()
-            self.notes = (f"{path} was a symbolic link to {there}, which is unchanged",)
+            note = f"replaced the symbolic link {path}; what it pointed to, {there}, is unchanged"
+            self.notes = (note,)
         self._path, self._overwrite, self._sync, self._resume = path, overwrite, sync, resume
         self._manifests: dict[str, ChunkManifest] = {}
         self._blocks: dict[BlockKey, Checksums] = {}

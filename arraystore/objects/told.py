@@ -6,7 +6,7 @@ import errno
 import re
 from typing import TYPE_CHECKING, Final
 
-from arraystore.errors import StorageError
+from arraystore.errors import StorageError, changed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -122,11 +122,6 @@ def told(
     if kind == "PreconditionError":
         return changed(where)
     return StorageError(f"{where}: {_generic(text, code, secrets)}")
-
-
-def changed(where: str) -> StorageError:
-    """Return the error about an object that is not the one that was opened."""
-    return StorageError(f"{where}: has changed since the store was opened; open it again")
 
 
 def _denied(code: str, *, is_anonymous: bool) -> str:
