@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from arraystore.byterange import ByteRange
+from arraystore.containers.answers import strange_answer
 from arraystore.containers.blocks import BLOCK_NBYTES, HEAD_NBYTES, BlockReader
 from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader
 from arraystore.containers.hdf5_writer import HDF5Writer
@@ -191,6 +192,8 @@ def open_objects(
 
 def _open_hdf5(reader: ObjectReader, name: str, where: str) -> ContainerReader:
     nbytes, head, tail = reader.read_ends(name, HEAD_NBYTES, BLOCK_NBYTES)
+    if what := strange_answer(bytes(head[:1024])):
+        raise StorageError(f"{where}: must be an HDF5 file, but the server sent {what}")
     _check_signature(head[: len(SIGNATURE)], where)
     return HDF5Reader(BlockReader(reader, name, nbytes, head, tail), name, where)
 

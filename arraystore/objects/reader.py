@@ -87,12 +87,16 @@ class ObjectReader(RangeReader):
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._slots = asyncio.Semaphore(max_in_flight)
         self._seen: dict[str, Seen] = {}
+        self._guarded: set[str] = set()
         self._is_met = False
 
     @override
     def size(self, key: str) -> int:
         seen = self._seen.get(key)
-        return run(self._head(key)) if seen is None else seen.nbytes
+        if seen is not None:
+            return seen.nbytes
+        self._check_redirects([key])
+        return run(self._head(key))
 
     @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
@@ -102,12 +106,14 @@ class ObjectReader(RangeReader):
     @override
     def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
         check_process()  # before coroutines are made that nobody would wait for
+        self._check_redirects([wanted.key for wanted in ranges])
         works = [self._in_parts(*wanted) for wanted in ranges]
         return self._all(works, [wanted.key for wanted in ranges])
 
     @override
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
         check_process()
+        self._check_redirects(keys)
         found = dict(self._all([self._object(key) for key in keys], keys))
         return [found[i] for i in range(len(keys))]
 
@@ -168,7 +174,21 @@ class ObjectReader(RangeReader):
         FileNotFoundError
             If there is no such object.
         """
+        self._check_redirects([key])
         return run(self._ends(key, first, last))
+
+    def _check_redirects(self, keys: Sequence[str]) -> None:
+        """Look at objects that are new to us, if headers must not follow redirects."""
+        guard = self._connection.guard
+        if guard is None:
+            return
+        for key in dict.fromkeys(keys):
+            if key not in self._guarded:
+                guard.check(self._path(key))
+                self._guarded.add(key)
+
+    def _path(self, key: str) -> str:
+        return self._prefix + key if key else self._prefix.rstrip("/")
 
     async def _ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
         head, tail = await asyncio.gather(
@@ -241,7 +261,7 @@ class ObjectReader(RangeReader):
         return Reply(data, start, size)
 
     async def _answer(self, key: str, options: dict[str, Any]) -> Any:
-        path = self._prefix + key if key else self._prefix.rstrip("/")
+        path = self._path(key)
         if not self._is_met:
             # A server that has never answered is not called for long.
             try:

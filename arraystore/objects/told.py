@@ -167,6 +167,12 @@ def _generic(text: str, code: str, secrets: Collection[str]) -> str:
         return f"the server answered {status} each time it was asked (see `max_retries`)"
     if status:
         return f"the server answered {status}{f' ({code})' if code else ''}"
+    if "error following redirect" in text:
+        return "the server redirects in a circle, or too often"
+    if "error sending request" in text:
+        return "the connection was lost, also when asked again (see `max_retries`)"
+    if "Content-Length Header missing" in text:
+        return "the server does not say how long its answer is (Content-Length); use another one"
     return cleaned(text, secrets)
 
 
