@@ -371,13 +371,11 @@ def open_store(
         place = os.fspath(address)
         if "://" not in place or place.startswith("file://"):
             place = str(Path(place.removeprefix("file://")).expanduser().absolute())
+    store = Store(Opening(place, options))
     for _ in range(_TRIES - 1):
         with suppress(StoreChangedError):  # replaced between two reads: take the new one
-            return _read(Opening(place, options))
-    return _read(Opening(place, options))
-
-
-def _read(opening: Opening) -> Store:
-    store = Store(opening)
+            store.read_root()
+            return store
+        store = Store(Opening(place, options))
     store.read_root()
     return store

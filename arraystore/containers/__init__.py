@@ -5,6 +5,8 @@ Which of them a store has is known here, and nowhere else.
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -84,31 +86,34 @@ def open_local(
     StorageError
         If a conversion that was killed moved it aside, and it cannot be moved back.
     """
-    identity = _identity(path)
-    if identity is None:
+    status = _status(path)
+    if status is None:
         restore(path)
-        identity = _identity(path)
+        status = _status(path)
+    if status is None:
+        raise FileNotFoundError(f"{path}: there is nothing here")
     try:
-        return _open_local(path, max_gap=max_gap, mmap=mmap)
+        return _open_local(path, status.st_mode, max_gap=max_gap, mmap=mmap)
     except (FormatError, OSError):
-        if _identity(path) != identity:
+        now = _status(path)
+        if now is None or not os.path.samestat(now, status):
             raise changed(str(path)) from None
         raise
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what distinguishes a file or folder from another of its name; None if absent."""
+def _status(path: Path) -> os.stat_result | None:
     try:
-        status = path.stat()
+        return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return status.st_dev, status.st_ino
 
 
-def _open_local(path: Path, *, max_gap: int, mmap: bool) -> tuple[RangeReader, ContainerReader]:
+def _open_local(
+    path: Path, mode: int, *, max_gap: int, mmap: bool
+) -> tuple[RangeReader, ContainerReader]:
     where = str(path)
     reader: RangeReader
-    if path.is_dir():
+    if stat.S_ISDIR(mode):
         if not (path / METADATA).is_file():
             is_v2 = (path / ".zgroup").exists() or (path / ".zarray").exists()
             found = "a Zarr v2 hierarchy" if is_v2 else "a folder"
@@ -118,9 +123,7 @@ def _open_local(path: Path, *, max_gap: int, mmap: bool) -> tuple[RangeReader, C
             )
         reader = LocalReader(path, max_gap=max_gap, mmap=mmap)
         return reader, ZarrReader(reader, where)
-    if not path.exists():
-        raise FileNotFoundError(f"{where}: there is nothing here")
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise FormatError(f"{where}: is not an arraystore store: neither a folder nor a file")
     reader = LocalReader(path.parent, max_gap=max_gap, mmap=mmap)
     nbytes = reader.size(path.name)
