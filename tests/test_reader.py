@@ -845,3 +845,14 @@ def test_an_image_that_came_damaged_is_told_with_its_name_when_it_is_decoded(
     assert train.image_bytes[0] == files["train/a/cut.jpg"]
     with pytest.raises(FormatError, match=rf"{path}/train: 'a/cut.jpg' .*: cannot be decoded"):
         _ = train[:]
+
+
+@named("nbytes", [0, 100])
+def test_a_local_document_that_is_cut_short_says_so(copy: Path, nbytes: int) -> None:
+    if copy.is_file():
+        pytest.skip("has no documents")
+    document = copy / "zarr.json"
+    document.write_bytes(document.read_bytes()[:nbytes])
+    message = f"zarr.json: must be JSON, but ends in the middle, after {nbytes} bytes; the file is"
+    with pytest.raises(FormatError, match=message):
+        arraystore.open(copy)
