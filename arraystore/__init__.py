@@ -12,10 +12,10 @@ from arraystore.errors import (
     ArrayStoreError,
     ChecksumError,
     FormatError,
-    ReplacedError,
     ShortReadError,
     SourceError,
     StorageError,
+    StoreChangedError,
     VersionError,
 )
 from arraystore.findings import Problem, ProblemGroup
@@ -42,7 +42,6 @@ __all__ = [
     "Problem",
     "ProblemGroup",
     "ReadPlan",
-    "ReplacedError",
     "Sample",
     "SavedSelection",
     "ShortReadError",
@@ -52,6 +51,7 @@ __all__ = [
     "SplitReport",
     "StorageError",
     "Store",
+    "StoreChangedError",
     "StoreInfo",
     "VerifyReport",
     "VersionError",

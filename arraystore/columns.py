@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import numpy as np
 
-from arraystore.errors import FormatError, ReplacedError
+from arraystore.errors import FormatError, StoreChangedError
 from arraystore.layout import hash_numbers
 from arraystore.names import NameIndex
 from arraystore.sampling import Groups, ranked
@@ -80,7 +80,7 @@ class StoredColumns:
 
         Raises
         ------
-        ReplacedError
+        StoreChangedError
             If the split does not have the identity that it must have.
         """
         attributes = self._unchecked.container.attributes(self.name)
@@ -127,7 +127,7 @@ class StoredColumns:
             difference = f"order was {expected[1]}, is {found[1]}"
         else:
             difference = f"content digest was {expected[0][:12]}…, is {found[0][:12]}…"
-        raise ReplacedError(
+        raise StoreChangedError(
             f"{self.where}: the store was replaced after this split was pickled ({difference}); "
             "open the store and make the split again, or save split.selection(), which fits "
             "every order of the same content"

@@ -102,9 +102,11 @@ def convert(
         What to do about images that cannot be read: stop, or leave them out and
         record it.
     overwrite : bool, default False
-        Replace a store that is at `target`. In a bucket a Zarr store that is there is
-        deleted when the first image is sent, an HDF5 file replaced when the last was.
-        An unfinished store is deleted, unless `resume` is given as well.
+        Replace a store that is at `target`. On a disk readers find the old store or the new
+        one at any time (on Linux; elsewhere a folder is absent for a moment); a symbolic link
+        is replaced, what it points to is left alone, and the report says so. In a bucket a
+        Zarr store is deleted when the first image is sent, an HDF5 file replaced when the last
+        was. An unfinished store is deleted, unless `resume` is given as well.
     resume : bool, default False
         Go on with the unfinished store of an earlier conversion to `target`, if there
         is one, and begin anew if not. Sources, options and versions must be the same;
@@ -200,7 +202,7 @@ def convert(
         path=name_of(target),
         splits=splits,
         partial=source.partial,
-        notes=source.notes,
+        notes=(*source.notes, *draft.notes),
         seconds=time.perf_counter() - began,
     )
 

@@ -66,6 +66,8 @@ class CopyReport:
         that could not be copied.
     seconds : float
         Wall time.
+    notes : tuple of str
+        That a symbolic link was replaced.
     """
 
     dataset: str
@@ -74,6 +76,7 @@ class CopyReport:
     splits: dict[str, SplitInfo]
     left_out: tuple[str, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -156,6 +159,7 @@ def copy(
         splits=splits,
         left_out=left_out,
         seconds=time.perf_counter() - began,
+        notes=draft.notes,
     )
 
 

@@ -8,8 +8,8 @@
     ├── SourceError          a source cannot be read as samples                (ValueError)
     └── StorageError         bytes could not be read or written                (OSError)
         ├── ShortReadError     fewer bytes came back than were asked for
-        ├── ChecksumError      the bytes that came back are not those written
-        └── ReplacedError      a pickled split's store has other samples now
+        ├── StoreChangedError  the store was replaced or changed since it was opened
+        └── ChecksumError      the bytes that came back are not those written
 
 Mistakes that Python has a word for keep it: a position out of bounds is an
 `IndexError`, a split that does not exist a `KeyError`, a target that exists a
@@ -126,9 +126,14 @@ class ShortReadError(StorageError):
     """Fewer bytes came back than were asked for."""
 
 
+class StoreChangedError(StorageError):
+    """The store was replaced, changed or deleted since it was opened, or a split of it pickled."""
+
+
 class ChecksumError(StorageError):
     """The bytes that came back are not the bytes that were written."""
 
 
-class ReplacedError(StorageError):
-    """A split was pickled, and the store at its address now has other samples or another order."""
+def changed(where: str) -> StoreChangedError:
+    """Return the error about a file or object that is not the one that was opened."""
+    return StoreChangedError(f"{where}: has changed since the store was opened; open it again")

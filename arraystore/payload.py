@@ -233,7 +233,7 @@ class _LocalPayload:
             chunk = start // chunk_nbytes
             if monotonic() > until:
                 looked_at.clear()
-                self._reader.check_first()
+                self._reader.check_unchanged()
                 until = monotonic() + SECONDS_TRUSTED
             map_of, shift, end = looked_at.get(chunk) or look(chunk)
             first = start + shift
@@ -249,7 +249,7 @@ class _LocalPayload:
 
         def read(start: int, nbytes: int) -> bytes:
             chunk, at = divmod(start, chunk_nbytes)
-            self._reader.check_first()
+            self._reader.check_unchanged()
             found = self._manifest.whole(chunk) if at + nbytes <= chunk_nbytes else None
             if found is None:
                 return other(start, nbytes)
@@ -298,7 +298,7 @@ class _LocalPayload:
         stop: Ints,
         memory: Callable[[OpenFile], _Memory[Data]],
     ) -> list[Data]:
-        self._reader.check_first()
+        self._reader.check_unchanged()
         # One file after another: no more than its map is held, which may take a descriptor.
         order: Ints = np.argsort(objects, kind="stable")
         file_of: Ints = objects[order]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from arraystore.arguments import as_integer, as_path
 from arraystore.containers.opening import Opening, OpenOptions
-from arraystore.errors import brief, escaped
+from arraystore.errors import StoreChangedError, brief, escaped
 from arraystore.labels import Vocabulary
 from arraystore.parts import Part, Parts
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from arraystore.containers.base import ContainerReader
     from arraystore.containers.opening import ObjectStore, Place
     from arraystore.storage import RangeReader
+
+
+_TRIES: Final = 5
+"""How often a store is opened that is replaced while it is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,5 +378,10 @@ def open_store(
         if "://" not in place or place.startswith("file://"):
             place = str(as_path(place.removeprefix("file://")).absolute())
     store = Store(Opening(place, options))
+    for _ in range(_TRIES - 1):
+        with suppress(StoreChangedError):  # replaced between two reads: take the new one
+            store.read_root()
+            return store
+        store = Store(Opening(place, options))
     store.read_root()
     return store

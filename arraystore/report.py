@@ -43,7 +43,7 @@ class ConvertReport:
     partial : bool
         Whether samples that belong to the data set were missing in the source.
     notes : tuple of str
-        What else was left out.
+        What else was left out, and that a symbolic link was replaced.
     seconds : float
         Wall time.
     """

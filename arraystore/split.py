@@ -51,7 +51,7 @@ class Split(Queries):
     `where`, `select` and `sample` return a new split, and no image is read until you use it.
     A split pickles as the address of its store, positions, and the content digest and order
     that they belong to; if the store was replaced by another, every use of the unpickled
-    split raises `ReplacedError`. All randomness follows from `seed` and the other arguments:
+    split raises `StoreChangedError`. All randomness follows from `seed` and the other arguments:
     the same call gives the same samples, here and elsewhere.
 
     Attributes

@@ -6,6 +6,7 @@ for every reader (lengths are checked, close ranges are merged) stands in functi
 
 from __future__ import annotations
 
+import errno
 import os
 import weakref
 from functools import partial
@@ -18,7 +19,7 @@ import numpy as np
 from typing_extensions import Buffer, override
 
 from arraystore.byterange import ZEROS, ByteRange, ChunkManifest, Pieces, Spans, coalesce
-from arraystore.errors import ShortReadError, StorageError
+from arraystore.errors import ShortReadError, StoreChangedError, changed
 from arraystore.files import OpenFile, identity_of, open_file, read_at, read_into
 
 if TYPE_CHECKING:
@@ -89,6 +90,16 @@ class RangeReader(Protocol):
         """
         ...
 
+    def check_unchanged(self) -> None:
+        """Compare the object that was read first with what it was, before a fault is reported.
+
+        Raises
+        ------
+        StoreChangedError
+            If the store was replaced, changed or deleted since.
+        """
+        return
+
 
 class LocalReader(RangeReader):
     """Read ranges of the files below one folder.
@@ -120,7 +131,11 @@ class LocalReader(RangeReader):
 
     @override
     def size(self, key: str) -> int:
-        status = os.stat(f"{self._root}/{key}")  # noqa: PTH116 - thousands of shards
+        try:
+            status = os.stat(f"{self._root}/{key}")  # noqa: PTH116 - thousands of shards
+        except OSError as error:
+            self._check_absent(key, error)
+            raise
         self._check_new(key, identity_of(status))
         return status.st_size
 
@@ -179,7 +194,7 @@ class LocalReader(RangeReader):
 
     def _in_turn(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[OpenFile, ByteRange]]:
         """Yield each range with its file; the disk is asked meanwhile for those that follow."""
-        self.check_first()
+        self.check_unchanged()
         following = self._with_files(ranges if len(ranges) > 1 else [])
         lead = 0
         for file, wanted in self._with_files(ranges):
@@ -203,7 +218,11 @@ class LocalReader(RangeReader):
         if held is not None and (status := os.fstat(held.fd)).st_nlink:
             self._check(key, identity_of(status))
             return held
-        file = open_file(f"{self._root}/{key}")
+        try:
+            file = open_file(f"{self._root}/{key}")
+        except OSError as error:
+            self._check_absent(key, error)
+            raise
         self._files[key] = weakref.ref(file)
         self._check_new(key, file.identity)
         return file
@@ -213,25 +232,35 @@ class LocalReader(RangeReader):
         known = self._files.get(key)
         return None if known is None else known()
 
-    def check_first(self) -> None:
-        """Compare the file that was read first, the root's metadata, with what it was."""
-        if self._first:
-            status = os.stat(f"{self._root}/{self._first}")  # noqa: PTH116 - once for each batch
+    @override
+    def check_unchanged(self) -> None:
+        if self._first:  # the root's metadata, or the only file
+            path = f"{self._root}/{self._first}"
+            try:
+                status = os.stat(path)  # noqa: PTH116 - once for each batch
+            except (FileNotFoundError, NotADirectoryError):
+                raise StoreChangedError(
+                    f"{path}: has vanished since the store was opened; open it again"
+                ) from None
             self._check(self._first, identity_of(status))
+
+    def _check_absent(self, key: str, error: OSError) -> None:
+        """Report a file that cannot be opened as missing only of the store that was opened."""
+        self.check_unchanged()
+        if isinstance(error, NotADirectoryError):  # a file has taken the place of a folder
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key) from None
 
     def _check_new(self, key: str, identity: tuple[int, ...]) -> None:
         """Compare a file found by its name with what was there; it may be of another store now."""
         self._check(key, identity)
         if self._first:
-            self.check_first()
+            self.check_unchanged()
         else:
             self._first = key
 
     def _check(self, key: str, identity: tuple[int, ...]) -> None:
         if self._seen.setdefault(key, identity) != identity:
-            raise StorageError(
-                f"{self._root}/{key}: has changed since the store was opened; open it again"
-            )
+            raise changed(f"{self._root}/{key}")
 
     def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[str]]:
         return partial(LocalReader, max_gap=self.max_gap, mmap=self.mmap), (self._root,)

@@ -57,6 +57,8 @@ def print_copy(report: CopyReport) -> None:
     _print_splits(console, f"{report.source} → {report.path}", report)
     if report.left_out:
         _say(console, f"Not copied: {', '.join(report.left_out)}")
+    for note in report.notes:
+        _say(console, note)
 
 
 def print_verification(report: VerifyReport) -> None:

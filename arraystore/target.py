@@ -5,11 +5,11 @@
     data/1pct.h5              appears whole, or not at all
     data/.1pct.h5.partial/    while the conversion runs, and when it was stopped
         ├── lock              held by the process that works here
-        ├── store             the store to be
-        ├── journal           which blocks of it are on the disk
-        ├── spool             images that were encoded anew
-        ├── again             what was laid out anew, for the moment of resuming
-        └── replaced          the old store, for the moment between two renames
+        ├── store             the new store; the old one once the two have changed places
+        ├── journal           which blocks of the new store are on the disk
+        ├── spool             images that were encoded again
+        ├── again             a second layout, while a store is resumed
+        └── replaced          the old store between two renames, where names cannot be exchanged
 """
 
 from __future__ import annotations
@@ -19,22 +19,27 @@ import fcntl
 import itertools
 import os
 import shutil
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import StorageError, escaped
+from arraystore.exchange import exchange
 from arraystore.journal import read_journal
 from arraystore.sync import sync_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-    from pathlib import Path
 
 _REPLACED: Final = "replaced"
 _CONTENT: Final = frozenset({"lock", "store", "journal", "spool", "again", _REPLACED})
 _LOCK_TRIES: Final = 100
 """How often a work folder may vanish, between its making and its locking, before we give up."""
+
+_RESTORE_PAUSES: Final = tuple(0.001 * 2**i for i in range(10))
+"""Seconds to wait for a running conversion to reach the second of its two renames; 1 s in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +81,9 @@ class Workspace:
         return self.folder / "again"
 
     @property
-    def is_published(self) -> bool:
-        """Whether the process was killed that worked here when its store had its name already."""
-        is_left = not os.path.lexists(self.store) or _is_same(self.store, self.target)
-        return self.folder.is_dir() and os.path.lexists(self.target) and is_left
+    def is_left_over(self) -> bool:
+        """Whether a process was killed here when its store already had its name."""
+        return self.folder.is_dir() and os.path.lexists(self.target) and not self.is_unfinished
 
     @property
     def is_unfinished(self) -> bool:
@@ -97,11 +101,24 @@ class Workspace:
         FileExistsError
             If something took the target's name in the meantime.
         """
-        if self.overwrite:
+        if self.overwrite and os.path.lexists(self.target):
             _check_target(self.target, overwrite=True)
+            self._replace_target()
+        else:
+            _rename_without_replacing(self.store, self.target)
+        sync_path(self.target.parent)
+
+    def _replace_target(self) -> None:
+        """Put the new store in the place of the old, which is then `store`, or gone."""
+        if self.store.is_file() and self.target.is_file():
+            self.store.replace(self.target)
+            return
+        _forget_journal(self.folder)  # it does not describe what `store` is from now on
+        if exchange(self.store, self.target):
+            sync_path(self.folder)
+            return
         try:
-            if self.overwrite and os.path.lexists(self.target):
-                self.target.rename(self.folder / _REPLACED)
+            self.target.rename(self.folder / _REPLACED)
             _rename_without_replacing(self.store, self.target)
         except BaseException as error:
             _put_back(self.folder, self.target)
@@ -110,7 +127,56 @@ class Workspace:
                 (self.folder / _REPLACED).rename(kept)
                 error.add_note(escaped(f"the old store is now {kept}"))
             raise
-        sync_path(self.target.parent)
+
+
+def restore(target: Path) -> None:
+    """Give a store its name again if a conversion was killed between its two renames.
+
+    Where names can be exchanged no conversion leaves such a state. A running conversion is
+    waited for, for a second.
+
+    Parameters
+    ----------
+    target : Path
+        Where nothing is.
+
+    Raises
+    ------
+    StorageError
+        If there is such a store, but it cannot be moved back: the folder is read-only, or a
+        conversion still runs.
+    """
+    if target.is_symlink():  # that points to nothing
+        target = Path(os.path.realpath(target))
+    folder = _work_folder(target)
+    problem = "a running conversion is replacing it; try again"
+    for pause in _RESTORE_PAUSES:
+        if not os.path.lexists(folder / _REPLACED) or os.path.lexists(target):
+            return
+        try:
+            if _restore_locked(folder, target):
+                return
+        except OSError as error:
+            problem = f"a conversion that was killed left it in {folder / _REPLACED}, and it "
+            problem += f"cannot be moved back ({error.strerror or error}); move it back"
+            break
+        time.sleep(pause)
+    raise StorageError(f"{target}: {problem}")
+
+
+def _restore_locked(folder: Path, target: Path) -> bool:
+    """Move an old store back, unless another process holds the lock."""
+    _check_own(folder)
+    lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)  # as a reader may
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _put_back(folder, target)
+        sync_path(target.parent)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 @contextmanager
@@ -141,8 +207,8 @@ def workspace(
     StorageError
         If another process is converting to the same target.
     """
-    work = Workspace(target.parent / f".{target.name}.partial", target, overwrite)
-    if not work.is_published:
+    work = Workspace(_work_folder(target), target, overwrite)
+    if not work.is_left_over:
         _check_target(target, overwrite=overwrite)
     lock = _locked(work.folder)
     try:
@@ -163,6 +229,10 @@ def workspace(
             os.close(lock)
         else:
             _remove(work, lock)
+
+
+def _work_folder(target: Path) -> Path:
+    return target.parent / f".{target.name}.partial"
 
 
 def _remove(work: Workspace, lock: int) -> None:
@@ -262,12 +332,10 @@ def _put_back(folder: Path, target: Path) -> None:
 
 
 def _clear(folder: Path, but: Collection[str] = ()) -> None:
-    """Delete what is in a work folder, the journal first: it must not tell of what is gone."""
+    """Delete what is in a work folder, the journal first: it must not name what is gone."""
     kept = {"lock", *but}
-    if "journal" not in kept and os.path.lexists(folder / "journal"):
-        (folder / "journal").unlink()
-        with suppress(OSError):  # it is for a loss of power now; and what is missing is told
-            sync_path(folder)
+    if "journal" not in kept:
+        _forget_journal(folder)
     for path in folder.iterdir():
         if path.name in kept:
             continue
@@ -275,6 +343,14 @@ def _clear(folder: Path, but: Collection[str] = ()) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _forget_journal(folder: Path) -> None:
+    """Delete the journal, and wait until that is on the disk."""
+    if os.path.lexists(folder / "journal"):
+        (folder / "journal").unlink()
+        with suppress(OSError):  # only a loss of power now could bring it back
+            sync_path(folder)
 
 
 def _rename_without_replacing(source: Path, target: Path) -> None:

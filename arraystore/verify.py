@@ -18,7 +18,7 @@ from arraystore.arguments import as_path, check_bools
 from arraystore.checks.columns import Columns, ColumnsCheck
 from arraystore.checks.images import ImagesCheck
 from arraystore.checks.source import SourceCheck
-from arraystore.checks.telling import READING, is_of_the_network, told
+from arraystore.checks.telling import READING, is_not_of_the_store, told
 from arraystore.errors import FormatError, ShortReadError, SourceError, escaped
 from arraystore.findings import MAX_KEPT, Findings, Problem, ProblemGroup
 from arraystore.progress import Meter, meter
@@ -134,7 +134,8 @@ def verify(
     SourceError
         If the source is missing, incomplete or damaged.
     StorageError
-        If a server cannot be reached, or refuses.
+        If a server cannot be reached, or refuses; `StoreChangedError` if the store was
+        replaced meanwhile.
 
     Examples
     --------
@@ -202,6 +203,7 @@ class _Verification:
                 splits[name] = self._store.stored(name).info
         for name, info in splits.items():
             self._check_split(name, info, n_classes, decode=decode)
+        self._reader.check_unchanged()  # else what was found is of two stores
         return splits
 
     def _told(self, split: str = "") -> Any:
@@ -284,7 +286,7 @@ class _Verification:
             found = self._container.manifest(path)
             found.locate(np.zeros(1, np.int64), np.array([found.nbytes]))  # looks at all shards
         except READING as error:
-            if self._reader.is_remote and is_of_the_network(error):
+            if is_not_of_the_store(error, is_remote=self._reader.is_remote):
                 raise
             if not is_told:
                 self._add(str(error), name)

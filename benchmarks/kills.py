@@ -3,13 +3,15 @@
 ::
 
     python -m benchmarks.kills [--rounds N] [--seed S] [--suffix .zarr] [--folder DIR]
+                               [--overwrite] [--no-exchange]
 
 In each round a conversion is killed just before its n-th call that changes something on the
 disk, in the middle of it if it writes. Half of the time the machine goes with the process: then
 what was written and not synced is destroyed. After each kill the target must be absent or whole,
 byte for byte. Then the conversion is resumed, and perhaps killed again; in the end the target
-must be whole, and nothing may be left beside it. In a third of the rounds an old store is
-there, to be overwritten.
+must be whole, and nothing may be left beside it. In a third of the rounds (with ``--overwrite``
+in all) an old store is there, to be overwritten: then the target must open after each kill, and
+must never be absent, unless names cannot be exchanged (``--no-exchange`` behaves so).
 
 The conversions are children of this process, made by `os.fork`: it must have one thread alone.
 """
@@ -38,9 +40,11 @@ from PIL import Image
 
 import arraystore
 from arraystore import journal
+from arraystore import target as publishing
 from arraystore.containers import zarr_writer
 from arraystore.drafts import base
 from arraystore.drawn import encode
+from arraystore.exchange import exchange
 from arraystore.layout import blocks
 
 SUFFIXES: Final = (".zarr", ".h5")
@@ -55,6 +59,12 @@ CALLS: Final = (
     *("rmdir", "truncate", "unlink", "write"),
 )
 """Functions of `os` that change what is on the disk, as arraystore calls them."""
+
+EXCHANGE: Final = "exchange"
+"""A call of `arraystore.target` that changes what is on the disk, and is none of `os`."""
+
+_CALLS_OF_PUBLISHING: Final = 12
+"""About as many are made from the last sync on."""
 
 MAX_KILLS: Final = 3
 """Kills in one round."""
@@ -75,6 +85,8 @@ def kills(
     seed: int = 0,
     suffixes: tuple[str, ...] = SUFFIXES,
     folder: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    may_exchange: bool = True,
 ) -> dict[str, int]:
     """Kill conversions, and resume them.
 
@@ -88,12 +100,18 @@ def kills(
         Of the containers.
     folder : path-like, optional
         Where to do it; by default where temporary files are.
+    overwrite : bool, default False
+        Whether there is an old store in every round.
+    may_exchange : bool, default True
+        Whether two names can be exchanged.
 
     Returns
     -------
     dict of str to int
         How many rounds, kills of a process, kills with a loss of power, resumes, and kills
-        after which the store was there (published).
+        after which the store was there (published); of those while an old store was
+        overwritten how many (overwritings_killed), and after how many of them the name was
+        absent.
 
     Raises
     ------
@@ -101,12 +119,15 @@ def kills(
         If something is lost or wrong; the message has the container, the round and the seed.
     """
     counts: Counter[str] = Counter()
-    for name in ("rounds", "process_kills", "power_kills", "resumes", "published"):
+    names = ("rounds", "process_kills", "power_kills", "resumes", "published")
+    for name in (*names, "overwritings_killed", "absent"):
         counts[name] = 0
     with TemporaryDirectory(prefix="kills-", dir=folder) as place, _SmallBlocks():
         source = _photos(Path(place) / "photos")
         for suffix in suffixes:
-            lab = _Lab(Path(place), source, suffix, random.Random(f"{seed}{suffix}"), counts)
+            rng = random.Random(f"{seed}{suffix}")
+            lab = _Lab(Path(place), source, suffix, rng, counts)
+            lab.overwrites, lab.may_exchange = overwrite, may_exchange
             for number in range(rounds):
                 try:
                     lab.round()
@@ -118,6 +139,9 @@ def kills(
 
 class _Lab:
     """A source, the store that it must become, and an old one, in one container."""
+
+    overwrites = False
+    may_exchange = True
 
     def __init__(
         self, place: Path, source: Path, suffix: str, rng: random.Random, counts: Counter[str]
@@ -154,19 +178,24 @@ class _Lab:
     def round(self) -> None:
         """Kill a conversion once or more, and let it be finished."""
         self._counts["rounds"] += 1
-        is_old_there = self._rng.random() < 1 / 3
+        is_old_there = self._rng.random() < 1 / 3 or self.overwrites
         may_be = [tree(self._whole)]
         if is_old_there:
             _copy(self._old, self._target)
             may_be.append(tree(self._old))
         for number in range(self._rng.randint(1, MAX_KILLS)):
+            first, last = 1, self._n_calls
+            if self.overwrites and self._rng.random() < 1 / 2:  # while the store is published
+                first, last = last - _CALLS_OF_PUBLISHING, last + _CALLS_OF_PUBLISHING
             hook = _Hook(
-                self._rng.randint(1, self._n_calls),
+                self._rng.randint(first, last),
                 with_power=self._rng.random() < 1 / 2,
                 work=self._target.with_name(f".{self._target.name}.partial"),
             )
             if self._attempt(hook, overwrite=is_old_there, is_resume=number > 0) != "killed":
                 break
+            if is_old_there:
+                self._check_open(hook)
             if self._target.exists():
                 found = tree(self._target)
                 if found not in may_be:
@@ -179,12 +208,24 @@ class _Lab:
             raise WrongError(f"something is left beside the store: {list(self._place.iterdir())}")
         self._remove_all()
 
+    def _check_open(self, hook: "_Hook") -> None:
+        """See that a reader finds a store, after it gave the old one its name if necessary."""
+        self._counts["overwritings_killed"] += 1
+        if not self._target.exists():
+            self._counts["absent"] += 1
+            if self.may_exchange:
+                raise WrongError(f"a kill before call {hook.at} left no store")
+        if _in_child(lambda: arraystore.open(self._target).info) != 0:
+            raise WrongError(f"a kill before call {hook.at} left a store that does not open")
+
     def _attempt(self, hook: "_Hook", *, overwrite: bool, is_resume: bool) -> str:
         """Run a conversion; say whether it was killed, done, or found its store there."""
         self._counts["resumes"] += is_resume
 
         def run() -> None:
             hook.install()
+            if not self.may_exchange:
+                setattr(publishing, EXCHANGE, lambda *_: False)
             _convert(self._source, self._target, overwrite=overwrite, resume=True)
 
         status = _in_child(run)
@@ -214,10 +255,12 @@ class _Hook:
     def install(self) -> None:
         for name, real in self._real.items():
             setattr(os, name, partial(self._call, name, real))
+        setattr(publishing, EXCHANGE, partial(self._call, EXCHANGE, exchange))
 
     def uninstall(self) -> None:
         for name, real in self._real.items():
             setattr(os, name, real)
+        setattr(publishing, EXCHANGE, exchange)
 
     def _call(self, name: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:
         if next(self.numbers) == self.at:
@@ -358,9 +401,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--suffix", choices=SUFFIXES, help="of one container alone")
     parser.add_argument("--folder", type=Path, help="where to do it")
+    parser.add_argument("--overwrite", action="store_true", help="an old store in every round")
+    parser.add_argument(
+        "--no-exchange", action="store_true", help="as where two names cannot be exchanged"
+    )
     options = parser.parse_args()
     suffixes = (options.suffix,) if options.suffix else SUFFIXES
-    counts = kills(options.rounds, seed=options.seed, suffixes=suffixes, folder=options.folder)
+    counts = kills(
+        options.rounds,
+        seed=options.seed,
+        suffixes=suffixes,
+        folder=options.folder,
+        overwrite=options.overwrite,
+        may_exchange=not options.no_exchange,
+    )
     print(json.dumps(counts))
 
 

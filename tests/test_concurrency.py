@@ -17,10 +17,15 @@ import pytest
 from PIL import Image
 
 import arraystore
-from arraystore.errors import ArrayStoreError, StorageError
+from arraystore.errors import StorageError, StoreChangedError
+from arraystore.export import export
+from arraystore.findings import Findings
+from arraystore.progress import Meter
+from arraystore.storage import LocalReader
+from arraystore.verify import _Verification
 from tests.support import SUFFIXES, picture, write_folder
 from tests.test_reader import forks
-from tests.web import PATIENCE, WebServer
+from tests.web import PATIENCE, Asked, WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +156,14 @@ def test_readers_hold_no_lock(path: Path) -> None:
 
 # Stores that are replaced
 
+
+def verified(store: arraystore.Store) -> object:
+    """Verify an open store, as the second half of `arraystore.verify` does."""
+    findings = Findings()
+    _Verification(store, findings, Meter(), None, None).run(decode=True)
+    return findings.kept
+
+
 USES: Final[dict[str, Callable[[arraystore.Store], Any]]] = {
     "nothing": lambda store: None,
     "info": lambda store: store.info,
@@ -213,9 +226,96 @@ def test_a_store_replaced_under_a_reader_is_told_and_never_mixed(
     replace(old, new)
     try:
         assert repr(then(store)) == expected
-    except ArrayStoreError as error:
-        assert "has changed since the store was opened" in str(error)  # noqa: PT017 - or the old data
+    except StoreChangedError as error:
+        assert "since the store was opened" in str(error)  # noqa: PT017 - or the old data
     assert fingerprint(arraystore.open(old))  # whoever opens it again gets the new one
+
+
+OTHER_USES: Final[dict[str, Callable[[arraystore.Store, Path], Any]]] = {
+    "where": lambda store, _: store["train"].where(label=1).file_name,
+    "map": lambda store, _: list(store["train"].map(lambda sample: sample.file_name)),
+    "batches": lambda store, _: [batch.label for batch in store["train"].batches(2, size=8)],
+    "verify": lambda store, _: verified(store),
+    "export": lambda store, folder: export(store["train"], folder / "out", meter=Meter()),
+}
+
+
+@named("use", OTHER_USES.values(), ids=OTHER_USES)
+@named("is_other_container", [False, True])
+def test_a_store_replaced_under_any_use_raises(
+    pair: tuple[Path, Path],
+    use: Callable[[arraystore.Store, Path], Any],
+    is_other_container: bool,
+    tmp_path: Path,
+) -> None:
+    old, new = pair
+    if is_other_container:
+        other = tmp_path / ("other.h5" if new.suffix == ".zarr" else "other.zarr")
+        arraystore.copy(new, other, sync=False)
+        new = other
+    store = arraystore.open(old)
+    replace_by_rename(old, new)
+    with pytest.raises(StoreChangedError, match=rf"{old.name}.* since the store was opened; open"):
+        use(store, tmp_path)
+
+
+def test_a_store_replaced_while_it_is_opened_is_opened_again(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = pair
+    expected = arraystore.open(new).info
+    read = LocalReader.size
+
+    def replaced(self: LocalReader, key: str) -> int:
+        if new.exists():
+            read(self, key)
+            replace_by_rename(old, new)
+        return read(self, key)
+
+    monkeypatch.setattr(LocalReader, "size", replaced)
+    assert arraystore.open(old).info == expected
+
+
+@pytest.mark.parametrize("suffix", [".zarr"])
+def test_an_object_of_the_next_store_in_a_bucket_is_no_missing_chunk(
+    suffix: str, pair: tuple[Path, Path]
+) -> None:
+    old, new = pair
+    if old.suffix != suffix:
+        pytest.skip("one file")
+    with WebServer() as web:
+        web.put(old, old.name)
+        store = arraystore.open(f"{web.url}/{old.name}")
+        web.objects.clear()
+        web.put(new, old.name)
+        for key in [key for key in web.objects if "/c/" in key]:
+            del web.objects[key]
+        with pytest.raises(StoreChangedError, match="since the store was opened"):
+            _ = store["train"].label
+
+
+def test_an_object_written_after_its_root_is_compared_with_the_root_once_more(
+    pair: tuple[Path, Path],
+) -> None:
+    old, new = pair
+    if old.suffix == ".h5":
+        pytest.skip("one file")
+    with WebServer() as web:
+        web.put(old, old.name)
+        store = arraystore.open(f"{web.url}/{old.name}")
+        _ = store["train"].label
+        roots = 0
+
+        def replace_between(asked: Asked) -> None:
+            """Let the root answer as it was, and other objects as those of the new store."""
+            nonlocal roots
+            roots += asked.path == f"{old.name}/zarr.json"
+            if roots > 1 or "/c/" in asked.path:
+                web.put(new, old.name)
+
+        web.answer = replace_between
+        with pytest.raises(StoreChangedError, match="since the store was opened"):
+            _ = store["train"].file_name
 
 
 @named("used", USES.values(), ids=USES)

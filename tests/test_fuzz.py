@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from arraystore.stored import StoredSplit
 from scripts import soak
-from tests.soak import damage, faults, hostile_hdf5
+from tests.soak import damage, faults, hostile_hdf5, overwriting
 from tests.soak.fuzz import FUZZED
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ def test_damage_and_faults_give_right_data_or_a_documented_error(
 ) -> None:
     counts = part(7, n)
     assert counts.total() >= n
+    assert not [what for what in counts if "WRONG" in what]
+
+
+def test_overwriting_under_readers_gives_right_data_or_a_documented_error() -> None:
+    counts = overwriting.run(7, 60, n_processes=1)
+    assert counts["reads"] >= 60
+    assert counts["right"]
     assert not [what for what in counts if "WRONG" in what]
 
 

@@ -50,13 +50,13 @@ def test_what_has_the_name_of_the_work_folder_is_not_emptied(kind: str, tmp_path
 def test_an_old_store_is_kept_when_somebody_takes_its_name_while_it_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = tmp_path / "a.h5"
-    target.write_bytes(OLD)
+    target = write_folder(tmp_path / "a.h5", {"zarr.json": OLD})
 
     def taken(self: Path, source: Path) -> None:
         self.write_bytes(b"theirs")
         raise FileExistsError(17, "File exists")
 
+    monkeypatch.setattr("arraystore.target.exchange", lambda *_: False)
     monkeypatch.setattr(Path, "hardlink_to", taken)
     with workspace(target, overwrite=True) as work:
         work.store.write_bytes(b"new")
@@ -64,7 +64,7 @@ def test_an_old_store_is_kept_when_somebody_takes_its_name_while_it_is_replaced(
             work.publish()
     kept = tmp_path / "a.replaced-1.h5"
     assert str(kept) in told.value.__notes__[0]
-    assert kept.read_bytes() == OLD
+    assert (kept / "zarr.json").read_bytes() == OLD
     assert target.read_bytes() == b"theirs"
 
 

@@ -12,7 +12,7 @@ import xarray
 from obstore.store import LocalStore
 
 import arraystore
-from arraystore import ReplacedError
+from arraystore import StoreChangedError
 from tests.support import SUFFIXES, picture, write_store
 
 if TYPE_CHECKING:
@@ -110,7 +110,9 @@ def test_pickle_of_a_replaced_store_is_refused(target: Path) -> None:
     data = {kind: pickle.dumps(what) for kind, what in made.items()}
     written(target, order="label")
     for kind in MADE:
-        with pytest.raises(ReplacedError, match=r"order was shuffled, seed 0, is label, seed 0\)"):
+        with pytest.raises(
+            StoreChangedError, match=r"shuffled, seed 0, is label, seed 0\)"
+        ):
             use(pickle.loads(data[kind]))
     written(target)
     assert {kind: use(pickle.loads(data[kind])) for kind in MADE} == expected
@@ -121,7 +123,9 @@ def test_every_use_of_a_replaced_store_is_refused(kind: str, target: Path) -> No
     data = pickle.dumps(MADE[kind](arraystore.open(written(target))["train"]))
     written(target, seed=1)
     for name, use_it in USES.items():
-        with pytest.raises(ReplacedError, match="order was shuffled, seed 0, is shuffled, seed 1"):
+        with pytest.raises(
+            StoreChangedError, match="shuffled, seed 0, is shuffled, seed 1"
+        ):
             pytest.fail(f"{name}: {use_it(pickle.loads(data))!r}")
 
 
@@ -149,7 +153,7 @@ def test_pickle_is_refused_unless_positions_mean_the_same(
     if difference is None:
         assert use(again) == expected
         return
-    with pytest.raises(ReplacedError, match=difference):
+    with pytest.raises(StoreChangedError, match=difference):
         use(again)
 
 
@@ -159,14 +163,14 @@ def test_pickle_through_a_bucket_of_a_replaced_store_is_refused(target: Path) ->
     expected, data = use(made), pickle.dumps(made)
     assert use(pickle.loads(data)) == expected
     written(target, order="source", is_reversed=True)
-    with pytest.raises(ReplacedError, match="order was source"):
+    with pytest.raises(StoreChangedError, match="order was source"):
         use(pickle.loads(data))
 
 
 def test_pickle_made_of_a_pickle_keeps_what_it_expects(target: Path) -> None:
     data = pickle.dumps(arraystore.open(written(target))["train"].sample(3))
     written(target, seed=1)
-    with pytest.raises(ReplacedError):
+    with pytest.raises(StoreChangedError):
         use(pickle.loads(pickle.dumps(pickle.loads(data))))
 
 
@@ -185,7 +189,7 @@ def test_pickled_store_reopens_what_is_at_its_address(target: Path) -> None:
     written(target, seed=1)
     again, train = pickle.loads(data)
     assert use(again["train"]) == use(arraystore.open(target)["train"])
-    with pytest.raises(ReplacedError):
+    with pytest.raises(StoreChangedError):
         use(train)
 
 
@@ -203,7 +207,7 @@ def test_pickled_dataset_of_a_replaced_store_is_refused(target: Path) -> None:
     data = pickle.dumps(dataset.isel(sample=[4, 1]))
     assert pickle.loads(data).file_name.values.tolist() == expected
     written(target, order="label")
-    with pytest.raises(ReplacedError):
+    with pytest.raises(StoreChangedError):
         pickle.loads(data).file_name.load()
 
 

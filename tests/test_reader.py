@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 import arraystore
 from arraystore import files, storage
 from arraystore.byterange import ByteRange
-from arraystore.errors import ChecksumError, FormatError, StorageError
+from arraystore.errors import ChecksumError, FormatError, StorageError, StoreChangedError
 from arraystore.layout import content_digest
 from arraystore.schema import COLUMNS, STRING
 from arraystore.storage import LocalReader
@@ -786,7 +786,7 @@ def test_a_store_deleted_while_open_is_told(copy: Path) -> None:
     train = arraystore.open(copy)["train"]
     _ = train.image_bytes[0]
     shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
-    with pytest.raises(FileNotFoundError, match=copy.name):
+    with pytest.raises(StoreChangedError, match=rf"{copy.name}.*: has vanished since"):
         _ = train.image_bytes[1]
 
 
@@ -845,3 +845,14 @@ def test_an_image_that_came_damaged_is_told_with_its_name_when_it_is_decoded(
     assert train.image_bytes[0] == files["train/a/cut.jpg"]
     with pytest.raises(FormatError, match=rf"{path}/train: 'a/cut.jpg' .*: cannot be decoded"):
         _ = train[:]
+
+
+@named("nbytes", [0, 100])
+def test_a_local_document_that_is_cut_short_says_so(copy: Path, nbytes: int) -> None:
+    if copy.is_file():
+        pytest.skip("has no documents")
+    document = copy / "zarr.json"
+    document.write_bytes(document.read_bytes()[:nbytes])
+    message = f"zarr.json: must be JSON, but ends in the middle, after {nbytes} bytes; the file is"
+    with pytest.raises(FormatError, match=message):
+        arraystore.open(copy)

@@ -268,7 +268,7 @@ def test_an_object_that_vanishes_under_an_open_store_is_told(
     name = payload_of(web)
     del web.objects[name]
     assert told(lambda: train.image_bytes[7]) == (
-        f"s3://{name}: has vanished since the store was opened"
+        f"s3://{name}: has vanished since the store was opened; open it again"
     )
 
 
@@ -402,8 +402,7 @@ def test_the_server_that_comes_with_python_is_told_to_have_no_ranges(path: Path)
 
 def test_a_web_page_is_no_store(web: WebServer, path: Path) -> None:
     web.answer = lambda asked: Answer(200, "<html>Welcome</html>")
-    kind = FormatError if path.suffix == ".zarr" else StorageError
-    assert told(lambda: arraystore.open(f"{web.url}/a{path.suffix}"), kind)
+    assert told(lambda: arraystore.open(f"{web.url}/a{path.suffix}"))
 
 
 def test_an_object_that_is_no_hdf5_file_is_told(web: WebServer) -> None:
@@ -460,3 +459,114 @@ def test_a_deleted_hdf5_file_leaves_columns_that_were_read(
     label = train.label.copy()
     web.objects.clear()
     assert train.label.tolist() == label.tolist()
+
+
+# Answers that are not the object
+
+PAGE: Final = "<!DOCTYPE html>\n<html><title>Log in</title></html>"
+CUT: Final = '{"zarr_format": 3, "attributes": {"form'
+
+
+@of_zarr
+@pytest.mark.parametrize(
+    ("body", "kind", "message"),
+    [
+        (CUT, ShortReadError, "must be JSON, but ends in the middle, after 39 bytes; the answer"),
+        ("", ShortReadError, "must be JSON, but ends in the middle, after 0 bytes; the answer"),
+        (PAGE, StorageError, "must be JSON, but the server sent an HTML page, as for a login"),
+        ("\x1f\x8b\x08", StorageError, "must be JSON, but the server sent it compressed by gzip"),
+        ("{,}", FormatError, "must be JSON: Expecting"),
+    ],
+)
+def test_an_answer_that_is_no_document_says_what_it_is(
+    opened: Callable[..., arraystore.Store],
+    web: WebServer,
+    body: str,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    name = next(name for name in web.objects if name.count("/") == 2 and "zarr.json" in name)
+    web.objects[name] = body.encode("latin-1")
+    assert message in told(opened, kind)
+
+
+@pytest.mark.parametrize("path", [".h5"], indirect=True)
+def test_a_page_in_place_of_a_file_is_reported_as_one(
+    opened: Callable[..., arraystore.Store], web: WebServer
+) -> None:
+    (name,) = web.objects
+    web.objects[name] = PAGE.encode()
+    assert "must be an HDF5 file, but the server sent an HTML page" in told(opened)
+
+
+# Headers and redirects
+
+
+@pytest.fixture
+def elsewhere(path: Path, web: WebServer) -> Iterator[WebServer]:
+    """Another server, which `web` redirects to."""
+    with WebServer() as other:
+        other.put(path, path.name)
+        there = other.url.replace("127.0.0.1", "localhost")
+        web.answer = lambda asked: Answer(302, "", (("Location", f"{there}/{asked.path}?t=1"),))
+        yield other
+
+
+def test_secret_headers_do_not_follow_a_redirect(
+    web: WebServer, elsewhere: WebServer, path: Path
+) -> None:
+    address = f"{web.url}/{path.name}"
+    options = QUICK | {"headers": {"X-Api-Key": "secret"}}
+    message = told(lambda: arraystore.open(address, storage_options=options))
+    assert (
+        f"the server redirects to http://localhost:{elsewhere.url.rpartition(':')[2]}/" in message
+    )
+    assert "open that address" in message
+    assert "?t=1" not in message
+    assert not elsewhere.asked
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer secret"}, {"User-Agent": "me"}])
+def test_other_headers_and_none_let_redirects_be_followed_without_secrets(
+    web: WebServer, elsewhere: WebServer, path: Path, headers: dict[str, str]
+) -> None:
+    options = QUICK | {"headers": headers}
+    store = arraystore.open(f"{web.url}/{path.name}", storage_options=options)
+    assert store["train"].image_bytes[0] == arraystore.open(path)["train"].image_bytes[0]
+    assert elsewhere.asked
+    assert not any("secret" in value for asked in elsewhere.asked for _, value in asked.headers)
+
+
+def test_headers_follow_a_redirect_on_the_same_server(web: WebServer, path: Path) -> None:
+    web.put(path, f"there/{path.name}")
+
+    def answer(asked: Any) -> Answer | None:
+        if asked.path.startswith("there/"):
+            return None
+        return Answer(307, "", (("Location", f"/there/{asked.path}"),))
+
+    web.answer = answer
+    options = QUICK | {"headers": {"X-Api-Key": "secret"}}
+    store = arraystore.open(f"{web.url}/{path.name}", storage_options=options)
+    assert store["train"].image_bytes[0] == arraystore.open(path)["train"].image_bytes[0]
+    assert all(("X-Api-Key", "secret") in dict_items(asked.headers) for asked in web.asked)
+
+
+def dict_items(headers: tuple[tuple[str, str], ...]) -> set[tuple[str, str]]:
+    """Return header names as `X-Api-Key`, however they were sent."""
+    return {(name.title(), value) for name, value in headers}
+
+
+def test_a_later_redirect_of_another_object_is_refused_too(web: WebServer, path: Path) -> None:
+    if path.suffix == ".h5":
+        pytest.skip("one file")
+    web.put(path, path.name)
+    options = QUICK | {"headers": {"X-Api-Key": "secret"}}
+    store = arraystore.open(f"{web.url}/{path.name}", storage_options=options)
+    with WebServer() as other:
+        there = (("Location", f"{other.url}/x"),)
+        web.answer = lambda asked: (
+            Answer(301, "", there) if "image_payload/c" in asked.path else None
+        )
+        assert "redirects to" in told(lambda: store["train"].image_bytes[0])
+        assert not other.asked

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from arraystore.errors import StorageError
+from arraystore.exchange import exchange
 from arraystore.journal import BlockKey, JournalWriter
-from arraystore.target import workspace
+from arraystore.target import restore, workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OLD = b"\x89HDF, and what the old store held"
 NEW = b"\x89HDF, and what the new one holds"
@@ -166,3 +174,163 @@ def test_the_journal_goes_before_what_it_tells_of(
     with workspace(tmp_path / "a.h5", overwrite=True):
         assert sorted(path.name for path in folder.iterdir()) == ["lock"]
     assert gone == ["journal", "store", "lock"]
+
+
+# Overwriting
+
+KINDS = [("file", "file"), ("folder", "folder"), ("file", "folder"), ("folder", "file")]
+
+
+def put(kind: str, path: Path, data: bytes) -> None:
+    if kind == "folder":
+        path.mkdir()
+        path /= "zarr.json"
+    path.write_bytes(data)
+
+
+def content(path: Path) -> bytes:
+    return (path / "zarr.json" if path.is_dir() else path).read_bytes()
+
+
+@pytest.mark.parametrize(("old", "new"), KINDS)
+@pytest.mark.parametrize("is_link", [False, True])
+def test_overwriting_never_leaves_the_name_absent(
+    old: str, new: str, is_link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange_works(tmp_path):
+        pytest.skip("this system cannot exchange two names")
+    target, there = tmp_path / "a.zarr", tmp_path / "there"
+    put(old, there if is_link else target, OLD)
+    if is_link:
+        target.symlink_to(there)
+    seen: list[bytes] = []
+
+    def noted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*arguments: Any) -> Any:
+            result = call(*arguments)
+            seen.append(content(target))
+            return result
+
+        return act
+
+    for name in ("rename", "replace", "hardlink_to", "unlink"):
+        monkeypatch.setattr(Path, name, noted(getattr(Path, name)))
+    monkeypatch.setattr("arraystore.target.exchange", noted(exchange))
+    with workspace(target, overwrite=True) as work:
+        put(new, work.store, NEW)
+        work.publish()
+    assert set(seen) == {NEW}
+    assert content(target) == NEW
+    assert not target.is_symlink()
+    assert not is_link or content(there) == OLD
+    assert {path.name for path in tmp_path.iterdir()} == {"a.zarr", *(["there"] if is_link else [])}
+
+
+def exchange_works(folder: Path) -> bool:
+    one, other = folder / "one", folder / "other"
+    one.touch()
+    other.mkdir()
+    works = exchange(one, other)
+    (other if works else one).unlink()
+    (one if works else other).rmdir()
+    return works
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.EINVAL])
+@pytest.mark.parametrize(("old", "new"), KINDS)
+def test_overwriting_works_where_names_cannot_be_exchanged(
+    old: str, new: str, reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(reason)
+        return -1
+
+    monkeypatch.setattr("arraystore.exchange._renameat2", lambda: refuse)
+    target = tmp_path / "a.zarr"
+    put(old, target, OLD)
+    with workspace(target, overwrite=True) as work:
+        put(new, work.store, NEW)
+        work.publish()
+    assert content(target) == NEW
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_exchange_of_what_is_absent_raises(tmp_path: Path) -> None:
+    if not exchange_works(tmp_path):
+        pytest.skip("this system cannot exchange two names")
+    with pytest.raises(FileNotFoundError, match="one"):
+        exchange(tmp_path / "one", tmp_path / "other")
+
+
+def test_an_old_store_left_by_a_kill_after_the_exchange_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "a.zarr"
+    put("folder", target, NEW)
+    folder = tmp_path / ".a.zarr.partial"
+    put("folder", folder, b"")
+    (folder / "zarr.json").rename(folder / "lock")
+    put("folder", folder / "store", OLD)
+    with pytest.raises(FileExistsError, match="exists"), workspace(target):
+        pass
+    assert content(target) == NEW
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_journal_goes_before_the_stores_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, there = tmp_path / "a.zarr", list[bool]()
+    put("folder", target, OLD)
+
+    def note(one: Path, other: Path) -> bool:
+        there.append((one.parent / "journal").exists())
+        return False
+
+    monkeypatch.setattr("arraystore.target.exchange", note)
+    with workspace(target, overwrite=True) as work:
+        put("folder", work.store, NEW)
+        JournalWriter.begin(work.journal, {}).close()
+        work.publish()
+    assert there == [False]
+
+
+def test_a_store_moved_aside_by_a_killed_conversion_is_restored(tmp_path: Path) -> None:
+    target = tmp_path / "a.h5"
+    left_by_a_kill_between_two_renames(target)
+    restore(target)
+    assert target.read_bytes() == OLD
+    (tmp_path / "link").symlink_to(target)
+    restore(tmp_path / "link")
+    restore(tmp_path / "nothing")
+    assert target.read_bytes() == OLD
+
+
+def test_a_store_moved_aside_by_a_running_conversion_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.h5"
+    pauses: list[float] = []
+    monkeypatch.setattr("arraystore.target.time.sleep", pauses.append)
+    with workspace(target) as work:
+        (work.folder / "replaced").write_bytes(OLD)
+        with pytest.raises(StorageError, match=r"a\.h5: a running conversion is replacing it"):
+            restore(target)
+        assert 0.9 < sum(pauses) < 2
+        monkeypatch.setattr("arraystore.target.time.sleep", lambda _: target.write_bytes(NEW))
+        restore(target)
+    assert target.read_bytes() == NEW
+
+
+def test_a_store_that_cannot_be_moved_back_is_reported_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.h5"
+    left_by_a_kill_between_two_renames(target)
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    message = r"left it in .*replaced, and it cannot be moved back \(Read-only file system\)"
+    with pytest.raises(StorageError, match=message):
+        restore(target)
+    assert not target.exists()

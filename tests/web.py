@@ -31,6 +31,7 @@ class Asked:
     range: str
     if_match: str
     authorization: str
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
             fields.get("Range", ""),
             fields.get("If-Match", ""),
             fields.get("Authorization", ""),
+            tuple(fields.items()),
         )
         web.asked.append(asked)
         mishap = web.mishap(asked)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.checks.telling import READING, is_of_the_network, told
+from arraystore.checks.telling import READING, is_not_of_the_store, told
 from arraystore.findings import MAX_KEPT, Findings, Problem
 from arraystore.layout import content_digest, image_starts, label_index, sample_order
 from arraystore.schema import COLUMN_CHUNK_ROWS, COLUMNS, ORDERS, PAYLOAD, UNLABELLED, SplitInfo
@@ -126,7 +126,7 @@ class ColumnsCheck:
         try:
             found = dict(zip(COLUMNS, self._container.read_columns(paths), strict=True))
         except READING as error:
-            if self._is_remote and is_of_the_network(error):
+            if is_not_of_the_store(error, is_remote=self._is_remote):
                 raise
             found = {name: read for name in COLUMNS if (read := self._column(name)) is not None}
         n, n_classes = self._info.num_samples, self._n_classes
@@ -144,7 +144,7 @@ class ColumnsCheck:
         try:
             return self._container.read_column(path, data_type)
         except READING as error:
-            if self._is_remote and is_of_the_network(error):
+            if is_not_of_the_store(error, is_remote=self._is_remote):
                 raise
             first = error
         for message in self._damaged_chunks(path, data_type) or [str(first)]:
@@ -163,7 +163,7 @@ class ColumnsCheck:
             try:
                 n_rows = len(self._container.read_column(path, data_type, rows))
             except READING as error:
-                if self._is_remote and is_of_the_network(error):
+                if is_not_of_the_store(error, is_remote=self._is_remote):
                     raise
                 messages.append(f"{error} (rows {rows[0]} to {rows[1]})")
                 if len(messages) >= MAX_KEPT:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from arraystore import image
-from arraystore.checks.telling import READING, is_of_the_network
+from arraystore.checks.telling import READING, is_not_of_the_store
 from arraystore.errors import escaped
 from arraystore.findings import Findings, Problem
 from arraystore.read_ahead import ahead
@@ -113,7 +113,7 @@ class ImagesCheck:
         except READING as error:
             if last - first > 1:  # to see which of them it is
                 return [p for i in range(first, last) for p in self._problems(i, i + 1)]
-            if self.reader.is_remote and is_of_the_network(error):
+            if is_not_of_the_store(error, is_remote=self.reader.is_remote):
                 raise
             return [self._problem(first, f"cannot be read: {error}")]
         found = ((i, self._fault(i, data)) for i, data in enumerate(images, first))
@@ -137,7 +137,7 @@ class ImagesCheck:
                 (piece,) = read_elements(self.reader, self.manifest, *where)
                 value = crc32c(piece, value)
         except READING as error:
-            if self.reader.is_remote and is_of_the_network(error):
+            if is_not_of_the_store(error, is_remote=self.reader.is_remote):
                 raise
             return [self._problem(i, f"cannot be read: {error}")]
         fault = self._wrong_checksum(i, value)

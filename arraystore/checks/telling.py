@@ -1,11 +1,17 @@
-"""Errors of reading as problems of a store, but for those that are the network's."""
+"""Errors of reading as problems of a store, except those that say nothing of it."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from arraystore.errors import ArrayStoreError, ChecksumError, ShortReadError, StorageError
+from arraystore.errors import (
+    ArrayStoreError,
+    ChecksumError,
+    ShortReadError,
+    StorageError,
+    StoreChangedError,
+)
 from arraystore.findings import Findings, Problem
 
 if TYPE_CHECKING:
@@ -31,19 +37,27 @@ def told(findings: Findings, split: str = "", *, is_remote: bool) -> Iterator[No
     try:
         yield
     except READING as error:
-        if is_remote and is_of_the_network(error):
+        if is_not_of_the_store(error, is_remote=is_remote):
             raise
         findings.add(Problem(str(error), split=split))
 
 
-def is_of_the_network(error: Exception) -> bool:
-    """Whether an error says nothing of the store: a server did not answer, or refused.
+def is_not_of_the_store(error: Exception, *, is_remote: bool) -> bool:
+    """Whether an error says nothing of a store that is verified.
+
+    It was replaced meanwhile, or a server did not answer, or refused.
 
     Examples
     --------
-    >>> is_of_the_network(StorageError("503")), is_of_the_network(ShortReadError("truncated"))
-    (True, False)
+    >>> is_not_of_the_store(StoreChangedError("a.zarr: has changed"), is_remote=False)
+    True
+    >>> is_not_of_the_store(StorageError("503"), is_remote=True)
+    True
+    >>> is_not_of_the_store(ShortReadError("truncated"), is_remote=True)
+    False
     """
-    if isinstance(error, ShortReadError | ChecksumError):
+    if isinstance(error, StoreChangedError):
+        return True
+    if not is_remote or isinstance(error, ShortReadError | ChecksumError):
         return False
     return isinstance(error, StorageError) and not isinstance(error.__cause__, FileNotFoundError)

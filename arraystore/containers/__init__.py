@@ -5,17 +5,21 @@ Which of them a store has is known here, and nowhere else.
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from arraystore.byterange import ByteRange
+from arraystore.containers.answers import strange_answer
 from arraystore.containers.blocks import BLOCK_NBYTES, HEAD_NBYTES, BlockReader
 from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader
 from arraystore.containers.hdf5_writer import HDF5Writer
 from arraystore.containers.zarr import METADATA, ZarrReader
 from arraystore.containers.zarr_writer import ZarrWriter
-from arraystore.errors import FormatError, StorageError, escaped
+from arraystore.errors import FormatError, StorageError, changed, escaped
 from arraystore.storage import LocalReader
+from arraystore.target import restore
 
 if TYPE_CHECKING:
     from pathlib import Path, PurePath
@@ -79,10 +83,39 @@ def open_local(
         If there is nothing at `path`.
     FormatError
         If what is there is neither.
+    StoreChangedError
+        If it is replaced meanwhile.
+    StorageError
+        If a conversion that was killed moved it aside, and it cannot be moved back.
     """
+    status = _status(path)
+    if status is None:
+        restore(path)
+        status = _status(path)
+    if status is None:
+        raise FileNotFoundError(escaped(f"{path}: there is nothing here"))
+    try:
+        return _open_local(path, status.st_mode, max_gap=max_gap, mmap=mmap)
+    except (FormatError, OSError):
+        now = _status(path)
+        if now is None or not os.path.samestat(now, status):
+            raise changed(str(path)) from None
+        raise
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _open_local(
+    path: Path, mode: int, *, max_gap: int, mmap: bool
+) -> tuple[RangeReader, ContainerReader]:
     where = str(path)
     reader: RangeReader
-    if path.is_dir():
+    if stat.S_ISDIR(mode):
         if not (path / METADATA).is_file():
             is_v2 = (path / ".zgroup").exists() or (path / ".zarray").exists()
             found = "a Zarr v2 hierarchy" if is_v2 else "a folder"
@@ -92,9 +125,7 @@ def open_local(
             )
         reader = LocalReader(path, max_gap=max_gap, mmap=mmap)
         return reader, ZarrReader(reader, where)
-    if not path.exists():
-        raise FileNotFoundError(escaped(f"{where}: there is nothing here"))
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise FormatError(f"{where}: is not an arraystore store: neither a folder nor a file")
     reader = LocalReader(path.parent, max_gap=max_gap, mmap=mmap)
     nbytes = reader.size(path.name)
@@ -166,6 +197,8 @@ def open_objects(
 
 def _open_hdf5(reader: ObjectReader, name: str, where: str) -> ContainerReader:
     nbytes, head, tail = reader.read_ends(name, HEAD_NBYTES, BLOCK_NBYTES)
+    if what := strange_answer(bytes(head[:1024])):
+        raise StorageError(f"{where}: must be an HDF5 file, but the server sent {what}")
     _check_signature(head[: len(SIGNATURE)], where)
     return HDF5Reader(BlockReader(reader, name, nbytes, head, tail), name, where)
 

@@ -80,6 +80,10 @@ class BlockReader(RangeReader):
         for _, start, stop in ranges:
             yield self._cut(start, stop, {}) if self._is_in_ends(start, stop) else next(read)
 
+    @override
+    def check_unchanged(self) -> None:
+        self._reader.check_unchanged()
+
     def _is_in_ends(self, start: int, stop: int) -> bool:
         return stop <= len(self._head) or start >= self._tail_start
 

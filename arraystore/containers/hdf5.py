@@ -235,6 +235,7 @@ class HDF5Reader(ContainerReader):
         except _RAISED as error:
             if isinstance(error, OSError) and error.errno:
                 raise  # the operating system's, not libhdf5's
+            self._reader.check_unchanged()
             ours = ShortReadError if "truncated file" in str(error) else FormatError
             raise ours(f"{self._at(path)}: HDF5 cannot read it: {error}") from error
 

@@ -15,6 +15,7 @@ from typing_extensions import Buffer, override
 
 from arraystore.attributes import MAX_NBYTES
 from arraystore.byterange import ByteRange, ChunkManifest
+from arraystore.containers.answers import is_cut, strange_answer
 from arraystore.containers.base import ContainerReader, Tree, as_string_array
 from arraystore.containers.frames import decode_chunk
 from arraystore.containers.shards import (
@@ -25,7 +26,7 @@ from arraystore.containers.shards import (
     shard_object_nbytes,
 )
 from arraystore.containers.zarr_faults import document_faults, document_of, shard_faults
-from arraystore.errors import FormatError, brief
+from arraystore.errors import FormatError, ShortReadError, StorageError, brief
 from arraystore.schema import MAX_CHUNK_NBYTES, STRING, Column
 from arraystore.storage import RangeReader, crc32c, each_exactly, read_exactly
 
@@ -237,10 +238,22 @@ class ZarrReader(ContainerReader):
         try:
             node = json.loads(bytes(document))
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{self._at(key)}: must be JSON: {error}") from None
+            raise self._not_json(key, bytes(document), error) from None
         if not isinstance(node, dict):
             raise FormatError(f"{self._at(key)}: must be a JSON object")
         return node
+
+    def _not_json(self, key: str, data: bytes, error: Exception) -> FormatError | StorageError:
+        """Return the error about a document that is none; that of a server may be its answer."""
+        where, is_remote = self._at(key), self._reader.is_remote
+        if is_remote and (what := strange_answer(data)):
+            return StorageError(f"{where}: must be JSON, but the server sent {what}")
+        if not is_cut(data):
+            return FormatError(f"{where}: must be JSON: {error}")
+        found = f"must be JSON, but ends in the middle, after {len(data)} bytes"
+        if is_remote:
+            return ShortReadError(f"{where}: {found}; the answer broke off, or the object did")
+        return FormatError(f"{where}: {found}; the file is truncated")
 
     def _array(
         self, path: str, data_type: str, codecs: list[str]
@@ -364,6 +377,8 @@ class ZarrReader(ContainerReader):
     ) -> NDArray[Any]:
         body = raw[:-_CHECKSUM_NBYTES]
         if bytes(raw[len(body) :]) != struct.pack("<I", crc32c(body)):
+            if self._reader.is_remote and (what := strange_answer(bytes(raw[:1024]))):
+                raise StorageError(f"{self._at(key)}: must be a chunk, but the server sent {what}")
             raise FormatError(f"{self._at(key)}: the chunk does not match its checksum")
         try:
             return decode_chunk(body, data_type, chunk_rows)

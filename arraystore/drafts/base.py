@@ -51,10 +51,13 @@ class Draft(Protocol):
         Blocks being filled at a time.
     n_threads : int
         Threads that fill them, if no executor was handed in.
+    notes : tuple of str
+        What the report has to say of the place.
     """
 
     max_in_flight: ClassVar[int] = MAX_BLOCKS_IN_FLIGHT
     n_threads: ClassVar[int] = min(MAX_BLOCKS_IN_FLIGHT, os.cpu_count() or 1)
+    notes: tuple[str, ...] = ()
 
     @property
     def spool(self) -> Path:

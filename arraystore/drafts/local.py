@@ -41,7 +41,7 @@ class LocalDraft(Draft):
     Parameters
     ----------
     path : Path
-        Where it is to appear.
+        Where it is to appear. A symbolic link is replaced; what it points to is left alone.
     overwrite : bool
         Whether a store that is there may be replaced.
     sync : bool
@@ -57,6 +57,10 @@ class LocalDraft(Draft):
 
     def __init__(self, path: Path, *, overwrite: bool, sync: bool, resume: bool = False) -> None:
         self._open_writer = writer_for(path)
+        if path.is_symlink():
+            there = path.readlink()
+            note = f"replaced the symbolic link {path}; what it pointed to, {there}, is unchanged"
+            self.notes = (note,)
         self._path, self._overwrite, self._sync, self._resume = path, overwrite, sync, resume
         self._manifests: dict[str, ChunkManifest] = {}
         self._blocks: dict[BlockKey, Checksums] = {}

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from typing_extensions import override
 
-from arraystore.errors import StorageError
+from arraystore.errors import StorageError, StoreChangedError, changed
 from arraystore.objects.loop import arrivals, check_process, gather, run
 from arraystore.objects.told import (
-    changed,
     is_beyond_the_end,
     is_final,
     is_interrupted,
@@ -21,6 +20,7 @@ from arraystore.storage import RangeReader
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from arraystore.byterange import ByteRange
     from arraystore.objects.stores import Connection
@@ -41,6 +41,7 @@ class Seen(NamedTuple):
     identity: tuple[Any, ...]
     etag: str | None
     nbytes: int
+    time: datetime
 
 
 class Reply(NamedTuple):
@@ -86,12 +87,16 @@ class ObjectReader(RangeReader):
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._slots = asyncio.Semaphore(max_in_flight)
         self._seen: dict[str, Seen] = {}
+        self._guarded: set[str] = set()
         self._is_met = False
 
     @override
     def size(self, key: str) -> int:
         seen = self._seen.get(key)
-        return run(self._head(key)) if seen is None else seen.nbytes
+        if seen is not None:
+            return seen.nbytes
+        self._check_redirects([key])
+        return run(self._head(key))
 
     @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
@@ -101,12 +106,14 @@ class ObjectReader(RangeReader):
     @override
     def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
         check_process()  # before coroutines are made that nobody would wait for
+        self._check_redirects([wanted.key for wanted in ranges])
         works = [self._in_parts(*wanted) for wanted in ranges]
         return self._all(works, [wanted.key for wanted in ranges])
 
     @override
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
         check_process()
+        self._check_redirects(keys)
         found = dict(self._all([self._object(key) for key in keys], keys))
         return [found[i] for i in range(len(keys))]
 
@@ -116,16 +123,35 @@ class ObjectReader(RangeReader):
         """Yield answers; if objects are new to us, that of the first is still what it was.
 
         The first is the root's metadata: objects not seen yet may be those of another store that
-        took the place of this one. It is asked for along with them, in the same round trip.
+        took the place of this one. It is requested along with them, in the same round trip, and
+        once more after them if one is not older: the root is written last, so such an object may
+        have been written while it was waited for.
         """
-        first = next(iter(list(self._seen)), None)
+        first = self._first
+        new = {key for key in keys if key not in self._seen}
+        if first is None or not new:
+            yield from arrivals(works)
+            return
         n = len(works)
-        if first is not None and not all(key in self._seen for key in keys):
-            works.append(self._still(first))
-        return (found for found in arrivals(works) if found[0] < n)
+        works.append(self._still())
+        yield from (found for found in arrivals(works) if found[0] < n)
+        seen = [self._seen[key] for key in new if key in self._seen]
+        if any(one.time >= self._seen[first].time for one in seen):
+            run(self._still())
 
-    async def _still(self, key: str) -> memoryview:
-        await self._head(key)
+    @override
+    def check_unchanged(self) -> None:
+        if self._first is not None:
+            run(self._still())
+
+    @property
+    def _first(self) -> str | None:
+        """The key that answered first: the root's metadata, or the only file."""
+        return next(iter(list(self._seen)), None)
+
+    async def _still(self) -> memoryview:
+        """Make sure that the first object is what it was."""
+        await self._head(self._first or "")
         return memoryview(b"")
 
     async def _object(self, key: str) -> memoryview:
@@ -148,7 +174,21 @@ class ObjectReader(RangeReader):
         FileNotFoundError
             If there is no such object.
         """
+        self._check_redirects([key])
         return run(self._ends(key, first, last))
+
+    def _check_redirects(self, keys: Sequence[str]) -> None:
+        """Look at objects that are new to us, if headers must not follow redirects."""
+        guard = self._connection.guard
+        if guard is None:
+            return
+        for key in dict.fromkeys(keys):
+            if key not in self._guarded:
+                guard.check(self._path(key))
+                self._guarded.add(key)
+
+    def _path(self, key: str) -> str:
+        return self._prefix + key if key else self._prefix.rstrip("/")
 
     async def _ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
         head, tail = await asyncio.gather(
@@ -196,8 +236,13 @@ class ObjectReader(RangeReader):
                         raise _NoSuffix from None
                     pause = next(pauses, None) if self._is_to_repeat(key, error) else None
                     if pause is None:
-                        self._tell(key, error)
+                        failure = error
+                        break
                 await asyncio.sleep(pause)
+        if isinstance(failure, FileNotFoundError) and self._first not in (None, key):
+            await self._still()  # it is absent from this store, or from its successor
+        # Not chained: obstore's own text may repeat signed addresses.
+        raise self._reported(key, failure) from None
 
     def _is_to_repeat(self, key: str, error: Exception) -> bool:
         """Whether an answer broke off that obstore does not take up again: it needs an etag."""
@@ -216,7 +261,7 @@ class ObjectReader(RangeReader):
         return Reply(data, start, size)
 
     async def _answer(self, key: str, options: dict[str, Any]) -> Any:
-        path = self._prefix + key if key else self._prefix.rstrip("/")
+        path = self._path(key)
         if not self._is_met:
             # A server that has never answered is not called for long.
             try:
@@ -237,18 +282,20 @@ class ObjectReader(RangeReader):
                 meta = await self._connection.store.head_async(self._prefix + key)
                 return self._check_unchanged(key, meta)
             except self._connection.errors as error:
-                self._tell(key, error)
+                raise self._reported(key, error) from None
 
     def _check_unchanged(self, key: str, meta: Mapping[str, Any]) -> int:
         etag, size = meta["e_tag"], int(meta["size"])
         # A weak etag cannot be a precondition, but it can be compared.
         is_strong = etag is not None and not etag.startswith("W/")
-        found = Seen((etag or meta["last_modified"], size), etag if is_strong else None, size)
+        time = meta["last_modified"]
+        found = Seen((etag or time, size), etag if is_strong else None, size, time)
         if self._seen.setdefault(key, found).identity != found.identity:
             raise changed(self._at(key))
         return size
 
-    def _tell(self, key: str, error: Exception) -> NoReturn:
+    def _reported(self, key: str, error: Exception) -> OSError:
+        """Return what is raised in place of an error of obstore."""
         connection = self._connection
         raised = told(
             error,
@@ -258,12 +305,11 @@ class ObjectReader(RangeReader):
         )
         if isinstance(raised, FileNotFoundError):
             if key in self._seen:
-                raise StorageError(
-                    f"{self._at(key)}: has vanished since the store was opened"
-                ) from None
-            raised = FileNotFoundError(raised.errno, raised.strerror, key)
-        # Not chained: obstore's own text may repeat signed addresses.
-        raise raised from None
+                return StoreChangedError(
+                    f"{self._at(key)}: has vanished since the store was opened; open it again"
+                )
+            return FileNotFoundError(raised.errno, raised.strerror, key)
+        return raised
 
     def _at(self, key: str) -> str:
         return f"{self._connection.where}{self._prefix}{key}"

@@ -22,6 +22,8 @@ from arraystore.objects.told import cleaned
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from arraystore.objects.redirects import RedirectGuard
+
 _CLIENT: Final = {
     "connect_timeout": timedelta(seconds=5),
     # Between two pieces of a reply: this is what finds a stall.
@@ -95,6 +97,8 @@ class Connection:
         How long what obstore itself does not repeat is repeated.
     secrets : frozenset of str
         What no message may repeat.
+    guard : RedirectGuard or None
+        What refuses redirects that headers must not follow.
     """
 
     store: Any = field(repr=False)
@@ -104,6 +108,7 @@ class Connection:
     errors: tuple[type[Exception], ...] = field(repr=False)
     patience: Patience = field(repr=False)
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
+    guard: RedirectGuard | None = None
 
 
 def connect(address: Address, options: Mapping[str, Any] | None = None) -> Connection:
@@ -140,7 +145,16 @@ def connect(address: Address, options: Mapping[str, Any] | None = None) -> Conne
         errors=_errors(),
         patience=Patience.of(retry),
         secrets=settings.secrets,
+        guard=_guard(address, settings),
     )
+
+
+def _guard(address: Address, settings: Settings) -> RedirectGuard | None:
+    if address.kind != "http" or not settings.client.get("default_headers"):
+        return None
+    from arraystore.objects.redirects import RedirectGuard
+
+    return RedirectGuard.of(address.bucket, _CLIENT | settings.client)
 
 
 def connection_to(store: Any) -> Connection:

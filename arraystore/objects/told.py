@@ -6,7 +6,7 @@ import errno
 import re
 from typing import TYPE_CHECKING, Final
 
-from arraystore.errors import StorageError, escaped
+from arraystore.errors import StorageError, changed, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -124,11 +124,6 @@ def told(
     return StorageError(f"{where}: {_generic(text, code, secrets)}")
 
 
-def changed(where: str) -> StorageError:
-    """Return the error about an object that is not the one that was opened."""
-    return StorageError(f"{where}: has changed since the store was opened; open it again")
-
-
 def _denied(code: str, *, is_anonymous: bool) -> str:
     if code in _WRONG_CREDENTIALS:
         return "access is denied, the credentials are wrong"
@@ -172,6 +167,12 @@ def _generic(text: str, code: str, secrets: Collection[str]) -> str:
         return f"the server answered {status} each time it was asked (see `max_retries`)"
     if status:
         return f"the server answered {status}{f' ({code})' if code else ''}"
+    if "error following redirect" in text:
+        return "the server redirects in a circle, or too often"
+    if "error sending request" in text:
+        return "the connection was lost, also when asked again (see `max_retries`)"
+    if "Content-Length Header missing" in text:
+        return "the server does not say how long its answer is (Content-Length); use another one"
     return cleaned(text, secrets)
 
 

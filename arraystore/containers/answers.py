@@ -1,0 +1,48 @@
+"""Bytes that are not the object that was requested: pages of servers, answers cut short; no I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_PAGE: Final = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+_GZIP: Final = b"\x1f\x8b"
+
+
+def strange_answer(data: bytes) -> str:
+    """Say what a server has sent in place of an object; nothing if it may be the object.
+
+    Parameters
+    ----------
+    data : bytes
+        All of it, or its beginning.
+
+    Examples
+    --------
+    >>> strange_answer(b"<!DOCTYPE html><title>Log in</title>")
+    'an HTML page, as for a login or an error; check the address, and headers in storage_options'
+    >>> strange_answer(b'{"zarr_format": 3}')
+    ''
+    """
+    if _PAGE.match(data):
+        return (
+            "an HTML page, as for a login or an error; check the address, and headers in "
+            "storage_options"
+        )
+    if data.startswith(_GZIP):
+        return "it compressed by gzip; let it send stored objects as they are"
+    return ""
+
+
+def is_cut(document: bytes) -> bool:
+    """Whether a JSON document ends before its first bracket is closed, or is empty.
+
+    Examples
+    --------
+    >>> [is_cut(text) for text in (b'{"a": "}', b'{"a": [1}', b'{"a": 1}', b"", b"[1,}]")]
+    [True, True, False, True, False]
+    """
+    plain = _STRING.sub(b"", document)
+    n_open = plain.count(b"{") + plain.count(b"[") - plain.count(b"}") - plain.count(b"]")
+    return not plain.strip() or b'"' in plain or n_open > 0
