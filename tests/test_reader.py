@@ -783,6 +783,16 @@ def test_a_store_deleted_while_open_is_told(copy: Path) -> None:
         _ = train.image_bytes[1]
 
 
+def test_column_of_a_store_whose_root_has_vanished_raises_file_not_found(copy: Path) -> None:
+    train = arraystore.open(copy)["train"]
+    _ = train.image_bytes[0]
+    (copy / "zarr.json" if copy.is_dir() else copy).unlink()
+    with pytest.raises(FileNotFoundError, match=copy.name):
+        _ = train.label
+    with pytest.raises(FileNotFoundError, match=copy.name):
+        list(train.batches(4))
+
+
 @pytest.fixture(params=[0, 1000, -1], ids=["first byte", "byte 1000", "last byte"])
 def damaged(request: pytest.FixtureRequest, copy: Path) -> tuple[Path, int]:
     """A store with a bit of one image flipped, and the position of that image."""
