@@ -6,7 +6,6 @@ the first byte is written.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from arraystore import image
 from arraystore.errors import SourceError
 from arraystore.files import OpenFile, open_file, read_at
 from arraystore.layout import sample_order
+from arraystore.read_ahead import ahead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,18 +137,23 @@ def _probe(
     height, width = np.zeros(len(table), np.int32), np.zeros(len(table), np.int32)
     anew: list[int] = []
     faults: dict[int, str] = {}
-    batches = [slice(first, first + _BATCH) for first in range(0, len(table), _BATCH)]
-    with ThreadPoolExecutor(_n_probers(source, table)) as pool:
-        done = pool.map(lambda rows: _probe_rows(source.files, table, rows), batches)
-        for batch, headers in zip(batches, done, strict=True):
-            for i, header in enumerate(headers, batch.start):
-                if isinstance(header, str):
-                    faults[i] = header
-                    continue
-                height[i], width[i] = header.height, header.width
-                if source.reencode and image.needs_reencoding(header):
-                    anew.append(i)
-            meter.advance(len(headers))
+    batches = (slice(first, first + _BATCH) for first in range(0, len(table), _BATCH))
+    n_probers = _n_probers(source, table)
+    probed = ahead(
+        batches,
+        lambda rows: (rows.start, _probe_rows(source.files, table, rows)),
+        n_ahead=2 * n_probers,
+        n_threads=n_probers,
+    )
+    for first, headers in probed:
+        for i, header in enumerate(headers, first):
+            if isinstance(header, str):
+                faults[i] = header
+                continue
+            height[i], width[i] = header.height, header.width
+            if source.reencode and image.needs_reencoding(header):
+                anew.append(i)
+        meter.advance(len(headers))
     return height, width, anew, faults
 
 

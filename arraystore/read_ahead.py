@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from arraystore import threads
+from arraystore.threads import Scope, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -21,19 +23,21 @@ def ahead(
 ) -> Generator[Done]:
     """Yield ``work(item)`` of every item, in order, while the next ones are worked on.
 
-    When the loop is left, what has not begun is cancelled, what has is waited for, and
-    `items` is closed. An exception in `work` or in `items` comes in its turn. In a process that
-    was forked in the middle the work goes on without threads.
+    No thread belongs to a loop: the threads are those of the process. When the loop is left, or
+    freed by the garbage collector, in whatever thread, what has not begun is cancelled, what waits
+    for a network is woken and ends, and `items` is closed. Nothing is waited for: what is being
+    worked on may end a moment later. An exception in `work` or in `items` comes in its turn. A loop
+    goes on in a process that was forked in the middle.
 
     Parameters
     ----------
     items : generator
     work : callable
-        Called in other threads.
+        Called in other threads, or in this one if they have not come to it.
     n_ahead : int, default 2
         Items that are at most under way, or done and not yet yielded.
     n_threads : int, default 1
-        Items worked on at the same time.
+        Items worked on at the same time by other threads.
 
     Examples
     --------
@@ -41,36 +45,73 @@ def ahead(
     [0, 1, 4, 9, 16]
     """
     process = os.getpid()
-    running: deque[tuple[T | None, Future[Done]]] = deque()
-    with (
-        closing(items),
-        ThreadPoolExecutor(n_threads, thread_name_prefix="arraystore-read-ahead") as pool,
-    ):
+    scope = Scope()
+    queue = _Queue[Done](scope, n_threads)
+    running: deque[tuple[T, Task[Done]]] = deque()
+    failure: Exception | None = None
 
-        def begin(n: int) -> None:
-            try:
-                running.extend((item, pool.submit(work, item)) for item in islice(items, n))
-            except Exception as error:  # noqa: BLE001 - raised when its turn comes
-                running.append((None, _failed(error)))
-
-        begin(n_ahead)
+    def begin(n: int) -> None:
+        nonlocal failure
         try:
-            while running:
-                if os.getpid() != process:  # forked meanwhile: the threads are not here
-                    for item, future in running:
-                        yield future.result() if item is None else work(item)
-                    yield from map(work, items)
-                    return
-                _, future = running.popleft()
-                done = future.result()
-                begin(1)
-                yield done
-        finally:
-            for _, future in running:
-                future.cancel()
+            running.extend((item, queue.add(partial(work, item))) for item in islice(items, n))
+        except Exception as error:  # noqa: BLE001 - raised when its turn comes
+            failure = error
+
+    try:
+        begin(n_ahead)
+        while running:
+            if os.getpid() != process:  # forked meanwhile: the threads that had begun are not here
+                process, scope = os.getpid(), Scope()
+                queue = _Queue[Done](scope, n_threads)
+                running = deque((item, queue.add(partial(work, item))) for item, _ in running)
+            _, task = running.popleft()
+            done = task.result()
+            begin(1)
+            yield done
+        if failure is not None:
+            raise failure
+    finally:
+        # Run by the garbage collector as well: nothing here may wait, or take a lock.
+        scope.cancel()
+        failure = None  # its traceback leads here
+        items.close()
 
 
-def _failed(error: Exception) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future
+class _Queue(Generic[Done]):
+    """Tasks of one loop, of which some are worked on at a time.
+
+    Parameters
+    ----------
+    scope : Scope
+        Of the tasks.
+    n_threads : int
+        How many are worked on at a time.
+    """
+
+    def __init__(self, scope: Scope, n_threads: int) -> None:
+        self._scope = scope
+        self._waiting: deque[Task[Done]] = deque()
+        self._places = deque(range(n_threads))  # a thread has one while it works here
+
+    def add(self, work: Callable[[], Done]) -> Task[Done]:
+        """Return a task that is begun when those before it are."""
+        task = Task(work, self._scope)
+        self._waiting.append(task)
+        if self._places:
+            threads.readers.submit(self._work)
+        return task
+
+    def _work(self) -> None:
+        """Work on tasks until none waits, in a thread of the pool."""
+        while self._waiting:
+            try:
+                place = self._places.pop()
+            except IndexError:  # enough threads are at it; each looks once more when it leaves
+                return
+            try:
+                while self._waiting:
+                    self._waiting.popleft().run()
+            except IndexError:  # another thread was faster
+                pass
+            finally:
+                self._places.append(place)

@@ -21,13 +21,13 @@ from arraystore.threads import in_a_thread, in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
     from arraystore.columns import Identity
     from arraystore.containers.opening import Opening
     from arraystore.storage import RangeReader
+    from arraystore.threads import Task
 
     Ints = NDArray[np.int64]
     Pixels = NDArray[np.uint8]
@@ -210,9 +210,9 @@ class StoredSplit(StoredColumns):
         """Read and decode images, from afar each while others are on their way; see `decode`."""
         if not self._reader.is_remote or len(positions) < 2:
             return self.decode(self.read(positions), positions, into)
-        begun: list[Future[Pixels]] = []
+        begun: list[Task[Pixels]] = []
 
-        def begin(i: int, data: memoryview) -> Future[Pixels]:
+        def begin(i: int, data: memoryview) -> Task[Pixels]:
             out = None if into is None else into[i]
             begun.append(in_a_thread(partial(self._pixels, data, int(positions[i]), out)))
             return begun[-1]

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from tests.soak import damage, faults, fuzzing, hostile_hdf5, overwriting
+from tests.soak import damage, faults, fuzzing, hostile_hdf5, iterators, overwriting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ PARTS: Final[dict[str, Part]] = {
     "hostile HDF5 files": hostile_hdf5.run,
     "damaged stores": damage.run,
     "faults": faults.run,
+    "iterators": iterators.run,
     "overwriting": overwriting.run,
 }
 """What is done in each round: ``run(seed)`` returns its counts."""

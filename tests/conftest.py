@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 import arraystore
-from arraystore import payload
+from arraystore import payload, threads
 from arraystore.drawn import DrawnArchives, write_archives
 from tests.support import SUFFIXES
 
@@ -32,6 +32,12 @@ def no_lists(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 def no_trust(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files be looked at before each single image, so that no test depends on its speed."""
     monkeypatch.setattr(payload, "SECONDS_TRUSTED", -1)
+
+
+@pytest.fixture(autouse=True)
+def no_idle_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let threads end soon, so that tests can wait for their end, and new ones start often."""
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -180,6 +181,19 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def threads_of_arraystore() -> list[threading.Thread]:
+    """Return the threads that decode and read ahead."""
+    names = ("arraystore-decode", "arraystore-read-ahead")
+    return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
+
+
+def no_threads_are_left() -> bool:
+    """Whether all threads that decode and read ahead end, as they do when there is no work."""
+    for thread in threads_of_arraystore():
+        thread.join(60)
+    return not threads_of_arraystore()
 
 
 class Bucket:

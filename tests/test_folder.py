@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +18,7 @@ from arraystore import plan
 from arraystore.errors import SourceError
 from arraystore.files import OpenFile
 from arraystore.image import IMAGE_SUFFIXES
+from arraystore.read_ahead import ahead
 from arraystore.sources.folder import load
 from tests.support import SUFFIXES, picture, write_folder
 
@@ -407,15 +407,14 @@ def test_two_probe_only_where_images_are_not_in_memory(
 ) -> None:
     pools = []
 
-    class Pool(ThreadPoolExecutor):
-        def __init__(self, n: int) -> None:
-            pools.append(n)
-            super().__init__(n)
+    def noted(*arguments: Any, n_ahead: int, n_threads: int) -> Any:
+        pools.append(n_threads)
+        return ahead(*arguments, n_ahead=n_ahead, n_threads=n_threads)
 
     def probe(file: OpenFile, offset: int, *, unknown: bool) -> bool:
         return cached or unknown
 
-    monkeypatch.setattr(plan, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(plan, "ahead", noted)
     monkeypatch.setattr(OpenFile, "is_cached", probe)
     source = write_folder(tmp_path / "photos", {"a/0.png": picture(), "a/1.png": picture()})
     arraystore.convert(f"folder:{source}", tmp_path / "a.h5", sync=False)

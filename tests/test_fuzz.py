@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from arraystore.stored import StoredSplit
 from scripts import soak
-from tests.soak import damage, faults, hostile_hdf5, overwriting
+from tests.soak import damage, faults, hostile_hdf5, iterators, overwriting
 from tests.soak.fuzz import FUZZED
+from tests.soak.iterators_child import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,13 @@ def test_a_soak_adds_up_its_rounds(
     assert soak.main() == 0
     words = capsys.readouterr().out.split()
     assert words == ["kills", "by", "day", "3", "by", "night", "3", "wrong", "results:", "0"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_iterators_abandoned_in_any_way_leave_no_thread_and_do_not_hang(way: str) -> None:
+    counts = iterators.abandon(way, 7, 18)
+    assert counts[f"{way}: iterators abandoned"] == 18
+    assert not [what for what in counts if "WRONG" in what]
 
 
 CHILD = """

@@ -10,7 +10,6 @@ import re
 import socket
 import tarfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +24,7 @@ from arraystore import image
 from arraystore.drawn import draw, encode
 from arraystore.errors import SourceError
 from arraystore.files import OpenFile
+from arraystore.read_ahead import ahead
 from arraystore.sources import imagenet2012, subset_list
 from arraystore.sources.imagenet2012 import TEST_ARCHIVE, TRAIN_ARCHIVE, VALIDATION_ARCHIVE
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
@@ -633,16 +633,15 @@ def test_several_walk_only_where_headers_are_not_in_memory(
 ) -> None:
     pools, probed = [], []
 
-    class Pool(ThreadPoolExecutor):
-        def __init__(self, n: int) -> None:
-            pools.append(n)
-            super().__init__(n)
+    def noted(*arguments: Any, n_ahead: int, n_threads: int) -> Any:
+        pools.append(n_threads)
+        return ahead(*arguments, n_ahead=n_ahead, n_threads=n_threads)
 
     def probe(file: OpenFile, offset: int, *, unknown: bool) -> bool:
         probed.append((offset, unknown))
         return cached
 
-    monkeypatch.setattr(imagenet2012, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(imagenet2012, "ahead", noted)
     monkeypatch.setattr(OpenFile, "is_cached", probe)
     table = load_source(SUBSET, manual_dir=pack(tmp_path), partial=True).splits["train"]
     assert pools == [n_walkers]

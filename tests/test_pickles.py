@@ -110,9 +110,7 @@ def test_pickle_of_a_replaced_store_is_refused(target: Path) -> None:
     data = {kind: pickle.dumps(what) for kind, what in made.items()}
     written(target, order="label")
     for kind in MADE:
-        with pytest.raises(
-            StoreChangedError, match=r"shuffled, seed 0, is label, seed 0\)"
-        ):
+        with pytest.raises(StoreChangedError, match=r"shuffled, seed 0, is label, seed 0\)"):
             use(pickle.loads(data[kind]))
     written(target)
     assert {kind: use(pickle.loads(data[kind])) for kind in MADE} == expected
@@ -123,9 +121,7 @@ def test_every_use_of_a_replaced_store_is_refused(kind: str, target: Path) -> No
     data = pickle.dumps(MADE[kind](arraystore.open(written(target))["train"]))
     written(target, seed=1)
     for name, use_it in USES.items():
-        with pytest.raises(
-            StoreChangedError, match="shuffled, seed 0, is shuffled, seed 1"
-        ):
+        with pytest.raises(StoreChangedError, match="shuffled, seed 0, is shuffled, seed 1"):
             pytest.fail(f"{name}: {use_it(pickle.loads(data))!r}")
 
 

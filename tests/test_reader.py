@@ -26,7 +26,8 @@ from arraystore.errors import ChecksumError, FormatError, StorageError, StoreCha
 from arraystore.layout import content_digest
 from arraystore.schema import COLUMNS, STRING
 from arraystore.storage import LocalReader
-from tests.support import SUFFIXES, count_reads, picture, write_folder
+from arraystore.threads import Task
+from tests.support import SUFFIXES, count_reads, no_threads_are_left, picture, write_folder
 from tests.test_selection import selections
 
 if TYPE_CHECKING:
@@ -528,34 +529,26 @@ def test_two_iterations_do_not_disturb_each_other(
     assert pairs == [(name, name) for name in train.file_name]
 
 
-def threads() -> set[threading.Thread]:
-    """Threads there are, but for those that decode: they are kept."""
-    return {t for t in threading.enumerate() if not t.name.startswith("arraystore-decode")}
-
-
 @named("n", [1, 4, 5, N_TRAIN])
 def test_no_thread_is_left_by_an_iteration_however_far_it_came(
     train: arraystore.Split, small_groups: None, n: int
 ) -> None:
-    before = threads()
     for number, _ in enumerate(train, 1):
         if number == n:
             break
-    assert threads() == before
+    assert no_threads_are_left()
 
 
 def test_no_thread_is_left_by_an_error_in_the_loop(
     train: arraystore.Split, small_groups: None
 ) -> None:
-    before = threads()
-
     def fail() -> None:
         for _ in train:
             raise LookupError
 
     with pytest.raises(LookupError):
         fail()
-    assert threads() == before
+    assert no_threads_are_left()
 
 
 def test_a_loop_that_is_left_has_read_only_a_little_ahead(
@@ -572,12 +565,12 @@ def test_an_iteration_never_asks_for_more_than_two_groups_ahead(
 ) -> None:
     asked: list[object] = []
 
-    class Pool(ThreadPoolExecutor):
-        def submit(self, *arguments: Any, **options: Any) -> Any:
+    class Noted(Task[Any]):
+        def __init__(self, *arguments: Any) -> None:
             asked.append(arguments)
-            return super().submit(*arguments, **options)
+            super().__init__(*arguments)
 
-    monkeypatch.setattr("arraystore.read_ahead.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("arraystore.read_ahead.Task", Noted)
     ahead = [len(asked) - number // 4 - 1 for number, _ in enumerate(train)]
     assert max(ahead) == 2
 
@@ -788,6 +781,16 @@ def test_a_store_deleted_while_open_is_told(copy: Path) -> None:
     shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
     with pytest.raises(StoreChangedError, match=rf"{copy.name}.*: has vanished since"):
         _ = train.image_bytes[1]
+
+
+def test_column_of_a_store_whose_root_has_vanished_raises_file_not_found(copy: Path) -> None:
+    train = arraystore.open(copy)["train"]
+    _ = train.image_bytes[0]
+    (copy / "zarr.json" if copy.is_dir() else copy).unlink()
+    with pytest.raises(FileNotFoundError, match=copy.name):
+        _ = train.label
+    with pytest.raises(FileNotFoundError, match=copy.name):
+        list(train.batches(4))
 
 
 @pytest.fixture(params=[0, 1000, -1], ids=["first byte", "byte 1000", "last byte"])

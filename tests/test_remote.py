@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -21,6 +22,7 @@ from arraystore.objects import loop, stores
 from arraystore.objects import reader as reader_room
 from arraystore.objects.reader import ObjectReader
 from arraystore.storage import crc32c
+from arraystore.threads import Scope, WorkCancelledError
 from tests.support import SUFFIXES, picture, write_folder
 from tests.true_size import SIZES, write_true_size
 from tests.web import PATIENCE, Asked, WebServer
@@ -464,6 +466,42 @@ def test_what_fails_ends_the_others_and_is_raised() -> None:
     with pytest.raises(StorageError, match=r"^no$"):
         list(loop.arrivals([_endless(ended), _failing()]))
     assert ended.wait(PATIENCE)
+
+
+def test_what_a_cancelled_scope_waits_for_is_ended() -> None:
+    ended, waits = threading.Event(), threading.Event()
+    scope = Scope()
+
+    async def endless() -> int:
+        waits.set()
+        return await _endless(ended)
+
+    def wait_for_it() -> None:
+        with pytest.raises(WorkCancelledError):
+            scope.run(loop.run, endless())
+        left.set()
+
+    left = threading.Event()
+    thread = threading.Thread(target=wait_for_it)
+    thread.start()
+    assert waits.wait(PATIENCE)
+    scope.cancel()
+    assert left.wait(PATIENCE)
+    assert ended.wait(PATIENCE)
+    thread.join(PATIENCE)
+
+
+def test_requests_cancelled_before_they_begin_leave_no_warning() -> None:
+    def cancel_and_read(scope: Scope) -> None:
+        scope.cancel()
+        next(loop.arrivals([_one(), _one()]))
+
+    for _ in range(20):
+        scope = Scope()
+        with pytest.raises(WorkCancelledError):
+            scope.run(cancel_and_read, scope)
+    assert loop.run(_one()) == 1  # all before it are cancelled by now
+    gc.collect()
 
 
 def test_no_more_requests_are_in_flight_than_allowed(

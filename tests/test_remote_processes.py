@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -16,7 +18,7 @@ from arraystore.errors import StorageError
 from arraystore.objects import loop
 from tests.test_reader import forks, in_forked_child
 from tests.test_remote import KEYS, in_memory
-from tests.web import PATIENCE, WebServer
+from tests.web import PATIENCE, Asked, WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,3 +200,76 @@ def test_a_process_ends_while_the_loop_runs(address: str, environment: None) -> 
         [sys.executable, "-c", code, address], check=True, capture_output=True, timeout=PATIENCE
     )
     assert (found.stdout, found.stderr) == (b"30\n", b"")
+
+
+# Ctrl-C while a server does not answer
+
+
+def is_of_images(asked: Asked) -> bool:
+    return asked.method == "GET" and (asked.path.endswith(".h5") or "/c/" in asked.path)
+
+
+READING: Final = """
+for _ in train.batches(4, size=8): pass
+for _ in train.batches(4, shuffle="block", buffer_size=8): pass
+for _ in train: pass
+for _ in train.episodes(1, 1, 1): pass
+train.image[:]
+train.image_bytes[:]
+arraystore.verify(sys.argv[1])
+arraystore.copy(sys.argv[1], sys.argv[2], sync=False)
+"""
+
+READER: Final = """
+import sys, arraystore
+train = arraystore.open(sys.argv[1])["train"]
+_ = train.image[:2], train.label, train.file_name
+for reading in sys.stdin:
+    print("begun", flush=True)
+    try:
+        exec(compile(reading, "reading", "exec"))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_interrupt_ends_reading_from_a_server_that_does_not_answer(
+    path: Path, tmp_path: Path
+) -> None:
+    asked = threading.Event()
+
+    def answer(request: Asked) -> str | None:
+        if not is_of_images(request):
+            return None
+        asked.set()
+        return "silence"
+
+    with WebServer() as server:
+        server.put(path, path.name)
+        child = subprocess.Popen(
+            [sys.executable, "-c", READER, f"{server.url}/{path.name}", tmp_path / path.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        limit = threading.Timer(PATIENCE / 2, child.kill)  # the server is silent for twice as long
+        limit.start()
+        try:
+            for reading in READING.strip().splitlines():
+                asked.clear()
+                child.stdin.write(f"{reading}\n")
+                child.stdin.flush()
+                assert child.stdout.readline() == "begun\n"
+                server.answer = answer
+                assert asked.wait(PATIENCE)
+                child.send_signal(signal.SIGINT)
+                assert child.stdout.readline() == "interrupted\n", reading
+            child.stdin.close()
+            assert child.wait(PATIENCE) == 0
+        finally:
+            limit.cancel()
+            child.kill()
+            child.wait(PATIENCE)
+            child.stdout.close()

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
-from arraystore.threads import in_threads, n_cpus
+from arraystore.read_ahead import ahead
+from arraystore.threads import (
+    Pool,
+    Scope,
+    Task,
+    WorkCancelledError,
+    current_scope,
+    in_threads,
+    n_cpus,
+)
+from tests.support import no_threads_are_left
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
 
 
 def test_all_threads_work_at_once() -> None:
@@ -63,3 +78,109 @@ def test_a_call_begins_where_another_has_no_more_for_a_thread() -> None:
         in_threads(lambda _: None, 2 * n_cpus())
         ended.set()
         assert waiting.result() == [True, True]
+
+
+# Tasks, pools and scopes
+
+
+def test_task_that_no_thread_begins_is_done_by_the_one_who_waits() -> None:
+    pool = Pool("arraystore-test", 0)
+    task = Task(threading.get_ident, None)
+    pool.submit(task.run)
+    assert task.result() == threading.get_ident()
+
+
+def test_task_that_waits_for_tasks_of_the_same_full_pool_ends() -> None:
+    pool = Pool("arraystore-test", 1)
+
+    def submitted(work: Callable[[], int]) -> Task[int]:
+        task = Task(work, None)
+        pool.submit(task.run)
+        return task
+
+    outer = [submitted(lambda: submitted(lambda: 1).result() + 1) for _ in range(20)]
+    assert [task.result() for task in outer] == [2] * 20
+
+
+def test_pool_has_no_more_threads_than_it_may() -> None:
+    pool = Pool("arraystore-bounded", 3)
+    most: list[int] = []
+
+    def work() -> None:
+        most.append(sum(t.name.startswith("arraystore-bounded") for t in threading.enumerate()))
+
+    tasks = [Task(work, None) for _ in range(200)]
+    for task in tasks:
+        pool.submit(task.run)
+    for task in tasks:
+        task.result()
+    assert max(most) <= 3
+
+
+def test_pool_works_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert in_threads(lambda i: -i, 100) == [-i for i in range(100)]
+    assert list(ahead((i for i in range(9)), lambda i: -i, n_threads=2)) == [-i for i in range(9)]
+
+
+def test_pool_that_has_ended_leaves_the_work_to_those_who_wait() -> None:
+    pool = Pool("arraystore-test", 2)
+    pool.end()
+    task = Task(lambda: 1, None)
+    pool.submit(task.run)
+    assert task.result() == 1
+
+
+def test_idle_threads_end() -> None:
+    in_threads(lambda i: i, 50)
+    list(ahead((i for i in range(9)), lambda i: i))
+    assert no_threads_are_left()
+
+
+def test_cancelled_scope_ends_its_work_and_that_of_its_helpers() -> None:
+    scope = Scope()
+    begun: list[int] = []
+
+    def work(i: int) -> None:
+        begun.append(i)
+        scope.cancel()
+
+    with pytest.raises(WorkCancelledError):
+        scope.run(in_threads, work, 500)
+    assert len(begun) <= n_cpus()
+    assert current_scope() is None
+
+
+def test_cancelled_scope_wakes_what_waits() -> None:
+    scope, woken = Scope(), threading.Event()
+    with scope.waking(woken.set):
+        scope.cancel()
+    assert woken.is_set()
+    with pytest.raises(WorkCancelledError), scope.waking(woken.set):
+        pass
+
+
+def test_loop_freed_in_a_thread_that_works_for_it_waits_for_nothing() -> None:
+    held: deque[Generator[int]] = deque()
+    begun, freed = threading.Event(), threading.Event()
+
+    def work(i: int) -> int:
+        if i == 1:
+            begun.set()
+            assert freed.wait(30)
+            held.pop().close()  # as the garbage collector might, in the middle of the work
+            freed.clear()
+        return i
+
+    loop = ahead((i for i in range(9)), work)
+    assert next(loop) == 0
+    assert begun.wait(30)
+    held.append(loop)
+    del loop
+    freed.set()
+    assert no_threads_are_left()
+    assert not freed.is_set()
+    assert not held

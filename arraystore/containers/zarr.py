@@ -350,8 +350,10 @@ class ZarrReader(ContainerReader):
                 self._check_nbytes(key, nbytes, MAX_CHUNK_NBYTES)
             yield from each_exactly(self._reader, ranges)
         except FileNotFoundError as error:
-            key = next(key for key in keys if str(error.filename).endswith(key))
-            raise FormatError(f"{self._at(key)}: the chunk is missing") from None
+            for key in keys:
+                if str(error.filename).endswith(key):
+                    raise FormatError(f"{self._at(key)}: the chunk is missing") from None
+            raise
 
     def _decoded(
         self,

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 import numpy as np
@@ -20,9 +21,10 @@ import numpy as np
 from arraystore.errors import ChecksumError, escaped
 from arraystore.fill import FillTask, fill
 from arraystore.layout import Block, blocks
+from arraystore.threads import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -173,15 +175,17 @@ class Draft(Protocol):
             if block not in parts
             for rows in [images.rows(block.first, block.last)]
         )
+        scope = None if executor else Scope()  # of another process nothing can be cancelled
         pool = executor or ThreadPoolExecutor(self.n_threads)
         try:
-            for block, filled in run(pool, tasks, self.max_in_flight):
-                part = filled.checksums
-                if expected is not None and (i := first_difference(block, part, expected)) >= 0:
-                    raise ChecksumError(f"{images.where(i)}: {NOT_AS_WRITTEN}")
-                parts[block] = part
-                self.record(split, block, filled)
-                meter.advance(len(part), block.stop - block.start)
+            with closing(run(pool, scope, tasks, self.max_in_flight)) as filling:
+                for block, filled in filling:
+                    part = filled.checksums
+                    if expected is not None and (i := first_difference(block, part, expected)) >= 0:
+                        raise ChecksumError(f"{images.where(i)}: {NOT_AS_WRITTEN}")
+                    parts[block] = part
+                    self.record(split, block, filled)
+                    meter.advance(len(part), block.stop - block.start)
         finally:
             if executor is None:
                 pool.shutdown(cancel_futures=True)
@@ -203,22 +207,32 @@ def first_difference(block: Block, found: Checksums, expected: Checksums) -> int
 
 
 def run(
-    pool: Executor, tasks: Iterator[tuple[Block, FillTask]], max_in_flight: int
-) -> Iterator[tuple[Block, Filled]]:
-    """Fill blocks, a bounded number at a time; yield what comes of it in order."""
+    pool: Executor,
+    scope: Scope | None,
+    tasks: Iterator[tuple[Block, FillTask]],
+    max_in_flight: int,
+) -> Generator[tuple[Block, Filled]]:
+    """Fill blocks, a bounded number at a time; yield what comes of it in order.
+
+    To be closed, which waits for the blocks that are being filled: they write to a place that is
+    about to be removed, or to be resumed. What they wait for from a network is cancelled first.
+    """
+    work = fill if scope is None else partial(scope.run, fill)
     running: deque[tuple[Block, Future[Filled]]] = deque()
     try:
         for block, task in tasks:
             if len(running) == max_in_flight:
                 first, future = running.popleft()
                 yield first, future.result()
-            running.append((block, pool.submit(fill, task)))
+            running.append((block, pool.submit(work, task)))
         while running:
             first, future = running.popleft()
             yield first, future.result()
     finally:
-        # What runs already writes to a place that is about to be removed, or to be resumed.
-        wait([future for _, future in running if not future.cancel()])
+        left = [future for _, future in running if not future.cancel()]
+        if scope is not None:
+            scope.cancel()
+        wait(left)
 
 
 @contextmanager

@@ -124,7 +124,8 @@ class ManyObjectsDraft(BucketDraft):
         files = (path for path in sorted(self._skeleton.rglob("*")) if path.is_file())
         documents = {path.relative_to(self._skeleton).as_posix(): path for path in files}
         root = documents.pop(self._container.root_key).read_bytes()
-        with ThreadPoolExecutor(_FILES_IN_FLIGHT) as pool:
+        pool = ThreadPoolExecutor(_FILES_IN_FLIGHT)
+        try:
             sent = {
                 key: pool.submit(self._send, key, path)
                 for name, path in documents.items()
@@ -132,6 +133,8 @@ class ManyObjectsDraft(BucketDraft):
             }
             self._keys.update(sent)
             self._tags |= {key: future.result() for key, future in sent.items()}
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C none is begun
         self._check_all_is_there()
         self._claim.seal(root)
         self._root = root

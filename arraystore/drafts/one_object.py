@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,10 +16,11 @@ from arraystore.drafts.bucket import BucketDraft
 from arraystore.errors import ChecksumError, SourceError, escaped
 from arraystore.fill import FilePlaces, MemorySink, Target, copy_images
 from arraystore.layout import Block, blocks
+from arraystore.read_ahead import ahead
 from arraystore.schema import PAYLOAD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from concurrent.futures import Executor
 
     from arraystore.drafts.base import Checksums
@@ -68,16 +68,17 @@ class OneObjectDraft(BucketDraft):
         nbytes = self._skeleton.stat().st_size
         self._objects.upload(self._key, nbytes, partial(self._pieces, nbytes, meter))
 
-    def _pieces(self, nbytes: int, meter: Meter) -> Iterator[Any]:
+    def _pieces(self, nbytes: int, meter: Meter) -> Generator[Any]:
         """Yield the whole file: the skeleton, and the payloads in its holes."""
         at = 0
-        with ThreadPoolExecutor(_PIECES_AHEAD) as pool, self._skeleton.open("rb") as skeleton:
+        with self._skeleton.open("rb") as skeleton:
             for start, stop, split in self._holes():
                 yield from _read(skeleton, at, start)
-                yield from self._payload(split, pool, meter)
+                yield from self._payload(split, meter)
                 at = stop
             yield from _read(skeleton, at, nbytes)
-            # In a thread of its own: this one is in the midst of the upload.
+        # In a thread of its own: this one is in the midst of the upload.
+        with ThreadPoolExecutor(1) as pool:
             pool.submit(self._check_place).result()
 
     def _check_place(self) -> None:
@@ -102,27 +103,22 @@ class OneObjectDraft(BucketDraft):
                 holes.append((start, start + int(total[0]), split))
         return sorted(holes)
 
-    def _payload(self, split: str, pool: ThreadPoolExecutor, meter: Meter) -> Iterator[Any]:
+    def _payload(self, split: str, meter: Meter) -> Generator[Any]:
         """Yield a payload piece by piece, the next ones being read meanwhile."""
         payload = self._payloads[split]
         images = payload.images
         meter.start(f"{split}: sending images", len(images.nbytes), int(images.nbytes.sum()))
-        waiting: deque[tuple[Block, Future[tuple[Any, Checksums]]]] = deque()
-        rest = iter(blocks(images.nbytes, block_nbytes=_PIECE_NBYTES))
-        try:
-            while True:
-                while len(waiting) < _PIECES_AHEAD and (block := next(rest, None)):
-                    waiting.append((block, pool.submit(_read_block, images, block)))
-                if not waiting:
-                    return
-                block, future = waiting.popleft()
-                piece, found = future.result()
-                payload.check(block, found)
-                yield piece
-                meter.advance(len(found), block.stop - block.start)
-        finally:
-            for _, future in waiting:
-                future.cancel()
+        pieces = (block for block in blocks(images.nbytes, block_nbytes=_PIECE_NBYTES))
+        read = ahead(
+            pieces,
+            lambda block: (block, *_read_block(images, block)),
+            n_ahead=_PIECES_AHEAD,
+            n_threads=_PIECES_AHEAD,
+        )
+        for block, piece, found in read:
+            payload.check(block, found)
+            yield piece
+            meter.advance(len(found), block.stop - block.start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ Names, versions and splits are those of TFDS's ``imagenet2012`` and
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -21,6 +20,7 @@ from arraystore.arguments import as_path
 from arraystore.errors import SourceError
 from arraystore.files import open_file
 from arraystore.names import PackedNames, packed
+from arraystore.read_ahead import ahead
 from arraystore.sources.base import SampleTable, Source, Status, check_names, first_few, silent
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
 from arraystore.sources.subset_list import SubsetList, find_subset_list
@@ -260,12 +260,14 @@ def _read_train(path: Path, archive: Archive, wanted: Collection[str] | None) ->
     # They grow in one place: what the threads leave behind they cannot give back to others.
     file_name, offsets, sizes = bytearray(), bytearray(), bytearray()
     counts = []
-    with ThreadPoolExecutor(_n_walkers(path, archive, outer)) as pool:
-        for names, offset, nbytes in pool.map(read_class, range(len(labels))):
-            file_name += names
-            offsets += offset.tobytes()
-            sizes += nbytes.tobytes()
-            counts.append(len(offset))
+    n_walkers = _n_walkers(path, archive, outer)
+    numbers = (i for i in range(len(labels)))
+    found = ahead(numbers, read_class, n_ahead=2 * n_walkers, n_threads=n_walkers)
+    for names, offset, nbytes in found:
+        file_name += names
+        offsets += offset.tobytes()
+        sizes += nbytes.tobytes()
+        counts.append(len(offset))
     return _Found(
         path,
         PackedNames(file_name),
