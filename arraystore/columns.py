@@ -36,6 +36,14 @@ T = TypeVar("T")
 WHOLE_SAMPLES: Final = 2**22
 """Columns of a split with more samples are read by chunk, where some rows of them are wanted."""
 
+_UNCHECKED_SAMPLES: Final = 2**21
+"""Samples that a split may state before a column is asked for their number.
+
+Positions of so many take 16 MiB, and the columns are compared with it when they are read.
+"""
+
+_COUNTED_BY: Final = "image_nbytes"
+
 _SEEDS_KEPT: Final = 3
 """Seeds of which the hashes of all names are kept, 8 bytes a sample each."""
 
@@ -67,11 +75,26 @@ class StoredColumns:
         return self.info.num_samples
 
     @cached_property
-    def info(self) -> SplitInfo:
-        """The attributes of the split."""
+    def stated(self) -> SplitInfo:
+        """The attributes of the split, compared with nothing yet."""
         return SplitInfo.from_attributes(
             self._opening.container.attributes(self.name), where=self.where
         )
+
+    @cached_property
+    def info(self) -> SplitInfo:
+        """The attributes of the split.
+
+        Raises
+        ------
+        FormatError
+            If they state many samples that are not stored.
+        """
+        n = self.stated.num_samples
+        if n > _UNCHECKED_SAMPLES:
+            path = f"{self.name}/{_COUNTED_BY}"
+            self._opening.container.check_column(path, COLUMNS[_COUNTED_BY].data_type, n)
+        return self.stated
 
     @property
     def is_small(self) -> bool:

@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from arraystore.attributes import json_of, list_of_objects, need
+from arraystore.attributes import Unreadable, json_of, list_of_objects, need
 from arraystore.errors import FormatError, VersionError, brief
 
 if TYPE_CHECKING:
@@ -286,7 +286,9 @@ class SplitInfo:
         )
         for name, value in (("num_samples", info.num_samples), ("num_bytes", info.num_bytes)):
             if not 0 <= value < 2**63:
-                raise FormatError(f"{where}: attribute {name!r} must be 0 or more, got {value}")
+                raise FormatError(
+                    f"{where}: attribute {name!r} must be in range(2**63), got {brief(value)}"
+                )
         return info
 
 
@@ -323,10 +325,11 @@ def check_version(attributes: Mapping[str, Any], *, where: str) -> tuple[int, in
     arraystore.errors.VersionError: a.zarr: format version 2.0 cannot be read, this release reads
     1.x; upgrade arraystore
     """
-    if attributes.get("format") != FORMAT_NAME:
+    found = attributes.get("format")
+    if found != FORMAT_NAME:
         raise FormatError(
             f"{where}: is not an arraystore store: attribute 'format' must be {FORMAT_NAME!r}, "
-            f"got {brief(attributes.get('format'))}"
+            f"got {found if isinstance(found, Unreadable) else brief(found)}"
         )
     text = need(attributes, "format_version", str, where=where)
     match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text)

@@ -199,7 +199,7 @@ class _Verification:
         splits = {}
         for name in dict.fromkeys(self._store):
             with self._told(name):
-                splits[name] = self._store.stored(name).info
+                splits[name] = self._store.stored(name).stated
         for name, info in splits.items():
             self._check_split(name, info, n_classes, decode=decode)
         return splits

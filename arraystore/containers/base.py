@@ -111,6 +111,16 @@ class ContainerReader(Protocol):
         """
         ...
 
+    def check_column(self, path: str, data_type: str, length: int) -> None:
+        """Compare what a column states with what is stored of it, and read no values.
+
+        Raises
+        ------
+        FormatError
+            If the column does not state `length` values, or much less is stored.
+        """
+        ...
+
     def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
         """Return where the chunks of a payload are stored.
 

@@ -144,23 +144,33 @@ class HDF5Reader(ContainerReader):
                 raise FormatError(f"{self._at(path)}: cannot be decoded: {error}") from None
             yield self._values(values, path)
 
+    @override
+    def check_column(self, path: str, data_type: str, length: int) -> None:
+        with self.held():
+            self._looked_up(path, data_type)
+            with self._open(path) as dataset:
+                found = len(dataset)
+        if found != length:
+            raise FormatError(f"{self._at(path)}: must have {length} values, got {found}")
+
     def _looked_up(self, path: str, data_type: str) -> ChunkedColumn | None:
         """Return where the chunks of a column are, as `ChunkedColumn.of` does; looked up once."""
         if (path, data_type) not in self._chunked:
             with self._open(path) as dataset:
-                self._check_column(dataset, path, data_type)
-                found = ChunkedColumn.of(dataset, self._reader.size(self._key))
+                file_nbytes = self._reader.size(self._key)
+                self._check_column(dataset, path, data_type, file_nbytes)
+                found = ChunkedColumn.of(dataset, file_nbytes)
                 self._chunked[path, data_type] = found
         return self._chunked[path, data_type]
 
-    def _check_column(self, dataset: Any, path: str, data_type: str) -> None:
+    def _check_column(self, dataset: Any, path: str, data_type: str, file_nbytes: int) -> None:
         import h5py
 
         where = self._at(path)
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
             raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
         check_storage(dataset, where)
-        check_values(dataset, where)
+        check_values(dataset, file_nbytes, where)
         found = dataset.dtype
         if data_type == STRING and found.kind != "S":
             raise FormatError(f"{where}: must hold fixed-length text, got {found}")

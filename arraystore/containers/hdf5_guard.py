@@ -83,10 +83,10 @@ def check_storage(dataset: Any, where: str) -> None:
         )
 
 
-def check_values(dataset: Any, where: str) -> None:
+def check_values(dataset: Any, file_nbytes: int, where: str) -> None:
     """Refuse a column that has fewer values stored than it says."""
     length, nbytes = len(dataset), len(dataset) * dataset.dtype.itemsize
-    stored = dataset.id.get_storage_size()
+    stored = min(dataset.id.get_storage_size(), file_nbytes)
     if dataset.chunks is None:
         if stored < nbytes:
             raise FormatError(f"{where}: {nbytes} bytes are expected, {stored} are stored")
@@ -144,7 +144,7 @@ def chunk_starts(dataset: Any, file_nbytes: int, where: str) -> tuple[int, NDArr
         offset = dataset.id.get_offset()
         if length and (offset is None or dataset.id.get_storage_size() < length):
             raise FormatError(f"{where}: has no storage in this file")
-        _check_inside([offset] if length else [], file_nbytes, where)
+        _check_inside([offset] if length else [], length, file_nbytes, where)
         return max(length, 1), np.full(min(length, 1), offset or 0, dtype=np.int64)
     (chunk_nbytes,) = dataset.chunks
     found: dict[int, int] = {}
@@ -157,10 +157,18 @@ def chunk_starts(dataset: Any, file_nbytes: int, where: str) -> tuple[int, NDArr
     n_chunks = -(-length // chunk_nbytes)
     if missing := next((str(i) for i in range(n_chunks) if i not in found), None):
         raise FormatError(f"{where}: chunk {missing} of {n_chunks} is missing")
-    _check_inside(found.values(), file_nbytes, where)
+    _check_inside(found.values(), int(chunk_nbytes), file_nbytes, where)
     return int(chunk_nbytes), np.array([found[i] for i in range(n_chunks)], dtype=np.int64)
 
 
-def _check_inside(starts: Collection[int], file_nbytes: int, where: str) -> None:
-    if starts and not 0 <= min(starts) <= max(starts) < file_nbytes:
-        raise FormatError(f"{where}: lies outside of the file of {file_nbytes} bytes")
+def _check_inside(starts: Collection[int], chunk_nbytes: int, file_nbytes: int, where: str) -> None:
+    """Refuse chunks that reach beyond the end of the file, or do not fit in it together."""
+    if starts and not (
+        min(starts) >= 0
+        and max(starts) + chunk_nbytes <= file_nbytes
+        and len(starts) * chunk_nbytes <= file_nbytes
+    ):
+        raise FormatError(
+            f"{where}: {len(starts)} chunks of {chunk_nbytes} bytes do not lie in the file of "
+            f"{file_nbytes} bytes"
+        )

@@ -6,14 +6,13 @@ listed and a plain HTTP server will do.
 
 from __future__ import annotations
 
-import json
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from typing_extensions import Buffer, override
 
-from arraystore.attributes import MAX_NBYTES
+from arraystore.attributes import MAX_NBYTES, parse_json
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.base import ContainerReader, Tree, as_string_array
 from arraystore.containers.frames import decode_chunk
@@ -25,7 +24,7 @@ from arraystore.containers.shards import (
     shard_object_nbytes,
 )
 from arraystore.containers.zarr_faults import document_faults, document_of, shard_faults
-from arraystore.errors import FormatError, brief
+from arraystore.errors import FormatError, StorageError, brief
 from arraystore.schema import MAX_CHUNK_NBYTES, STRING, Column
 from arraystore.storage import RangeReader, crc32c, each_exactly, read_exactly
 
@@ -42,6 +41,12 @@ _MAX_SHARDS: Final = 2**20
 _MAX_INNER_CHUNKS: Final = 2**20
 _MAX_COLUMN_CHUNKS: Final = 2**16
 """More than any store has; what claims more is refused before memory is taken for it."""
+
+_MANY_SHARDS: Final = 2**12
+"""Shards that a payload may state before those that are stored are counted."""
+
+_PROBES: Final = 16
+"""Objects that are looked at where a server would have to list all to count them."""
 
 _PAYLOAD_CODECS: Final = {
     "codecs": ["bytes"],
@@ -109,6 +114,33 @@ class ZarrReader(ContainerReader):
             yield self._decoded(chunks, data_type, start, stop, keys, chunk_rows)
 
     @override
+    def check_column(self, path: str, data_type: str, length: int) -> None:
+        _, found, chunk_rows = self._array(path, data_type, _codecs_of(data_type))
+        if found != length:
+            raise FormatError(f"{self._at(path)}: must have {length} values, got {found}")
+        self._check_number(path, found, chunk_rows)
+        self._check_stored(path, -(-length // chunk_rows))
+
+    def _check_stored(self, path: str, n_chunks: int) -> None:
+        """Refuse an array that states many chunks of which few are stored."""
+        found = self._reader.count(f"{path}/c")
+        if found is None:
+            found = n_chunks
+            some = {n_chunks * i // _PROBES for i in range(_PROBES)} | {n_chunks - 1}
+            ranges = [ByteRange(f"{path}/c/{number}", 0, 1) for number in sorted(some)]
+            try:
+                read_exactly(self._reader, ranges)
+            except StorageError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                raise FormatError(
+                    f"{self._at(path)}: states {n_chunks} chunks, of which some are not stored: "
+                    f"{error}"
+                ) from None
+        if 2 * found < n_chunks:
+            raise FormatError(f"{self._at(path)}: states {n_chunks} chunks, but {found} are stored")
+
+    @override
     def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
         is_promised = self._reader.is_remote and bool(self.attributes(path).get("dense"))
         manifest = self._shards(path, is_known=is_promised)
@@ -126,6 +158,8 @@ class ZarrReader(ContainerReader):
                 f"{self._at(path)}: may have {_MAX_SHARDS} shards of {_MAX_INNER_CHUNKS} chunks, "
                 f"got {length} bytes in shards of {shard_nbytes}, chunks of {inner_nbytes}"
             )
+        if n_shards > _MANY_SHARDS:
+            self._check_stored(path, n_shards)
         is_dense = bool(self.attributes(path).get("dense"))
 
         def look_up(shard: int) -> NDArray[np.int64] | None:
@@ -235,8 +269,8 @@ class ZarrReader(ContainerReader):
     def _parsed(self, key: str, document: Buffer) -> dict[str, Any]:
         self._check_nbytes(key, memoryview(document).nbytes)
         try:
-            node = json.loads(bytes(document))
-        except (ValueError, RecursionError) as error:
+            node = parse_json(bytes(document))
+        except ValueError as error:
             raise FormatError(f"{self._at(key)}: must be JSON: {error}") from None
         if not isinstance(node, dict):
             raise FormatError(f"{self._at(key)}: must be a JSON object")
@@ -318,13 +352,17 @@ class ZarrReader(ContainerReader):
         begin = start // chunk_rows
         end = -(-stop // chunk_rows) if stop > start else begin
         offset = begin * chunk_rows
-        if end - begin > _MAX_COLUMN_CHUNKS or chunk_rows > MAX_CHUNK_NBYTES // 8:
+        self._check_number(path, stop - offset, chunk_rows)
+        keys = [f"{path}/c/{index}" for index in range(begin, end)]
+        return start - offset, stop - offset, keys, chunk_rows
+
+    def _check_number(self, path: str, length: int, chunk_rows: int) -> None:
+        """Refuse more chunks of a column, or larger ones, than any store has."""
+        if -(-length // chunk_rows) > _MAX_COLUMN_CHUNKS or chunk_rows > MAX_CHUNK_NBYTES // 8:
             raise FormatError(
                 f"{self._at(path)}: may have {_MAX_COLUMN_CHUNKS} chunks of {MAX_CHUNK_NBYTES} "
                 f"bytes, got {length} values in chunks of {chunk_rows}"
             )
-        keys = [f"{path}/c/{index}" for index in range(begin, end)]
-        return start - offset, stop - offset, keys, chunk_rows
 
     def _read(self, keys: Sequence[str]) -> Iterator[bytes | memoryview]:
         """Yield the objects of chunks, see `RangeReader.read_each`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from typing_extensions import override
 
 from arraystore.errors import StorageError
+from arraystore.files import LARGE_NBYTES
 from arraystore.objects.loop import arrivals, check_process, gather, run
 from arraystore.objects.told import (
     changed,
@@ -134,6 +135,10 @@ class ObjectReader(RangeReader):
     async def _in_parts(self, key: str, start: int, stop: int) -> memoryview:
         if stop - start <= _PART_NBYTES:
             return (await self._range(key, start, stop)).data
+        if stop - start > LARGE_NBYTES:  # a store may state any size
+            seen = self._seen.get(key)
+            size = await self._head(key) if seen is None else seen.nbytes
+            stop = max(start, min(stop, size))
         parts = [(at, min(at + _PART_NBYTES, stop)) for at in range(start, stop, _PART_NBYTES)]
         replies = await gather(self._range(key, *part) for part in parts)
         return memoryview(b"".join(reply.data for reply in replies))
