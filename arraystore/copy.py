@@ -67,8 +67,8 @@ class CopyReport:
         The store that was copied, and the copy.
     splits : dict of str to SplitInfo
     left_out : tuple of str
-        Paths of arrays, and attributes, that no store of arraystore's making has and
-        that could not be copied.
+        Paths of arrays, links, and attributes (``path@name``), that arraystore does not write
+        and could not copy.
     seconds : float
         Wall time.
     """
@@ -310,7 +310,8 @@ def _copy_the_rest(
     known = {path for columns in ours.values() for path in columns}
     theirs = {path: column for path, column in tree.columns.items() if path not in known}
     groups = [path for path in tree.groups if path not in splits]
-    left_out = list(tree.others)
+    payloads = {f"{split}/{PAYLOAD}" for split in splits}
+    left_out = [path for path in tree.others if path not in payloads]
     for path, columns in ours.items():
         _copy_columns(container, writer, columns)
         nodes = [*columns, f"{path}/{PAYLOAD}", path] if path else columns

@@ -61,6 +61,9 @@ INNER_CHUNK_NBYTES: Final = 128 * 2**10
 MAX_NAME_NBYTES: Final = 4096
 """Most bytes of UTF-8 that a file name may have."""
 
+MIN_TEXT_WIDTH: Final = 2
+"""Bytes that text in HDF5 is wide, at least: netCDF4 takes 1 for an array of characters."""
+
 COLUMN_CHUNK_ROWS: Final = 64 * 2**10
 """Length of the chunks of every column, in rows."""
 
@@ -113,6 +116,7 @@ FEATURES: Final = {
 """What a sample decodes to; stored in the root attribute ``features``."""
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_ODD_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 _RESERVED = frozenset({*ROOT_COLUMNS, "selections", "class", "zarr.json"})
 
 
@@ -278,10 +282,10 @@ class SplitInfo:
                 f"reads {SPLIT_ENCODING_VERSION.split('.')[0]}.x; upgrade arraystore"
             )
         info = cls(
-            num_samples=need(attributes, "num_samples", int, where=where),
-            num_bytes=need(attributes, "num_bytes", int, where=where),
+            num_samples=int(need(attributes, "num_samples", int, where=where)),
+            num_bytes=int(need(attributes, "num_bytes", int, where=where)),
             order=need(attributes, "order", str, where=where),
-            seed=need(attributes, "seed", int, where=where),
+            seed=int(need(attributes, "seed", int, where=where)),
             content_digest=need(attributes, "content_digest", str, where=where),
         )
         for name, value in (("num_samples", info.num_samples), ("num_bytes", info.num_bytes)):
@@ -345,6 +349,26 @@ def check_version(attributes: Mapping[str, Any], *, where: str) -> tuple[int, in
             f"{FORMAT_VERSION[0]}.x; {way_out}"
         )
     return major, minor
+
+
+def file_name_fault(name: str) -> str:
+    """Return why a sample cannot have a file name; nothing if it can.
+
+    Examples
+    --------
+    >>> file_name_fault("cat/1.jpg"), file_name_fault("../cat.jpg")
+    ('', "a file cannot be named '../cat.jpg': must be a path below a folder")
+    """
+    # No character has more than 4 bytes, so that few names need be encoded.
+    if len(name) * 4 > MAX_NAME_NBYTES:
+        nbytes = len(name.encode(errors="surrogatepass"))
+        if nbytes > MAX_NAME_NBYTES:
+            return f"a name may have {MAX_NAME_NBYTES} bytes, got {nbytes} in {brief(name)}"
+    if not name or "\0" in name:
+        return f"a file cannot be named {brief(name)}"
+    if _ODD_PART.search(name):
+        return f"a file cannot be named {brief(name)}: must be a path below a folder"
+    return ""
 
 
 def check_split_name(name: str) -> None:

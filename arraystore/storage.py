@@ -66,6 +66,11 @@ class RangeReader(Protocol):
         """Return the size of an object in bytes; raise `FileNotFoundError` if it is absent."""
         ...
 
+    def folders(self, folder: str) -> list[str] | None:
+        """Return the names of the folders directly in a folder; None if it cannot be listed."""
+        del folder
+        return None
+
     def count(self, folder: str) -> int | None:
         """Return the number of objects directly in a folder; None if that takes round trips."""
         del folder
@@ -135,6 +140,11 @@ class LocalReader(RangeReader):
         status = os.stat(f"{self._root}/{key}")  # noqa: PTH116 - thousands of shards
         self._check_new(key, identity_of(status))
         return status.st_size
+
+    @override
+    def folders(self, folder: str) -> list[str]:
+        with os.scandir(f"{self._root}/{folder}") as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
 
     @override
     def count(self, folder: str) -> int:

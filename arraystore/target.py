@@ -18,12 +18,12 @@ import errno
 import fcntl
 import itertools
 import os
-import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import StorageError
+from arraystore.folders import remove_tree
 from arraystore.journal import read_journal
 from arraystore.sync import sync_path
 
@@ -265,7 +265,7 @@ def _clear(folder: Path, but: Collection[str] = ()) -> None:
         if path.name in kept:
             continue
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             path.unlink()
 

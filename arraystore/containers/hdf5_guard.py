@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.attributes import MAX_NBYTES
+from arraystore.attributes import MAX_NBYTES, Unreadable
+from arraystore.containers.base import MAX_NODES, check_nodes
 from arraystore.errors import FormatError, brief
 from arraystore.schema import COLUMNS, MAX_CHUNK_NBYTES, PAYLOAD, ROOT_COLUMNS, SELECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from numpy.typing import NDArray
 
 _FILTERS: Final = {1: "deflate", 2: "shuffle", 3: "fletcher32"}
 """The filters of HDF5 itself that a column may have, by their numbers, each of them once."""
+
+SCALE_LISTS: Final = ("DIMENSION_LIST", "REFERENCE_LIST")
+"""Attributes that say which scale is attached to which dataset, written by `attach_scale`."""
 
 _MAX_RATIO: Final = 1100
 """More than deflate can make smaller: 1032 to 1."""
@@ -57,6 +61,78 @@ def find(root: Any, path: str, at: Callable[[str], str]) -> Any:
             )
         node = node[part]
     return node
+
+
+def walk(root: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield the path of everything in a file, parents first, in the order of the names.
+
+    What several hard links lead to is yielded once, of a ring of groups each group.
+
+    Parameters
+    ----------
+    root : h5py.Group
+    where : str
+        Address of the file, for messages.
+
+    Yields
+    ------
+    str, h5py.Group, h5py.Dataset, h5py.Datatype or None
+        None for links that are not followed.
+
+    Raises
+    ------
+    FormatError
+        See `check_nodes`; before anything deeper is opened.
+    """
+    import h5py
+
+    seen, paths = {_identity(root)}, set[str]()
+    levels = [("", root, iter(sorted(root)))]
+    while levels:
+        above, group, names = levels[-1]
+        name = next(names, None)
+        if name is None:
+            levels.pop()
+            continue
+        path = f"{above}/{name}" if above else name
+        paths.add(path)
+        check_nodes((path,) if len(paths) <= MAX_NODES else paths, where)
+        key = name.encode(errors="surrogateescape")
+        if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            yield path, None
+            continue
+        node = group[key]
+        if (identity := _identity(node)) in seen:
+            continue
+        seen.add(identity)
+        yield path, node
+        if isinstance(node, h5py.Group):
+            levels.append((path, node, iter(sorted(node))))
+
+
+def _identity(node: Any) -> tuple[int, int]:
+    from h5py import h5o
+
+    found = h5o.get_info(node.id)
+    return found.fileno, found.addr
+
+
+def unreadable(shape: tuple[int, ...] | None, dtype: Any) -> Unreadable:
+    """Return what stands for values that are not read, because they lie in the global heap.
+
+    libhdf5 walks that heap without bounds: a flipped bit in it can keep it busy forever.
+    """
+    import h5py
+
+    if shape is None:
+        return Unreadable("nothing (an empty dataspace)")
+    if h5py.check_string_dtype(dtype) is None:
+        return Unreadable(f"values of type {dtype}, which is not read")
+    return Unreadable(
+        "variable-length text, which is not read",
+        "write text of fixed length, as h5py does with dtype=h5py.string_dtype('utf-8', n) and "
+        "n = max(2, len(text.encode()))",
+    )
 
 
 def check_attribute(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, where: str) -> None:
@@ -101,6 +177,11 @@ def check_values(dataset: Any, file_nbytes: int, where: str) -> None:
         raise FormatError(f"{where}: {nbytes} bytes cannot be compressed to {stored}")
 
 
+def is_dimension(dataset: Any) -> bool:
+    """Whether a dataset is a dimension without values, as netCDF-4 makes them."""
+    return bool(dataset.is_scale) and dataset.id.get_storage_size() == 0
+
+
 def dimension_of(dataset: Any, path: str) -> str | None:
     """Return the name of the dimension of a 1-d dataset, or None if it has none.
 
@@ -120,7 +201,7 @@ def dimension_of(dataset: Any, path: str) -> str | None:
         return known.dimension
     if last == PAYLOAD or group.startswith(f"{SELECTIONS}/"):
         return "byte" if last == PAYLOAD else f"selected_{last}"
-    name = "DIMENSION_LIST"
+    name = SCALE_LISTS[0]
     if dataset.ndim != 1 or name not in dataset.attrs:
         return None
     attribute = dataset.attrs.get_id(name)

@@ -14,7 +14,7 @@ from typing_extensions import Buffer, override
 
 from arraystore.attributes import MAX_NBYTES, parse_json
 from arraystore.byterange import ByteRange, ChunkManifest
-from arraystore.containers.base import ContainerReader, Tree, as_string_array
+from arraystore.containers.base import ContainerReader, Tree, as_string_array, check_nodes
 from arraystore.containers.frames import decode_chunk
 from arraystore.containers.shards import (
     ShardKeys,
@@ -25,7 +25,15 @@ from arraystore.containers.shards import (
 )
 from arraystore.containers.zarr_faults import document_faults, document_of, shard_faults
 from arraystore.errors import FormatError, StorageError, brief
-from arraystore.schema import MAX_CHUNK_NBYTES, STRING, Column
+from arraystore.schema import (
+    COLUMN_CHUNK_ROWS,
+    INNER_CHUNK_NBYTES,
+    MAX_CHUNK_NBYTES,
+    PAYLOAD,
+    SHARD_NBYTES,
+    STRING,
+    Column,
+)
 from arraystore.storage import RangeReader, crc32c, each_exactly, read_exactly
 
 if TYPE_CHECKING:
@@ -55,6 +63,10 @@ _PAYLOAD_CODECS: Final = {
 }
 
 
+class _MissingError(FormatError):
+    """There is no group or array at a path."""
+
+
 class ZarrReader(ContainerReader):
     """Read a Zarr v3 hierarchy.
 
@@ -77,7 +89,9 @@ class ZarrReader(ContainerReader):
         root = self._node("", "group")
         consolidated = root.get("consolidated_metadata")
         nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+        self._is_consolidated = False
         if isinstance(nodes, dict) and all(isinstance(node, dict) for node in nodes.values()):
+            self._is_consolidated = True
             self._nodes |= nodes
 
     @override
@@ -189,15 +203,54 @@ class ZarrReader(ContainerReader):
     @override
     def tree(self) -> Tree:
         groups, columns, others = [], {}, []
-        for path in sorted(self._nodes.keys() - {""}):
+        self._list()
+        paths = sorted(self._nodes.keys() - {""})
+        check_nodes(paths, self._where)
+        for path in paths:
             node = self._nodes[path]
             if node.get("node_type") == "group":
                 groups.append(path)
             elif (column := _as_column(node)) is not None:
                 columns[path] = column
-            elif node.get("data_type") != "uint8" or not _is_sharded(node):
+            else:
                 others.append(path)
         return Tree(tuple(groups), columns, tuple(others))
+
+    def _list(self) -> None:
+        """Read the documents of all groups and arrays, level by level.
+
+        Raises
+        ------
+        StorageError
+            If neither a listing nor consolidated metadata says which there are.
+        """
+        level = [""]
+        while level:
+            found = []
+            for group in level:
+                names = self._reader.folders(group)
+                if names is None:
+                    if self._is_consolidated:
+                        return
+                    raise StorageError(
+                        f"{self._where}: {METADATA} has no consolidated metadata, and a web server "
+                        "does not list what a store holds; download the store and copy it from a "
+                        "disk or bucket"
+                    )
+                found += [f"{group}/{name}" if group else name for name in sorted(names)]
+            check_nodes(found, self._where)
+            check_nodes(self._nodes.keys(), self._where)
+            self._read_nodes(found)
+            level = [path for path in found if self._is_group(path)]
+
+    def _is_group(self, path: str) -> bool:
+        """Whether a folder is a group; one without a document is nothing of Zarr's."""
+        if path not in self._nodes:
+            try:
+                self._nodes[path] = self._read_node(path)
+            except _MissingError:
+                return False
+        return self._nodes[path].get("node_type") == "group"
 
     @override
     def described(self, path: str) -> Column:
@@ -218,10 +271,28 @@ class ZarrReader(ContainerReader):
         if not path:
             yield from document_faults(self._reader, self._nodes[""])
             return
+        if path.rpartition("/")[2] != PAYLOAD:
+            yield from self._column_faults(path)
+            return
         node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
         inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
+        if (shard_nbytes, inner_nbytes) != (SHARD_NBYTES, INNER_CHUNK_NBYTES):
+            sizes = f"{SHARD_NBYTES} bytes and inner chunks of {INNER_CHUNK_NBYTES}"
+            yield path, f"must have shards of {sizes}, got {shard_nbytes} and {inner_nbytes}"
+        dense = self.attributes(path).get("dense", True)
+        if dense is not True:
+            yield path, f"attribute 'dense' must be true or left out, got {brief(dense)}"
         if self.attributes(path).get("dense"):
             yield from shard_faults(self._reader, path, length, shard_nbytes, inner_nbytes)
+
+    def _column_faults(self, path: str) -> Iterator[tuple[str, str]]:
+        try:
+            data_type = str(self._node(path, "array").get("data_type"))
+            _, _, rows = self._array(path, data_type, _codecs_of(data_type))
+        except FormatError:
+            return  # reading the column reports that
+        if rows != COLUMN_CHUNK_ROWS:
+            yield path, f"must have chunks of {COLUMN_CHUNK_ROWS} rows, got {rows}"
 
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where
@@ -247,7 +318,7 @@ class ZarrReader(ContainerReader):
                 self._check_nbytes(key, self._reader.size(key))
             (document,) = self._reader.read_objects([key])
         except FileNotFoundError:
-            raise FormatError(f"{self._at(path)}: is missing (there is no {key})") from None
+            raise _MissingError(f"{self._at(path)}: is missing (there is no {key})") from None
         return self._parsed(key, document)
 
     def _read_nodes(self, paths: Collection[str]) -> None:
@@ -425,10 +496,3 @@ def _as_column(node: dict[str, Any]) -> Column | None:
         return Column(data_type, dimension, node["fill_value"]) if is_column else None
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _is_sharded(node: dict[str, Any]) -> bool:
-    try:
-        return _codecs(node) == ["sharding_indexed"]
-    except (KeyError, TypeError):
-        return False

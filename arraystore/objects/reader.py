@@ -95,6 +95,18 @@ class ObjectReader(RangeReader):
         return run(self._head(key)) if seen is None else seen.nbytes
 
     @override
+    def folders(self, folder: str) -> list[str] | None:
+        return run(self._folders(folder)) if self._connection.is_listable else None
+
+    async def _folders(self, folder: str) -> list[str]:
+        prefix = f"{self._prefix}{folder}".rstrip("/")
+        try:
+            found = await self._connection.store.list_with_delimiter_async(prefix or None)
+        except self._connection.errors as error:
+            self._tell(folder, error)
+        return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
+
+    @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
         found = dict(self.arrivals(ranges))
         return [found[i] for i in range(len(ranges))]
