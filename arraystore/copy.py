@@ -17,7 +17,7 @@ import numpy as np
 from arraystore.arguments import check_bools
 from arraystore.byterange import ZEROS, ByteRange
 from arraystore.drafts import name_of, open_draft
-from arraystore.errors import FormatError
+from arraystore.errors import FormatError, brief
 from arraystore.layout import image_starts
 from arraystore.progress import meter
 from arraystore.reader import open_store
@@ -270,6 +270,11 @@ def _stored_images(
     if not np.array_equal(stored.column("image_start"), image_starts(nbytes)):
         raise FormatError(f"{where}/image_start: must be the running sum of image_nbytes")
     manifest = container.manifest(f"{split}/{PAYLOAD}")
+    if not 0 <= stored.info.seed < 2**63:
+        raise FormatError(
+            f"{where}: attribute 'seed' must be in range(2**63) to be copied, got "
+            f"{brief(stored.info.seed)}"
+        )
     for stated in (stored.info.num_bytes, manifest.nbytes):
         if stated != nbytes.sum():
             raise FormatError(
@@ -357,5 +362,7 @@ def _is_plain(value: Any) -> bool:
     """Whether both containers can hold an attribute's value."""
     if isinstance(value, list):
         kinds = {type(item) for item in value}
-        return len(kinds) == 1 and kinds <= {str, int, float}
-    return isinstance(value, str | bool | int | float)
+        return len(kinds) == 1 and kinds <= {str, int, float} and all(map(_is_plain, value))
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, str | float)

@@ -157,6 +157,19 @@ def test_a_copy_reports_attributes_links_and_arrays_that_it_leaves_out(
     assert sorted(found) == ["@by", "@nothing", "kind", "mask", "soft"]
 
 
+@named("store", [".zarr"], indirect=True)
+@named(("group", "name"), [("train", "seed"), ("", "theirs")])
+def test_integers_that_hdf5_does_not_hold_are_refused_or_left_out(
+    store: Path, group: str, name: str, tmp_path: Path
+) -> None:
+    set_attribute(store, group, name, 10**30)
+    if name == "seed":
+        with pytest.raises(arraystore.FormatError, match="'seed' must be in range"):
+            arraystore.copy(store, tmp_path / "b.h5")
+    else:
+        assert arraystore.copy(store, tmp_path / "b.h5").left_out == ("@theirs",)
+
+
 # Arrays that only a listing shows
 
 
