@@ -211,10 +211,20 @@ class ZarrReader(ContainerReader):
             if node.get("node_type") == "group":
                 groups.append(path)
             elif (column := _as_column(node)) is not None:
+                self._check_fill(path, column)
                 columns[path] = column
             else:
                 others.append(path)
         return Tree(tuple(groups), columns, tuple(others))
+
+    def _check_fill(self, path: str, column: Column) -> None:
+        try:
+            _ = column.data_type == STRING or np.array(column.fill, column.data_type)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{self._at(path)}: fill_value must be of type {column.data_type}, got "
+                f"{brief(column.fill)}: {error}"
+            ) from None
 
     def _list(self) -> None:
         """Read the documents of all groups and arrays, level by level.
