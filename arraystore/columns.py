@@ -38,6 +38,14 @@ T = TypeVar("T")
 WHOLE_SAMPLES: Final = 2**22
 """Columns of a split with more samples are read by chunk, where some rows of them are wanted."""
 
+_UNCHECKED_SAMPLES: Final = 2**21
+"""Samples that a split may state before a column is asked for their number.
+
+Positions of so many take 16 MiB, and the columns are compared with it when they are read.
+"""
+
+_COUNTED_BY: Final = "image_nbytes"
+
 _SEEDS_KEPT: Final = 3
 """Seeds of which the hashes of all names are kept, 8 bytes a sample each."""
 
@@ -75,19 +83,30 @@ class StoredColumns:
         return type(self), (self._unchecked, self.name, self.identity)
 
     @cached_property
+    def stated(self) -> SplitInfo:
+        """The attributes of the split, compared with nothing yet."""
+        return SplitInfo.from_attributes(
+            self._unchecked.container.attributes(self.name), where=self.where
+        )
+
+    @cached_property
     def info(self) -> SplitInfo:
         """The attributes of the split.
 
         Raises
         ------
+        FormatError
+            If they state many samples that are not stored.
         StoreChangedError
             If the split does not have the identity that it must have.
         """
-        attributes = self._unchecked.container.attributes(self.name)
-        info = SplitInfo.from_attributes(attributes, where=self.where)
+        n = self.stated.num_samples
+        if n > _UNCHECKED_SAMPLES:
+            path = f"{self.name}/{_COUNTED_BY}"
+            self._unchecked.container.check_column(path, COLUMNS[_COUNTED_BY].data_type, n)
         if self._expected is not None:
-            self._check_identity(self._expected, self._identity_of(info))
-        return info
+            self._check_identity(self._expected, self._identity_of(self.stated))
+        return self.stated
 
     @property
     def identity(self) -> Identity:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore.arguments import as_path, check_bools
+from arraystore.byterange import ZEROS, ByteRange
 from arraystore.drafts import name_of, open_draft
-from arraystore.errors import FormatError, escaped
+from arraystore.errors import FormatError, brief, escaped
 from arraystore.layout import image_starts
 from arraystore.progress import meter
 from arraystore.reader import open_store
 from arraystore.schema import COLUMNS, PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
-from arraystore.storage import read_elements
+from arraystore.storage import check_zeros, read_elements, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.byterange import ChunkManifest
-    from arraystore.containers.base import ContainerReader, ContainerWriter
+    from arraystore.containers.base import ContainerReader, ContainerWriter, Tree
     from arraystore.containers.opening import ObjectStore
     from arraystore.reader import Store
     from arraystore.schema import Column
@@ -46,6 +47,9 @@ SPLIT_ATTRIBUTES: Final = tuple(SplitInfo(0, 0, "", 0, "").attributes())
 _PAYLOAD_ATTRIBUTE: Final = "dense"
 """What a payload has from the start."""
 
+_PROBED: Final = 1024
+"""Pieces of a payload that are probed in one round trip."""
+
 _WINDOW_NBYTES: Final = 8 * 2**20
 """Bytes that a block being copied reads at a time."""
 
@@ -62,8 +66,8 @@ class CopyReport:
         The store that was copied, and the copy.
     splits : dict of str to SplitInfo
     left_out : tuple of str
-        Paths of arrays, and attributes, that no store of arraystore's making has and
-        that could not be copied.
+        Paths of arrays, links, and attributes (``path@name``), that arraystore does not write
+        and could not copy.
     seconds : float
         Wall time.
     notes : tuple of str
@@ -141,16 +145,18 @@ def copy(
     store = open_store(source, storage_options=source_options)
     reader, container = store.opened
     splits = {name: store.stored(name).info for name in store}
+    images = {name: _stored_images(store, name, reader, container) for name in splits}
+    tree = container.tree()
+    _check_paths((*tree.groups, *tree.columns))
     made = open_draft(target, storage_options=target_options, overwrite=overwrite, sync=sync)
     with made as draft, meter(progress) as shown:
         draft.lay_out({name: info.num_bytes for name, info in splits.items()})
         for name in splits:
-            images = _stored_images(store, name, reader, container)
             checksums = store.stored(name).column("image_crc32c")
-            draft.fill(name, images, shown, expected=checksums)
+            draft.fill(name, images[name], shown, expected=checksums)
         shown.status("sealing")
         with draft.writer() as writer:
-            left_out = _copy_the_rest(container, writer, tuple(splits))
+            left_out = _copy_the_rest(container, tree, writer, tuple(splits))
         draft.publish(shown)
     return CopyReport(
         dataset=store.info.full_name,
@@ -269,27 +275,53 @@ def _stored_images(
     if not np.array_equal(stored.column("image_start"), image_starts(nbytes)):
         raise FormatError(f"{where}/image_start: must be the running sum of image_nbytes")
     manifest = container.manifest(f"{split}/{PAYLOAD}")
-    if manifest.nbytes != nbytes.sum():
+    if not 0 <= stored.info.seed < 2**63:
         raise FormatError(
-            f"{where}/{PAYLOAD}: must have the {nbytes.sum()} bytes of all images, got "
-            f"{manifest.nbytes}"
+            f"{where}: attribute 'seed' must be in range(2**63) to be copied, got "
+            f"{brief(stored.info.seed)}"
         )
+    for stated in (stored.info.num_bytes, manifest.nbytes):
+        if stated != nbytes.sum():
+            raise FormatError(
+                f"{where}/{PAYLOAD}: must have the {nbytes.sum()} bytes of all images, got {stated}"
+            )
+    _check_is_stored(reader, manifest)
     names = stored.column("file_name")
     return StoredImages(reader, manifest, image_starts(nbytes), nbytes, names, where)
 
 
+def _check_is_stored(reader: RangeReader, manifest: ChunkManifest) -> None:
+    """Read the last byte of each piece of a payload, before room is made for all of it.
+
+    Raises
+    ------
+    ShortReadError
+        If less is stored than the payload's length states.
+    """
+    whole = manifest.locate(np.zeros(1, np.int64), np.array([manifest.nbytes]))
+    check_zeros(whole)
+    stops = (whole.start + whole.nbytes)[whole.start != ZEROS].tolist()
+    keys = whole.object[whole.start != ZEROS].tolist()
+    for first in range(0, len(stops), _PROBED):
+        some = slice(first, first + _PROBED)
+        ends = [
+            ByteRange(manifest.keys[key], stop - 1, stop)
+            for key, stop in zip(keys[some], stops[some], strict=True)
+        ]
+        read_exactly(reader, ends)
+
+
 def _copy_the_rest(
-    container: ContainerReader, writer: ContainerWriter, splits: Sequence[str]
+    container: ContainerReader, tree: Tree, writer: ContainerWriter, splits: Sequence[str]
 ) -> tuple[str, ...]:
     """Copy columns and attributes, the version last; return what could not be copied."""
-    tree = container.tree()
-    _check_paths((*tree.groups, *tree.columns))
     ours = {"": dict(ROOT_COLUMNS)}
     ours |= {split: {f"{split}/{name}": COLUMNS[name] for name in COLUMNS} for split in splits}
     known = {path for columns in ours.values() for path in columns}
     theirs = {path: column for path, column in tree.columns.items() if path not in known}
     groups = [path for path in tree.groups if path not in splits]
-    left_out = list(tree.others)
+    payloads = {f"{split}/{PAYLOAD}" for split in splits}
+    left_out = [path for path in tree.others if path not in payloads]
     for path, columns in ours.items():
         _copy_columns(container, writer, columns)
         nodes = [*columns, f"{path}/{PAYLOAD}", path] if path else columns
@@ -335,5 +367,7 @@ def _is_plain(value: Any) -> bool:
     """Whether both containers can hold an attribute's value."""
     if isinstance(value, list):
         kinds = {type(item) for item in value}
-        return len(kinds) == 1 and kinds <= {str, int, float}
-    return isinstance(value, str | bool | int | float)
+        return len(kinds) == 1 and kinds <= {str, int, float} and all(map(_is_plain, value))
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, str | float)

@@ -32,6 +32,9 @@ _DESCRIPTORS: Final = 2 if MAPS_TAKE_DESCRIPTORS else 1
 _READ_AHEAD_NBYTES: Final = 2**18
 """The system does not take longer reads ahead at one time, from some disks."""
 
+LARGE_NBYTES: Final = 2**26
+"""More than nearly all reads take; larger ones are compared with the file's size first."""
+
 _MAY_PROBE: Final = hasattr(os, "RWF_NOWAIT")
 
 
@@ -61,15 +64,18 @@ class OpenFile:
         Its descriptor.
     identity : tuple of int
         Device, number, size and time of change, since another file may take its name.
+    nbytes : int
+        Its size when it was opened.
     """
 
-    __slots__ = ("__weakref__", "_descriptor", "_map", "fd", "identity")
+    __slots__ = ("__weakref__", "_descriptor", "_map", "fd", "identity", "nbytes")
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no wait for a pipe
         self._descriptor = _Descriptor(self.fd)
         status = os.fstat(self.fd)
         self.identity = identity_of(status)
+        self.nbytes = status.st_size
         self._map: mmap.mmap | None = None
         if not stat.S_ISREG(status.st_mode):
             raise StorageError(f"{path}: must be a file, but is a folder, pipe or device")
@@ -99,8 +105,9 @@ class OpenFile:
         """Let the disk begin to read bytes that will soon be asked for."""
         if not hasattr(os, "posix_fadvise"):  # macOS
             return
-        for at in range(offset, offset + nbytes, _READ_AHEAD_NBYTES):
-            some = min(_READ_AHEAD_NBYTES, offset + nbytes - at)
+        stop = min(offset + nbytes, self.nbytes)
+        for at in range(offset, stop, _READ_AHEAD_NBYTES):
+            some = min(_READ_AHEAD_NBYTES, stop - at)
             os.posix_fadvise(self.fd, at, some, os.POSIX_FADV_WILLNEED)
 
 
@@ -167,6 +174,8 @@ def read_at(file: OpenFile, offset: int, nbytes: int) -> bytes:
     >>> len(read_at(open_file(__file__), 2**40, 1))
     0
     """
+    if nbytes > LARGE_NBYTES:
+        nbytes = max(0, min(nbytes, file.nbytes - offset))
     data = os.pread(file.fd, nbytes, offset)
     while 0 < len(data) < nbytes and (
         more := os.pread(file.fd, nbytes - len(data), offset + len(data))

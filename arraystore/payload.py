@@ -24,6 +24,7 @@ from arraystore.storage import (
     LocalReader,
     arriving_elements,
     check_length,
+    check_zeros,
     plan_elements,
     read_elements,
 )
@@ -175,6 +176,8 @@ class Payload:
         """Take images, and put those together that are stored in several pieces, which are few."""
         pieces = self.manifest.locate(start, nbytes)
         there = pieces.start != ZEROS
+        if not there.all():
+            check_zeros(pieces)
         columns = (pieces.object, pieces.start, pieces.start + pieces.nbytes)
         if len(there) and there.all():
             taken = take(*columns)

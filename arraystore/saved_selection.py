@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore.arguments import as_path
-from arraystore.attributes import need
+from arraystore.attributes import need, parse_json
 from arraystore.errors import FormatError, VersionError, escaped
 from arraystore.storage import crc32c
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SELECTION_FORMAT: Final = "arraystore-selection"
 SELECTION_VERSION: Final = "1.0"
 _TYPES: Final = ("int8", "int16", "int32", "int64")
+_PIECE_NBYTES: Final = 2**20
 _HEAD: Final = ("format", "format_version", "dataset", "made")
 
 
@@ -122,8 +123,8 @@ class SavedSelection:
         """
         where = str(path)
         try:
-            document = json.loads(as_path(path).read_bytes())
-        except (ValueError, RecursionError) as error:
+            document = parse_json(_read_text(as_path(path)))
+        except ValueError as error:
             raise FormatError(f"{where}: is not a saved selection: {error}") from None
         if not isinstance(document, dict) or document.get("format") != SELECTION_FORMAT:
             raise FormatError(
@@ -143,6 +144,17 @@ class SavedSelection:
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}: {len(s.ranks):,}" for name, s in self.splits.items())
         return escaped(f"<SavedSelection {self.made} of {self.dataset}: {counts}>")
+
+
+def _read_text(path: Path) -> bytes:
+    """Read a JSON file up to its first zero byte: a sparse file may state any size."""
+    pieces = []
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_NBYTES):
+            pieces.append(piece)
+            if b"\0" in piece:
+                raise ValueError("contains zero bytes")
+    return b"".join(pieces)
 
 
 def _check_may_be_replaced(path: Path) -> None:

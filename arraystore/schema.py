@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from arraystore.attributes import json_of, list_of_objects, need
+from arraystore.attributes import Unreadable, json_of, list_of_objects, need
 from arraystore.errors import FormatError, VersionError, brief
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ INNER_CHUNK_NBYTES: Final = 128 * 2**10
 
 MAX_NAME_NBYTES: Final = 4096
 """Most bytes of UTF-8 that a file name may have."""
+
+MIN_TEXT_WIDTH: Final = 2
+"""Bytes that text in HDF5 is wide, at least: netCDF4 takes 1 for an array of characters."""
 
 COLUMN_CHUNK_ROWS: Final = 64 * 2**10
 """Length of the chunks of every column, in rows."""
@@ -113,6 +116,7 @@ FEATURES: Final = {
 """What a sample decodes to; stored in the root attribute ``features``."""
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_ODD_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 _RESERVED = frozenset({*ROOT_COLUMNS, "selections", "class", "zarr.json"})
 
 
@@ -278,15 +282,17 @@ class SplitInfo:
                 f"reads {SPLIT_ENCODING_VERSION.split('.')[0]}.x; upgrade arraystore"
             )
         info = cls(
-            num_samples=need(attributes, "num_samples", int, where=where),
-            num_bytes=need(attributes, "num_bytes", int, where=where),
+            num_samples=int(need(attributes, "num_samples", int, where=where)),
+            num_bytes=int(need(attributes, "num_bytes", int, where=where)),
             order=need(attributes, "order", str, where=where),
-            seed=need(attributes, "seed", int, where=where),
+            seed=int(need(attributes, "seed", int, where=where)),
             content_digest=need(attributes, "content_digest", str, where=where),
         )
         for name, value in (("num_samples", info.num_samples), ("num_bytes", info.num_bytes)):
             if not 0 <= value < 2**63:
-                raise FormatError(f"{where}: attribute {name!r} must be 0 or more, got {value}")
+                raise FormatError(
+                    f"{where}: attribute {name!r} must be in range(2**63), got {brief(value)}"
+                )
         return info
 
 
@@ -323,10 +329,11 @@ def check_version(attributes: Mapping[str, Any], *, where: str) -> tuple[int, in
     arraystore.errors.VersionError: a.zarr: format version 2.0 cannot be read, this release reads
     1.x; upgrade arraystore
     """
-    if attributes.get("format") != FORMAT_NAME:
+    found = attributes.get("format")
+    if found != FORMAT_NAME:
         raise FormatError(
             f"{where}: is not an arraystore store: attribute 'format' must be {FORMAT_NAME!r}, "
-            f"got {brief(attributes.get('format'))}"
+            f"got {found if isinstance(found, Unreadable) else brief(found)}"
         )
     text = need(attributes, "format_version", str, where=where)
     match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text)
@@ -342,6 +349,26 @@ def check_version(attributes: Mapping[str, Any], *, where: str) -> tuple[int, in
             f"{FORMAT_VERSION[0]}.x; {way_out}"
         )
     return major, minor
+
+
+def file_name_fault(name: str) -> str:
+    """Return why a sample cannot have a file name; nothing if it can.
+
+    Examples
+    --------
+    >>> file_name_fault("cat/1.jpg"), file_name_fault("../cat.jpg")
+    ('', "a file cannot be named '../cat.jpg': must be a path below a folder")
+    """
+    # No character has more than 4 bytes, so that few names need be encoded.
+    if len(name) * 4 > MAX_NAME_NBYTES:
+        nbytes = len(name.encode(errors="surrogatepass"))
+        if nbytes > MAX_NAME_NBYTES:
+            return f"a name may have {MAX_NAME_NBYTES} bytes, got {nbytes} in {brief(name)}"
+    if not name or "\0" in name:
+        return f"a file cannot be named {brief(name)}"
+    if _ODD_PART.search(name):
+        return f"a file cannot be named {brief(name)}: must be a path below a folder"
+    return ""
 
 
 def check_split_name(name: str) -> None:

@@ -19,8 +19,15 @@ import numpy as np
 from typing_extensions import Buffer, override
 
 from arraystore.byterange import ZEROS, ByteRange, ChunkManifest, Pieces, Spans, coalesce
-from arraystore.errors import ShortReadError, StoreChangedError, changed
-from arraystore.files import OpenFile, identity_of, open_file, read_at, read_into
+from arraystore.errors import FormatError, ShortReadError, StoreChangedError, changed
+from arraystore.files import (
+    LARGE_NBYTES,
+    OpenFile,
+    identity_of,
+    open_file,
+    read_at,
+    read_into,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +66,16 @@ class RangeReader(Protocol):
     def size(self, key: str) -> int:
         """Return the size of an object in bytes; raise `FileNotFoundError` if it is absent."""
         ...
+
+    def folders(self, folder: str) -> list[str] | None:
+        """Return the names of the folders directly in a folder; None if it cannot be listed."""
+        del folder
+        return None
+
+    def count(self, folder: str) -> int | None:
+        """Return the number of objects directly in a folder; None if that takes round trips."""
+        del folder
+        return None
 
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
         """Return the bytes of each range, in the order asked for.
@@ -140,14 +157,33 @@ class LocalReader(RangeReader):
         return status.st_size
 
     @override
+    def folders(self, folder: str) -> list[str]:
+        with os.scandir(f"{self._root}/{folder}") as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+
+    @override
+    def count(self, folder: str) -> int:
+        try:
+            with os.scandir(f"{self._root}/{folder}") as entries:
+                return sum(1 for _ in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
+    @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
-        arena = memoryview(np.empty(sum(wanted.nbytes for wanted in ranges), dtype=np.uint8))
+        lengths = [stop - start for _, start, stop in ranges]
+        if sum(lengths) > LARGE_NBYTES:
+            lengths = [
+                max(0, min(stop, file.nbytes) - start)
+                for file, (_, start, stop) in self._with_files(ranges)
+            ]
+        arena = memoryview(np.empty(sum(lengths), dtype=np.uint8))
         data: list[memoryview] = []
         at = 0
-        for file, (_, start, stop) in self._in_turn(ranges):
-            nbytes = read_into(file.fd, arena[at : at + stop - start], start)
+        for (file, (_, start, _)), length in zip(self._in_turn(ranges), lengths, strict=True):
+            nbytes = read_into(file.fd, arena[at : at + length], start)
             data.append(arena[at : at + nbytes])
-            at += stop - start
+            at += length
         return data
 
     @override
@@ -351,6 +387,7 @@ def arriving_elements(
 ) -> Iterator[tuple[int, memoryview]]:
     """Yield the number and the bytes of each range that `read_elements` reads, as they come."""
     pieces, stored, spans = plan_elements(manifest, start, nbytes, max_gap=reader.max_gap)
+    check_zeros(pieces)
     ranges = [
         ByteRange(manifest.keys[key], first, last)
         for key, first, last in zip(
@@ -376,6 +413,22 @@ def arriving_elements(
             missing[i] -= 1
             if not missing[i]:
                 yield i, _joined(parts[i])
+
+
+def check_zeros(pieces: Pieces) -> None:
+    """Refuse to make up more zeros than any batch of images has: they take no room in a store.
+
+    Raises
+    ------
+    FormatError
+        If chunks that are not stored would take more than 64 MiB.
+    """
+    nbytes = int(pieces.nbytes[pieces.start == ZEROS].sum())
+    if nbytes > LARGE_NBYTES:
+        raise FormatError(
+            f"images have {nbytes} bytes in chunks that are not stored, at most {LARGE_NBYTES} "
+            "are read as zeros"
+        )
 
 
 def _joined(parts: dict[int, memoryview]) -> memoryview:

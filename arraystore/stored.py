@@ -239,6 +239,12 @@ class StoredSplit(StoredColumns):
         self.load(self._for_bytes)
         start, nbytes = self.column("image_start"), self.column("image_nbytes")
         self._check_inside(start, nbytes, np.arange(len(start)))
+        total = np.sum(nbytes, dtype=np.float64)  # integers could overflow
+        if total > self.info.num_bytes:
+            raise FormatError(
+                f"{self.where}/image_nbytes: must be {self.info.num_bytes} bytes together, got "
+                f"{total:.0f}"
+            )
         return start, nbytes
 
     @cached_property

@@ -18,7 +18,6 @@ import errno
 import fcntl
 import itertools
 import os
-import shutil
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import StorageError, escaped
 from arraystore.exchange import exchange
+from arraystore.folders import remove_tree
 from arraystore.journal import read_journal
 from arraystore.sync import sync_path
 
@@ -340,7 +340,7 @@ def _clear(folder: Path, but: Collection[str] = ()) -> None:
         if path.name in kept:
             continue
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             path.unlink()
 

@@ -17,13 +17,21 @@ import numpy as np
 from arraystore.arguments import as_path, check_bools
 from arraystore.checks.columns import Columns, ColumnsCheck
 from arraystore.checks.images import ImagesCheck
+from arraystore.checks.root import attribute_faults, class_faults
 from arraystore.checks.source import SourceCheck
 from arraystore.checks.telling import READING, is_not_of_the_store, told
 from arraystore.errors import FormatError, ShortReadError, SourceError, escaped
 from arraystore.findings import MAX_KEPT, Findings, Problem, ProblemGroup
 from arraystore.progress import Meter, meter
 from arraystore.reader import open_store
-from arraystore.schema import PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
+from arraystore.schema import (
+    COLUMNS,
+    PAYLOAD,
+    ROOT_COLUMNS,
+    SELECTIONS,
+    DatasetInfo,
+    SplitInfo,
+)
 from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.published import published_counts
 from arraystore.sources.registry import CONFIGS, folder_of, load_source
@@ -200,7 +208,7 @@ class _Verification:
         splits = {}
         for name in dict.fromkeys(self._store):
             with self._told(name):
-                splits[name] = self._store.stored(name).info
+                splits[name] = self._store.stored(name).stated
         for name, info in splits.items():
             self._check_split(name, info, n_classes, decode=decode)
         self._reader.check_unchanged()  # else what was found is of two stores
@@ -214,13 +222,20 @@ class _Verification:
 
     def _check_root(self) -> int | None:
         """Check what is of no split; return the number of classes, if it is known."""
+        where = self._store.address
+        for fault in islice(attribute_faults(self._container.attributes(), where=where), MAX_KEPT):
+            self._add(fault)
         lengths = []
         for name, column in ROOT_COLUMNS.items():
             with self._told():
                 found = self._container.described(name)
                 if found[:2] != column[:2]:
                     self._add(f"must be {column[:2]}, got {found[:2]}", key=name)
-                lengths.append(len(self._container.read_column(name, column.data_type)))
+                self._add_faults(name, "")
+                values = self._container.read_column(name, column.data_type).tolist()
+                lengths.append(len(values))
+                for fault in class_faults(values) if name == "label_name" else ():
+                    self._add(fault, key=name)
         if len(set(lengths)) > 1:
             self._add(f"label_name and label_words must be of one length, got {lengths}")
         with self._told():
@@ -234,7 +249,12 @@ class _Verification:
         if split not in self._store:
             self._add(f"the selection {name!r} is of {split!r}, which is no split")
             return
+        path, dimension = f"{SELECTIONS}/{name}/{split}", f"selected_{split}"
         with self._told(split):
+            found = self._container.described(path).dimension
+            if found != dimension:
+                self._add(f"its dimension must be {dimension!r}, got {found!r}", split, path)
+            self._add_faults(path, split)
             self._store.stored(split).selection(name)
 
     def _check_splits(self, source: Source) -> None:
@@ -256,6 +276,9 @@ class _Verification:
         columns = ColumnsCheck(
             self._container, name, info, n_classes, findings, is_remote=is_remote
         ).run()
+        for column in COLUMNS:
+            with self._told(name):
+                self._add_faults(f"{name}/{column}", name)
         origin = None if self._source is None else self._check_samples(name, columns)
         before = findings.count
         missing: frozenset[str] = frozenset()

@@ -17,7 +17,15 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from tests.soak import damage, faults, fuzzing, hostile_hdf5, iterators, overwriting
+from tests.soak import (
+    damage,
+    faults,
+    fuzzing,
+    hostile_hdf5,
+    iterators,
+    overwriting,
+    stated_sizes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +39,7 @@ PARTS: Final[dict[str, Part]] = {
     "faults": faults.run,
     "iterators": iterators.run,
     "overwriting": overwriting.run,
+    "stated sizes": stated_sizes.run,
 }
 """What is done in each round: ``run(seed)`` returns its counts."""
 

@@ -116,7 +116,10 @@ def rewrite_column(
         values = np.asarray(change(root[name][:]))
         del root[name]
         if path.suffix == ".h5":
-            root.create_dataset(name, data=values)
+            is_chunked = values.ndim == 1 and len(values)
+            layout: dict[str, Any] = {"chunks": (min(2**16, len(values)),)} if is_chunked else {}
+            filters: dict[str, Any] = {"shuffle": True, "compression": "gzip"} if is_chunked else {}
+            root.create_dataset(name, data=values, **layout, **filters)
             return
         array = root.create_array(
             name,

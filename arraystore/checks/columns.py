@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore.checks.telling import READING, is_not_of_the_store, told
+from arraystore.errors import brief
 from arraystore.findings import MAX_KEPT, Findings, Problem
 from arraystore.layout import content_digest, image_starts, label_index, sample_order
-from arraystore.schema import COLUMN_CHUNK_ROWS, COLUMNS, ORDERS, PAYLOAD, UNLABELLED, SplitInfo
+from arraystore.schema import (
+    COLUMN_CHUNK_ROWS,
+    COLUMNS,
+    ORDERS,
+    PAYLOAD,
+    UNLABELLED,
+    SplitInfo,
+    file_name_fault,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -156,6 +165,7 @@ class ColumnsCheck:
         messages: list[str] = []
         try:
             self._container.described(path)
+            self._container.read_column(path, data_type, (0, 0))
         except READING:
             return messages  # it is no chunk that is wrong
         for start in range(0, self._info.num_samples, COLUMN_CHUNK_ROWS):
@@ -178,8 +188,8 @@ class ColumnsCheck:
             return
         names = values["file_name"]
         for i, name in enumerate(names):
-            if not name or "\0" in name:
-                self._add(f"a file cannot be named {name!r}", "file_name", i)
+            if fault := file_name_fault(name):
+                self._add(fault, "file_name", i)
         order = np.argsort(names, kind="stable")
         is_same = names[order][1:] == names[order][:-1]
         for i in np.flatnonzero(is_same).tolist():
@@ -224,7 +234,9 @@ class ColumnsCheck:
         if info.order not in ORDERS:
             self._add(f"attribute 'order' must be one of {', '.join(ORDERS)}, got {info.order!r}")
         elif info.seed not in _SEEDS:
-            self._add(f"attribute 'seed' must be in range(2**64), got {info.seed}")
+            self._add(f"attribute 'seed' must be in range(2**64), got {brief(info.seed)}")
+        elif info.seed and info.order != ORDERS[0]:
+            self._add(f"attribute 'seed' must be 0 in the order {info.order!r}, got {info.seed}")
         elif {"file_name", "label"} <= values.keys():
             names, label = values["file_name"].tolist(), values["label"]
             moved = np.diff(sample_order(info.order, info.seed, names, label)) != 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from arraystore.containers import open_local
 from arraystore.errors import FormatError
+from arraystore.folders import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -57,7 +57,7 @@ def _replace_files(store: Path, skeleton: Path, kept: list[Path]) -> None:
             place.mkdir(exist_ok=True)
         else:
             path.replace(place)
-    shutil.rmtree(skeleton)
+    remove_tree(skeleton)
 
 
 def _replace_gaps(store: Path, skeleton: Path, payloads: Collection[str]) -> None:

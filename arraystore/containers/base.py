@@ -8,9 +8,12 @@ payloads (one-dimensional uint8 arrays, uncompressed). Paths are like
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 import numpy as np
+
+from arraystore.attributes import MAX_DEPTH
+from arraystore.errors import FormatError, brief
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,9 +27,16 @@ if TYPE_CHECKING:
 
     Rows = tuple[str, str, tuple[int, int]]
 
+MAX_NODES: Final = 100_000
+"""Most groups and arrays of a store that are listed."""
+
+_MAX_PATH_NBYTES: Final = 2048
+_MAX_PART_NBYTES: Final = 255
+"""Longest path of a group or array, and longest name: what file systems have room for."""
+
 
 class Tree(NamedTuple):
-    """What a container holds, as far as its reader can tell without listing it.
+    """What a container holds.
 
     Attributes
     ----------
@@ -35,12 +45,47 @@ class Tree(NamedTuple):
     columns : dict of str to Column
         What can be read with `ContainerReader.read_column`, by path.
     others : tuple of str
-        Arrays that are neither that nor a payload.
+        Everything else: payloads, arrays of other kinds, and links of HDF5.
     """
 
     groups: tuple[str, ...]
     columns: dict[str, Column]
     others: tuple[str, ...]
+
+
+def check_nodes(paths: Collection[str], where: str) -> None:
+    """Refuse groups and arrays that are nested too deeply, or too many, or have too long names.
+
+    Parameters
+    ----------
+    paths : collection of str
+        Of groups and arrays.
+    where : str
+        Address of the store, for messages.
+
+    Raises
+    ------
+    FormatError
+        If there are more than `MAX_NODES`, or one is more than `MAX_DEPTH` levels deep, or
+        its path or a part of it is longer than a file system takes.
+    """
+    if len(paths) > MAX_NODES:
+        raise FormatError(
+            f"{where}: has more than {MAX_NODES:,} groups and arrays; no more are copied"
+        )
+    for path in paths:
+        if path.count("/") >= MAX_DEPTH:
+            raise FormatError(
+                f"{where}: {brief(path)} is nested {path.count('/') + 1} levels deep, at most "
+                f"{MAX_DEPTH} are copied; move it up or delete it"
+            )
+        if len(path.encode(errors="replace")) > _MAX_PATH_NBYTES or any(
+            len(part.encode(errors="replace")) > _MAX_PART_NBYTES for part in path.split("/")
+        ):
+            raise FormatError(
+                f"{where}: {brief(path)} has {len(path)} characters; a path may have "
+                f"{_MAX_PATH_NBYTES} bytes, a name in it {_MAX_PART_NBYTES}"
+            )
 
 
 class ContainerReader(Protocol):
@@ -111,6 +156,16 @@ class ContainerReader(Protocol):
         """
         ...
 
+    def check_column(self, path: str, data_type: str, length: int) -> None:
+        """Compare what a column states with what is stored of it, and read no values.
+
+        Raises
+        ------
+        FormatError
+            If the column does not state `length` values, or much less is stored.
+        """
+        ...
+
     def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
         """Return where the chunks of a payload are stored.
 
@@ -124,7 +179,15 @@ class ContainerReader(Protocol):
         ...
 
     def tree(self) -> Tree:
-        """Return what there is; of Zarr, what the root's consolidated metadata tells."""
+        """Return what there is.
+
+        Raises
+        ------
+        FormatError
+            If there is more than `check_nodes` allows.
+        StorageError
+            If the store cannot be listed, and its metadata does not list what it holds.
+        """
         ...
 
     def described(self, path: str) -> Column:
@@ -148,7 +211,7 @@ class ContainerReader(Protocol):
         Parameters
         ----------
         path : str
-            A payload; or empty, for what is not of one array.
+            A payload or a column; or empty, for what is not of one array.
 
         Yields
         ------

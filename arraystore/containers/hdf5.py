@@ -19,16 +19,24 @@ from typing_extensions import Buffer, override
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.base import ContainerReader, Tree, as_string_array
 from arraystore.containers.hdf5_chunks import ChunkedColumn
-from arraystore.containers.hdf5_described import as_column, described
+from arraystore.containers.hdf5_described import (
+    as_column,
+    described,
+    layout_faults,
+)
 from arraystore.containers.hdf5_guard import (
+    SCALE_LISTS,
     check_attribute,
     check_storage,
     check_values,
     chunk_starts,
     find,
+    is_dimension,
+    unreadable,
+    walk,
 )
 from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
-from arraystore.schema import STRING, Column
+from arraystore.schema import PAYLOAD, STRING, Column
 from arraystore.storage import each_exactly
 
 if TYPE_CHECKING:
@@ -101,7 +109,10 @@ class HDF5Reader(ContainerReader):
             for name in attributes:
                 attribute = attributes.get_id(name)
                 shape, dtype = attribute.shape, attribute.dtype
-                if shape is not None and not dtype.hasobject:
+                if shape is None or dtype.hasobject:
+                    if name not in SCALE_LISTS:
+                        found[name] = unreadable(shape, dtype)
+                else:
                     check_attribute(shape, dtype, name, self._at(path))
                     # As h5py does for `attributes[name]`, which would open it once more.
                     value = np.zeros(shape, dtype)
@@ -144,26 +155,37 @@ class HDF5Reader(ContainerReader):
                 raise FormatError(f"{self._at(path)}: cannot be decoded: {error}") from None
             yield self._values(values, path)
 
+    @override
+    def check_column(self, path: str, data_type: str, length: int) -> None:
+        with self.held():
+            self._looked_up(path, data_type)
+            with self._open(path) as dataset:
+                found = len(dataset)
+        if found != length:
+            raise FormatError(f"{self._at(path)}: must have {length} values, got {found}")
+
     def _looked_up(self, path: str, data_type: str) -> ChunkedColumn | None:
         """Return where the chunks of a column are, as `ChunkedColumn.of` does; looked up once."""
         if (path, data_type) not in self._chunked:
             with self._open(path) as dataset:
-                self._check_column(dataset, path, data_type)
-                found = ChunkedColumn.of(dataset, self._reader.size(self._key))
+                file_nbytes = self._reader.size(self._key)
+                self._check_column(dataset, path, data_type, file_nbytes)
+                found = ChunkedColumn.of(dataset, file_nbytes)
                 self._chunked[path, data_type] = found
         return self._chunked[path, data_type]
 
-    def _check_column(self, dataset: Any, path: str, data_type: str) -> None:
+    def _check_column(self, dataset: Any, path: str, data_type: str, file_nbytes: int) -> None:
         import h5py
 
         where = self._at(path)
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
             raise FormatError(f"{where}: must be a 1-d dataset, got {dataset!r}")
         check_storage(dataset, where)
-        check_values(dataset, where)
+        check_values(dataset, file_nbytes, where)
         found = dataset.dtype
         if data_type == STRING and found.kind != "S":
-            raise FormatError(f"{where}: must hold fixed-length text, got {found}")
+            got = unreadable(dataset.shape, found) if found.hasobject else found
+            raise FormatError(f"{where}: must hold fixed-length text, got {got}")
         if data_type != STRING and found != np.dtype(data_type):
             raise FormatError(f"{where}: must hold {data_type}, got {found}")
 
@@ -197,23 +219,31 @@ class HDF5Reader(ContainerReader):
             return ChunkManifest((self._key,), zeros, starts, chunk_nbytes, len(dataset))
 
     @override
+    def faults(self, path: str) -> Iterator[tuple[str, str]]:
+        import h5py
+
+        if not path:
+            return
+        with self._open(path) as dataset:
+            if isinstance(dataset, h5py.Dataset) and dataset.ndim == 1:
+                faults = layout_faults(dataset, is_payload=path.rpartition("/")[2] == PAYLOAD)
+                yield from [(path, fault) for fault in faults]
+
+    @override
     def tree(self) -> Tree:
         import h5py
 
         groups, columns, others = [], {}, []
-
-        def visit(path: str, node: Any) -> None:
-            if isinstance(node, h5py.Group):
-                groups.append(path)
-            elif node.is_scale:
-                pass
-            elif (column := as_column(node, path)) is not None:
-                columns[path] = column
-            elif node.dtype != np.uint8 or node.ndim != 1:
-                others.append(path)
-
         with self._open("") as root:
-            root.visititems(visit)
+            for path, node in walk(root, self._where):
+                if isinstance(node, h5py.Group):
+                    groups.append(path)
+                elif not isinstance(node, h5py.Dataset):
+                    others.append(path)
+                elif not node.is_scale and (column := as_column(node, path)) is not None:
+                    columns[path] = column
+                elif not is_dimension(node):
+                    others.append(path)
         return Tree(tuple(groups), columns, tuple(others))
 
     @override

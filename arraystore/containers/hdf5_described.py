@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from arraystore.containers.hdf5_guard import dimension_of
 from arraystore.errors import FormatError
-from arraystore.schema import STRING, Column
+from arraystore.schema import COLUMN_CHUNK_ROWS, MIN_TEXT_WIDTH, STRING, Column
+
+SHUFFLE_DEFLATE: Final = [2, 1]
+"""The filters of a column, by HDF5's numbers, in the order in which they are applied."""
+
+
+def layout_faults(dataset: Any, *, is_payload: bool) -> list[str]:
+    """Return in what a 1-d dataset is laid out otherwise than ``docs/format.md`` says."""
+    properties, length = dataset.id.get_create_plist(), len(dataset)
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    faults = []
+    if is_payload:
+        if dataset.chunks is not None:
+            faults.append(f"must be one contiguous run, got chunks of {dataset.chunks[0]} bytes")
+        return faults
+    chunks = (min(COLUMN_CHUNK_ROWS, length),)
+    if length and dataset.chunks != chunks:
+        faults.append(f"must have chunks of {chunks[0]} rows, got {dataset.chunks}")
+    if length and filters != SHUFFLE_DEFLATE:
+        faults.append(f"must have the filters {SHUFFLE_DEFLATE} (shuffle, gzip), got {filters}")
+    if dataset.dtype.kind == "S" and dataset.dtype.itemsize < MIN_TEXT_WIDTH:
+        faults.append(f"text must be {MIN_TEXT_WIDTH} bytes wide or more, got {dataset.dtype}")
+    return faults
 
 
 def as_column(dataset: Any, path: str) -> Column | None:

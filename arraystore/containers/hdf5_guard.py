@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.attributes import MAX_NBYTES
+from arraystore.attributes import MAX_NBYTES, Unreadable
+from arraystore.containers.base import MAX_NODES, check_nodes
 from arraystore.errors import FormatError, brief
 from arraystore.schema import COLUMNS, MAX_CHUNK_NBYTES, PAYLOAD, ROOT_COLUMNS, SELECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from numpy.typing import NDArray
 
 _FILTERS: Final = {1: "deflate", 2: "shuffle", 3: "fletcher32"}
 """The filters of HDF5 itself that a column may have, by their numbers, each of them once."""
+
+SCALE_LISTS: Final = ("DIMENSION_LIST", "REFERENCE_LIST")
+"""Attributes that say which scale is attached to which dataset, written by `attach_scale`."""
 
 _MAX_RATIO: Final = 1100
 """More than deflate can make smaller: 1032 to 1."""
@@ -59,6 +63,78 @@ def find(root: Any, path: str, at: Callable[[str], str]) -> Any:
     return node
 
 
+def walk(root: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield the path of everything in a file, parents first, in the order of the names.
+
+    What several hard links lead to is yielded once, of a ring of groups each group.
+
+    Parameters
+    ----------
+    root : h5py.Group
+    where : str
+        Address of the file, for messages.
+
+    Yields
+    ------
+    str, h5py.Group, h5py.Dataset, h5py.Datatype or None
+        None for links that are not followed.
+
+    Raises
+    ------
+    FormatError
+        See `check_nodes`; before anything deeper is opened.
+    """
+    import h5py
+
+    seen, paths = {_identity(root)}, set[str]()
+    levels = [("", root, iter(sorted(root)))]
+    while levels:
+        above, group, names = levels[-1]
+        name = next(names, None)
+        if name is None:
+            levels.pop()
+            continue
+        path = f"{above}/{name}" if above else name
+        paths.add(path)
+        check_nodes((path,) if len(paths) <= MAX_NODES else paths, where)
+        key = name.encode(errors="surrogateescape")
+        if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            yield path, None
+            continue
+        node = group[key]
+        if (identity := _identity(node)) in seen:
+            continue
+        seen.add(identity)
+        yield path, node
+        if isinstance(node, h5py.Group):
+            levels.append((path, node, iter(sorted(node))))
+
+
+def _identity(node: Any) -> tuple[int, int]:
+    from h5py import h5o
+
+    found = h5o.get_info(node.id)
+    return found.fileno, found.addr
+
+
+def unreadable(shape: tuple[int, ...] | None, dtype: Any) -> Unreadable:
+    """Return what stands for values that are not read, because they lie in the global heap.
+
+    libhdf5 walks that heap without bounds: a flipped bit in it can keep it busy forever.
+    """
+    import h5py
+
+    if shape is None:
+        return Unreadable("nothing (an empty dataspace)")
+    if h5py.check_string_dtype(dtype) is None:
+        return Unreadable(f"values of type {dtype}, which is not read")
+    return Unreadable(
+        "variable-length text, which is not read",
+        "write text of fixed length, as h5py does with dtype=h5py.string_dtype('utf-8', n) and "
+        "n = max(2, len(text.encode()))",
+    )
+
+
 def check_attribute(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, where: str) -> None:
     """Refuse an attribute that is too large."""
     nbytes = math.prod(shape) * dtype.itemsize
@@ -83,10 +159,10 @@ def check_storage(dataset: Any, where: str) -> None:
         )
 
 
-def check_values(dataset: Any, where: str) -> None:
+def check_values(dataset: Any, file_nbytes: int, where: str) -> None:
     """Refuse a column that has fewer values stored than it says."""
     length, nbytes = len(dataset), len(dataset) * dataset.dtype.itemsize
-    stored = dataset.id.get_storage_size()
+    stored = min(dataset.id.get_storage_size(), file_nbytes)
     if dataset.chunks is None:
         if stored < nbytes:
             raise FormatError(f"{where}: {nbytes} bytes are expected, {stored} are stored")
@@ -99,6 +175,11 @@ def check_values(dataset: Any, where: str) -> None:
         raise FormatError(f"{where}: {n_chunks - found} chunks of {n_chunks} are missing")
     if nbytes > _MAX_RATIO * stored:
         raise FormatError(f"{where}: {nbytes} bytes cannot be compressed to {stored}")
+
+
+def is_dimension(dataset: Any) -> bool:
+    """Whether a dataset is a dimension without values, as netCDF-4 makes them."""
+    return bool(dataset.is_scale) and dataset.id.get_storage_size() == 0
 
 
 def dimension_of(dataset: Any, path: str) -> str | None:
@@ -120,7 +201,7 @@ def dimension_of(dataset: Any, path: str) -> str | None:
         return known.dimension
     if last == PAYLOAD or group.startswith(f"{SELECTIONS}/"):
         return "byte" if last == PAYLOAD else f"selected_{last}"
-    name = "DIMENSION_LIST"
+    name = SCALE_LISTS[0]
     if dataset.ndim != 1 or name not in dataset.attrs:
         return None
     attribute = dataset.attrs.get_id(name)
@@ -144,7 +225,7 @@ def chunk_starts(dataset: Any, file_nbytes: int, where: str) -> tuple[int, NDArr
         offset = dataset.id.get_offset()
         if length and (offset is None or dataset.id.get_storage_size() < length):
             raise FormatError(f"{where}: has no storage in this file")
-        _check_inside([offset] if length else [], file_nbytes, where)
+        _check_inside([offset] if length else [], length, file_nbytes, where)
         return max(length, 1), np.full(min(length, 1), offset or 0, dtype=np.int64)
     (chunk_nbytes,) = dataset.chunks
     found: dict[int, int] = {}
@@ -157,10 +238,18 @@ def chunk_starts(dataset: Any, file_nbytes: int, where: str) -> tuple[int, NDArr
     n_chunks = -(-length // chunk_nbytes)
     if missing := next((str(i) for i in range(n_chunks) if i not in found), None):
         raise FormatError(f"{where}: chunk {missing} of {n_chunks} is missing")
-    _check_inside(found.values(), file_nbytes, where)
+    _check_inside(found.values(), int(chunk_nbytes), file_nbytes, where)
     return int(chunk_nbytes), np.array([found[i] for i in range(n_chunks)], dtype=np.int64)
 
 
-def _check_inside(starts: Collection[int], file_nbytes: int, where: str) -> None:
-    if starts and not 0 <= min(starts) <= max(starts) < file_nbytes:
-        raise FormatError(f"{where}: lies outside of the file of {file_nbytes} bytes")
+def _check_inside(starts: Collection[int], chunk_nbytes: int, file_nbytes: int, where: str) -> None:
+    """Refuse chunks that reach beyond the end of the file, or do not fit in it together."""
+    if starts and not (
+        min(starts) >= 0
+        and max(starts) + chunk_nbytes <= file_nbytes
+        and len(starts) * chunk_nbytes <= file_nbytes
+    ):
+        raise FormatError(
+            f"{where}: {len(starts)} chunks of {chunk_nbytes} bytes do not lie in the file of "
+            f"{file_nbytes} bytes"
+        )

@@ -17,7 +17,7 @@ from arraystore.containers.base import ContainerWriter
 from arraystore.containers.hdf5 import SIGNATURE
 from arraystore.errors import FormatError, brief
 from arraystore.files import reserve
-from arraystore.schema import COLUMN_CHUNK_ROWS, STRING, Column
+from arraystore.schema import COLUMN_CHUNK_ROWS, MIN_TEXT_WIDTH, STRING, Column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 _LIBVER: Final = ("v110", "v110")
 _METADATA_NBYTES: Final = 2**16
 """More than the metadata of a dataset, or of a group's attributes but for their values."""
-
-_MIN_TEXT_WIDTH: Final = 2
-"""netCDF4 takes fixed-length text of width 1 for an array of characters."""
 
 
 class HDF5Writer(ContainerWriter):
@@ -184,7 +181,7 @@ def _text_type(values: Sequence[str] | NDArray[Any]) -> np.dtype[Any]:
     import h5py
 
     width = max(map(len, map(str.encode, values)), default=0)
-    data_type: np.dtype[Any] = h5py.string_dtype("utf-8", max(_MIN_TEXT_WIDTH, width))
+    data_type: np.dtype[Any] = h5py.string_dtype("utf-8", max(MIN_TEXT_WIDTH, width))
     return data_type
 
 

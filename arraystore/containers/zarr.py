@@ -6,17 +6,16 @@ listed and a plain HTTP server will do.
 
 from __future__ import annotations
 
-import json
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from typing_extensions import Buffer, override
 
-from arraystore.attributes import MAX_NBYTES
+from arraystore.attributes import MAX_NBYTES, parse_json
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.answers import is_cut, strange_answer
-from arraystore.containers.base import ContainerReader, Tree, as_string_array
+from arraystore.containers.base import ContainerReader, Tree, as_string_array, check_nodes
 from arraystore.containers.frames import decode_chunk
 from arraystore.containers.shards import (
     ShardKeys,
@@ -27,7 +26,15 @@ from arraystore.containers.shards import (
 )
 from arraystore.containers.zarr_faults import document_faults, document_of, shard_faults
 from arraystore.errors import FormatError, ShortReadError, StorageError, brief
-from arraystore.schema import MAX_CHUNK_NBYTES, STRING, Column
+from arraystore.schema import (
+    COLUMN_CHUNK_ROWS,
+    INNER_CHUNK_NBYTES,
+    MAX_CHUNK_NBYTES,
+    PAYLOAD,
+    SHARD_NBYTES,
+    STRING,
+    Column,
+)
 from arraystore.storage import RangeReader, crc32c, each_exactly, read_exactly
 
 if TYPE_CHECKING:
@@ -44,11 +51,21 @@ _MAX_INNER_CHUNKS: Final = 2**20
 _MAX_COLUMN_CHUNKS: Final = 2**16
 """More than any store has; what claims more is refused before memory is taken for it."""
 
+_MANY_SHARDS: Final = 2**12
+"""Shards that a payload may state before those that are stored are counted."""
+
+_PROBES: Final = 16
+"""Objects that are looked at where a server would have to list all to count them."""
+
 _PAYLOAD_CODECS: Final = {
     "codecs": ["bytes"],
     "index_codecs": ["bytes", "crc32c"],
     "index_location": "end",
 }
+
+
+class _MissingError(FormatError):
+    """There is no group or array at a path."""
 
 
 class ZarrReader(ContainerReader):
@@ -73,7 +90,9 @@ class ZarrReader(ContainerReader):
         root = self._node("", "group")
         consolidated = root.get("consolidated_metadata")
         nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+        self._is_consolidated = False
         if isinstance(nodes, dict) and all(isinstance(node, dict) for node in nodes.values()):
+            self._is_consolidated = True
             self._nodes |= nodes
 
     @override
@@ -110,6 +129,33 @@ class ZarrReader(ContainerReader):
             yield self._decoded(chunks, data_type, start, stop, keys, chunk_rows)
 
     @override
+    def check_column(self, path: str, data_type: str, length: int) -> None:
+        _, found, chunk_rows = self._array(path, data_type, _codecs_of(data_type))
+        if found != length:
+            raise FormatError(f"{self._at(path)}: must have {length} values, got {found}")
+        self._check_number(path, found, chunk_rows)
+        self._check_stored(path, -(-length // chunk_rows))
+
+    def _check_stored(self, path: str, n_chunks: int) -> None:
+        """Refuse an array that states many chunks of which few are stored."""
+        found = self._reader.count(f"{path}/c")
+        if found is None:
+            found = n_chunks
+            some = {n_chunks * i // _PROBES for i in range(_PROBES)} | {n_chunks - 1}
+            ranges = [ByteRange(f"{path}/c/{number}", 0, 1) for number in sorted(some)]
+            try:
+                read_exactly(self._reader, ranges)
+            except StorageError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                raise FormatError(
+                    f"{self._at(path)}: states {n_chunks} chunks, of which some are not stored: "
+                    f"{error}"
+                ) from None
+        if 2 * found < n_chunks:
+            raise FormatError(f"{self._at(path)}: states {n_chunks} chunks, but {found} are stored")
+
+    @override
     def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
         is_promised = self._reader.is_remote and bool(self.attributes(path).get("dense"))
         manifest = self._shards(path, is_known=is_promised)
@@ -127,6 +173,8 @@ class ZarrReader(ContainerReader):
                 f"{self._at(path)}: may have {_MAX_SHARDS} shards of {_MAX_INNER_CHUNKS} chunks, "
                 f"got {length} bytes in shards of {shard_nbytes}, chunks of {inner_nbytes}"
             )
+        if n_shards > _MANY_SHARDS:
+            self._check_stored(path, n_shards)
         is_dense = bool(self.attributes(path).get("dense"))
 
         def look_up(shard: int) -> NDArray[np.int64] | None:
@@ -156,15 +204,64 @@ class ZarrReader(ContainerReader):
     @override
     def tree(self) -> Tree:
         groups, columns, others = [], {}, []
-        for path in sorted(self._nodes.keys() - {""}):
+        self._list()
+        paths = sorted(self._nodes.keys() - {""})
+        check_nodes(paths, self._where)
+        for path in paths:
             node = self._nodes[path]
             if node.get("node_type") == "group":
                 groups.append(path)
             elif (column := _as_column(node)) is not None:
+                self._check_fill(path, column)
                 columns[path] = column
-            elif node.get("data_type") != "uint8" or not _is_sharded(node):
+            else:
                 others.append(path)
         return Tree(tuple(groups), columns, tuple(others))
+
+    def _check_fill(self, path: str, column: Column) -> None:
+        try:
+            _ = column.data_type == STRING or np.array(column.fill, column.data_type)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{self._at(path)}: fill_value must be of type {column.data_type}, got "
+                f"{brief(column.fill)}: {error}"
+            ) from None
+
+    def _list(self) -> None:
+        """Read the documents of all groups and arrays, level by level.
+
+        Raises
+        ------
+        StorageError
+            If neither a listing nor consolidated metadata says which there are.
+        """
+        level = [""]
+        while level:
+            found = []
+            for group in level:
+                names = self._reader.folders(group)
+                if names is None:
+                    if self._is_consolidated:
+                        return
+                    raise StorageError(
+                        f"{self._where}: {METADATA} has no consolidated metadata, and a web server "
+                        "does not list what a store holds; download the store and copy it from a "
+                        "disk or bucket"
+                    )
+                found += [f"{group}/{name}" if group else name for name in sorted(names)]
+            check_nodes(found, self._where)
+            check_nodes(self._nodes.keys(), self._where)
+            self._read_nodes(found)
+            level = [path for path in found if self._is_group(path)]
+
+    def _is_group(self, path: str) -> bool:
+        """Whether a folder is a group; one without a document is nothing of Zarr's."""
+        if path not in self._nodes:
+            try:
+                self._nodes[path] = self._read_node(path)
+            except _MissingError:
+                return False
+        return self._nodes[path].get("node_type") == "group"
 
     @override
     def described(self, path: str) -> Column:
@@ -185,10 +282,28 @@ class ZarrReader(ContainerReader):
         if not path:
             yield from document_faults(self._reader, self._nodes[""])
             return
+        if path.rpartition("/")[2] != PAYLOAD:
+            yield from self._column_faults(path)
+            return
         node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
         inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
+        if (shard_nbytes, inner_nbytes) != (SHARD_NBYTES, INNER_CHUNK_NBYTES):
+            sizes = f"{SHARD_NBYTES} bytes and inner chunks of {INNER_CHUNK_NBYTES}"
+            yield path, f"must have shards of {sizes}, got {shard_nbytes} and {inner_nbytes}"
+        dense = self.attributes(path).get("dense", True)
+        if dense is not True:
+            yield path, f"attribute 'dense' must be true or left out, got {brief(dense)}"
         if self.attributes(path).get("dense"):
             yield from shard_faults(self._reader, path, length, shard_nbytes, inner_nbytes)
+
+    def _column_faults(self, path: str) -> Iterator[tuple[str, str]]:
+        try:
+            data_type = str(self._node(path, "array").get("data_type"))
+            _, _, rows = self._array(path, data_type, _codecs_of(data_type))
+        except FormatError:
+            return  # reading the column reports that
+        if rows != COLUMN_CHUNK_ROWS:
+            yield path, f"must have chunks of {COLUMN_CHUNK_ROWS} rows, got {rows}"
 
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where
@@ -214,7 +329,7 @@ class ZarrReader(ContainerReader):
                 self._check_nbytes(key, self._reader.size(key))
             (document,) = self._reader.read_objects([key])
         except FileNotFoundError:
-            raise FormatError(f"{self._at(path)}: is missing (there is no {key})") from None
+            raise _MissingError(f"{self._at(path)}: is missing (there is no {key})") from None
         return self._parsed(key, document)
 
     def _read_nodes(self, paths: Collection[str]) -> None:
@@ -236,8 +351,8 @@ class ZarrReader(ContainerReader):
     def _parsed(self, key: str, document: Buffer) -> dict[str, Any]:
         self._check_nbytes(key, memoryview(document).nbytes)
         try:
-            node = json.loads(bytes(document))
-        except (ValueError, RecursionError) as error:
+            node = parse_json(bytes(document))
+        except ValueError as error:
             raise self._not_json(key, bytes(document), error) from None
         if not isinstance(node, dict):
             raise FormatError(f"{self._at(key)}: must be a JSON object")
@@ -331,13 +446,17 @@ class ZarrReader(ContainerReader):
         begin = start // chunk_rows
         end = -(-stop // chunk_rows) if stop > start else begin
         offset = begin * chunk_rows
-        if end - begin > _MAX_COLUMN_CHUNKS or chunk_rows > MAX_CHUNK_NBYTES // 8:
+        self._check_number(path, stop - offset, chunk_rows)
+        keys = [f"{path}/c/{index}" for index in range(begin, end)]
+        return start - offset, stop - offset, keys, chunk_rows
+
+    def _check_number(self, path: str, length: int, chunk_rows: int) -> None:
+        """Refuse more chunks of a column, or larger ones, than any store has."""
+        if -(-length // chunk_rows) > _MAX_COLUMN_CHUNKS or chunk_rows > MAX_CHUNK_NBYTES // 8:
             raise FormatError(
                 f"{self._at(path)}: may have {_MAX_COLUMN_CHUNKS} chunks of {MAX_CHUNK_NBYTES} "
                 f"bytes, got {length} values in chunks of {chunk_rows}"
             )
-        keys = [f"{path}/c/{index}" for index in range(begin, end)]
-        return start - offset, stop - offset, keys, chunk_rows
 
     def _read(self, keys: Sequence[str]) -> Iterator[bytes | memoryview]:
         """Yield the objects of chunks, see `RangeReader.read_each`."""
@@ -404,10 +523,3 @@ def _as_column(node: dict[str, Any]) -> Column | None:
         return Column(data_type, dimension, node["fill_value"]) if is_column else None
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _is_sharded(node: dict[str, Any]) -> bool:
-    try:
-        return _codecs(node) == ["sharding_indexed"]
-    except (KeyError, TypeError):
-        return False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from typing_extensions import override
 
 from arraystore.errors import StorageError, StoreChangedError, changed
+from arraystore.files import LARGE_NBYTES
 from arraystore.objects.loop import arrivals, check_process, gather, run
 from arraystore.objects.told import (
     is_beyond_the_end,
@@ -99,6 +100,18 @@ class ObjectReader(RangeReader):
         return run(self._head(key))
 
     @override
+    def folders(self, folder: str) -> list[str] | None:
+        return run(self._folders(folder)) if self._connection.is_listable else None
+
+    async def _folders(self, folder: str) -> list[str]:
+        prefix = f"{self._prefix}{folder}".rstrip("/")
+        try:
+            found = await self._connection.store.list_with_delimiter_async(prefix or None)
+        except self._connection.errors as error:
+            raise self._reported(folder, error) from None
+        return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
+
+    @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
         found = dict(self.arrivals(ranges))
         return [found[i] for i in range(len(ranges))]
@@ -160,6 +173,10 @@ class ObjectReader(RangeReader):
     async def _in_parts(self, key: str, start: int, stop: int) -> memoryview:
         if stop - start <= _PART_NBYTES:
             return (await self._range(key, start, stop)).data
+        if stop - start > LARGE_NBYTES:  # a store may state any size
+            seen = self._seen.get(key)
+            size = await self._head(key) if seen is None else seen.nbytes
+            stop = max(start, min(stop, size))
         parts = [(at, min(at + _PART_NBYTES, stop)) for at in range(start, stop, _PART_NBYTES)]
         replies = await gather(self._range(key, *part) for part in parts)
         return memoryview(b"".join(reply.data for reply in replies))

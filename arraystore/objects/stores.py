@@ -110,6 +110,13 @@ class Connection:
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
     guard: RedirectGuard | None = None
 
+    @property
+    def is_listable(self) -> bool:
+        """Whether it lists what it holds, which a plain web server does not."""
+        from obstore.store import HTTPStore
+
+        return not isinstance(self.store, HTTPStore)
+
 
 def connect(address: Address, options: Mapping[str, Any] | None = None) -> Connection:
     """Prepare to read from an address; nothing is asked yet.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from arraystore.errors import SourceError, brief
-from arraystore.schema import MAX_NAME_NBYTES
+from arraystore.errors import SourceError
+from arraystore.schema import file_name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,14 +123,8 @@ def check_names(where: str, names: Sequence[str]) -> None:
         if twice:
             raise SourceError(f"{where}: {first_few(twice)} found more than once")
     for name in names:
-        if not name or "\0" in name:
-            raise SourceError(f"{where}: a file cannot be named {name!r}")
-        # No character has more than 4 bytes, so that few names need be encoded.
-        if len(name) * 4 > MAX_NAME_NBYTES and len(name.encode()) > MAX_NAME_NBYTES:
-            raise SourceError(
-                f"{where}: a name may have {MAX_NAME_NBYTES} bytes, got {len(name.encode())} in "
-                f"{brief(name)}"
-            )
+        if fault := file_name_fault(name):
+            raise SourceError(f"{where}: {fault}")
 
 
 def _may_repeat(names: Sequence[str]) -> bool:
