@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from arraystore.containers.opening import Opening, OpenOptions
+from arraystore.containers.opening import OpenOptions, open_place
 from arraystore.labels import Vocabulary
 from arraystore.parts import Part, Parts
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
@@ -21,10 +19,11 @@ from arraystore.split import Split
 from arraystore.stored import StoredSplit
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from arraystore.containers.base import ContainerReader
-    from arraystore.containers.opening import ObjectStore, Place
+    from arraystore.containers.opening import ObjectStore, Opening
     from arraystore.storage import RangeReader
 
 
@@ -360,11 +359,6 @@ def open_store(
     (333, 500, 3)
     """
     options = OpenOptions(checksum, storage_options, max_gap, max_in_flight, mmap)
-    place: Place = address
-    if isinstance(address, str | os.PathLike):
-        place = os.fspath(address)
-        if "://" not in place or place.startswith("file://"):
-            place = str(Path(place.removeprefix("file://")).expanduser().absolute())
-    store = Store(Opening(place, options))
+    store = Store(open_place(address, options))
     store.read_root()
     return store

@@ -37,6 +37,10 @@ _LOCK_TRIES: Final = 100
 """How often a work folder may vanish, between its making and its locking, before we give up."""
 
 
+class StoreExistsError(FileExistsError):
+    """What is at the target may be a complete store: nothing unfinished is beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """A locked work folder, and the target its store is published as.
@@ -143,11 +147,11 @@ def workspace(
     """
     work = Workspace(target.parent / f".{target.name}.partial", target, overwrite)
     if not work.is_published:
-        _check_target(target, overwrite=overwrite)
+        _check_target(target, overwrite=overwrite, unfinished=work.is_unfinished)
     lock = _locked(work.folder)
     try:
         _put_back(work.folder, target)
-        _check_target(target, overwrite=overwrite)
+        _check_target(target, overwrite=overwrite, unfinished=work.is_unfinished)
         if work.is_unfinished and not overwrite and not resume:
             raise FileExistsError(
                 f"{work.folder}: holds an unfinished conversion to {target.name}; give resume=True "
@@ -170,10 +174,10 @@ def _remove(work: Workspace, lock: int) -> None:
     os.close(lock)
 
 
-def _check_target(target: Path, *, overwrite: bool) -> None:
+def _check_target(target: Path, *, overwrite: bool, unfinished: bool = False) -> None:
     if os.path.lexists(target):
         if not overwrite:
-            raise FileExistsError(
+            raise (FileExistsError if unfinished else StoreExistsError)(
                 f"{target}: exists; choose another name, or give overwrite=True (--overwrite)"
             )
         if not _may_be_replaced(target):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,6 +33,7 @@ from arraystore.threads import n_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from arraystore.byterange import ChunkManifest
     from arraystore.reader import Store
@@ -133,6 +135,8 @@ def verify(
         If there is nothing at `address`, or no folder `source`.
     SourceError
         If the source is missing, incomplete or damaged.
+    SourceChangedError
+        If the source changes meanwhile.
     StorageError
         If a server cannot be reached, or refuses.
 
@@ -155,7 +159,9 @@ def verify(
         origin = None if source is None else os.fspath(source)
         names = None if subset_list is None else Path(subset_list).expanduser()
         with meter(progress) as shown:
-            splits = _Verification(store, findings, shown, origin, names).run(decode=decode)
+            verification = _Verification(store, findings, shown, origin, names)
+            with verification.source_unchanged():
+                splits = verification.run(decode=decode)
     return VerifyReport(
         store=where,
         dataset=name,
@@ -189,6 +195,10 @@ class _Verification:
         self._subset_list = subset_list
         self._folder = None if source is None else self._folder_of(source)
         self._source = None if self._folder is None else self._load_source(self._folder)
+
+    def source_unchanged(self) -> AbstractContextManager[None]:
+        """Refuse to report differences from a source that changes meanwhile."""
+        return nullcontext() if self._source is None else self._source.states.unchanged()
 
     def run(self, *, decode: bool) -> dict[str, SplitInfo]:
         """Verify all; return what the splits say of themselves."""
@@ -240,6 +250,8 @@ class _Verification:
         if set(self._store) != set(source.splits):
             there, here = (", ".join(some) or "none" for some in (source.splits, self._store))
             self._add(f"the source has the splits {there}, the store has {here}")
+        for damage in source.damage:
+            self._add(f"the source is damaged: {damage}")
         with self._told():
             if self._store.label_names != source.label_name:
                 self._add("must be the classes of the source", key="label_name")
