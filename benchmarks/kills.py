@@ -103,7 +103,7 @@ def kills(
     counts: Counter[str] = Counter()
     for name in ("rounds", "process_kills", "power_kills", "resumes", "published"):
         counts[name] = 0
-    with TemporaryDirectory(prefix="kills-", dir=folder) as place, _SmallBlocks():
+    with TemporaryDirectory(prefix="kills-", dir=folder) as place, SmallBlocks():
         source = _photos(Path(place) / "photos")
         for suffix in suffixes:
             lab = _Lab(Path(place), source, suffix, random.Random(f"{seed}{suffix}"), counts)
@@ -128,7 +128,7 @@ class _Lab:
         self._whole = place / f"whole{suffix}"
         self._old = place / f"old{suffix}"
         for target, order in ((self._whole, "shuffled"), (self._old, "label")):
-            if _in_child(partial(_convert, source, target, order=order)) != 0:
+            if in_child(partial(_convert, source, target, order=order)) != 0:
                 raise WrongError(f"{target}: cannot be made")
         self._place.mkdir()
         self._n_calls = self._count_calls()
@@ -143,7 +143,7 @@ class _Lab:
             hook.uninstall()
             os.write(write, str(next(hook.numbers)).encode())
 
-        if _in_child(counted) != 0:
+        if in_child(counted) != 0:
             raise WrongError(f"{self._target}: cannot be made")
         number = int(os.read(read, 100))
         os.close(read)
@@ -187,7 +187,7 @@ class _Lab:
             hook.install()
             _convert(self._source, self._target, overwrite=overwrite, resume=True)
 
-        status = _in_child(run)
+        status = in_child(run)
         if status == -signal.SIGKILL:
             self._counts["power_kills" if hook.with_power else "process_kills"] += 1
             return "killed"
@@ -276,7 +276,7 @@ def _path(fd: int) -> Path:
     return Path(f"/proc/self/fd/{fd}").readlink()
 
 
-def _in_child(act: Callable[[], object]) -> int:
+def in_child(act: Callable[[], object]) -> int:
     """Do something in a child; return its exit status, or minus the signal that killed it."""
     sys.stdout.flush()
     child = os.fork()
@@ -298,7 +298,7 @@ def _convert(source: Path, target: Path, **options: Any) -> None:
     arraystore.convert(f"folder:{source}", target, progress=False, **options)
 
 
-class _SmallBlocks:
+class SmallBlocks:
     """Let blocks, shards and groups be so small that a few photos need many."""
 
     def __enter__(self) -> None:

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from tests.soak import damage, faults, fuzzing, hostile_hdf5
+from tests.soak import changing, damage, faults, fuzzing, hostile_hdf5
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,7 @@ PARTS: Final[dict[str, Part]] = {
     "hostile HDF5 files": hostile_hdf5.run,
     "damaged stores": damage.run,
     "faults": faults.run,
+    "changing sources": changing.run,
 }
 """What is done in each round: ``run(seed)`` returns its counts."""
 
