@@ -81,8 +81,9 @@ def cli() -> None:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with what an earlier conversion to TARGET left, if it left something; in a bucket "
-    "for .zarr alone, and one that still runs there is taken over.",
+    help="Go on with what an earlier conversion to TARGET left, if it left something; a complete "
+    "store is reported with status 0. In a bucket for .zarr alone, and one that still runs there "
+    "is taken over.",
 )
 @click.option(
     "--sync/--no-sync",

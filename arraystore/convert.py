@@ -13,13 +13,19 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from arraystore.arguments import as_path, as_seed, check_bools, check_choice
 from arraystore.attributes import MAX_NBYTES
+from arraystore.containers.opening import OpenOptions, open_place
 from arraystore.drafts import name_of, open_draft
-from arraystore.errors import SourceError
+from arraystore.drafts.resuming import check_known
+from arraystore.errors import FormatError, SourceError, StorageError, escaped
+from arraystore.file_states import FileStates
 from arraystore.fingerprint import of_images, of_options, of_source
 from arraystore.image_bytes import FileRanges
 from arraystore.layout import content_digest, image_starts, label_index
@@ -34,21 +40,26 @@ from arraystore.schema import (
     Column,
     DatasetInfo,
     SplitInfo,
+    check_version,
 )
-from arraystore.sources.registry import folder_of, load_source
+from arraystore.sources.registry import folder_of, load_source, names_of
+from arraystore.stored import StoredSplit
+from arraystore.target import StoreExistsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from arraystore.containers.base import ContainerWriter
     from arraystore.containers.opening import ObjectStore
+    from arraystore.journal import Plan
     from arraystore.progress import Meter
     from arraystore.sources.base import Source
+
+_NAMES = ("name", "config", "version")
 
 
 def convert(
@@ -93,7 +104,9 @@ def convert(
         The training images of the subset, one file name a line. By default the
         published list in `manual_dir`, else downloaded once.
     partial : bool, default False
-        Convert what there is of an incomplete source; the store records it.
+        Convert what there is of an incomplete source, and of archives with other bytes
+        than zeros behind their end; the report says what is left out, the store that
+        something is.
     order : {"shuffled", "label", "source"}
         Order of the samples in each split.
     seed : int, default 0
@@ -109,10 +122,14 @@ def convert(
         was. An unfinished store is deleted, unless `resume` is given as well.
     resume : bool, default False
         Go on with the unfinished store of an earlier conversion to `target`, if there
-        is one, and begin anew if not. Sources, options and versions must be the same;
-        then so are the bytes, as if nothing had happened. Not for HDF5 in a bucket. If
-        the earlier one still runs, it is refused on a disk; in a bucket it is taken
-        over, and the earlier one stops.
+        is one, and begin if not. Sources, options and versions must be the same; then
+        so are the bytes, as if nothing had happened. Permissions and names of source
+        files may have changed, and files been restored from a copy: then what was copied
+        is compared with the source. A complete store at `target` is reported
+        (`ConvertReport.was_complete`) if it records this data set and these options; its
+        source is not read. Not for HDF5 in a bucket that is not complete. If the earlier
+        one still runs, it is refused on a disk; in a bucket it is taken over, and the
+        earlier one stops.
     sync : bool, default True
         Wait until all is on the disk. Without, a loss of power soon after may
         leave a damaged store, and what is unfinished cannot be resumed.
@@ -130,7 +147,9 @@ def convert(
     ------
     SourceError
         If the data set is unknown, or its source missing, incomplete or damaged.
-        If files of it have changed since the store was begun that is to be resumed.
+    SourceChangedError
+        If a file of the source changes while it is converted, or has changed since the
+        store was begun that is to be resumed.
     FileExistsError
         If there is something at `target`, or an unfinished store.
     StorageError
@@ -138,7 +157,7 @@ def convert(
         was killed while it did), or a bucket cannot be reached or written to.
     ValueError
         If an option is not one of those above, or not what it was when the store was
-        begun that is to be resumed. If `target` lies in the folder that is converted, or
+        made that is to be resumed. If `target` lies in the folder that is converted, or
         that folder in it.
 
     Examples
@@ -170,7 +189,16 @@ def convert(
     )
     how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
     asked = of_options({"partial": partial, **how})
-    with made as draft, meter(progress) as shown:
+    with ExitStack() as stack:
+        try:
+            draft = stack.enter_context(made)
+        except StoreExistsError as error:
+            if not resume:
+                raise
+            return _report_complete(
+                os.fspath(dataset), target, storage_options, asked, error, began=began
+            )
+        shown = stack.enter_context(meter(progress))
         draft.expect(asked)
         source = load_source(
             os.fspath(dataset),
@@ -181,17 +209,19 @@ def convert(
         )
         found = of_source(source)
         draft.expect(found)
-        plans = _plans(source, draft.spool, shown, **how)
-        source = replace(source, splits={})  # what the plans need of the tables is in them
-        _check_room(_info(source, plans))
-        draft.lay_out(
-            {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
-            {**asked, **found, **of_images(source, plans, draft.spool)},
-        )
-        checksums = {
-            name: draft.fill(name, _images(source, draft.spool, plan), shown, executor=executor)
-            for name, plan in plans.items()
-        }
+        with source.states.unchanged():  # from the first header to the last image
+            plans = _plans(source, draft.spool, shown, **how)
+            source = replace(source, splits={})  # what the plans need of the tables is in them
+            _check_room(_info(source, plans))
+            draft.lay_out(
+                {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
+                {**asked, **found, **of_images(source, plans, draft.spool)},
+            )
+            checksums = {
+                name: draft.fill(name, _images(source, draft.spool, plan), shown, executor=executor)
+                for name, plan in plans.items()
+            }
+            shown.status("comparing the source with what it was")
         shown.status("sealing")
         seed = seed if order == "shuffled" else 0
         with draft.writer() as writer:
@@ -207,6 +237,88 @@ def convert(
     )
 
 
+def _report_complete(
+    dataset: str,
+    target: str | os.PathLike[str] | tuple[ObjectStore, str],
+    storage_options: Mapping[str, Any] | None,
+    asked: Plan,
+    error: FileExistsError,
+    *,
+    began: float,
+) -> ConvertReport:
+    """Report a store that needs no resuming, if it is what this conversion would make.
+
+    Compared is what the store records of its data set and options; the source is not read.
+
+    Raises
+    ------
+    FileExistsError
+        If what is at the target is no complete store.
+    ValueError
+        If it is the store of another data set, or of other options.
+    """
+    opening = open_place(target, OpenOptions(storage_options=storage_options))
+    try:
+        attributes = opening.container.attributes()
+        check_version(attributes, where=opening.address)
+        info = DatasetInfo.from_attributes(attributes, where=opening.address)
+        splits = {name: StoredSplit(opening, name) for name in info.splits}
+        infos = {name: split.info for name, split in splits.items()}
+        reencoded = {
+            name: _those_in(split, info.reencoded) if info.reencoded else ()
+            for name, split in splits.items()
+        }
+    except (FormatError, StorageError) as fault:
+        raise FileExistsError(escaped(f"{error} ({fault})")) from fault
+    asked_of = {"data set": dict(zip(_NAMES, names_of(dataset), strict=True)), **asked}
+    found_of = {"data set": dict(zip(_NAMES, (info.name, info.config, info.version), strict=True))}
+    found_of["option"] = _options_found(info, infos, asked["option"])
+    check_known(name_of(target), found_of, {part: asked_of[part] for part in found_of})
+    return ConvertReport(
+        dataset=info.full_name,
+        path=name_of(target),
+        splits={
+            name: SplitReport(
+                split.num_samples,
+                split.num_bytes,
+                split.content_digest,
+                tuple(
+                    (row.get("file_name", ""), row.get("reason", ""))
+                    for row in info.skipped
+                    if row.get("split") == name
+                ),
+                reencoded[name],
+            )
+            for name, split in infos.items()
+        },
+        partial=info.partial,
+        notes=(),
+        seconds=time.perf_counter() - began,
+        was_complete=True,
+    )
+
+
+def _those_in(split: StoredSplit, names: tuple[str, ...]) -> tuple[str, ...]:
+    stored = set(split.column("file_name").tolist())
+    return tuple(name for name in names if name in stored)
+
+
+def _options_found(
+    info: DatasetInfo, splits: Mapping[str, SplitInfo], asked: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the options that a store was made with; those asked for where it does not show."""
+    found = dict(asked)
+    for split in splits.values():
+        found["order"] = split.order
+        if split.order == asked["order"] == "shuffled":
+            found["seed"] = str(split.seed)
+    if info.partial:
+        found["partial"] = str(True)
+    if info.skipped:
+        found["on_error"] = "skip"
+    return found
+
+
 def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, SplitPlan]:
     with spool.open("wb") as file:
         return {name: plan_split(source, name, file, meter=meter, **how) for name in source.splits}
@@ -214,8 +326,9 @@ def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, S
 
 def _images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
     """Return where the images of a split lie: in the source's files, or in the spool."""
-    files = (*map(str, source.files), str(spool))
-    return FileRanges(files, plan.table.file, plan.table.offset, plan.table.nbytes)
+    sources = source.states.take(np.arange(len(source.files)))
+    states = sources.joined(FileStates.of([str(spool)]))
+    return FileRanges(states.paths, plan.table.file, plan.table.offset, plan.table.nbytes, states)
 
 
 def _seal(

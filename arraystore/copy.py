@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from arraystore.arguments import as_path, check_bools
 from arraystore.byterange import ZEROS, ByteRange
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import FormatError, brief, escaped
+from arraystore.file_states import NO_FILES, FileStates
 from arraystore.layout import image_starts
 from arraystore.progress import meter
 from arraystore.reader import open_store
@@ -124,6 +126,8 @@ def copy(
         If an image is damaged.
     FormatError
         If the source is not as the format says.
+    SourceChangedError
+        If a file of the source changes while it is copied.
     FileExistsError
         If there is something at `target`.
     StorageError
@@ -142,6 +146,7 @@ def copy(
     check_bools(overwrite=overwrite, sync=sync, progress=False if progress is None else progress)
     began = time.perf_counter()
     _check_apart(source, target, overwrite=overwrite)
+    states = _states(source)
     store = open_store(source, storage_options=source_options)
     reader, container = store.opened
     splits = {name: store.stored(name).info for name in store}
@@ -151,12 +156,13 @@ def copy(
     made = open_draft(target, storage_options=target_options, overwrite=overwrite, sync=sync)
     with made as draft, meter(progress) as shown:
         draft.lay_out({name: info.num_bytes for name, info in splits.items()})
-        for name in splits:
-            checksums = store.stored(name).column("image_crc32c")
-            draft.fill(name, images[name], shown, expected=checksums)
-        shown.status("sealing")
-        with draft.writer() as writer:
-            left_out = _copy_the_rest(container, tree, writer, tuple(splits))
+        with states.unchanged():
+            for name in splits:
+                checksums = store.stored(name).column("image_crc32c")
+                draft.fill(name, images[name], shown, expected=checksums)
+            shown.status("sealing")
+            with draft.writer() as writer:
+                left_out = _copy_the_rest(container, tree, writer, tuple(splits))
         draft.publish(shown)
     return CopyReport(
         dataset=store.info.full_name,
@@ -181,6 +187,16 @@ def _check_apart(source: Place, target: Target, *, overwrite: bool) -> None:
                 f"{name_of(target)}: lies in what is copied, or that in it; choose another place"
             )
         )
+
+
+def _states(source: Place) -> FileStates:
+    """Look at the files of a store on the disk; objects elsewhere have their own versions."""
+    place = _place(source)
+    path = Path(*place) if isinstance(source, str | os.PathLike) and place[:1] == ("/",) else None
+    if path is None or not path.exists():
+        return NO_FILES
+    below = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return FileStates.of([str(file) for file in below if file.is_file()])
 
 
 def _place(place: Place) -> tuple[Any, ...]:

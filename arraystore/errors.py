@@ -6,6 +6,7 @@
     ├── FormatError          what is stored does not follow docs/format.md     (ValueError)
     │   └── VersionError       it does, but at a version this release cannot read
     ├── SourceError          a source cannot be read as samples                (ValueError)
+    │   └── SourceChangedError   it changed while it was read
     └── StorageError         bytes could not be read or written                (OSError)
         ├── ShortReadError     fewer bytes came back than were asked for
         ├── StoreChangedError  the store was replaced or changed since it was opened
@@ -116,6 +117,10 @@ class VersionError(FormatError):
 
 class SourceError(ArrayStoreError, ValueError):
     """A source cannot be read as samples."""
+
+
+class SourceChangedError(SourceError):
+    """A file of a source changed while it was read, or since an interrupted run read it."""
 
 
 class StorageError(ArrayStoreError, OSError):

@@ -1,4 +1,4 @@
-"""All that the bytes of a store depend on, as text: to tell what has changed since."""
+"""All that the bytes of a store depend on, as text: to find out what has changed since."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore.journal import IDENTITY
 from arraystore.schema import FORMAT_VERSION, __version__
 
 if TYPE_CHECKING:
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from arraystore.file_states import FileStates
     from arraystore.journal import Plan
     from arraystore.plan import SplitPlan
     from arraystore.sources.base import Source
 
 _MAX_FILES: Final = 1000
-"""Source files that are told one by one; if there are more, it is by their folders."""
+"""Source files that are recorded one by one; if there are more, it is by their folders."""
 
 
 def of_options(options: Mapping[str, object]) -> Plan:
@@ -43,10 +45,15 @@ def of_options(options: Mapping[str, object]) -> Plan:
 
 
 def of_source(source: Source) -> Plan:
-    """Return what is known before images are looked at: sizes and times of files."""
+    """Return what is known before images are looked at: sizes, times and identity of files."""
     totals = {f"{name} (in all)": f"{nbytes:,} bytes" for name, nbytes in source.origins}
     named = {"name": source.name, "config": source.config, "version": source.version}
-    return {"data set": named, "source": _files(source.files) | totals}
+    files = source.states.take(np.arange(len(source.files)))
+    return {
+        "data set": named,
+        "source": _files(files) | totals,
+        IDENTITY: {"of the source's files": _digest([files.values[:, 3:].tobytes()])},
+    }
 
 
 def of_images(source: Source, plans: Mapping[str, SplitPlan], spool: Path) -> Plan:
@@ -69,25 +76,26 @@ def of_images(source: Source, plans: Mapping[str, SplitPlan], spool: Path) -> Pl
     }
 
 
-def _files(files: tuple[Path, ...]) -> dict[str, str]:
-    """Tell size and time of each file, or, if they are many, of all in each folder."""
-    names = [str(path) for path in files]
-    if not names:
+def _files(states: FileStates) -> dict[str, str]:
+    """Describe size and time of each file, or, if they are many, of all in each folder."""
+    if not states:
         return {}
-    root = os.path.commonpath({name.rpartition("/")[0] for name in names}).rstrip("/") + "/"
-    statuses = [os.stat(name) for name in names]  # noqa: PTH116 - there may be millions
-    told = [
-        (name.removeprefix(root), status.st_size, status.st_mtime_ns)
-        for name, status in zip(names, statuses, strict=True)
-    ]
-    if len(told) <= _MAX_FILES:
+    root = os.path.commonpath({name.rpartition("/")[0] for name in states.paths}).rstrip("/") + "/"
+    names = [name.removeprefix(root) for name in states.paths]
+    if len(names) <= _MAX_FILES:
         return {
-            name: f"{nbytes:,} bytes of {np.datetime64(time, 'ns')}" for name, nbytes, time in told
+            name: f"{state.nbytes:,} bytes of {state.date}"
+            for name, state in zip(names, states, strict=True)
         }
-    folders: dict[str, list[tuple[str, int, int]]] = {}
-    for row in told:
-        folders.setdefault(row[0].rpartition("/")[0] or ".", []).append(row)
-    return {folder: f"{len(rows):,} files, {_digest(rows)}" for folder, rows in folders.items()}
+    folders: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        folders.setdefault(name.rpartition("/")[0] or ".", []).append(i)
+    sizes_and_times = states.values[:, :3]
+    return {
+        folder: f"{len(rows):,} files, "
+        + _digest([*(names[i] for i in rows), sizes_and_times[rows].tobytes()])
+        for folder, rows in folders.items()
+    }
 
 
 def _plan_digest(plan: SplitPlan) -> str:

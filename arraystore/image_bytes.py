@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 import numpy as np
 
 from arraystore.errors import SourceError
+from arraystore.file_states import NO_FILES, FileStates, gone
 from arraystore.files import OpenFile, open_file, read_into
 
 if TYPE_CHECKING:
@@ -80,12 +81,15 @@ class FileRanges:
     file, offset, nbytes : ndarray of integers, shape (n,)
         Where each image lies: which of `files`, and the bytes
         ``[offset, offset + nbytes)`` of it.
+    states : FileStates, optional
+        What `files` must be when they are opened.
     """
 
     files: tuple[str, ...]
     file: NDArray[np.integer[Any]]
     offset: Ints
     nbytes: Ints
+    states: FileStates = NO_FILES
     _last: dict[int, OpenFile] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rows(self, first: int, last: int) -> FileRanges:
@@ -93,7 +97,8 @@ class FileRanges:
         rows = slice(first, last)
         used, file = np.unique(self.file[rows], return_inverse=True)
         files = tuple(self.files[i] for i in used)
-        return FileRanges(files, file, self.offset[rows], self.nbytes[rows])
+        states = self.states.take(used) if self.states else self.states
+        return FileRanges(files, file, self.offset[rows], self.nbytes[rows], states)
 
     def where(self, i: int) -> str:
         """See `ImageBytes`."""
@@ -142,7 +147,7 @@ class FileRanges:
         return True
 
     def read(self, i: int, start: int, buffer: memoryview) -> None:
-        """See `ImageBytes`; `SourceError` if the file has become shorter."""
+        """See `ImageBytes`; `SourceError` if the file changed or has become shorter."""
         number, start = int(self.file[i]), int(self.offset[i]) + start
         nbytes = read_into(self._opened(number).fd, buffer, start)
         if nbytes < len(buffer):
@@ -156,11 +161,12 @@ class FileRanges:
         if number not in self._last:
             self._last.clear()
             try:
-                self._last[number] = open_file(self.files[number])
+                file = open_file(self.files[number])
             except FileNotFoundError:
-                raise SourceError(
-                    f"{self.files[number]}: is not there any more; it was when the conversion began"
-                ) from None
+                raise gone(self.files[number]) from None
+            if self.states:
+                self.states.check_open(number, file.fd)
+            self._last[number] = file
         return self._last[number]
 
 

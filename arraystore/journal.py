@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     Checksums = NDArray[np.uint32]
     Plan = Mapping[str, Mapping[str, str]]
 
+IDENTITY: Final = "identity"
+"""The part of a plan that may differ when a store is resumed: status change times and inodes.
+
+They change with permissions and names too. So the recorded blocks are then compared with the
+source.
+"""
+
 GROUP_NBYTES: Final = 2**29
 """Bytes of blocks that are synced and recorded together."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from arraystore.arguments import as_integer, as_path
-from arraystore.containers.opening import Opening, OpenOptions
+from arraystore.arguments import as_integer
+from arraystore.containers.opening import OpenOptions, open_place
 from arraystore.errors import StoreChangedError, brief, escaped
 from arraystore.labels import Vocabulary
 from arraystore.parts import Part, Parts
@@ -23,10 +22,11 @@ from arraystore.split import Split
 from arraystore.stored import StoredSplit
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from arraystore.containers.base import ContainerReader
-    from arraystore.containers.opening import ObjectStore, Place
+    from arraystore.containers.opening import ObjectStore, Opening
     from arraystore.storage import RangeReader
 
 
@@ -372,16 +372,11 @@ def open_store(
     (333, 500, 3)
     """
     options = OpenOptions(checksum, storage_options, max_gap, max_in_flight, mmap)
-    place: Place = address
-    if isinstance(address, str | os.PathLike):
-        place = os.fspath(address)
-        if "://" not in place or place.startswith("file://"):
-            place = str(as_path(place.removeprefix("file://")).absolute())
-    store = Store(Opening(place, options))
+    store = Store(open_place(address, options))
     for _ in range(_TRIES - 1):
         with suppress(StoreChangedError):  # replaced between two reads: take the new one
             store.read_root()
             return store
-        store = Store(Opening(place, options))
+        store = Store(open_place(address, options))
     store.read_root()
     return store

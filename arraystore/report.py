@@ -46,6 +46,8 @@ class ConvertReport:
         What else was left out, and that a symbolic link was replaced.
     seconds : float
         Wall time.
+    was_complete : bool
+        Whether the store was complete already, so that there was nothing to resume.
     """
 
     dataset: str
@@ -54,6 +56,7 @@ class ConvertReport:
     partial: bool
     notes: tuple[str, ...]
     seconds: float
+    was_complete: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""

@@ -45,6 +45,8 @@ def print_report(report: ConvertReport, *, resumed: bool = False) -> None:
             _say(console, f"{name}: {n:,} image{'s' if n > 1 else ''} left out:")
             for file_name, reason in split.skipped[:10]:
                 _say(console, f"  {file_name}: {reason}")
+    if report.was_complete:
+        _say(console, "The store was complete already; nothing was converted.")
     for note in report.notes:
         _say(console, note)
     if report.partial:

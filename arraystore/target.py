@@ -42,6 +42,10 @@ _RESTORE_PAUSES: Final = tuple(0.001 * 2**i for i in range(10))
 """Seconds to wait for a running conversion to reach the second of its two renames; 1 s in all."""
 
 
+class StoreExistsError(FileExistsError):
+    """What is at the target may be a complete store: nothing unfinished is beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """A locked work folder, and the target its store is published as.
@@ -209,11 +213,11 @@ def workspace(
     """
     work = Workspace(_work_folder(target), target, overwrite)
     if not work.is_left_over:
-        _check_target(target, overwrite=overwrite)
+        _check_target(target, overwrite=overwrite, unfinished=work.is_unfinished)
     lock = _locked(work.folder)
     try:
         _put_back(work.folder, target)
-        _check_target(target, overwrite=overwrite)
+        _check_target(target, overwrite=overwrite, unfinished=work.is_unfinished)
         if work.is_unfinished and not overwrite and not resume:
             raise FileExistsError(
                 escaped(
@@ -243,10 +247,10 @@ def _remove(work: Workspace, lock: int) -> None:
     os.close(lock)
 
 
-def _check_target(target: Path, *, overwrite: bool) -> None:
+def _check_target(target: Path, *, overwrite: bool, unfinished: bool = False) -> None:
     if os.path.lexists(target):
         if not overwrite:
-            raise FileExistsError(
+            raise (FileExistsError if unfinished else StoreExistsError)(
                 escaped(
                     f"{target}: exists; choose another name, or give overwrite=True (--overwrite)"
                 )

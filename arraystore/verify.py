@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,7 @@ from arraystore.threads import n_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from arraystore.byterange import ChunkManifest
@@ -141,6 +143,8 @@ def verify(
         If there is nothing at `address`, or no folder `source`.
     SourceError
         If the source is missing, incomplete or damaged.
+    SourceChangedError
+        If the source changes meanwhile.
     StorageError
         If a server cannot be reached, or refuses; `StoreChangedError` if the store was
         replaced meanwhile.
@@ -164,7 +168,9 @@ def verify(
         origin = None if source is None else os.fspath(source)
         names = None if subset_list is None else as_path(subset_list)
         with meter(progress) as shown:
-            splits = _Verification(store, findings, shown, origin, names).run(decode=decode)
+            verification = _Verification(store, findings, shown, origin, names)
+            with verification.source_unchanged():
+                splits = verification.run(decode=decode)
     return VerifyReport(
         store=where,
         dataset=name,
@@ -198,6 +204,10 @@ class _Verification:
         self._subset_list = subset_list
         self._folder = None if source is None else self._folder_of(source)
         self._source = None if self._folder is None else self._load_source(self._folder)
+
+    def source_unchanged(self) -> AbstractContextManager[None]:
+        """Refuse to report differences from a source that changes meanwhile."""
+        return nullcontext() if self._source is None else self._source.states.unchanged()
 
     def run(self, *, decode: bool) -> dict[str, SplitInfo]:
         """Verify all; return what the splits say of themselves."""
@@ -262,6 +272,8 @@ class _Verification:
         if set(self._store) != set(source.splits):
             there, here = (", ".join(some) or "none" for some in (source.splits, self._store))
             self._add(f"the source has the splits {there}, the store has {here}")
+        for damage in source.damage:
+            self._add(f"the source is damaged: {damage}")
         with self._told():
             if self._store.label_names != source.label_name:
                 self._add("must be the classes of the source", key="label_name")

@@ -122,7 +122,7 @@ def kills(
     names = ("rounds", "process_kills", "power_kills", "resumes", "published")
     for name in (*names, "overwritings_killed", "absent"):
         counts[name] = 0
-    with TemporaryDirectory(prefix="kills-", dir=folder) as place, _SmallBlocks():
+    with TemporaryDirectory(prefix="kills-", dir=folder) as place, SmallBlocks():
         source = _photos(Path(place) / "photos")
         for suffix in suffixes:
             rng = random.Random(f"{seed}{suffix}")
@@ -152,7 +152,7 @@ class _Lab:
         self._whole = place / f"whole{suffix}"
         self._old = place / f"old{suffix}"
         for target, order in ((self._whole, "shuffled"), (self._old, "label")):
-            if _in_child(partial(_convert, source, target, order=order)) != 0:
+            if in_child(partial(_convert, source, target, order=order)) != 0:
                 raise WrongError(f"{target}: cannot be made")
         self._place.mkdir()
         self._n_calls = self._count_calls()
@@ -167,7 +167,7 @@ class _Lab:
             hook.uninstall()
             os.write(write, str(next(hook.numbers)).encode())
 
-        if _in_child(counted) != 0:
+        if in_child(counted) != 0:
             raise WrongError(f"{self._target}: cannot be made")
         number = int(os.read(read, 100))
         os.close(read)
@@ -215,7 +215,7 @@ class _Lab:
             self._counts["absent"] += 1
             if self.may_exchange:
                 raise WrongError(f"a kill before call {hook.at} left no store")
-        if _in_child(lambda: arraystore.open(self._target).info) != 0:
+        if in_child(lambda: arraystore.open(self._target).info) != 0:
             raise WrongError(f"a kill before call {hook.at} left a store that does not open")
 
     def _attempt(self, hook: "_Hook", *, overwrite: bool, is_resume: bool) -> str:
@@ -228,7 +228,7 @@ class _Lab:
                 setattr(publishing, EXCHANGE, lambda *_: False)
             _convert(self._source, self._target, overwrite=overwrite, resume=True)
 
-        status = _in_child(run)
+        status = in_child(run)
         if status == -signal.SIGKILL:
             self._counts["power_kills" if hook.with_power else "process_kills"] += 1
             return "killed"
@@ -319,7 +319,7 @@ def _path(fd: int) -> Path:
     return Path(f"/proc/self/fd/{fd}").readlink()
 
 
-def _in_child(act: Callable[[], object]) -> int:
+def in_child(act: Callable[[], object]) -> int:
     """Do something in a child; return its exit status, or minus the signal that killed it."""
     sys.stdout.flush()
     child = os.fork()
@@ -341,7 +341,7 @@ def _convert(source: Path, target: Path, **options: Any) -> None:
     arraystore.convert(f"folder:{source}", target, progress=False, **options)
 
 
-class _SmallBlocks:
+class SmallBlocks:
     """Let blocks, shards and groups be so small that a few photos need many."""
 
     def __enter__(self) -> None:

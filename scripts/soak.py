@@ -18,6 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from tests.soak import (
+    changing,
     damage,
     faults,
     fuzzing,
@@ -40,6 +41,7 @@ PARTS: Final[dict[str, Part]] = {
     "iterators": iterators.run,
     "overwriting": overwriting.run,
     "stated sizes": stated_sizes.run,
+    "changing sources": changing.run,
 }
 """What is done in each round: ``run(seed)`` returns its counts."""
 

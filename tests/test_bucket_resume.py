@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -16,14 +17,16 @@ from arraystore.cli import main
 from arraystore.containers import zarr_writer
 from arraystore.drafts import base as draft_room
 from arraystore.drafts import claim as claim_room
+from arraystore.drafts import resuming
 from arraystore.drafts.claim import Claim
 from arraystore.drafts.many_objects import ManyObjectsDraft
 from arraystore.drafts.one_object import OneObjectDraft
-from arraystore.errors import SourceError, StorageError
+from arraystore.errors import SourceChangedError, SourceError, StorageError
+from arraystore.fill import FilePlaces
 from arraystore.layout import blocks
 from arraystore.objects import stores
 from arraystore.objects.writer import ObjectWriter
-from tests.support import Bucket, objects_on_disk, picture, write_folder
+from tests.support import SUFFIXES, Bucket, objects_on_disk, picture, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,18 +168,21 @@ def test_no_shard_is_sent_again_if_all_were(key: str, photos: Path, bucket: Buck
     assert bucket.objects == undisturbed(photos)
 
 
-def test_images_that_were_sent_are_not_even_read_again(
+def test_images_that_were_sent_are_not_read_again_except_for_a_sample(
     photos: Path, bucket: Bucket, unfinished: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled: list[FillTask] = []
 
     def fill(task: FillTask) -> Filled:
-        filled.append(task)
+        (compared if task.target == FilePlaces() else filled).append(task)
         return fill_room.fill(task)
 
+    compared: list[FillTask] = []
     n_recorded = len(claim_of(bucket).blocks)
     monkeypatch.setattr(draft_room, "fill", fill)
+    monkeypatch.setattr(resuming, "_SAMPLE", 1)
     convert(photos, resume=True)
+    assert len(compared) == 1 < n_recorded
     assert len(filled) == N_SHARDS - n_recorded < len(unfinished)
 
 
@@ -215,11 +221,7 @@ def test_it_does_not_matter_when_a_process_is_killed(
         convert(photos)
     setattr(bucket, moment, lambda method, key: None)
     is_published = "a.zarr/zarr.json" in bucket.objects
-    if is_published:
-        with pytest.raises(FileExistsError, match=r"a\.zarr: exists"):
-            convert(photos, resume=True)
-    else:
-        convert(photos, resume=True)
+    assert convert(photos, resume=True).was_complete == is_published
     assert bucket.objects == undisturbed(photos)
 
 
@@ -228,11 +230,15 @@ def test_where_nothing_is_resume_begins(photos: Path, bucket: Bucket) -> None:
     assert bucket.objects == undisturbed(photos)
 
 
-def test_a_finished_store_is_not_resumed(photos: Path, bucket: Bucket) -> None:
-    convert(photos)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_resume_of_a_complete_store_reports_it(suffix: str, photos: Path, bucket: Bucket) -> None:
+    first = convert(photos, f"memory://a{suffix}")
     before = bucket.objects
-    with pytest.raises(FileExistsError, match=r"a\.zarr: exists; choose another name"):
-        convert(photos, resume=True)
+    report = convert(photos, f"memory://a{suffix}", resume=True)
+    assert (first.was_complete, report.was_complete) == (False, True)
+    assert report.splits == first.splits
+    with pytest.raises(ValueError, match=rf"a{suffix}: cannot be resumed, because option seed was"):
+        convert(photos, f"memory://a{suffix}", resume=True, seed=1)
     assert bucket.objects == before
 
 
@@ -472,9 +478,9 @@ def test_a_claim_that_is_not_understood_tells_nothing(
 
 @pytest.mark.parametrize("suffix", [".h5", ".hdf5"])
 def test_one_file_is_not_resumed_in_a_bucket(suffix: str, photos: Path, bucket: Bucket) -> None:
-    with pytest.raises(ValueError, match=rf"^memory://a{suffix}: .* its upload begins anew; a "):
+    with pytest.raises(ValueError, match=rf"^memory://a{suffix}: .* its upload begins again; a "):
         convert(photos, f"memory://a{suffix}", resume=True)
-    assert bucket.calls == []
+    assert bucket.objects == {}
 
 
 def test_a_copy_that_fails_leaves_nothing(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
@@ -647,3 +653,28 @@ def test_the_command_resumes(
     assert "holds an unfinished conversion to a.zarr; give" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0
     assert bucket.objects == undisturbed(photos)
+
+
+# A source that was touched or changed
+
+
+def test_a_touched_source_is_compared_with_what_was_sent(
+    photos: Path, bucket: Bucket, unfinished: dict[str, bytes]
+) -> None:
+    for photo in photos.rglob("*.jpg"):
+        photo.chmod(0o600)
+    convert(photos, resume=True)
+    assert bucket.objects == undisturbed(photos)
+    assert unfinished
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_a_source_changed_in_place_is_refused_each_time(photos: Path, bucket: Bucket) -> None:
+    for photo in photos.rglob("*.jpg"):
+        status = photo.stat()
+        photo.write_bytes(photo.read_bytes()[:-3] + b"!\xff\xd9")
+        os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(SourceChangedError, match="have other bytes than when they were copied"):
+            convert(photos, resume=True)
+    assert "a.zarr/zarr.json" not in bucket.objects

@@ -38,7 +38,7 @@ from arraystore.containers import zarr_writer as zarr_room
 from arraystore.drafts import base as draft_room
 from arraystore.drafts.base import MAX_BLOCKS_IN_FLIGHT
 from arraystore.drafts.local import LocalDraft
-from arraystore.errors import SourceError, StorageError
+from arraystore.errors import SourceChangedError, SourceError, StorageError
 from arraystore.fill import FilePlaces
 from arraystore.journal import JournalWriter
 from arraystore.layout import blocks
@@ -955,8 +955,9 @@ def test_a_source_file_that_has_become_shorter_is_told(
         lay_out(*args)
 
     monkeypatch.setattr(LocalDraft, "lay_out", shrink)
-    message = f"{shrinking}: ended at byte 100 while it was read up to {len(picture(seed=1)):,}; "
-    with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
+    nbytes = len(picture(seed=1))
+    message = f"{shrinking}: changed since reading began: size was {nbytes:,} and is 100 bytes, "
+    with pytest.raises(SourceChangedError, match=f"^{re.escape(message)}"):
         convert(folder, tmp_path / f"a{suffix}")
     assert names(tmp_path) == ["in"]
 
@@ -1086,7 +1087,8 @@ def test_the_report_can_be_written_as_json(photos: Path, tmp_path: Path) -> None
     report = convert(photos, tmp_path / "a.h5")
     plain = json.loads(json.dumps(report.as_dict()))
     assert plain["splits"]["train"]["num_samples"] == len(TRAIN)
-    assert plain.keys() == {"dataset", "path", "splits", "partial", "notes", "seconds"}
+    keys = {"dataset", "path", "splits", "partial", "notes", "seconds", "was_complete"}
+    assert plain.keys() == keys
 
 
 @pytest.mark.parametrize("progress", [None, False])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from arraystore.stored import StoredSplit
 from scripts import soak
-from tests.soak import damage, faults, hostile_hdf5, iterators, overwriting
+from tests.soak import changing, damage, faults, hostile_hdf5, iterators, overwriting
 from tests.soak.fuzz import FUZZED
 from tests.soak.iterators_child import WAYS
 
@@ -42,7 +42,7 @@ def test_hostile_input_is_taken_right_or_refused_with_a_documented_error(kind: s
 
 @pytest.mark.parametrize(
     ("part", "n"),
-    [(hostile_hdf5.run, 20), (damage.run, 20), (faults.run, 20)],
+    [(hostile_hdf5.run, 20), (damage.run, 20), (faults.run, 20), (changing.run, 8)],
     ids=lambda value: getattr(value, "__module__", str(value)),
 )
 def test_damage_and_faults_give_right_data_or_a_documented_error(

@@ -21,6 +21,7 @@ from typing_extensions import override
 
 import arraystore
 from arraystore import image
+from arraystore.cli import main
 from arraystore.drawn import draw, encode
 from arraystore.errors import SourceError
 from arraystore.files import OpenFile
@@ -496,6 +497,42 @@ def test_a_store_records_what_it_was_made_of(suffix: str, tmp_path: Path) -> Non
 
 
 # Archives that are refused
+
+
+def zeroed(data: bytes, name: str) -> bytes:
+    """Zero the header of a member."""
+    at = data.index(name.encode())
+    return data[:at] + bytes(512) + data[at + 512 :]
+
+
+LOST: Final = {
+    "a validation image": ("ILSVRC2012_val_00000003.JPEG", VALIDATION_ARCHIVE),
+    "a test image": ("ILSVRC2012_test_00100000.JPEG", TEST_ARCHIVE),
+    "a class": (f"{FEW[1]}.tar", TRAIN_ARCHIVE),
+    "an image of a class": (f"{FEW[1]}_17.JPEG", f"{TRAIN_ARCHIVE}/{FEW[1]}.tar"),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_images_behind_a_lost_header_are_never_left_out_silently(
+    lost: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, where = LOST[lost]
+    folder = pack(tmp_path / "in")
+    (folder / TEST_ARCHIVE).write_bytes(tar_of(TEST))
+    archive = folder / where.partition("/")[0]
+    archive.write_bytes(zeroed(archive.read_bytes(), name))
+    arguments = ["convert", "imagenet2012:5.1.0", str(tmp_path / "a.h5"), "--manual-dir"]
+    arguments.append(str(folder))
+    assert main(arguments) == 1
+    message = rf"{re.escape(where)}: expected zeros .* cannot be read"
+    assert re.search(rf"arraystore: {message}; download the archive again", capsys.readouterr().err)
+    assert main([*arguments, "--partial"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(message, printed)
+    assert "the store records it as partial" in printed
+    assert main(["verify", str(tmp_path / "a.h5"), "--source", str(folder)]) == 1
+    assert re.search(f"the source is damaged: {message}", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("archive", [TRAIN_ARCHIVE, VALIDATION_ARCHIVE])

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 from contextlib import nullcontext
@@ -26,7 +27,9 @@ from arraystore.cli import cli, main
 from arraystore.containers import zarr_writer
 from arraystore.drafts import base as draft_room
 from arraystore.drafts.local import LocalDraft
-from arraystore.errors import SourceError, StorageError
+from arraystore.errors import SourceChangedError, SourceError, StorageError
+from arraystore.file_states import FileState
+from arraystore.fill import FilePlaces
 from arraystore.journal import BlockKey, JournalWriter, read_journal
 from arraystore.layout import blocks
 from arraystore.progress import Meter
@@ -116,6 +119,8 @@ class Filling:
         monkeypatch.setattr(draft_room, "fill", self.fill)
 
     def fill(self, task: FillTask) -> Filled:
+        if task.target == FilePlaces():  # compared with the source, and not filled
+            return fill_room.fill(task)
         with self._lock:
             self.n_filled += 1
             if self.n_filled == self.fails_at:
@@ -689,6 +694,212 @@ def test_a_full_disk_is_told_and_what_was_done_is_resumed(suffix: str, tmp_path:
 def remove(target: Path) -> None:
     for path in [*sorted(target.rglob("*"), reverse=True), target]:
         path.rmdir() if path.is_dir() else path.unlink()
+
+
+# A source that was touched or changed in place
+
+
+def in_place(photo: Path) -> None:
+    """Change the end of an image, and keep its size and modification time."""
+    status = photo.stat()
+    with photo.open("r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        file.write(b"!")
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def chmod(photo: Path) -> None:
+    photo.chmod(0o600)
+
+
+def link(photo: Path) -> None:
+    photo.with_name(f".{photo.name}").hardlink_to(photo)
+
+
+def restore(photo: Path) -> None:
+    """Put an identical copy in its place, as from a backup."""
+    copy = photo.with_name(".copy")
+    shutil.copy2(photo, copy)
+    copy.replace(photo)
+
+
+@pytest.mark.parametrize("touch", [chmod, link, restore])
+@pytest.mark.parametrize("max_files", [1, 1000])
+def test_a_touched_source_is_compared_and_resumed(
+    max_files: int,
+    touch: Callable[[Path], None],
+    photos: Path,
+    target: Path,
+    filling: Filling,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fingerprint_room, "_MAX_FILES", max_files)
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    for photo in [*photos.rglob("*.jpg")]:
+        touch(photo)
+    filling.n_filled = filling.fails_at = 0
+    convert(photos, target, resume=True)
+    assert 0 < filling.n_filled < N_BLOCKS
+    assert tree(target) == undisturbed(photos, target)
+
+
+@pytest.mark.parametrize("max_files", [1, 1000])
+def test_a_source_changed_in_place_is_refused_on_resume(
+    max_files: int,
+    photos: Path,
+    target: Path,
+    filling: Filling,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fingerprint_room, "_MAX_FILES", max_files)
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    filling.n_filled = filling.fails_at = 0
+    for photo in photos.rglob("*.jpg"):
+        in_place(photo)
+    for _ in range(2):
+        with pytest.raises(SourceChangedError, match="other bytes than when they were copied; can"):
+            convert(photos, target, resume=True)
+    assert filling.n_filled == 0
+    assert not target.exists()
+
+
+def test_a_change_of_what_was_not_copied_gives_a_store_of_the_new_source(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    filling.fails_at = 5
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    filling.fails_at = 0
+    for photo in (photos / "validation").rglob("*.jpg"):
+        in_place(photo)
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_a_sample_is_compared_where_no_time_has_changed(
+    photos: Path, target: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for photo in photos.rglob("*.jpg"):
+        in_place(photo)
+    # As on a file system that keeps no status change times.
+    monkeypatch.setattr(LocalDraft, "is_source_touched", property(lambda _: False, lambda *_: None))
+    with pytest.raises(SourceChangedError, match="other bytes than when they were copied"):
+        convert(photos, target, resume=True)
+    assert unfinished.exists()
+
+
+# Complete already
+
+
+def test_resume_of_a_complete_store_reports_it(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    first = convert(photos, target)
+    before, filling.n_filled = tree(target), 0
+    report = convert(photos, target, resume=True)
+    assert (first.was_complete, report.was_complete, filling.n_filled) == (False, True, 0)
+    assert (report.splits, report.dataset) == (first.splits, first.dataset)
+    assert names(target.parent) == [target.name]
+    assert tree(target) == before
+
+
+def test_resume_of_a_complete_imagenet_store_reports_it(drawn: DrawnArchives, target: Path) -> None:
+    options: dict[str, Any] = {"manual_dir": drawn.folder, "partial": True}
+    first = arraystore.convert("imagenet2012", target, order="label", **options)
+    options |= {"order": "label", "seed": 3}  # a seed that has no meaning
+    report = arraystore.convert("imagenet2012", target, resume=True, **options)
+    assert report.was_complete
+    assert report.splits == first.splits
+    assert report.splits["train"].reencoded
+    with pytest.raises(ValueError, match="option partial was True and is False now"):
+        arraystore.convert(
+            "imagenet2012", target, resume=True, manual_dir=drawn.folder, order="label"
+        )
+    with pytest.raises(ValueError, match=r"data set version was 5\.0\.0 and is 2\.0\.0 now"):
+        arraystore.convert("imagenet2012:2.0.0", target, resume=True, **options)
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"order": "label"}])
+def test_resume_of_a_complete_store_of_other_options_is_refused(
+    options: dict[str, Any], photos: Path, target: Path
+) -> None:
+    convert(photos, target)
+    before = tree(target)
+    (name,) = options
+    with pytest.raises(ValueError, match=f"cannot be resumed, because option {name} was "):
+        convert(photos, target, resume=True, **options)
+    assert tree(target) == before
+
+
+def test_resume_where_something_else_lies_is_refused(photos: Path, target: Path) -> None:
+    write_folder(target, {"theirs": b"precious"})
+    with pytest.raises(
+        FileExistsError, match=rf"{target.name}: exists; .* \(.*is not an arraystore"
+    ):
+        convert(photos, target, resume=True)
+
+
+def test_resume_of_an_unfinished_replacement_needs_overwrite(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    convert(photos, target)
+    filling.n_filled, filling.fails_at = 0, N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target, overwrite=True)
+    filling.fails_at = 0
+    with pytest.raises(FileExistsError, match="exists; choose another name, or give overwrite"):
+        convert(photos, target, resume=True)
+    assert not convert(photos, target, resume=True, overwrite=True).was_complete
+
+
+def test_resume_of_a_published_store_clears_what_a_kill_left(photos: Path, target: Path) -> None:
+    convert(photos, target)
+    work_of(target).mkdir()
+    (work_of(target) / "lock").touch()
+    assert convert(photos, target, resume=True).was_complete
+    assert names(target.parent) == [target.name]
+
+
+def test_the_command_reports_a_complete_store_with_status_0(photos: Path, target: Path) -> None:
+    arguments = ["convert", f"folder:{photos}", str(target), "--resume"]
+    for message in ("", "The store was complete already; nothing was converted."):
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0
+        assert message in done.stdout
+
+
+# Times that no 64-bit number of nanoseconds holds
+
+
+def test_a_file_of_any_date_has_a_state() -> None:
+    for year in (1800, 2262, 2300, 9000):
+        seconds = (year - 1970) * 31_556_952 + 40_000_000
+        ns = seconds * 10**9 + 7
+        status = os.stat_result(
+            (0o100644, 2**64 - 1, 1, 1, 0, 0, 5, 0, seconds, seconds),
+            {"st_mtime_ns": ns, "st_ctime_ns": ns},
+        )
+        state = FileState.of(status)
+        assert state.date.startswith(str(year + 1))
+        assert state.date.endswith(".000000007")
+        assert max(map(abs, state)) <= 2**63
+
+
+def test_a_source_of_the_far_future_is_converted_and_resumed(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    for photo in photos.rglob("*.jpg"):
+        os.utime(photo, (0, 10**10))  # in 2286
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    filling.fails_at = 0
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
 
 
 # The command

@@ -90,11 +90,14 @@ def record(key: bytes, value: bytes) -> bytes:
     )
 
 
-def walk_bytes(data: bytes, *, start: int = 0, stop: int | None = None) -> TarMembers:
+def walk_bytes(
+    data: bytes, *, start: int = 0, stop: int | None = None, partial: bool = False
+) -> TarMembers:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
-        return walk(Archive(file.fileno(), len(data), "a.tar"), start=start, stop=stop)
+        archive = Archive(file.fileno(), len(data), "a.tar")
+        return walk(archive, start=start, stop=stop, partial=partial)
 
 
 def rows(members: TarMembers) -> list[tuple[str, int, int]]:
@@ -209,7 +212,7 @@ def test_a_nested_archive_need_not_begin_at_a_whole_block() -> None:
     assert found == [("1", 514, 3), ("2", 1538, 3)]
 
 
-def test_nothing_but_headers_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_but_headers_and_the_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tar_of([(f"{i}.jpg", b"x" * 5000) for i in range(10)])
     real, asked = os.pread, []
 
@@ -219,7 +222,7 @@ def test_nothing_but_headers_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "pread", spy)
     walk_bytes(data)
-    assert asked == [BLOCK_NBYTES] * 11
+    assert asked == [*[BLOCK_NBYTES] * 11, len(data) - 10 * (512 + 5120)]
 
 
 def test_headers_are_forgotten_once_they_are_verified() -> None:
@@ -339,6 +342,58 @@ def test_a_file_that_shrinks_after_it_was_opened_is_truncated(tmp_path: Path) ->
         os.truncate(path, 1600)
         with pytest.raises(SourceError, match=r"at byte 1536, but the archive ends at 1600; "):
             walk(archive)
+
+
+ENDED: Final = tar_of([("1", b"x" * 600), ("2", b"y" * 600)])
+"""Members at bytes 0 and 1536, the end marker at 3072."""
+
+
+def without(header: int) -> bytes:
+    """Zero a header."""
+    return ENDED[:header] + bytes(BLOCK_NBYTES) + ENDED[header + BLOCK_NBYTES :]
+
+
+BEHIND_THE_END: Final = {
+    "first header zeroed": (without(0), 0, 512, "data, so that a header may be lost"),
+    "last header zeroed": (without(1536), 1536, 2048, "data, so that a header may be lost"),
+    "lone zero block": (
+        ENDED[:1536] + bytes(512) + ENDED[1536:],
+        1536,
+        2048,
+        "another archive",
+    ),
+    "two archives": (ENDED + ENDED, 3072, len(ENDED), "another archive"),
+    "one byte": (ENDED + bytes(2**17) + b"!", 3072, len(ENDED) + 2**17, "data, so that"),
+    "not whole blocks": (ENDED[:3584] + b"\0\0abc", 3072, 3586, "data, so that"),
+}
+
+
+@pytest.mark.parametrize("case", BEHIND_THE_END)
+def test_bytes_behind_the_end_marker_are_refused_or_reported(case: str) -> None:
+    data, end, first, what = BEHIND_THE_END[case]
+    told = (
+        f"a.tar: expected zeros up to the end at byte {len(data)} after the end-of-archive marker "
+        f"at byte {end}, but byte {first} begins {what}"
+    )
+    way_out = r"; download the archive again, or give partial=True \(--partial\) to convert "
+    with pytest.raises(SourceError, match=f"^{re.escape(told)}.*{way_out}"):
+        walk_bytes(data)
+    members = walk_bytes(data, partial=True)
+    assert len(members.names) == end // 1536
+    (unread,) = members.unread
+    assert unread.startswith(told)
+
+
+@pytest.mark.parametrize("nbytes", [512, 1024, 10240, 2**17, 2**17 + 3])
+def test_zeros_behind_the_end_marker_are_its_padding(nbytes: int) -> None:
+    members = walk_bytes(ENDED[:3072] + bytes(nbytes))
+    assert (members.names, members.unread) == (["1", "2"], ())
+
+
+def test_what_follows_a_nested_archive_is_not_behind_its_end() -> None:
+    data = tar_of([("in.tar", ENDED), ("b", b"more")])
+    (_, start, nbytes), _ = rows(walk_bytes(data))
+    assert walk_bytes(data, start=start, stop=start + nbytes).unread == ()
 
 
 THREE: Final = tar_of([("1", b"x"), ("ü.jpg", b"y"), ("3", b"z")])

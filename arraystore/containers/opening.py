@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from arraystore.arguments import as_count, check_bools, check_choice
+from arraystore.arguments import as_count, as_path, check_bools, check_choice
 from arraystore.chunk_cache import ChunkCache
 from arraystore.containers import open_local, open_objects
 
@@ -109,3 +110,22 @@ class Opening:
 
     def __reduce__(self) -> tuple[Callable[..., Opening], tuple[Any, ...]]:
         return Opening, (self.place, self.options)
+
+
+def open_place(
+    place: str | os.PathLike[str] | Place, options: OpenOptions | None = None
+) -> Opening:
+    """Return what opens a store, by a path, relative to the working folder or not, or an address.
+
+    Parameters
+    ----------
+    place : path-like, str, obstore store, or pair of an obstore store and a key
+        See `arraystore.open`.
+    options : OpenOptions, optional
+        See `arraystore.open`.
+    """
+    if isinstance(place, str | os.PathLike):
+        place = os.fspath(place)
+        if "://" not in place or place.startswith("file://"):
+            place = str(as_path(place.removeprefix("file://")).absolute())
+    return Opening(place, options)

@@ -53,8 +53,8 @@ def open_draft(
     Raises
     ------
     ValueError
-        If the suffix asks for no container, or an option is not known; if nothing
-        can be resumed there; if `source` and target lie in each other.
+        If the suffix asks for no container, or an option is not known; if `resume` is
+        given without `sync`; if `source` and target lie in each other.
     """
     from arraystore.objects.address import parse_address
 
@@ -97,17 +97,8 @@ def _bucket_draft(
         container = writer_for(PurePosixPath(key))
     except ValueError as error:
         raise ValueError(escaped(f"{name_of(place)}: {str(error).partition(': ')[2]}")) from None
-    if container.root_key:
-        return ManyObjectsDraft(ObjectWriter(place, options), overwrite=overwrite, resume=resume)
-    if resume:
-        raise ValueError(
-            escaped(
-                f"{name_of(place)}: resume=True (--resume) is not for one file in a bucket, of "
-                "which nothing is there before all is: its upload begins anew; a .zarr store can "
-                "be resumed there, and any store on a disk"
-            )
-        )
-    return OneObjectDraft(ObjectWriter(place, options), overwrite=overwrite)
+    kind = ManyObjectsDraft if container.root_key else OneObjectDraft
+    return kind(ObjectWriter(place, options), overwrite=overwrite, resume=resume)
 
 
 def _check_apart(target: Path, source: Path) -> None:

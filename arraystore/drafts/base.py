@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 import numpy as np
 
+from arraystore.drafts.resuming import check_recorded, doubted
 from arraystore.errors import ChecksumError, escaped
-from arraystore.fill import FillTask, fill
+from arraystore.fill import FilePlaces, FillTask, fill
 from arraystore.layout import Block, blocks
 from arraystore.threads import Scope
 
@@ -55,11 +56,15 @@ class Draft(Protocol):
         Threads that fill them, if no executor was handed in.
     notes : tuple of str
         What the report has to say of the place.
+    is_source_touched : bool
+        Whether status change times or inodes of the source differ from those of the store that
+        is resumed, so that all of its blocks must be compared with the source.
     """
 
     max_in_flight: ClassVar[int] = MAX_BLOCKS_IN_FLIGHT
     n_threads: ClassVar[int] = min(MAX_BLOCKS_IN_FLIGHT, os.cpu_count() or 1)
     notes: tuple[str, ...] = ()
+    is_source_touched: bool = False
 
     @property
     def spool(self) -> Path:
@@ -160,11 +165,14 @@ class Draft(Protocol):
         ------
         ChecksumError
             If one is not as expected.
+        SourceChangedError
+            If the source has other bytes than those that are recorded of it.
         """
         total = int(images.nbytes.sum())
         all_blocks = blocks(images.nbytes)
         found = {block: self.recorded(split, block) for block in all_blocks}
-        parts = {block: part for block, part in found.items() if part is not None}
+        there = {block: part for block, part in found.items() if part is not None}
+        parts, compared = doubted(there, is_touched=self.is_source_touched)
         done = sum(map(len, parts.values())), sum(block.stop - block.start for block in parts)
         meter.start(f"{split}: copying images", len(images.nbytes), total, done=done)
         # Only of all that is to be read, and where it is read.
@@ -178,6 +186,7 @@ class Draft(Protocol):
         scope = None if executor else Scope()  # of another process nothing can be cancelled
         pool = executor or ThreadPoolExecutor(self.n_threads)
         try:
+            self.compare(images, {block: parts[block] for block in compared}, pool, scope)
             with closing(run(pool, scope, tasks, self.max_in_flight)) as filling:
                 for block, filled in filling:
                     part = filled.checksums
@@ -190,6 +199,28 @@ class Draft(Protocol):
             if executor is None:
                 pool.shutdown(cancel_futures=True)
         return np.concatenate([np.empty(0, np.uint32), *(parts[block] for block in all_blocks)])
+
+    def compare(
+        self,
+        images: ImageBytes,
+        recorded: Mapping[Block, Checksums],
+        pool: Executor,
+        scope: Scope | None,
+    ) -> None:
+        """Compare recorded blocks with the source; nothing is written.
+
+        Raises
+        ------
+        SourceChangedError
+            If the source has other bytes than those that are recorded of it.
+        """
+        tasks = (
+            (block, FillTask(images.rows(block.first, block.last), block.skip, FilePlaces()))
+            for block in recorded
+        )
+        with closing(run(pool, scope, tasks, self.max_in_flight)) as reading:
+            for block, filled in reading:
+                check_recorded(images.where(block.first), filled.checksums, recorded[block])
 
 
 def first_difference(block: Block, found: Checksums, expected: Checksums) -> int:

@@ -20,9 +20,11 @@ from typing_extensions import override
 from arraystore.containers import writer_for
 from arraystore.drafts.base import Draft, writing
 from arraystore.drafts.claim import Claim
+from arraystore.drafts.resuming import how_to_go_on
 from arraystore.errors import StorageError, escaped
 from arraystore.files import close_idle_files, full_disk_is_told
 from arraystore.schema import PAYLOAD
+from arraystore.target import StoreExistsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,9 +80,9 @@ class BucketDraft(Draft):
         error = exception[1]
         try:
             if not self._claim.is_lost:
-                note = self._let_go()
-                if note and isinstance(error, BaseException):
-                    error.add_note(escaped(note))
+                kept = self._let_go()
+                if kept and isinstance(error, BaseException):
+                    error.add_note(escaped(how_to_go_on(kept, error)))
         except OSError as another:
             if not isinstance(error, BaseException):
                 raise
@@ -90,7 +92,7 @@ class BucketDraft(Draft):
             self._stack.__exit__(*exception)  # type: ignore[arg-type] # the three of a with statement
 
     def _let_go(self) -> str:
-        """Give up the claim; return what is to be told of what is left."""
+        """Give up the claim; say what is left, if something is."""
         self._claim.delete()
         return ""
 
@@ -125,7 +127,7 @@ class BucketDraft(Draft):
             self._objects.delete([claim.key])
             claim = Claim(self._objects, self._claim_key)
         if found is not None and not self._overwrite:
-            raise FileExistsError(
+            raise (FileExistsError if claim.was_there else StoreExistsError)(
                 escaped(
                     f"{where}: exists; choose another name, or give overwrite=True (--overwrite)"
                 )

@@ -13,26 +13,35 @@ from typing_extensions import override
 from arraystore.containers import open_local, writer_for
 from arraystore.containers.again import lay_out_again
 from arraystore.drafts.base import Draft, writing
-from arraystore.drafts.resuming import check_known, check_places, check_plan, relying_on_a_store
+from arraystore.drafts.resuming import (
+    check_known,
+    check_places,
+    check_plan,
+    how_to_go_on,
+    relying_on_a_store,
+)
 from arraystore.errors import escaped
 from arraystore.files import close_idle_files, full_disk_is_told
 from arraystore.fill import FilePlaces
-from arraystore.journal import BlockKey, JournalWriter, read_journal
+from arraystore.journal import IDENTITY, BlockKey, JournalWriter, read_journal
 from arraystore.schema import PAYLOAD
 from arraystore.sync import sync_path, sync_tree
 from arraystore.target import workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Executor
     from contextlib import AbstractContextManager
 
     from arraystore.byterange import ChunkManifest
     from arraystore.containers.base import ContainerWriter
     from arraystore.drafts.base import Checksums
     from arraystore.fill import Filled
+    from arraystore.image_bytes import ImageBytes
     from arraystore.journal import Plan, Recorded
     from arraystore.layout import Block
     from arraystore.progress import Meter
+    from arraystore.threads import Scope
 
 
 class LocalDraft(Draft):
@@ -88,12 +97,8 @@ class LocalDraft(Draft):
         finally:
             is_kept = self._work.is_unfinished and not self._is_refused
             if isinstance(error, BaseException) and is_kept:
-                error.add_note(
-                    escaped(
-                        f"{self._work.folder} keeps what was copied; resume=True (--resume) goes "
-                        "on from there"
-                    )
-                )
+                kept = f"{self._work.folder} keeps what was copied"
+                error.add_note(escaped(how_to_go_on(kept, error)))
             self._stack.__exit__(*exception)  # type: ignore[arg-type] # the three of a with statement
 
     @property
@@ -132,6 +137,7 @@ class LocalDraft(Draft):
         with relying_on_a_store():
             lay_out_again(self._work.store, self._work.again, paths)
         self._blocks = recorded.blocks
+        self.is_source_touched = recorded.plan.get(IDENTITY) != plan.get(IDENTITY)
         self._journal = JournalWriter(self._work.journal, recorded.nbytes)
 
     def _create(
@@ -152,6 +158,18 @@ class LocalDraft(Draft):
             with relying_on_a_store():
                 check_places(self.target(split, block))
         return checksums
+
+    @override
+    def compare(
+        self,
+        images: ImageBytes,
+        recorded: Mapping[Block, Checksums],
+        pool: Executor,
+        scope: Scope | None,
+    ) -> None:
+        self._is_refused = True
+        super().compare(images, recorded, pool, scope)
+        self._is_refused = False
 
     @override
     def record(self, split: str, block: Block, filled: Filled) -> None:

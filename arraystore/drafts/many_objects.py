@@ -17,7 +17,7 @@ from arraystore.drafts.claim import Sent
 from arraystore.drafts.resuming import check_known, check_plan
 from arraystore.errors import StorageError, escaped
 from arraystore.fill import MemorySink, Target
-from arraystore.journal import BlockKey
+from arraystore.journal import IDENTITY, BlockKey
 from arraystore.schema import PAYLOAD
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from arraystore.progress import Meter
 
 _FILES_IN_FLIGHT: Final = 16
-_KEPT: Final = "what was sent is kept; resume=True (--resume) goes on from there"
+_KEPT: Final = "what was sent is kept"
 
 
 class ManyObjectsDraft(BucketDraft):
@@ -57,8 +57,13 @@ class ManyObjectsDraft(BucketDraft):
             plan = {**plan, "library": self._container.libraries()}
         kept: dict[BlockKey, Sent] = {}
         if self._claim.is_resumable and self._resume:
-            check_plan(self._claim.where, self._claim.plan or {}, plan or {})
+            then = self._claim.plan or {}
+            check_plan(self._claim.where, then, plan or {})
             kept = self._unchanged(self._claim.blocks)
+            identity = then.get(IDENTITY, {})
+            self.is_source_touched = identity != (plan or {}).get(IDENTITY, {})
+            # What is kept was made of the source as it was then, whatever comes of this run.
+            plan = {**(plan or {}), IDENTITY: identity}
         is_empty = not self._claim.was_there and not self._overwrite
         # From here on nothing counts as sent but what is kept, whatever lies there.
         self._claim.begin(plan, kept)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from arraystore.drafts.base import Checksums
+    from arraystore.drafts.claim import Claim
     from arraystore.image_bytes import ImageBytes
     from arraystore.objects.writer import ObjectWriter
     from arraystore.progress import Meter
@@ -39,9 +40,22 @@ class OneObjectDraft(BucketDraft):
     file can be finished, then for the payloads, which are sent in their places.
     """
 
-    def __init__(self, objects: ObjectWriter, *, overwrite: bool) -> None:
-        super().__init__(objects, overwrite=overwrite)
+    def __init__(self, objects: ObjectWriter, *, overwrite: bool, resume: bool = False) -> None:
+        super().__init__(objects, overwrite=overwrite, resume=resume)
         self._payloads: dict[str, _Payload] = {}
+
+    @override
+    def _looked_at(self) -> Claim:
+        claim = super()._looked_at()
+        if self._resume:
+            raise ValueError(
+                escaped(
+                    f"{self._objects.at(self._key)}: resume=True (--resume) cannot continue one "
+                    "file in a bucket: its upload begins again; a .zarr store can be resumed "
+                    "there, and any store on a disk"
+                )
+            )
+        return claim
 
     @override
     def target(self, split: str, block: Block) -> Target:

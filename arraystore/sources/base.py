@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from arraystore.errors import SourceError
+from arraystore.file_states import NO_FILES, FileStates
 from arraystore.schema import file_name_fault
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ class Source:
         Whether samples that belong to the data set are missing.
     notes : tuple of str
         What the user should know of what was left out, a sentence each.
+    damage : tuple of str
+        Those of the notes that report parts of archives that cannot be read.
+    states : FileStates
+        Of `files`, in their order, and then of the lists: taken before anything was read.
     """
 
     name: str
@@ -101,6 +106,8 @@ class Source:
     reencode: bool = False
     partial: bool = False
     notes: tuple[str, ...] = field(default=())
+    damage: tuple[str, ...] = field(default=())
+    states: FileStates = NO_FILES
 
 
 class Status(Protocol):

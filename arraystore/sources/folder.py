@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import SourceError, escaped
+from arraystore.file_states import FileState, FileStates, state_of
 from arraystore.image import IMAGE_SUFFIXES
 from arraystore.names import PackedNames, packed
 from arraystore.schema import check_split_name
@@ -46,11 +47,14 @@ def load(root: Path) -> Source:
         If `root` is not a folder.
     SourceError
         If images lie at other depths or at both, or there are none.
+    SourceChangedError
+        If a folder changed while they were listed.
     """
     if not root.is_dir():
         kind = NotADirectoryError if root.exists() else FileNotFoundError
         raise kind(escaped(f"{root}: is not a folder; folder:PATH takes {_SHAPES}"))
-    paths = sorted(_files(str(root), ""), key=lambda path: path.split("/"))
+    listed: list[tuple[str, FileState]] = []
+    paths = sorted(_files(str(root), "", listed), key=lambda path: path.split("/"))
     found = [tuple(path.split("/")) for path in paths if _is_image(path)]
     others = [path for path in paths if not _is_image(path)]
     depths = {len(parts): "/".join(parts) for parts in reversed(found)}
@@ -73,7 +77,14 @@ def load(root: Path) -> Source:
         except ValueError as error:
             raise SourceError(f"{root}: {error}") from None
     classes = sorted({below for folder in folders.values() for below in _folders(folder)})
+    # A file that was moved from one folder to another meanwhile is missing, or there twice.
+    FileStates.known(listed).check()
     return _source(root, folders, classes, found, others)
+
+
+def name_of(root: Path) -> str:
+    """Return the name of the data set that a folder makes."""
+    return root.resolve().name or "folder"
 
 
 def _source(
@@ -85,26 +96,29 @@ def _source(
 ) -> Source:
     label = {name: k for k, name in enumerate(classes)}
     files: list[Path] = []
-    sizes: list[int] = []
+    states: list[FileStates] = []
     tables = {}
     for split, folder in splits.items():
         rows = [parts[1:] for parts in found if parts[0] == split]
         first = len(files)
         names = ["/".join(parts) for parts in rows]
         check_names(str(folder), names)
-        paths = [f"{folder}/{name}" for name in names]
-        files += map(Path, paths)
-        sizes += [os.stat(path).st_size for path in paths]  # noqa: PTH116 - thousands of files
+        files += [Path(f"{folder}/{name}") for name in names]
+        states.append(FileStates.of([str(path) for path in files[first:]]))
         tables[split] = SampleTable(
             file_name=PackedNames(packed(names)),
             label=np.array([label[parts[0]] for parts in rows], dtype=np.int64),
             file=np.arange(first, len(files), dtype=np.int32),
             offset=np.zeros(len(rows), dtype=np.int64),
-            nbytes=np.array(sizes[first:], dtype=np.int64),
+            nbytes=states[-1].values[:, 0].copy(),
         )
+    all_states = FileStates(
+        tuple(path for some in states for path in some.paths),
+        np.concatenate([some.values for some in states]),
+    )
     notes = (f"{first_few(others)} without the suffix of an image left out",) if others else ()
     return Source(
-        name=root.resolve().name or "folder",
+        name=name_of(root),
         config="",
         version="",
         description=f"Images of the folder {root.resolve().name}",
@@ -114,22 +128,28 @@ def _source(
         label_words=tuple(classes),
         files=tuple(files),
         splits=tables,
-        origins=((root.resolve().name, sum(sizes)),),
+        origins=((root.resolve().name, int(all_states.values[:, 0].sum())),),
         notes=notes,
+        states=all_states,
     )
 
 
-def _files(root: str, below: str) -> Iterator[str]:
-    """Yield the paths, below `root`, of all files that are not hidden."""
+def _files(root: str, below: str, listed: list[tuple[str, FileState]]) -> Iterator[str]:
+    """Yield the paths, below `root`, of all files that are not hidden.
+
+    Each folder is added to `listed`, as it is before it is listed.
+    """
     depth = below.count("/")
-    with os.scandir(f"{root}/{below}") as entries:
+    folder = f"{root}/{below}"
+    listed.append((folder, state_of(folder)))
+    with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             _check_encodable(entry.path)
             # A class holds no folders, so a link that leads back up is never followed far.
             if entry.is_dir(follow_symlinks=depth < _SPLIT_DEPTH):
-                yield from _files(root, f"{below}{entry.name}/")
+                yield from _files(root, f"{below}{entry.name}/", listed)
             elif entry.is_file():
                 yield f"{below}{entry.name}"
             elif _is_image(entry.name):

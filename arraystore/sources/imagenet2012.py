@@ -18,6 +18,7 @@ import numpy as np
 
 from arraystore.arguments import as_path
 from arraystore.errors import SourceError
+from arraystore.file_states import FileState, FileStates
 from arraystore.files import open_file
 from arraystore.names import PackedNames, packed
 from arraystore.read_ahead import ahead
@@ -98,6 +99,8 @@ class _Found:
     """The members of one archive that are samples, and what the archive is."""
 
     path: Path
+    state: FileState
+    unread: tuple[str, ...]
     file_name: PackedNames
     label: Ints
     offset: Ints
@@ -159,23 +162,30 @@ def load(
             "registering) into one folder, and name it with manual_dir (--manual-dir)"
         )
     subset = find_subset_list(config, subset_list, folder) if config else None
-    tables: dict[str, SampleTable] = {}
-    lacks = [f"{name} not found; its split is left out" for name in absent]
-    for file, (split, path) in enumerate(present.items()):
+    read: dict[str, _Found] = {}
+    for split, path in present.items():
         status(f"reading the headers of {path.name}")
-        found = _read_archive(split, path, subset)
-        check_names(path.name, found.file_name)
+        read[split] = _read_archive(split, path, subset, partial=partial)
+        check_names(path.name, read[split].file_name)
+    lacks = [f"{name} not found; its split is left out" for name in absent]
+    # Damage of any archive is an error before the advice to take what there is.
+    for split, found in read.items():
         lack = _lack(split, found, subset)
         if lack and not partial:
             raise SourceError(
-                f"{path.name}: {lack}; give partial=True (--partial) to convert what is there"
+                f"{found.path.name}: {lack}; give partial=True (--partial) to convert what is there"
             )
         if lack:
-            lacks.append(f"{path.name}: {lack}")
-        tables[split] = found.table(file)
+            lacks.append(f"{found.path.name}: {lack}")
+    damage = [unread for found in read.values() for unread in found.unread]
+    tables = {split: found.table(file) for file, (split, found) in enumerate(read.items())}
     selections, lists, notes = _smaller_subsets(config, folder, tables)
-    origins = [(path.name, path.stat().st_size) for path in present.values()]
-    origins += [*([subset.origin] if subset else []), *lists]
+    lists = [*([subset] if subset else []), *lists]
+    origins = [(found.path.name, found.state.nbytes) for found in read.values()]
+    origins += [listed.origin for listed in lists]
+    all_states = FileStates.known([(str(found.path), found.state) for found in read.values()])
+    for listed in lists:
+        all_states = all_states.joined(listed.states)
     return Source(
         name="imagenet2012_subset" if subset else "imagenet2012",
         config=config,
@@ -190,20 +200,22 @@ def load(
         origins=tuple(origins),
         selections=selections,
         reencode=version not in AS_FOUND_VERSIONS,
-        partial=bool(lacks),
-        notes=(*lacks, *notes),
+        partial=bool(lacks or damage),
+        notes=(*damage, *lacks, *notes),
+        damage=tuple(damage),
+        states=all_states,
     )
 
 
 def _smaller_subsets(
     config: str, folder: Path, tables: dict[str, SampleTable]
-) -> tuple[dict[str, dict[str, Ints]], list[tuple[str, int]], list[str]]:
+) -> tuple[dict[str, dict[str, Ints]], list[SubsetList], list[str]]:
     """Return what is in the subsets that are inside of this one, their lists, and what lacks."""
     found: dict[str, dict[str, Ints]] = {}
-    origins: list[tuple[str, int]] = []
+    lists: list[SubsetList] = []
     notes: list[str] = []
     if "train" not in tables:
-        return found, origins, notes
+        return found, lists, notes
     file_name = tables["train"].file_name
     for name in _SMALLER[config]:
         left_out = f"the selection {name} is left out"
@@ -220,22 +232,27 @@ def _smaller_subsets(
         if missing:
             notes.append(f"the selection {name} lacks {first_few(missing)}: not in train")
         found[name] = {"train": np.fromiter(where.values(), np.int64, len(where))}
-        origins.append(listed.origin)
-    return found, origins, notes
+        lists.append(listed)
+    return found, lists, notes
 
 
-def _read_archive(split: str, path: Path, subset: SubsetList | None) -> _Found:
+def _read_archive(split: str, path: Path, subset: SubsetList | None, *, partial: bool) -> _Found:
     with open_archive(path) as archive:
         if split == "train":
-            return _read_train(path, archive, subset.names if subset else None)
-        if split == "validation":
-            return _read_validation(path, archive)
-        return _read_test(path, archive)
+            wanted = subset.names if subset else None
+            return _read_train(path, archive, wanted, partial=partial)
+        members = walk(archive, partial=partial)
+        names = _base_names(members)
+        label = _labels_of(split, archive.name, names)
+    places = members.offsets, members.nbytes
+    return _Found(path, archive.state, members.unread, PackedNames(packed(names)), label, *places)
 
 
-def _read_train(path: Path, archive: Archive, wanted: Collection[str] | None) -> _Found:
+def _read_train(
+    path: Path, archive: Archive, wanted: Collection[str] | None, *, partial: bool
+) -> _Found:
     """Walk the archive of class archives; keep the images that are wanted."""
-    outer = walk(archive)
+    outer = walk(archive, partial=partial)
     label_of = {wnid: k for k, wnid in enumerate(wnids())}
     labels = []
     for name in outer.names:
@@ -247,29 +264,32 @@ def _read_train(path: Path, archive: Archive, wanted: Collection[str] | None) ->
             )
         labels.append(label_of[base.stem])
 
-    def read_class(i: int) -> tuple[bytes, Ints, Ints]:
+    def read_class(i: int) -> tuple[bytes, Ints, Ints, tuple[str, ...]]:
         start, nbytes = int(outer.offsets[i]), int(outer.nbytes[i])
         where = f"{archive.name}/{outer.names[i]}"
-        inner = walk(archive, start=start, stop=start + nbytes, where=where)
-        names = _base_names(inner)
+        inner = walk(archive, start=start, stop=start + nbytes, where=where, partial=partial)
+        names, unread = _base_names(inner), inner.unread
         if wanted is None:
-            return packed(names), inner.offsets, inner.nbytes
+            return packed(names), inner.offsets, inner.nbytes, unread
         keep = np.array([j for j, name in enumerate(names) if name in wanted], dtype=np.int64)
-        return packed([names[j] for j in keep]), inner.offsets[keep], inner.nbytes[keep]
+        return packed([names[j] for j in keep]), inner.offsets[keep], inner.nbytes[keep], unread
 
     # They grow in one place: what the threads leave behind they cannot give back to others.
     file_name, offsets, sizes = bytearray(), bytearray(), bytearray()
-    counts = []
+    counts, unread = [], [*outer.unread]
     n_walkers = _n_walkers(path, archive, outer)
     numbers = (i for i in range(len(labels)))
     found = ahead(numbers, read_class, n_ahead=2 * n_walkers, n_threads=n_walkers)
-    for names, offset, nbytes in found:
+    for names, offset, nbytes, lost in found:
+        unread += lost
         file_name += names
         offsets += offset.tobytes()
         sizes += nbytes.tobytes()
         counts.append(len(offset))
     return _Found(
         path,
+        archive.state,
+        tuple(unread),
         PackedNames(file_name),
         np.repeat(np.array(labels, dtype=np.int64), np.array(counts, dtype=np.int64)),
         np.frombuffer(offsets, dtype=np.int64),
@@ -289,20 +309,13 @@ def _n_walkers(path: Path, archive: Archive, outer: TarMembers) -> int:
     return 1 if all(cached) else _WALKERS
 
 
-def _read_validation(path: Path, archive: Archive) -> _Found:
-    members = walk(archive)
-    names = _base_names(members)
-    numbers = _numbers(archive.name, names, _VALIDATION_NAME, SPLIT_SIZES["validation"])
-    label = validation_labels()[numbers - 1]
-    return _Found(path, PackedNames(packed(names)), label, members.offsets, members.nbytes)
-
-
-def _read_test(path: Path, archive: Archive) -> _Found:
-    members = walk(archive)
-    names = _base_names(members)
-    _numbers(archive.name, names, _TEST_NAME, SPLIT_SIZES["test"])
-    label = np.full(len(names), -1)
-    return _Found(path, PackedNames(packed(names)), label, members.offsets, members.nbytes)
+def _labels_of(split: str, where: str, names: list[str]) -> Ints:
+    """Return the label of each member of an archive of one split; -1 in test."""
+    if split == "validation":
+        numbers = _numbers(where, names, _VALIDATION_NAME, SPLIT_SIZES[split])
+        return validation_labels()[numbers - 1]
+    _numbers(where, names, _TEST_NAME, SPLIT_SIZES[split])
+    return np.full(len(names), -1)
 
 
 def _base_names(members: TarMembers) -> list[str]:

@@ -47,6 +47,37 @@ def load_source(
         _refuse("folder:PATH", manual_dir=manual_dir, subset_list=subset_list, partial=partial)
         status("listing files")
         return folder.load(root)
+    name, config, version = names_of(dataset)
+    if not config:
+        _refuse(name, subset_list=subset_list)
+    return imagenet2012.load(
+        config,
+        version,
+        manual_dir=manual_dir,
+        subset_list=subset_list,
+        partial=partial,
+        status=status,
+    )
+
+
+def names_of(dataset: str) -> tuple[str, str, str]:
+    """Return name, config and version of a data set, as a store records them.
+
+    Raises
+    ------
+    SourceError
+        If there is no such data set, config or version.
+
+    Examples
+    --------
+    >>> names_of("imagenet2012_subset")
+    ('imagenet2012_subset', '1pct', '5.0.0')
+    >>> names_of("folder:some/photos")
+    ('photos', '', '')
+    """
+    root = folder_of(dataset)
+    if root is not None:
+        return folder.name_of(root), "", ""
     match = _NAME.fullmatch(dataset)
     if match is None or match["name"] not in CONFIGS:
         is_folder = bool(dataset) and Path(dataset).is_dir()
@@ -60,22 +91,13 @@ def load_source(
             if configs[0]
             else f"{match['name']} has no configs, got {config!r}"
         )
-    if not config:
-        _refuse(match["name"], subset_list=subset_list)
     version = match["version"] or imagenet2012.VERSIONS[0]
     if version not in imagenet2012.VERSIONS:
         raise SourceError(
             f"{match['name']} has no version {version!r}; there are "
             f"{', '.join(sorted(imagenet2012.VERSIONS))} (default {imagenet2012.VERSIONS[0]})"
         )
-    return imagenet2012.load(
-        config,
-        version,
-        manual_dir=manual_dir,
-        subset_list=subset_list,
-        partial=partial,
-        status=status,
-    )
+    return match["name"], config, version
 
 
 def folder_of(dataset: str) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from arraystore.arguments import as_path
 from arraystore.errors import SourceError
+from arraystore.file_states import FileState, FileStates, state_of
 
 _BASE_URL: Final = (
     "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets"
@@ -56,11 +57,14 @@ class SubsetList:
         Base name and size of the list.
     description : str
         A sentence about the subset.
+    states : FileStates
+        Of the file, before it was read; of none if it is the cache, whose checksum is known.
     """
 
     names: dict[str, None]
     origin: tuple[str, int]
     description: str
+    states: FileStates
 
 
 def find_subset_list(
@@ -87,10 +91,11 @@ def find_subset_list(
     """
     published = SUBSETS[config]
     beside = manual_dir / published.file_name
-    if given is not None:
-        path, data = given, _read(given)
-    elif beside.exists():
-        path, data = beside, _read(beside)
+    states: list[tuple[str, FileState]] = []
+    if given is not None or beside.exists():
+        path = given or beside
+        data, state = _read(path)
+        states = [(str(path), state)]
     else:
         path = cache_dir() / published.file_name
         timeout = _OPTIONAL_TIMEOUT_SECONDS if optional else _TIMEOUT_SECONDS
@@ -108,7 +113,7 @@ def find_subset_list(
     description = f"The training images are the {len(names):,} that {path.name} lists."
     if _has_checksum(data, published):
         description = published.description
-    return SubsetList(names, (path.name, len(data)), description)
+    return SubsetList(names, (path.name, len(data)), description, FileStates.known(states))
 
 
 def cache_dir() -> Path:
@@ -117,9 +122,11 @@ def cache_dir() -> Path:
     return as_path(base) / "arraystore"
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> tuple[bytes, FileState]:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            state = state_of(file.fileno())
+            return file.read(), state
     except FileNotFoundError:
         raise SourceError(f"{path}: there is no such subset list") from None
     except IsADirectoryError:

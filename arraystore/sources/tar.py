@@ -6,6 +6,8 @@ from each where the next one is, and reads nothing else::
     header  data, padded to whole blocks   header  data …   one block of zeros, or more
     ▲ pread ░░░░░░ stepped over ░░░░░░░░   ▲ pread          the end-of-archive marker
 
+POSIX ends an archive with two blocks of zeros; some programs write one. All that follows must be
+zeros: a header that was lost to zeros, or a second archive behind the first, looks like an end.
 A member that is itself an uncompressed tar archive is walked in place, as a
 byte range of the outer file. V7, ustar, GNU and pax archives are understood.
 """
@@ -23,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arraystore.errors import SourceError
+from arraystore.file_states import FileState, check_open, state_of
 from arraystore.sources.tar_checksums import OCTAL, checksums
 
 BLOCK_NBYTES: Final = 512
@@ -35,6 +38,8 @@ _BATCH: Final = 1024
 """Headers whose checksums are verified in one go: 512 KiB, about what a core's cache holds."""
 
 _END_MARKER: Final = bytes(BLOCK_NBYTES)
+_TAIL_NBYTES: Final = 2**16  # of what follows the end marker, read at a time
+_UNKNOWN: Final = FileState(0, 0, 0, 0, 0)
 _NAME: Final = slice(0, 100)
 _SIZE: Final = slice(124, 136)
 _KIND: Final = slice(156, 157)
@@ -76,11 +81,14 @@ class Archive:
         Size of the file.
     name : str
         Base name of its path.
+    state : FileState, optional
+        What the file was when it was opened.
     """
 
     fd: int
     nbytes: int
     name: str
+    state: FileState = _UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +104,14 @@ class TarMembers:
         archive, also when the walk was of a nested one.
     nbytes : ndarray of int64, shape (n,)
         Size of each file's data.
+    unread : tuple of str
+        Says where other bytes than zeros follow the end-of-archive marker, if they do.
     """
 
     names: list[str]
     offsets: NDArray[np.int64]
     nbytes: NDArray[np.int64]
+    unread: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -124,6 +135,8 @@ def open_archive(path: Path) -> Iterator[Archive]:
     SourceError
         If it is plain at the first look that this is no uncompressed tar
         archive: a directory, an empty file, a compressed file, a web page.
+    SourceChangedError
+        If an error of the archive follows a change of the file.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -133,17 +146,27 @@ def open_archive(path: Path) -> Iterator[Archive]:
         raise SourceError(f"{path}: must be a tar archive, but is empty; download it again")
     fd = os.open(path, os.O_RDONLY)
     try:
+        state = state_of(fd)
         _refuse_other_formats(os.pread(fd, BLOCK_NBYTES, 0), path)
         if hasattr(os, "posix_fadvise"):
             # Headers lie far apart: what the kernel would read ahead is data to be stepped over.
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-        yield Archive(fd, os.fstat(fd).st_size, path.name)
+        try:
+            yield Archive(fd, state.nbytes, path.name, state)
+        except SourceError:
+            check_open(str(path), state, fd)
+            raise
     finally:
         os.close(fd)
 
 
 def walk(
-    archive: Archive, *, start: int = 0, stop: int | None = None, where: str = ""
+    archive: Archive,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    where: str = "",
+    partial: bool = False,
 ) -> TarMembers:
     """Find the regular files of an archive, or of one nested in it.
 
@@ -158,6 +181,8 @@ def walk(
         Byte range ``[start, stop)`` of the archive inside the file.
     where : str, default the name of the file
         What to call the archive in error messages.
+    partial : bool, default False
+        Report other bytes than zeros behind the end-of-archive marker, instead of refusing them.
 
     Returns
     -------
@@ -168,9 +193,10 @@ def walk(
     Raises
     ------
     SourceError
-        If the archive is damaged, truncated, or holds what cannot be read. A
-        header with a wrong checksum is reported before anything that follows
-        from it.
+        If the archive is damaged, truncated, or holds what cannot be read; if
+        other bytes than zeros follow its end-of-archive marker, and `partial` is
+        false. A header with a wrong checksum is reported before anything that
+        follows from it.
     ValueError
         If ``[start, stop)`` is not a range within the file.
 
@@ -192,15 +218,22 @@ def walk(
         raise ValueError(f"bytes {start} to {stop} are not a range of {archive.nbytes} bytes")
     tape = _Tape(archive.fd, stop, where or archive.name)
     try:
-        files = list(_files(tape, start))
+        files, end = _files(tape, start)
     except SourceError:
         tape.verify_checksums()  # a header damaged further up is the cause: let it speak first
         raise
     tape.verify_checksums()
+    unread = tape.unread(end)
+    if unread and not partial:
+        raise SourceError(
+            f"{unread}; download the archive again, or give partial=True (--partial) to convert "
+            "the files before it alone"
+        )
     return TarMembers(
         names=[name for name, _, _ in files],
         offsets=np.array([offset for _, offset, _ in files], dtype=np.int64),
         nbytes=np.array([nbytes for _, _, nbytes in files], dtype=np.int64),
+        unread=(unread,) if unread else (),
     )
 
 
@@ -272,13 +305,31 @@ class _Tape:
                 f"{stated[row].tobytes()!r}; the archive is damaged, or this is no tar archive"
             )
 
+    def unread(self, end: int) -> str:
+        """Say where other bytes than zeros follow the marker at `end`; nothing if none do."""
+        for at in range(end, self._stop, _TAIL_NBYTES):
+            tail = os.pread(self._fd, min(_TAIL_NBYTES, self._stop - at), at)
+            if found := tail.lstrip(b"\0"):
+                first = at + len(tail) - len(found)
+                block = first - (first - end) % BLOCK_NBYTES
+                header = os.pread(self._fd, BLOCK_NBYTES, block)
+                is_header = len(header) == BLOCK_NBYTES and checksums([header])[1].all()
+                what = "another archive" if is_header else "data, so that a header may be lost"
+                return (
+                    f"{self._where}: expected zeros up to the end at byte {self._stop} after the "
+                    f"end-of-archive marker at byte {end}, but byte {first} begins {what}; the "
+                    "files from there on cannot be read"
+                )
+        return ""
+
     def error(self, message: str) -> SourceError:
         """Put the name of the archive before a message."""
         return SourceError(f"{self._where}: {message}")
 
 
-def _files(tape: _Tape, position: int) -> Iterator[tuple[str, int, int]]:
-    """Yield name, offset and size of each regular file from `position` on."""
+def _files(tape: _Tape, position: int) -> tuple[list[tuple[str, int, int]], int]:
+    """Return name, offset and size of each regular file, and where the end marker lies."""
+    files = []
     told: dict[bytes, bytes] = {}
     while header := tape.header(position):
         kind = header[_KIND]
@@ -293,7 +344,7 @@ def _files(tape: _Tape, position: int) -> Iterator[tuple[str, int, int]]:
                 offset = tape.data(position, nbytes, name)
                 told = {}
                 if kind in _FILES and name and name[-1] != "/":
-                    yield _without_dot(name), offset, nbytes
+                    files.append((_without_dot(name), offset, nbytes))
                 else:
                     _require_directory(kind, name, nbytes)
         except _MalformedError as error:
@@ -301,6 +352,7 @@ def _files(tape: _Tape, position: int) -> Iterator[tuple[str, int, int]]:
         position = offset + _padded(nbytes)
     if told:
         raise tape.error(f"expected the member of an extended header at byte {position}, got none")
+    return files, position
 
 
 def _extension(kind: bytes, tape: _Tape, offset: int, nbytes: int) -> dict[bytes, bytes]:
