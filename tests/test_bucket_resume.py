@@ -370,7 +370,7 @@ def test_an_unfinished_store_is_reported_and_left_alone(
         convert(photos)
     assert str(caught.value) == (
         "memory://.a.zarr.partial: holds an unfinished conversion to a.zarr; give resume=True "
-        "(--resume) to finish it, or overwrite=True (--overwrite) to start anew"
+        "(--resume) to finish it, or overwrite=True (--overwrite) to start again"
     )
     assert bucket.objects == unfinished
 

@@ -61,7 +61,7 @@ N_BLOCKS: Final = sum(
 )
 UNFINISHED: Final = (
     "holds an unfinished conversion to {name}; give resume=True (--resume) to finish it, or "
-    "overwrite=True (--overwrite) to start anew"
+    "overwrite=True (--overwrite) to start again"
 )
 
 every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)

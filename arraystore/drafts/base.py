@@ -183,11 +183,10 @@ class Draft(Protocol):
             if block not in parts
             for rows in [images.rows(block.first, block.last)]
         )
-        scope = None if executor else Scope()  # of another process nothing can be cancelled
         pool = executor or ThreadPoolExecutor(self.n_threads)
         try:
-            self.compare(images, {block: parts[block] for block in compared}, pool, scope)
-            with closing(run(pool, scope, tasks, self.max_in_flight)) as filling:
+            self.compare(images, {block: parts[block] for block in compared}, pool)
+            with closing(run(pool, tasks, self.max_in_flight)) as filling:
                 for block, filled in filling:
                     part = filled.checksums
                     if expected is not None and (i := first_difference(block, part, expected)) >= 0:
@@ -201,11 +200,7 @@ class Draft(Protocol):
         return np.concatenate([np.empty(0, np.uint32), *(parts[block] for block in all_blocks)])
 
     def compare(
-        self,
-        images: ImageBytes,
-        recorded: Mapping[Block, Checksums],
-        pool: Executor,
-        scope: Scope | None,
+        self, images: ImageBytes, recorded: Mapping[Block, Checksums], pool: Executor
     ) -> None:
         """Compare recorded blocks with the source; nothing is written.
 
@@ -218,7 +213,7 @@ class Draft(Protocol):
             (block, FillTask(images.rows(block.first, block.last), block.skip, FilePlaces()))
             for block in recorded
         )
-        with closing(run(pool, scope, tasks, self.max_in_flight)) as reading:
+        with closing(run(pool, tasks, self.max_in_flight)) as reading:
             for block, filled in reading:
                 check_recorded(images.where(block.first), filled.checksums, recorded[block])
 
@@ -238,16 +233,15 @@ def first_difference(block: Block, found: Checksums, expected: Checksums) -> int
 
 
 def run(
-    pool: Executor,
-    scope: Scope | None,
-    tasks: Iterator[tuple[Block, FillTask]],
-    max_in_flight: int,
+    pool: Executor, tasks: Iterator[tuple[Block, FillTask]], max_in_flight: int
 ) -> Generator[tuple[Block, Filled]]:
     """Fill blocks, a bounded number at a time; yield what comes of it in order.
 
     To be closed, which waits for the blocks that are being filled: they write to a place that is
     about to be removed, or to be resumed. What they wait for from a network is cancelled first.
     """
+    # Work in another process cannot be cancelled.
+    scope = Scope() if isinstance(pool, ThreadPoolExecutor) else None
     work = fill if scope is None else partial(scope.run, fill)
     running: deque[tuple[Block, Future[Filled]]] = deque()
     try:

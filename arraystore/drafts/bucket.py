@@ -150,7 +150,7 @@ class BucketDraft(Draft):
         return claim
 
     def _unfinished(self, claim: Claim) -> OSError:
-        ways = "overwrite=True (--overwrite) to start anew"
+        ways = "overwrite=True (--overwrite) to start again"
         if claim.plan is not None:
             ways = f"resume=True (--resume) to finish it, or {ways}"
         if claim.is_left:

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from arraystore.journal import Plan, Recorded
     from arraystore.layout import Block
     from arraystore.progress import Meter
-    from arraystore.threads import Scope
 
 
 class LocalDraft(Draft):
@@ -161,14 +160,10 @@ class LocalDraft(Draft):
 
     @override
     def compare(
-        self,
-        images: ImageBytes,
-        recorded: Mapping[Block, Checksums],
-        pool: Executor,
-        scope: Scope | None,
+        self, images: ImageBytes, recorded: Mapping[Block, Checksums], pool: Executor
     ) -> None:
         self._is_refused = True
-        super().compare(images, recorded, pool, scope)
+        super().compare(images, recorded, pool)
         self._is_refused = False
 
     @override

@@ -31,7 +31,7 @@ IMAGES: Final = "plan"
 _SAMPLE: Final = 4
 """Blocks that are compared with a source of which nothing seems to have changed."""
 
-_ANEW: Final = "give overwrite=True (--overwrite) without resume to start anew"
+_ANEW: Final = "give overwrite=True (--overwrite) without resume to start again"
 _ABSENT: Final = "nothing"
 _FEW: Final = 3
 
@@ -60,7 +60,7 @@ def check_plan(where: Path | str, then: Plan, now: Plan) -> None:
     Traceback (most recent call last):
     ...
     ValueError: .a.h5.partial: cannot be resumed, because option seed was 0 and is 1 now; go back
-    to what it was, or give overwrite=True (--overwrite) without resume to start anew
+    to what it was, or give overwrite=True (--overwrite) without resume to start again
     """
     for part in {**then, **now}:
         if part == IDENTITY:

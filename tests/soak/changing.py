@@ -280,10 +280,12 @@ class _Lab:
             self._convert(self._place / "first")
             os.write(write, str(hook.n_calls).encode())
 
-        in_child(counted)
-        number = int(os.read(read, 100))
+        status = in_child(counted)
+        os.close(write)  # so that reading ends even if the child wrote nothing
+        number = int(os.read(read, 100) or 0)
         os.close(read)
-        os.close(write)
+        if status or not number:
+            raise RuntimeError(f"an undisturbed conversion ended with status {status}")
         shutil.rmtree(self._place / "first")
         return number
 
