@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore.arguments import as_path, check_bools
+from arraystore.attributes import MAX_DEPTH
 from arraystore.byterange import ZEROS, ByteRange
 from arraystore.drafts import name_of, open_draft
 from arraystore.errors import FormatError, brief, escaped
 from arraystore.file_states import NO_FILES, FileStates
+from arraystore.folders import files_below
 from arraystore.layout import image_starts
 from arraystore.progress import meter
 from arraystore.reader import open_store
@@ -195,8 +197,7 @@ def _states(source: Place) -> FileStates:
     path = Path(*place) if isinstance(source, str | os.PathLike) and place[:1] == ("/",) else None
     if path is None or not path.exists():
         return NO_FILES
-    below = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return FileStates.of([str(file) for file in below if file.is_file()])
+    return FileStates.of(files_below(str(path), MAX_DEPTH) if path.is_dir() else [str(path)])
 
 
 def _place(place: Place) -> tuple[Any, ...]:

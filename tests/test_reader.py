@@ -783,13 +783,13 @@ def test_a_store_deleted_while_open_is_told(copy: Path) -> None:
         _ = train.image_bytes[1]
 
 
-def test_column_of_a_store_whose_root_has_vanished_raises_file_not_found(copy: Path) -> None:
+def test_store_whose_root_has_vanished_raises_store_changed(copy: Path) -> None:
     train = arraystore.open(copy)["train"]
     _ = train.image_bytes[0]
     (copy / "zarr.json" if copy.is_dir() else copy).unlink()
-    with pytest.raises(FileNotFoundError, match=copy.name):
+    with pytest.raises(StoreChangedError, match=copy.name):
         _ = train.label
-    with pytest.raises(FileNotFoundError, match=copy.name):
+    with pytest.raises(StoreChangedError, match=copy.name):
         list(train.batches(4))
 
 

@@ -400,7 +400,7 @@ def test_a_number_of_samples_beyond_all_bounds_takes_no_longer_to_tell(copy: Pat
     if copy.is_dir():
         (copy / "train/image_width/c/0").unlink()
     found = problems(copy)
-    assert sum("label_indptr" in line for line in found) == 2  # not described, and not read
+    assert any("label_indptr: is missing" in line for line in found)
     assert_told(found, "train/label", f"must have {2**62} values, got 30")
 
 

@@ -106,7 +106,7 @@ def open_local(
 def _status(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file can have such a name
         return None
 
 
