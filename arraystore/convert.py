@@ -37,6 +37,7 @@ from arraystore.schema import (
     SplitInfo,
 )
 from arraystore.sources.registry import folder_of, load_source
+from arraystore.threads import alongside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -170,16 +171,17 @@ def convert(
     asked = of_options({"partial": partial, **how})
     with made as draft, meter(progress) as shown:
         draft.expect(asked)
-        source = load_source(
-            os.fspath(dataset),
-            manual_dir=_path(manual_dir),
-            subset_list=_path(subset_list),
-            partial=partial,
-            status=shown.status,
-        )
-        found = of_source(source)
-        draft.expect(found)
-        plans = _plans(source, draft.spool, shown, **how)
+        with alongside(draft.import_libraries):
+            source = load_source(
+                os.fspath(dataset),
+                manual_dir=_path(manual_dir),
+                subset_list=_path(subset_list),
+                partial=partial,
+                status=shown.status,
+            )
+            found = of_source(source)
+            draft.expect(found)
+            plans = _plans(source, draft.spool, shown, **how)
         source = replace(source, splits={})  # what the plans need of the tables is in them
         _check_room(_info(source, plans))
         draft.lay_out(

@@ -11,7 +11,7 @@ import weakref
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import google_crc32c
 import numpy as np
@@ -49,11 +49,15 @@ class RangeReader(Protocol):
         Largest run of unwanted bytes worth reading to save a request.
     max_request : int or None
         Longest range that is asked for in one request; longer ones are divided.
+    root : str, or pair of an obstore store and a key
+        The folder, or the place in a bucket, that keys are below: for another library that is to
+        read the same.
     """
 
     is_remote: bool = False
     max_gap: int = 0
     max_request: int | None = None
+    root: str | tuple[Any, str] = ""
 
     def size(self, key: str) -> int:
         """Return the size of an object in bytes; raise `FileNotFoundError` if it is absent."""
@@ -112,7 +116,7 @@ class LocalReader(RangeReader):
     ) -> None:
         self.max_gap = max_gap
         self.mmap = mmap
-        self._root = str(Path(root).absolute())
+        self.root = str(Path(root).absolute())
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files: dict[str, weakref.ref[OpenFile]] = {}
         self._first = ""
@@ -120,7 +124,7 @@ class LocalReader(RangeReader):
 
     @override
     def size(self, key: str) -> int:
-        status = os.stat(f"{self._root}/{key}")  # noqa: PTH116 - thousands of shards
+        status = os.stat(f"{self.root}/{key}")  # noqa: PTH116 - thousands of shards
         self._check_new(key, identity_of(status))
         return status.st_size
 
@@ -203,7 +207,7 @@ class LocalReader(RangeReader):
         if held is not None and (status := os.fstat(held.fd)).st_nlink:
             self._check(key, identity_of(status))
             return held
-        file = open_file(f"{self._root}/{key}")
+        file = open_file(f"{self.root}/{key}")
         self._files[key] = weakref.ref(file)
         self._check_new(key, file.identity)
         return file
@@ -216,7 +220,7 @@ class LocalReader(RangeReader):
     def check_first(self) -> None:
         """Compare the file that was read first, the root's metadata, with what it was."""
         if self._first:
-            status = os.stat(f"{self._root}/{self._first}")  # noqa: PTH116 - once for each batch
+            status = os.stat(f"{self.root}/{self._first}")  # noqa: PTH116 - once for each batch
             self._check(self._first, identity_of(status))
 
     def _check_new(self, key: str, identity: tuple[int, ...]) -> None:
@@ -230,11 +234,11 @@ class LocalReader(RangeReader):
     def _check(self, key: str, identity: tuple[int, ...]) -> None:
         if self._seen.setdefault(key, identity) != identity:
             raise StorageError(
-                f"{self._root}/{key}: has changed since the store was opened; open it again"
+                f"{self.root}/{key}: has changed since the store was opened; open it again"
             )
 
-    def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[str]]:
-        return partial(LocalReader, max_gap=self.max_gap, mmap=self.mmap), (self._root,)
+    def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[Any]]:
+        return partial(LocalReader, max_gap=self.max_gap, mmap=self.mmap), (self.root,)
 
 
 def read_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> list[memoryview]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
 Done = TypeVar("Done")
@@ -62,6 +64,33 @@ def in_threads(work: Callable[[int], Done], n: int) -> list[Done]:
 def in_a_thread(work: Callable[[], Done]) -> Future[Done]:
     """Let one of the threads do some work, when those before it are done."""
     return _threads().submit(work)
+
+
+@contextmanager
+def alongside(work: Callable[[], object]) -> Iterator[None]:
+    """Run `work` in a thread of its own, which has ended when the context is left.
+
+    Its errors are dropped: it prepares what is done again, and raises again, where it is needed.
+
+    Examples
+    --------
+    >>> done = []
+    >>> with alongside(lambda: done.append(1)):
+    ...     pass
+    >>> done
+    [1]
+    """
+
+    def run() -> None:
+        with suppress(Exception):
+            work()
+
+    thread = Thread(target=run, name="arraystore-alongside")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def n_cpus() -> int:

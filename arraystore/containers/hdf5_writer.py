@@ -59,6 +59,11 @@ class HDF5Writer(ContainerWriter):
 
     @override
     @staticmethod
+    def import_libraries() -> None:
+        import h5py  # noqa: F401 - for those who import it later
+
+    @override
+    @staticmethod
     def is_root(data: bytes) -> bool:
         return data == SIGNATURE
 
