@@ -148,8 +148,11 @@ class ZarrWriter(ContainerWriter):
 
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
-        node = _run(self._root.getitem(path)) if path else self._root
-        _run(node.update_attributes(dict(attributes)))
+        async def update() -> None:
+            node = await self._root.getitem(path) if path else self._root
+            await node.update_attributes(dict(attributes))
+
+        _run(update())
 
     @override
     def close(self) -> None:
