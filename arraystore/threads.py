@@ -1,4 +1,4 @@
-"""The threads that a process decodes in, as many as it may use processors."""
+"""The threads that a process decodes in, as many as it may use processors; and one for a while."""
 
 from __future__ import annotations
 
