@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import struct
 import subprocess
 import sys
 import threading
-from asyncio import to_thread
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -172,7 +172,7 @@ def test_interrupted_write_has_ended_when_the_interrupt_is_raised() -> None:
         while not interrupted.wait(0.01):  # one may come before the main thread waits
             signal.pthread_kill(main, signal.SIGINT)
         for _ in range(100):
-            await to_thread(len, "")
+            await asyncio.to_thread(len, "")
         ended.append(True)
 
     before = signal.signal(signal.SIGINT, interrupt)
@@ -182,6 +182,14 @@ def test_interrupted_write_has_ended_when_the_interrupt_is_raised() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended
+
+
+def test_store_is_written_inside_a_running_event_loop(tmp_path: Path) -> None:
+    async def main() -> None:
+        arraystore.copy(KEPT / "polygons.h5", tmp_path / "a.zarr", sync=False)
+
+    asyncio.run(main())
+    assert files_of(tmp_path / "a.zarr") == files_of(KEPT / "polygons.zarr")
 
 
 def in_child(code: str, *arguments: object) -> None:
