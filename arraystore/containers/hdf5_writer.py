@@ -113,10 +113,8 @@ class HDF5Writer(ContainerWriter):
             options |= {"chunks": (min(COLUMN_CHUNK_ROWS, n),), "shuffle": True}
             options["compression"] = "gzip"
         if not is_text:
-            fill = column.fill
-            options["fillvalue"] = (
-                float(fill) if isinstance(fill, str) else fill
-            )  # as "NaN" in Zarr
+            fill = column.fill  # text if it was "NaN" or the like in Zarr
+            options["fillvalue"] = float(fill) if isinstance(fill, str) else fill
         array = self._file.create_dataset(path, (n,), **options)
         for start in range(0, n, COLUMN_CHUNK_ROWS):
             rows = values[start : start + COLUMN_CHUNK_ROWS]
