@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import struct
@@ -175,13 +176,26 @@ def test_interrupted_write_has_ended_when_the_interrupt_is_raised() -> None:
             await asyncio.to_thread(len, "")
         ended.append(True)
 
+    loop = zarr_writer._Loop()
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            zarr_writer._run(work())
+            loop.run(work())
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended
+    loop.close()
+
+
+def test_writer_that_is_not_closed_leaves_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(OSError, match="a"):
+        ZarrWriter(tmp_path / "a")
+    _ = ZarrWriter(tmp_path / "b")
+    del _
+    gc.collect()
+    assert set(threading.enumerate()) == before
 
 
 def test_store_is_written_inside_a_running_event_loop(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ lengths alone, so any process can write any part of them.
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from arraystore.schema import (
 )
 
 if TYPE_CHECKING:
+    from asyncio import Runner
     from collections.abc import Coroutine, Mapping, Sequence
     from pathlib import Path
 
@@ -68,7 +70,9 @@ class ZarrWriter(ContainerWriter):
 
         self._path = path
         self._is_skeleton = is_skeleton
-        self._root = _run(open_group(path, mode="a", zarr_format=3, use_consolidated=False))
+        self._loop = _Loop()
+        root = open_group(path, mode="a", zarr_format=3, use_consolidated=False)
+        self._root = self._loop.run(root)
 
     @override
     @staticmethod
@@ -101,7 +105,7 @@ class ZarrWriter(ContainerWriter):
 
     @override
     def create_group(self, path: str) -> None:
-        _run(self._root.create_group(_checked(path)))
+        self._loop.run(self._root.create_group(_checked(path)))
 
     @override
     def create_payload(self, path: str, nbytes: int) -> None:
@@ -144,7 +148,7 @@ class ZarrWriter(ContainerWriter):
         for start in range(0, len(values), COLUMN_CHUNK_ROWS):
             rows = values[start : start + COLUMN_CHUNK_ROWS]
             data = as_string_array(rows) if is_text else np.asarray(rows)
-            _run(array.setitem(slice(start, start + len(data)), data))
+            self._loop.run(array.setitem(slice(start, start + len(data)), data))
 
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
@@ -152,11 +156,12 @@ class ZarrWriter(ContainerWriter):
             node = await self._root.getitem(path) if path else self._root
             await node.update_attributes(dict(attributes))
 
-        _run(update())
+        self._loop.run(update())
 
     @override
     def close(self) -> None:
         """Write all metadata documents as `canonical` has them, and gather them in the root's."""
+        self._loop.close()
         nodes = {}
         for file in sorted(self._path.rglob(METADATA)):
             text = file.read_text()
@@ -190,7 +195,7 @@ class ZarrWriter(ContainerWriter):
             dimension_names=[column.dimension],
             **options,
         )
-        return _run(array)
+        return self._loop.run(array)
 
 
 def canonical(node: dict[str, Any]) -> dict[str, Any]:
@@ -218,16 +223,33 @@ def _checked(path: str) -> str:
     return path
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine of zarr-python, and return when all of it has ended, also after Ctrl-C.
+class _Loop:
+    """An event loop in a thread of its own, which runs coroutines of zarr-python one by one.
 
-    The event loop that zarr-python keeps for a whole process would run on then, and write to a
+    The loop that zarr-python keeps for a whole process would run on after Ctrl-C, and write to a
     folder that is removed or resumed; and its threads would be there when the process is forked.
+    The caller's thread may have a loop that runs, as in Jupyter.
     """
-    import asyncio
 
-    with ThreadPoolExecutor(1) as thread:  # the caller's may have a loop that runs, as in Jupyter
-        return thread.submit(asyncio.run, work).result()
+    def __init__(self) -> None:
+        from asyncio import Runner
+
+        self._thread, self._runner = ThreadPoolExecutor(1), Runner()
+        self.close = weakref.finalize(self, _end, self._thread, self._runner)
+        self.close.atexit = False
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a coroutine when all of it has ended, also after Ctrl-C."""
+        future = self._thread.submit(self._runner.run, work)
+        try:
+            return future.result()
+        finally:
+            wait([future])
+
+
+def _end(thread: ThreadPoolExecutor, runner: Runner) -> None:
+    thread.submit(runner.close).result()
+    thread.shutdown()
 
 
 def _replace(file: Path, text: str, node: dict[str, Any]) -> None:
