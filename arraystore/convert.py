@@ -45,6 +45,7 @@ from arraystore.schema import (
 from arraystore.sources.registry import folder_of, load_source, names_of
 from arraystore.stored import StoredSplit
 from arraystore.target import StoreExistsError
+from arraystore.threads import alongside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -200,6 +201,7 @@ def convert(
             )
         shown = stack.enter_context(meter(progress))
         draft.expect(asked)
+        stack.enter_context(alongside(draft.import_libraries))  # laying out waits for it
         source = load_source(
             os.fspath(dataset),
             manual_dir=_path(manual_dir),

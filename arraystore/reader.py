@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from zarr import Group
+
     from arraystore.containers.base import ContainerReader
     from arraystore.containers.opening import ObjectStore, Opening
     from arraystore.storage import RangeReader
@@ -180,6 +182,59 @@ class Store(Mapping[str, Split]):
         if name not in self._stored:
             self._stored[name] = StoredSplit(self._opening, name)
         return self._stored[name]
+
+    def zarr(self) -> Group:
+        """Return the store as a group of zarr-python, for all that is not offered here.
+
+        What is read through it is read by zarr-python: without checksums of images, without the
+        limits of docs/format.md, and with that library's errors.
+
+        Returns
+        -------
+        zarr.Group
+            Read-only. In a bucket it makes its requests with the store's own connection.
+
+        Raises
+        ------
+        TypeError
+            If the store is an HDF5 file; use `h5py`.
+        StorageError
+            In a child process that was forked after its parent had read from a bucket.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> arraystore.open("1pct.zarr").zarr()["train/label"].shape
+        (160,)
+        """
+        return self._opening.container.as_zarr()
+
+    def h5py(self) -> Any:
+        """Return the store as a file of h5py, for all that is not offered here.
+
+        What is read through it is read by h5py: without checksums of images, without the limits of
+        docs/format.md, and with that library's errors. It follows links to other files.
+
+        Returns
+        -------
+        h5py.File
+            Open for reading; it is to be closed. In a bucket it reads blocks of 4 MiB.
+
+        Raises
+        ------
+        TypeError
+            If the store is a Zarr store; use `zarr`.
+        StorageError
+            In a child process that was forked after its parent had read from a bucket.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> with arraystore.open("1pct.h5").h5py() as file:
+        ...     file["train/label"].shape
+        (160,)
+        """
+        return self._opening.container.as_h5py()
 
     @cached_property
     def info(self) -> StoreInfo:

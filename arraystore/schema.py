@@ -86,7 +86,7 @@ class Column(NamedTuple):
 
     data_type: str
     dimension: str
-    fill: int | str = 0
+    fill: float | str = 0
 
 
 COLUMNS: Final[Mapping[str, Column]] = {

@@ -12,7 +12,7 @@ import weakref
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import google_crc32c
 import numpy as np
@@ -57,11 +57,15 @@ class RangeReader(Protocol):
         Largest run of unwanted bytes worth reading to save a request.
     max_request : int or None
         Longest range that is asked for in one request; longer ones are divided.
+    root : str, or pair of an obstore store and a key
+        The folder, or the place in a bucket, that keys are below: for another library that is to
+        read the same.
     """
 
     is_remote: bool = False
     max_gap: int = 0
     max_request: int | None = None
+    root: str | tuple[Any, str] = ""
 
     def size(self, key: str) -> int:
         """Return the size of an object in bytes; raise `FileNotFoundError` if it is absent."""
@@ -140,7 +144,7 @@ class LocalReader(RangeReader):
     ) -> None:
         self.max_gap = max_gap
         self.mmap = mmap
-        self._root = str(Path(root).absolute())
+        self.root = str(Path(root).absolute())
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files: dict[str, weakref.ref[OpenFile]] = {}
         self._first = ""
@@ -149,7 +153,7 @@ class LocalReader(RangeReader):
     @override
     def size(self, key: str) -> int:
         try:
-            status = os.stat(f"{self._root}/{key}")  # noqa: PTH116 - thousands of shards
+            status = os.stat(f"{self.root}/{key}")  # noqa: PTH116 - thousands of shards
         except OSError as error:
             self._check_absent(key, error)
             raise
@@ -255,7 +259,7 @@ class LocalReader(RangeReader):
             self._check(key, identity_of(status))
             return held
         try:
-            file = open_file(f"{self._root}/{key}")
+            file = open_file(f"{self.root}/{key}")
         except OSError as error:
             self._check_absent(key, error)
             raise
@@ -271,7 +275,7 @@ class LocalReader(RangeReader):
     @override
     def check_unchanged(self) -> None:
         if self._first:  # the root's metadata, or the only file
-            path = f"{self._root}/{self._first}"
+            path = f"{self.root}/{self._first}"
             try:
                 status = os.stat(path)  # noqa: PTH116 - once for each batch
             except (FileNotFoundError, NotADirectoryError):
@@ -296,10 +300,10 @@ class LocalReader(RangeReader):
 
     def _check(self, key: str, identity: tuple[int, ...]) -> None:
         if self._seen.setdefault(key, identity) != identity:
-            raise changed(f"{self._root}/{key}")
+            raise changed(f"{self.root}/{key}")
 
-    def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[str]]:
-        return partial(LocalReader, max_gap=self.max_gap, mmap=self.mmap), (self._root,)
+    def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[Any]]:
+        return partial(LocalReader, max_gap=self.max_gap, mmap=self.mmap), (self.root,)
 
 
 def read_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> list[memoryview]:

@@ -13,7 +13,7 @@ import atexit
 import os
 import threading
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -293,6 +293,33 @@ def in_a_thread(work: Callable[[], Done]) -> Task[Done]:
     task = Task(work, current_scope())
     decoders.submit(task.run)
     return task
+
+
+@contextmanager
+def alongside(work: Callable[[], object]) -> Iterator[None]:
+    """Run `work` in a thread of its own, which has ended when the context is left.
+
+    Its errors are dropped: it prepares what is done again, and raises again, where it is needed.
+
+    Examples
+    --------
+    >>> done = []
+    >>> with alongside(lambda: done.append(1)):
+    ...     pass
+    >>> done
+    [1]
+    """
+
+    def run() -> None:
+        with suppress(Exception):
+            work()
+
+    thread = threading.Thread(target=run, name="arraystore-alongside")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def n_cpus() -> int:

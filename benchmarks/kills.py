@@ -34,8 +34,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import h5py  # noqa: F401 - so that not every child has to
-import numcodecs  # noqa: F401 - likewise
 import numpy as np
+import zarr  # noqa: F401 - likewise
 from PIL import Image
 
 import arraystore

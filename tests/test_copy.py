@@ -13,6 +13,7 @@ import pytest
 import zarr
 from click.testing import CliRunner
 from obstore.store import MemoryStore
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import arraystore
 from arraystore import cli
@@ -219,6 +220,57 @@ def test_what_cannot_be_copied_is_told(photos: Path, tmp_path: Path) -> None:
     report = copy(tmp_path / "a.zarr", tmp_path / "b.h5")
     assert report.left_out == ("train/vector", "@nested")
     assert copy(tmp_path / "a.h5", tmp_path / "b.zarr").left_out == ("train/vector",)
+
+
+NUMBERS: Final[dict[str, tuple[str, Any]]] = {
+    "float": ("float32", "NaN"),
+    "half": ("float16", 0.5),
+    "flag": ("bool", True),
+}
+
+
+def add_numbers(store: Path) -> None:
+    """Add arrays as columns are stored: some that can be copied, others that cannot."""
+    codecs: Any = [ZstdCodec(level=3), Crc32cCodec()]
+    root = zarr.open_group(store, mode="a", use_consolidated=False)
+    more = {"complex": ("complex64", 1j), "hex": ("float32", 0.0), "odd": ("int32", 0)}
+    for name, (data_type, fill) in {**NUMBERS, **more}.items():
+        array = root.create_array(
+            f"train/{name}",
+            shape=(3,),
+            dtype=data_type,
+            chunks=(100,),
+            compressors=codecs,
+            filters=None,
+            fill_value=float("nan") if fill == "NaN" else fill,
+            dimension_names=["few"],
+            config={"write_empty_chunks": True},
+        )
+        array[:] = [0, 1, 0]
+    for name, fill in (("hex", "0x7fc00001"), ("odd", {"a": 1}), ("flag", True)):
+        document = store / "train" / name / "zarr.json"
+        document.write_text(json.dumps(json.loads(document.read_text()) | {"fill_value": fill}))
+    zarr_writer.ZarrWriter(store).close()
+
+
+@every_target
+def test_foreign_array_is_copied_if_both_containers_have_its_values(
+    target: str, photos: Path, tmp_path: Path
+) -> None:
+    convert(photos, tmp_path / "a.zarr")
+    add_numbers(tmp_path / "a.zarr")
+    report = copy(tmp_path / "a.zarr", tmp_path / f"b{target}")
+    assert report.left_out == ("train/complex", "train/hex", "train/odd")
+    store = arraystore.open(tmp_path / f"b{target}")
+    group: Any = store.zarr() if target == ".zarr" else store.h5py()
+    for name, (data_type, fill) in NUMBERS.items():
+        array = group[f"train/{name}"]
+        assert array.dtype == data_type
+        assert array[:].tolist() == [0, 1, 0]
+        found = array.fill_value if target == ".zarr" else array.fillvalue
+        assert np.array_equal(found, float("nan") if fill == "NaN" else fill, equal_nan=True)
+    if target == ".h5":
+        group.close()
 
 
 # What fails

@@ -18,7 +18,8 @@ ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ONLY_IN = {
-    "zarr": set(),
+    # base.py and reader.py name a type of it.
+    "zarr": {"containers/base.py", "containers/zarr.py", "containers/zarr_writer.py", "reader.py"},
     "numcodecs": {"containers/frames.py"},
     "h5py": {"containers/hdf5.py", "containers/hdf5_guard.py", "containers/hdf5_writer.py"},
     "obstore": {"objects/stores.py"},

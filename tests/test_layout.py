@@ -304,6 +304,8 @@ def test_text_is_written_in_pieces_and_is_read_whole(
 ) -> None:
     monkeypatch.setattr("arraystore.containers.zarr_writer.COLUMN_CHUNK_ROWS", 2)
     names = ["a", "bc", "ä", "", "e" * 20]
-    ZarrWriter(tmp_path / "s").write_column("file_name", names, COLUMNS["file_name"])
+    writer = ZarrWriter(tmp_path / "s")
+    writer.write_column("file_name", names, COLUMNS["file_name"])
+    writer.close()
     assert np.array_equal(zarr.open_array(tmp_path / "s/file_name")[:], names)
     assert len(list((tmp_path / "s/file_name/c").iterdir())) == 3

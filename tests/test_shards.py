@@ -1,18 +1,15 @@
-"""Shards and columns, written without zarr-python, against those that it writes."""
+"""Shards that are laid out and filled in place, against those that zarr-python writes."""
 
 from __future__ import annotations
 
-import json
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
 import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import arraystore
 from arraystore import fill as fill_room
@@ -22,20 +19,12 @@ from arraystore.drafts import base as draft_room
 from arraystore.fill import FilePlaces, FillTask, fill
 from arraystore.image_bytes import FileRanges
 from arraystore.layout import blocks
-from arraystore.schema import (
-    COLUMN_CHUNK_ROWS,
-    COLUMNS,
-    INNER_CHUNK_NBYTES,
-    PAYLOAD,
-    ROOT_COLUMNS,
-    SHARD_NBYTES,
-    STRING,
-    Column,
-)
+from arraystore.schema import INNER_CHUNK_NBYTES, PAYLOAD, SHARD_NBYTES
 from tests.support import picture, write_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 SHARD: Final = 64
 INNER: Final = 8
@@ -130,53 +119,6 @@ def test_shards_are_those_that_zarr_python_writes(
 ) -> None:
     folder = tmp_path_factory.mktemp("shards")
     assert shards(write_ours(folder, payload)) == shards(write_theirs(folder, payload))
-
-
-def write_columns(write: Callable[[str, Any, Column], object]) -> None:
-    """Write a column of each kind, with one chunk, with more, and with none."""
-    n = COLUMN_CHUNK_ROWS
-    names = [f"{i % 977}ä" for i in range(n + 1)]
-    for name, column in {**COLUMNS, **ROOT_COLUMNS}.items():
-        values = names if column.data_type == STRING else np.arange(n + 1, dtype=column.data_type)
-        for length in (0, 3, n, n + 1):
-            write(f"{name}_{length}", values[:length], column)
-
-
-def test_columns_are_those_that_zarr_python_writes(tmp_path: Path) -> None:
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    writer = zarr_room.ZarrWriter(ours)
-    write_columns(writer.write_column)
-    writer.set_attributes("label_3", {"one": 1, "many": ["a", "ä"]})
-    writer.close()
-    root: Any = zarr.open_group(theirs, mode="a", zarr_format=3)
-
-    def write(path: str, values: Any, column: Column) -> None:
-        is_text = column.data_type == STRING
-        array = root.create_array(
-            path,
-            shape=(len(values),),
-            dtype=str if is_text else column.data_type,
-            chunks=(COLUMN_CHUNK_ROWS,),
-            compressors=[ZstdCodec(level=3), Crc32cCodec()],
-            filters=None,
-            fill_value=column.fill,
-            dimension_names=[column.dimension],
-            config={"write_empty_chunks": True},
-        )
-        array[:] = np.array(values, np.dtypes.StringDType()) if is_text else values
-
-    write_columns(write)
-    root["label_3"].attrs.update({"one": 1, "many": ["a", "ä"]})
-    expected = {path.relative_to(theirs): path for path in theirs.rglob("*") if path.is_file()}
-    found = {path.relative_to(ours): path for path in ours.rglob("*") if path.is_file()}
-    assert found.keys() == expected.keys()
-    assert len([key for key in found if key.name == "zarr.json"]) == 4 * 11 + 1
-    del found[Path("zarr.json")]  # of the root, with all others in it
-    for key, path in found.items():
-        if key.name == "zarr.json":  # as values: versions of zarr-python differ in their order
-            assert json.loads(path.read_bytes()) == json.loads(expected[key].read_bytes())
-        else:
-            assert path.read_bytes() == expected[key].read_bytes()
 
 
 @pytest.mark.parametrize("buffer_nbytes", [1, 7, INNER, SHARD, 1000])

@@ -15,6 +15,7 @@ from arraystore.threads import (
     Scope,
     Task,
     WorkCancelledError,
+    alongside,
     current_scope,
     in_threads,
     n_cpus,
@@ -28,6 +29,34 @@ if TYPE_CHECKING:
 def test_all_threads_work_at_once() -> None:
     meeting = threading.Barrier(n_cpus(), timeout=30)
     assert in_threads(lambda _: meeting.wait(), n_cpus()) != [0] * n_cpus() or n_cpus() == 1
+
+
+def test_work_alongside_runs_in_another_thread_which_has_ended() -> None:
+    began, goes_on, ran_in = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        began.set()
+        assert goes_on.wait(30)
+        ran_in.append(threading.current_thread())
+
+    with alongside(work):
+        assert began.wait(30)
+        goes_on.set()
+    (thread,) = ran_in
+    assert thread is not threading.current_thread()
+    assert not thread.is_alive()
+
+
+def test_error_of_work_alongside_is_dropped_and_that_of_the_body_is_raised() -> None:
+    def fail() -> None:
+        raise ImportError("of the work")
+
+    with alongside(fail):
+        pass
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="of the body"), alongside(fail):
+        raise ValueError("of the body")
+    assert threading.active_count() == before
 
 
 def test_results_are_in_order_whichever_comes_first() -> None:

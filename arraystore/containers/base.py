@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from zarr import Group
 
     from arraystore.byterange import ChunkManifest
     from arraystore.schema import Column
@@ -205,6 +206,14 @@ class ContainerReader(Protocol):
         del path
         return None
 
+    def as_zarr(self) -> Group:
+        """Return the store as `arraystore.reader.Store.zarr` does."""
+        ...
+
+    def as_h5py(self) -> Any:
+        """Return the store as `arraystore.reader.Store.h5py` does."""
+        ...
+
     def faults(self, path: str) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with how something is stored, and reading may pass over.
 
@@ -253,6 +262,11 @@ class ContainerWriter(Protocol):
     @staticmethod
     def is_root(data: bytes) -> bool:
         """Whether the beginning of the object at `root_key` is that of this container."""
+        ...
+
+    @staticmethod
+    def import_libraries() -> None:
+        """Import all that writing needs, which takes up to a second the first time."""
         ...
 
     @staticmethod

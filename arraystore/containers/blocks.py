@@ -43,6 +43,7 @@ class BlockReader(RangeReader):
     ) -> None:
         self.is_remote = reader.is_remote
         self.max_gap = reader.max_gap
+        self.root = reader.root
         self._reader = reader
         self._key = key
         self._nbytes = nbytes

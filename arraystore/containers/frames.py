@@ -1,4 +1,4 @@
-"""The chunks of a column in Zarr: compressed, and decompressed after a look at their size."""
+"""The chunks of a column in Zarr, decompressed only after a check of their size."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.schema import MAX_CHUNK_NBYTES, STRING, Column
+from arraystore.schema import MAX_CHUNK_NBYTES, STRING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -70,28 +68,6 @@ def decode_chunk(frame: memoryview, data_type: str, n_values: int) -> NDArray[An
     _check_number(nbytes / dtype.itemsize, n_values)
     values = np.frombuffer(Zstd().decode(bytes(frame)), dtype.newbyteorder("<"))
     return values.astype(dtype, copy=False)
-
-
-def encode_chunk(
-    values: NDArray[Any] | Sequence[str], column: Column, n_rows: int, level: int
-) -> bytes:
-    """Return a chunk of `n_rows`, of which the last are the fill value if there are fewer values.
-
-    Examples
-    --------
-    >>> frame = encode_chunk(["a", "b"], Column("string", "sample", ""), 3, level=3)
-    >>> decode_chunk(memoryview(frame), "string", 3)
-    array(['a', 'b', ''], dtype=object)
-    """
-    from numcodecs.vlen import VLenUTF8
-    from numcodecs.zstd import Zstd
-
-    is_text = column.data_type == STRING
-    dtype = np.dtype(object) if is_text else np.dtype(column.data_type).newbyteorder("<")
-    rows = np.full(n_rows, column.fill, dtype)
-    rows[: len(values)] = list(values) if is_text else values
-    frame: bytes = Zstd(level).encode(VLenUTF8().encode(rows) if is_text else rows)
-    return frame
 
 
 def _check_number(found: float, n_values: int) -> None:

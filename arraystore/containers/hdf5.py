@@ -11,7 +11,7 @@ import io
 import threading
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 from typing_extensions import Buffer, override
@@ -250,6 +250,22 @@ class HDF5Reader(ContainerReader):
     def described(self, path: str) -> Column:
         with self._open(path) as dataset:
             return described(dataset, path, self._at(path))
+
+    @override
+    def as_zarr(self) -> NoReturn:
+        raise TypeError(f"{self._where}: is an HDF5 file, not a Zarr store; use store.h5py()")
+
+    @override
+    def as_h5py(self) -> Any:
+        import h5py
+
+        root = self._reader.root
+        if isinstance(root, str):
+            return h5py.File(f"{root}/{self._key}", "r", locking=False)
+        from arraystore.objects.loop import check_process
+
+        check_process()
+        return h5py.File(_RangeFile(self._reader, self._key), "r")
 
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where

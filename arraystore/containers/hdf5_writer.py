@@ -57,6 +57,11 @@ class HDF5Writer(ContainerWriter):
 
     @override
     @staticmethod
+    def import_libraries() -> None:
+        import h5py  # noqa: F401 - for those who import it later
+
+    @override
+    @staticmethod
     def is_root(data: bytes) -> bool:
         return data == SIGNATURE
 
@@ -106,7 +111,8 @@ class HDF5Writer(ContainerWriter):
             options |= {"chunks": (min(COLUMN_CHUNK_ROWS, n),), "shuffle": True}
             options["compression"] = "gzip"
         if not is_text:
-            options["fillvalue"] = column.fill
+            fill = column.fill  # text if it was "NaN" or the like in Zarr
+            options["fillvalue"] = float(fill) if isinstance(fill, str) else fill
         array = self._file.create_dataset(path, (n,), **options)
         for start in range(0, n, COLUMN_CHUNK_ROWS):
             rows = values[start : start + COLUMN_CHUNK_ROWS]

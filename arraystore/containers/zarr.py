@@ -6,8 +6,9 @@ listed and a plain HTTP server will do.
 
 from __future__ import annotations
 
+import math
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 from typing_extensions import Buffer, override
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from zarr import Group
 
     from arraystore.containers.base import Rows
 
@@ -305,6 +307,25 @@ class ZarrReader(ContainerReader):
         if rows != COLUMN_CHUNK_ROWS:
             yield path, f"must have chunks of {COLUMN_CHUNK_ROWS} rows, got {rows}"
 
+    @override
+    def as_zarr(self) -> Group:
+        from zarr import open_group
+        from zarr.storage import LocalStore, ObjectStore
+
+        root = self._reader.root
+        if isinstance(root, str):
+            return open_group(LocalStore(root, read_only=True), mode="r", zarr_format=3)
+        from arraystore.objects.loop import check_process
+
+        check_process()
+        store, key = root
+        objects = ObjectStore(store, read_only=True)
+        return open_group(objects, path=key, mode="r", zarr_format=3)
+
+    @override
+    def as_h5py(self) -> NoReturn:
+        raise TypeError(f"{self._where}: is a Zarr store, not an HDF5 file; use store.zarr()")
+
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where
 
@@ -519,7 +540,21 @@ def _as_column(node: dict[str, Any]) -> Column | None:
     """Return what an array is as a column, or None if it is none."""
     try:
         data_type, (dimension,), (_,) = node["data_type"], node["dimension_names"], node["shape"]
+        column = Column(data_type, dimension, node["fill_value"])
         is_column = _codecs(node) == _codecs_of(data_type) and isinstance(dimension, str)
-        return Column(data_type, dimension, node["fill_value"]) if is_column else None
-    except (KeyError, TypeError, ValueError):
+        return column if is_column and _is_fill(column.fill, data_type) else None
+    except (KeyError, OverflowError, TypeError, ValueError):
         return None
+
+
+def _is_fill(value: Any, data_type: str) -> bool:
+    """Whether a fill value in JSON is text, or a number of a type that both containers have."""
+    if data_type == STRING:
+        return isinstance(value, str)
+    dtype = np.dtype(data_type)
+    if dtype.kind == "f":
+        is_special = isinstance(value, float) or value in ("NaN", "Infinity", "-Infinity")
+        return is_special or math.isfinite(value)
+    if dtype.kind == "b":
+        return isinstance(value, bool)
+    return dtype.kind in "iu" and type(value) is int and dtype.type(value) == value

@@ -71,6 +71,10 @@ class Draft(Protocol):
         """Where images that were encoded anew are kept."""
         ...
 
+    def import_libraries(self) -> None:
+        """Import the libraries that write the container; see `ContainerWriter`."""
+        ...
+
     def expect(self, known: Plan) -> None:
         """Refuse what is known of a plan, before the rest takes long to be found out.
 

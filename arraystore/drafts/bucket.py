@@ -101,6 +101,10 @@ class BucketDraft(Draft):
     def spool(self) -> Path:
         return self._folder / "spool"
 
+    @override
+    def import_libraries(self) -> None:
+        self._container.import_libraries()
+
     @property
     def _skeleton(self) -> Path:
         return self._folder / "store"

@@ -106,6 +106,10 @@ class LocalDraft(Draft):
         return self._work.spool
 
     @override
+    def import_libraries(self) -> None:
+        self._open_writer.import_libraries()
+
+    @override
     def expect(self, known: Plan) -> None:
         recorded = read_journal(self._work.journal)
         if recorded is not None:

@@ -86,6 +86,7 @@ class ObjectReader(RangeReader):
         self.max_gap = max_gap
         self._connection = connection
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.root = connection.store, self._prefix.rstrip("/")
         self._slots = asyncio.Semaphore(max_in_flight)
         self._seen: dict[str, Seen] = {}
         self._guarded: set[str] = set()

@@ -38,6 +38,15 @@ def test_a_store_reads_as_from_the_disk(uploaded: Server, path: Path) -> None:
         assert remote[name].file_name.tolist() == local[name].file_name.tolist()
 
 
+def test_zarr_python_and_h5py_read_with_the_credentials_of_the_store(
+    uploaded: Server, path: Path
+) -> None:
+    local, remote = arraystore.open(path), opened(uploaded, path)
+    root: Any = remote.zarr() if path.suffix == ".zarr" else remote.h5py()
+    nbytes = int(root["train/image_nbytes"][0])
+    assert root["train/image_payload"][:nbytes].tobytes() == local["train"].image_bytes[0]
+
+
 def test_scattered_images_are_requests_of_their_own_at_the_same_time(
     uploaded: Server, path: Path
 ) -> None:
