@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from arraystore.errors import escaped
+from arraystore.errors import brief, escaped
 from arraystore.selection import as_positions, is_one
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class Mapped(Generic[T]):
     ----------
     samples : Samples
     transform : callable
-        Given a `Sample`.
+        Given a `Sample`. If it raises `StopIteration`, that becomes the cause of a `RuntimeError`,
+        as in generators (PEP 479).
     """
 
     def __init__(self, samples: Samples, transform: Callable[[Sample], T]) -> None:
@@ -45,16 +46,25 @@ class Mapped(Generic[T]):
     def __getitem__(self, selection: Selection) -> list[T]: ...
     def __getitem__(self, selection: int | np.integer[Any] | Selection) -> T | list[T]:
         if is_one(selection):
-            return self._transform(self._samples[int(selection)])
+            return self._transformed(self._samples[int(selection)])
         return self.__getitems__(as_positions(selection, len(self)).tolist())
 
     def __getitems__(self, indices: Sequence[int]) -> list[T]:
         """Return the results at some positions: what torch's DataLoader calls for a batch."""
-        return list(map(self._transform, self._samples.__getitems__(indices)))
+        return [self._transformed(sample) for sample in self._samples.__getitems__(indices)]
 
     def __iter__(self) -> Iterator[T]:
         """Yield every result in order; the next samples are read meanwhile."""
-        return map(self._transform, self._samples)
+        for sample in self._samples:
+            yield self._transformed(sample)
+
+    def _transformed(self, sample: Sample) -> T:
+        try:
+            return self._transform(sample)
+        except StopIteration as error:  # would end the caller's loop as if there were no more
+            raise RuntimeError(
+                f"{self!r}: the transform raised StopIteration for {brief(sample.file_name)}"
+            ) from error
 
     def __repr__(self) -> str:
         name = getattr(self._transform, "__qualname__", repr(self._transform))

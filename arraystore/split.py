@@ -335,6 +335,11 @@ class Split(Queries):
         transform : callable
             Given a `Sample`. Must pickle if worker processes are to call it.
 
+        Returns
+        -------
+        Mapped
+            If `transform` raises `StopIteration`, a `RuntimeError` is raised in its place.
+
         Examples
         --------
         >>> import arraystore

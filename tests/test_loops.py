@@ -18,7 +18,7 @@ from arraystore.read_ahead import ahead
 from tests.support import SUFFIXES, count_reads, no_threads_are_left, picture, write_store
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
 N = 60
@@ -353,6 +353,36 @@ def test_a_mapped_split_reads_a_batch_at_a_time(train: arraystore.Split) -> None
     reads = count_reads(train)
     train.map(file_name_of).__getitems__([5, 6, 7])
     assert len(reads.ranges) == 1
+
+
+def stop(sample: arraystore.Sample) -> str:
+    if sample.file_name == NAMES[2]:
+        raise StopIteration(sample.label)
+    return sample.file_name
+
+
+@named(
+    "use",
+    [list, lambda mapped: mapped[2], lambda mapped: mapped[:]],
+    ids=["loop", "integer", "slice"],
+)
+def test_stop_iteration_in_a_transform_is_an_error(
+    train: arraystore.Split, use: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(RuntimeError, match=r"<stop of .* StopIteration for '02.jpg'") as raised:
+        use(train.map(stop))
+    assert isinstance(raised.value.__cause__, StopIteration)
+    assert raised.value.__cause__.value == train.label[2]
+
+
+def test_stop_iteration_in_work_ahead_is_an_error() -> None:
+    def work(i: int) -> int:
+        return next(iter(())) if i == 3 else i
+
+    done: list[int] = []
+    with pytest.raises(RuntimeError, match="StopIteration") as raised:
+        done.extend(ahead((i for i in range(9)), work))
+    assert isinstance(raised.value.__cause__, StopIteration)
 
 
 def test_supervised_samples_are_images_with_labels(train: arraystore.Split) -> None:
