@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import numpy as np
 from typing_extensions import Buffer, override
 
+from arraystore.attributes import Unreadable
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.base import ContainerReader, Tree, as_string_array
 from arraystore.containers.hdf5_chunks import ChunkedColumn
@@ -117,7 +118,10 @@ class HDF5Reader(ContainerReader):
                     # As h5py does for `attributes[name]`, which would open it once more.
                     value = np.zeros(shape, dtype)
                     attribute.read(value, mtype=h5t.py_create(dtype))
-                    found[name] = _plain(value[()] if value.ndim == 0 else value)
+                    try:
+                        found[name] = _plain(value[()] if value.ndim == 0 else value)
+                    except UnicodeDecodeError as error:
+                        found[name] = Unreadable(f"text that is not UTF-8 ({error})")
             return found
 
     @override
@@ -312,7 +316,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return value.decode()
     if isinstance(value, np.int8) and value in (0, 1):
         return bool(value)
     return value.item() if isinstance(value, np.generic) else value

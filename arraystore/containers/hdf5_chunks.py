@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore.byterange import ByteRange
+from arraystore.containers.hdf5_guard import is_padded_with_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,6 +62,8 @@ class ChunkedColumn:
         file_nbytes : int
             What all of them must lie in.
         """
+        if not is_padded_with_zeros(dataset):
+            return None
         properties = dataset.id.get_create_plist()
         filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
         if dataset.chunks is None or filters not in _KNOWN:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from arraystore.containers.hdf5_guard import dimension_of
+from arraystore.containers.hdf5_guard import dimension_of, is_padded_with_zeros
 from arraystore.errors import FormatError
 from arraystore.schema import COLUMN_CHUNK_ROWS, MIN_TEXT_WIDTH, STRING, Column
 
@@ -28,6 +28,8 @@ def layout_faults(dataset: Any, *, is_payload: bool) -> list[str]:
         faults.append(f"must have the filters {SHUFFLE_DEFLATE} (shuffle, gzip), got {filters}")
     if dataset.dtype.kind == "S" and dataset.dtype.itemsize < MIN_TEXT_WIDTH:
         faults.append(f"text must be {MIN_TEXT_WIDTH} bytes wide or more, got {dataset.dtype}")
+    if not is_padded_with_zeros(dataset):
+        faults.append("text must be padded with zero bytes (H5T_STR_NULLPAD)")
     return faults
 
 

@@ -177,6 +177,19 @@ def check_values(dataset: Any, file_nbytes: int, where: str) -> None:
         raise FormatError(f"{where}: {nbytes} bytes cannot be compressed to {stored}")
 
 
+def is_padded_with_zeros(dataset: Any) -> bool:
+    """Whether text of a dataset has only zeros behind its end; True of what is no text.
+
+    C programs end text with a zero byte, behind which anything may follow; Fortran programs pad it
+    with spaces. libhdf5 removes both, NumPy neither.
+    """
+    from h5py import h5t
+
+    if dataset.dtype.kind != "S":
+        return True
+    return bool(dataset.id.get_type().get_strpad() == h5t.STR_NULLPAD)
+
+
 def is_dimension(dataset: Any) -> bool:
     """Whether a dataset is a dimension without values, as netCDF-4 makes them."""
     return bool(dataset.is_scale) and dataset.id.get_storage_size() == 0
