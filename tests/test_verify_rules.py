@@ -11,8 +11,10 @@ import pytest
 import zarr
 
 import arraystore
+from arraystore.errors import StorageError
 from tests.support import SUFFIXES, picture, write_store
 from tests.test_damaged_stores import edited, rewrite_column, set_attribute
+from tests.web import WebServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -208,3 +210,20 @@ def test_arrays_of_a_store_without_consolidated_metadata_are_copied(
     assert report.left_out == ("theirs/matrix",)
     with h5py.File(tmp_path / "b.h5") as copied:
         assert copied["theirs/column"][:].tolist() == [0, 1, 2, 3]
+
+
+@named("store", [".zarr"], indirect=True)
+def test_copy_from_a_web_server_needs_consolidated_metadata(store: Path, tmp_path: Path) -> None:
+    target = tmp_path / "b.zarr"
+    with WebServer() as web:
+        web.put(store, "whole.zarr")
+        add_arrays(store)
+        web.put(store, "unlisted.zarr")
+        assert arraystore.copy(f"{web.url}/whole.zarr", target).left_out == ()
+        with pytest.raises(StorageError, match=r"no consolidated metadata.*; download the store"):
+            arraystore.copy(f"{web.url}/unlisted.zarr", target, overwrite=True)
+        # Nothing else needs a listing.
+        assert len(arraystore.open(f"{web.url}/unlisted.zarr")["train"][:].image) == 4
+        assert arraystore.verify(f"{web.url}/unlisted.zarr").ok
+    assert arraystore.verify(target).ok
+    assert not list(tmp_path.glob(".*.partial"))
