@@ -3,10 +3,12 @@
 Lines of JSON behind the CRC-32C of what follows it; the first that is torn ends the journal::
 
     8c2f0a3e {"option": {"order": "shuffled", …}, "source": {…}, …}
-    51b0c7d2 [["train", 0, 67108864, "checksums of the images that begin in it"], …]
+    51b0c7d2 [["train", 0, 67108864, "checksums of the images that begin in it"]]
 
-The first tells the plan. Each of the others is written when the disk has the blocks it names.
+The first holds the plan. Each of the others is written when the disk has the block it names.
 (`arraystore.drafts.claim` keeps the same lines in a bucket.)
+
+A line of which the checksum is right may still hold anything: nothing in it is used unchecked.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ import json
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from itertools import count
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self
 
 import numpy as np
 
+from arraystore.attributes import MAX_NBYTES, parse_json
+from arraystore.errors import FormatError, brief
 from arraystore.storage import crc32c
 from arraystore.sync import sync_path
 
@@ -73,20 +78,75 @@ class Recorded:
 
 
 def read_journal(path: Path) -> Recorded | None:
-    """Return what a journal tells, or None if there is none, or not even its plan in it."""
+    """Return what a journal records, or None if there is none, or not even its plan in it.
+
+    Raises
+    ------
+    FormatError
+        If a line that is not torn holds anything else than a plan, or a block.
+    """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            lines = list(whole_lines(file, str(path)))
     except FileNotFoundError:
         return None
-    lines = list(whole_lines(data))
     if not lines:
         return None
+    (plan, _), *groups = lines
     blocks = {
-        BlockKey(split, start, stop): from_text(checksums)
-        for group, _ in lines[1:]
-        for split, start, stop, checksums in group
+        key: checksums
+        for group, _ in groups
+        for key, checksums, _ in blocks_of(group, where=str(path))
     }
-    return Recorded(plan=lines[0][0], blocks=blocks, nbytes=lines[-1][1])
+    return Recorded(plan=plan_of(plan, where=str(path)), blocks=blocks, nbytes=lines[-1][1])
+
+
+def plan_of(value: Any, *, where: str) -> Plan:
+    """Return a value as a plan.
+
+    Raises
+    ------
+    FormatError
+        If it is none.
+    """
+    parts = value.values() if isinstance(value, dict) else [value]
+    if not all(
+        isinstance(part, dict) and all(isinstance(text, str) for text in part.values())
+        for part in parts
+    ):
+        raise FormatError(f"{where}: must begin with a plan, got {brief(value)}")
+    plan: Plan = value
+    return plan
+
+
+def blocks_of(
+    group: Any, *, where: str, n_texts: int = 0
+) -> Iterator[tuple[BlockKey, Checksums, list[str]]]:
+    """Yield the blocks that a line records: each with checksums, and so many texts.
+
+    Raises
+    ------
+    FormatError
+        If it records anything else.
+    """
+    for entry in group if isinstance(group, list) else [group]:
+        block = _block(entry, n_texts)
+        if block is None:
+            raise FormatError(f"{where}: must record a block, got {brief(entry)}")
+        yield block
+
+
+def _block(entry: Any, n_texts: int) -> tuple[BlockKey, Checksums, list[str]] | None:
+    kinds = [str, int, int, str, *[str] * n_texts]
+    if not isinstance(entry, list) or [type(value) for value in entry] != kinds:
+        return None
+    split, start, stop, checksums, *texts = entry
+    if not 0 <= start <= stop < 2**63:
+        return None
+    try:
+        return BlockKey(split, start, stop), from_text(checksums), texts
+    except ValueError:
+        return None
 
 
 def as_text(checksums: Checksums) -> str:
@@ -111,15 +171,34 @@ def as_line(what: Any) -> bytes:
     return _checksum(text) + text + b"\n"
 
 
-def whole_lines(data: bytes) -> Iterator[tuple[Any, int]]:
-    """Yield what each line holds and where it ends, up to the first that is torn."""
+def whole_lines(file: BinaryIO, where: str) -> Iterator[tuple[Any, int]]:
+    """Yield what each line holds and where it ends, up to the first that is torn.
+
+    Parameters
+    ----------
+    file : binary file
+    where : str
+        Its path or address, for messages.
+
+    Raises
+    ------
+    FormatError
+        If a line is longer than any that is written, or holds no JSON.
+    """
     stop = 0
-    for line in data.splitlines(keepends=True):
+    for number in count(1):
+        line = file.readline(MAX_NBYTES + 1)
+        if len(line) > MAX_NBYTES:
+            raise FormatError(f"{where}: line {number} has more than {MAX_NBYTES} bytes")
         text = line[_PREFIX:-1]
         if not line.endswith(b"\n") or line[:_PREFIX] != _checksum(text):
             return
         stop += len(line)
-        yield json.loads(text), stop
+        try:
+            value = parse_json(text)
+        except ValueError as error:
+            raise FormatError(f"{where}: line {number} must be JSON: {error}") from None
+        yield value, stop
 
 
 def _checksum(text: bytes) -> bytes:
@@ -203,10 +282,11 @@ class JournalWriter:
     def _record(self, group: dict[BlockKey, tuple[Checksums, tuple[Path, ...]]]) -> None:
         for file in dict.fromkeys(file for _, files in group.values() for file in files):
             sync_path(file)
-        self._append([[*key, as_text(values)] for key, (values, _) in group.items()])
+        self._append(*([[*key, as_text(values)]] for key, (values, _) in group.items()))
 
-    def _append(self, what: Any) -> None:
-        line = memoryview(as_line(what))
-        while line:
-            line = line[os.write(self._fd, line) :]
+    def _append(self, *lines: Any) -> None:
+        for what in lines:
+            line = memoryview(as_line(what))
+            while line:
+                line = line[os.write(self._fd, line) :]
         os.fsync(self._fd)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from arraystore.errors import StorageError, escaped
+from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.exchange import exchange
 from arraystore.folders import remove_tree
 from arraystore.journal import read_journal
@@ -94,7 +94,10 @@ class Workspace:
         """Whether there is a store with at least one block that need not be filled again."""
         if not os.path.lexists(self.store) or _is_same(self.store, self.target):
             return False
-        recorded = read_journal(self.journal)
+        try:
+            recorded = read_journal(self.journal)
+        except FormatError:
+            return True  # it is for the user to decide: resuming says what is wrong
         return recorded is not None and bool(recorded.blocks)
 
     def publish(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from obstore.store import MemoryStore
@@ -229,3 +230,21 @@ def objects_on_disk(store: Path) -> dict[str, bytes]:
         return {store.name: store.read_bytes()}
     files = (path for path in store.rglob("*") if path.is_file())
     return {path.relative_to(store.parent).as_posix(): path.read_bytes() for path in sorted(files)}
+
+
+def checked(text: bytes) -> bytes:
+    """Return a line of a journal that holds a text, and is not torn."""
+    return f"{crc32c(text):08x} ".encode() + text + b"\n"
+
+
+HOSTILE_LINES: Final = {
+    "nested deeply": b"[" * 200_000 + b"]" * 200_000,
+    "nested": b"[" * 65 + b"]" * 65,
+    "digits": b'[["train", 0, ' + b"9" * 5000 + b', ""]]',
+    "number": json.dumps([["train", 0, 10**30, ""]]).encode(),
+    "text": b'"train"',
+    "not hexadecimal": b'[["train", 0, 1, "zz"]]',
+    "too many": b'[["train", 0, 1, "", "", ""]]',
+    "no JSON": b"\xff",
+}
+"""Lines of journals and claims that are not torn, and that arraystore does not write."""

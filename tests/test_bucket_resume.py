@@ -23,10 +23,20 @@ from arraystore.drafts.many_objects import ManyObjectsDraft
 from arraystore.drafts.one_object import OneObjectDraft
 from arraystore.errors import SourceChangedError, SourceError, StorageError
 from arraystore.fill import FilePlaces
+from arraystore.journal import as_line
 from arraystore.layout import blocks
 from arraystore.objects import stores
+from arraystore.objects import writer as writer_room
 from arraystore.objects.writer import ObjectWriter
-from tests.support import SUFFIXES, Bucket, objects_on_disk, picture, write_folder
+from tests.support import (
+    HOSTILE_LINES,
+    SUFFIXES,
+    Bucket,
+    checked,
+    objects_on_disk,
+    picture,
+    write_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -465,7 +475,7 @@ def test_another_library_is_told(
     assert bucket.keys_of("delete") == []
 
 
-@pytest.mark.parametrize("data", [b"", b"00000000 {}\n"])
+@pytest.mark.parametrize("data", [b"", b"00000000 {}\n", *map(checked, HOSTILE_LINES.values())])
 def test_a_claim_that_is_not_understood_tells_nothing(
     data: bytes, photos: Path, bucket: Bucket
 ) -> None:
@@ -473,6 +483,29 @@ def test_a_claim_that_is_not_understood_tells_nothing(
     with pytest.raises(StorageError, match="if it is no more, give overwrite=True"):
         convert(photos)
     convert(photos, resume=True)
+    assert bucket.objects == undisturbed(photos)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE_LINES)
+@pytest.mark.usefixtures("unfinished")
+def test_claim_with_a_hostile_line_is_not_resumed(
+    hostile: str, photos: Path, bucket: Bucket
+) -> None:
+    data = bucket.objects[CLAIM] + checked(HOSTILE_LINES[hostile])
+    bucket.inner.put(CLAIM, data)
+    assert claim_of(bucket).plan is None
+    convert(photos, resume=True)
+    assert len(shards_sent(bucket)) == N_SHARDS
+    assert bucket.objects == undisturbed(photos)
+
+
+def test_claim_of_any_size_is_not_read_whole(
+    photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_room, "MAX_READ_NBYTES", 2**20)
+    bucket.inner.put(CLAIM, as_line({"plan": {}}) + bytes(2**20))
+    assert not claim_of(bucket).blocks
+    convert(photos, overwrite=True)
     assert bucket.objects == undisturbed(photos)
 
 

@@ -30,11 +30,11 @@ from arraystore.drafts.local import LocalDraft
 from arraystore.errors import SourceChangedError, SourceError, StorageError
 from arraystore.file_states import FileState
 from arraystore.fill import FilePlaces
-from arraystore.journal import BlockKey, JournalWriter, read_journal
+from arraystore.journal import BlockKey, JournalWriter, as_text, read_journal
 from arraystore.layout import blocks
 from arraystore.progress import Meter
 from benchmarks.kills import tree
-from tests.support import SUFFIXES, picture, write_folder
+from tests.support import HOSTILE_LINES, SUFFIXES, checked, picture, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -571,6 +571,47 @@ def test_a_journal_that_was_torn_goes_on_where_it_is_right(
     with pytest.raises(BoomError):
         convert(photos, target, resume=True)
     assert len(recorded(unfinished)) > n_recorded
+
+
+def assert_refused(photos: Path, target: Path, told: str) -> None:
+    """Resume an unfinished store that cannot be, and begin again."""
+    work, before = work_of(target), tree(work_of(target) / "store")
+    with pytest.raises(FileExistsError, match="holds an unfinished conversion"):
+        convert(photos, target)
+    with pytest.raises(StorageError, match=rf"^{work}/journal: {told}.*; give overwrite=True") as e:
+        convert(photos, target, resume=True)
+    assert not hasattr(e.value, "__notes__")
+    assert tree(work / "store") == before
+    convert(photos, target, overwrite=True)
+    assert tree(target) == undisturbed(photos, target)
+    assert names(target.parent) == [target.name]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE_LINES)
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_hostile_line_of_a_journal_is_refused(
+    hostile: str, place: str, photos: Path, target: Path, unfinished: Path
+) -> None:
+    journal, line = unfinished / "journal", checked(HOSTILE_LINES[hostile])
+    journal.write_bytes(line if place == "first" else journal.read_bytes() + line)
+    assert_refused(photos, target, "(line [0-9]+ |)must ")
+
+
+def test_giant_line_of_a_journal_is_refused(photos: Path, target: Path, unfinished: Path) -> None:
+    os.truncate(unfinished / "journal", 2**40)
+    assert_refused(photos, target, "line [0-9]+ has more than 67108864 bytes")
+
+
+def test_block_with_a_wrong_number_of_checksums_is_copied_again(
+    photos: Path, target: Path, unfinished: Path
+) -> None:
+    journal = unfinished / "journal"
+    data, blocks_there = journal.read_bytes(), recorded(unfinished)
+    key = next(key for key, checksums in blocks_there.items() if len(checksums) > 1)
+    cut = [[*key, as_text(blocks_there[key][1:])]]
+    journal.write_bytes(data + checked(json.dumps(cut).encode()))
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
 
 
 def test_a_block_is_recorded_when_the_disk_has_it(

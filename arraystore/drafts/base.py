@@ -175,7 +175,11 @@ class Draft(Protocol):
         total = int(images.nbytes.sum())
         all_blocks = blocks(images.nbytes)
         found = {block: self.recorded(split, block) for block in all_blocks}
-        there = {block: part for block, part in found.items() if part is not None}
+        there = {
+            block: part
+            for block, part in found.items()
+            if part is not None and len(part) == _n_begun(block)
+        }
         parts, compared = doubted(there, is_touched=self.is_source_touched)
         done = sum(map(len, parts.values())), sum(block.stop - block.start for block in parts)
         meter.start(f"{split}: copying images", len(images.nbytes), total, done=done)
@@ -220,6 +224,11 @@ class Draft(Protocol):
         with closing(run(pool, tasks, self.max_in_flight)) as reading:
             for block, filled in reading:
                 check_recorded(images.where(block.first), filled.checksums, recorded[block])
+
+
+def _n_begun(block: Block) -> int:
+    """Return the number of images that begin in a block."""
+    return block.last - block.first - (block.skip > 0)
 
 
 def first_difference(block: Block, found: Checksums, expected: Checksums) -> int:

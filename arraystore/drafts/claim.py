@@ -3,7 +3,7 @@
 Lines as of a journal on a disk (`arraystore.journal`), the object being written anew each time::
 
     8c2f0a3e {"owner": "5f0c…", "is_left": false, "root": "", "plan": {"option": {…}, …}}
-    51b0c7d2 [["train", 0, 67108864, "checksums of the images that begin in it", "its etag"], …]
+    51b0c7d2 [["train", 0, 67108864, "checksums of the images that begin in it", "its etag"]]
 
 Each time it is written on the condition that it is still what this process wrote last. So who
 has lost it to somebody else is told; and a block counts if its object still has that etag.
@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import os
 from hashlib import sha256
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from arraystore.errors import StorageError
-from arraystore.journal import BlockKey, as_line, as_text, from_text, whole_lines
+from arraystore.errors import FormatError, StorageError
+from arraystore.journal import as_line, as_text, blocks_of, plan_of, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from arraystore.drafts.base import Checksums
-    from arraystore.journal import Plan
+    from arraystore.journal import BlockKey, Plan
     from arraystore.objects.writer import Found, ObjectWriter, Version
 
 _WORTH: Final = 50
@@ -130,9 +131,9 @@ class Claim:
         """Tell of all blocks now."""
         if self._waiting:
             group = [(key, self.blocks[key]) for key in self._waiting]
-            self._lines.append(
-                as_line([[*key, as_text(sent.checksums), sent.tag] for key, sent in group])
-            )
+            self._lines += [
+                as_line([[*key, as_text(sent.checksums), sent.tag]]) for key, sent in group
+            ]
         self._waiting = []
         self._write()
 
@@ -201,22 +202,32 @@ class Claim:
     def _adopt(self, found: Found) -> None:
         """Take over what a claim tells that was there; one that is not ours tells nothing."""
         self.was_there, self.time, self._version = True, found.time, found.version
-        head, groups = _head(found), _lines(found)[1:]
+        head = _head(found)
+        try:
+            _, *groups = _lines(found) or [_UNKNOWN]
+            blocks = [each for group in groups for each in blocks_of(group, where="", n_texts=1)]
+        except FormatError:
+            head, groups, blocks = _UNKNOWN, [], []
         self.plan, self._root, self.is_left = head["plan"], head["root"], head["is_left"]
-        self.blocks = {
-            BlockKey(split, start, stop): Sent(from_text(checksums), tag)
-            for group in groups
-            for split, start, stop, checksums, tag in group
-        }
+        self.blocks = {key: Sent(checksums, tag) for key, checksums, (tag,) in blocks}
         self._lines = [as_line(group) for group in groups]
 
 
 def _lines(found: Found) -> list[Any]:
-    return [what for what, _ in whole_lines(found.data)]
+    return [what for what, _ in whole_lines(BytesIO(found.data), "")]
 
 
 def _head(found: Found) -> dict[str, Any]:
-    return next(iter(_lines(found)), _UNKNOWN)
+    """Return the first line of a claim, if it is one that arraystore writes."""
+    try:
+        head = next(whole_lines(BytesIO(found.data), ""), (_UNKNOWN, 0))[0]
+        kinds = {name: type(value) for name, value in head.items() if name != "plan"}
+        if kinds != {name: type(value) for name, value in _UNKNOWN.items() if name != "plan"}:
+            return _UNKNOWN
+        plan = head["plan"] if head["plan"] is None else plan_of(head["plan"], where="")
+    except (AttributeError, FormatError, KeyError):
+        return _UNKNOWN
+    return {**head, "plan": plan}
 
 
 def _digest(root: bytes) -> str:

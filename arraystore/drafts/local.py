@@ -111,7 +111,7 @@ class LocalDraft(Draft):
 
     @override
     def expect(self, known: Plan) -> None:
-        recorded = read_journal(self._work.journal)
+        recorded = self._read_journal()
         if recorded is not None:
             self._is_refused = True
             check_known(self._work.folder, recorded.plan, known)
@@ -121,7 +121,7 @@ class LocalDraft(Draft):
     def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
         if plan is not None:
             plan = {**plan, "library": self._open_writer.libraries()}
-        recorded = read_journal(self._work.journal)
+        recorded = self._read_journal()
         if recorded is not None:
             self._lay_out_again(payloads, plan or {}, recorded)
             return
@@ -130,6 +130,13 @@ class LocalDraft(Draft):
             sync_tree(self._work.store)
             sync_path(self._path.parent)
             self._journal = JournalWriter.begin(self._work.journal, plan)
+
+    def _read_journal(self) -> Recorded | None:
+        self._is_refused = True
+        with relying_on_a_store():
+            recorded = read_journal(self._work.journal)
+        self._is_refused = False
+        return recorded
 
     def _lay_out_again(self, payloads: Mapping[str, int], plan: Plan, recorded: Recorded) -> None:
         self._is_refused = True

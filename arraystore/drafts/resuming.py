@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arraystore.errors import FormatError, SourceChangedError, StorageError
+from arraystore.errors import FormatError, SourceChangedError, StorageError, escaped
 from arraystore.journal import IDENTITY
 
 if TYPE_CHECKING:
@@ -77,7 +77,10 @@ def check_plan(where: Path | str, then: Plan, now: Plan) -> None:
             told = f"sizes, places or headers of images have changed ({', '.join(changed)})"
         more = f"; {len(changed) - _FEW} more" if len(changed) > _FEW else ""
         raise (SourceChangedError if part in (SOURCE, IMAGES) else ValueError)(
-            f"{where}: cannot be resumed, because {told}{more}; go back to what it was, or {_ANEW}"
+            escaped(
+                f"{where}: cannot be resumed, because {told}{more}; go back to what it was, or "
+                f"{_ANEW}"
+            )
         )
 
 

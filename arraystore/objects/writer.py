@@ -27,6 +27,9 @@ PART_NBYTES: Final = 16 * 2**20
 MAX_PARTS: Final = 9_000
 """Most parts of an upload; S3 takes 10,000."""
 
+MAX_READ_NBYTES: Final = 2**30
+"""Most bytes that are read of an object that records how far a conversion is."""
+
 _PARTS_IN_FLIGHT: Final = 4
 
 _PATIENCE: Final[Mapping[str, float]] = {
@@ -70,7 +73,7 @@ class Status(NamedTuple):
 
 
 class Found(NamedTuple):
-    """An object, and when it was written."""
+    """An object, and when it was written; without its bytes if it has more than are read."""
 
     data: bytes
     version: Version
@@ -174,7 +177,8 @@ class ObjectWriter:
         def get(store: Any) -> Found:
             answer = store.get(key)
             meta = answer.meta
-            return Found(bytes(answer.bytes()), Version.of(meta), meta["last_modified"])
+            data = bytes(answer.bytes()) if meta["size"] <= MAX_READ_NBYTES else b""
+            return Found(data, Version.of(meta), meta["last_modified"])
 
         try:
             return self._ask(key, get)
