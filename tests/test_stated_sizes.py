@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import arraystore
-from arraystore.errors import ArrayStoreError, FormatError
+from arraystore.errors import ArrayStoreError
 from arraystore.saved_selection import SavedSelection
 from tests.soak import stated_sizes
 from tests.support import SUFFIXES, picture, write_store
@@ -76,19 +78,32 @@ def test_columns_that_state_chunks_that_are_not_stored_are_refused(store: Path, 
         arraystore.open(store)["train"].sample(3, seed=1)
 
 
+SAMPLED_FROM_A_BUCKET = """
+import sys
+from pathlib import Path
+import arraystore
+from obstore.store import LocalStore
+
+try:
+    arraystore.open((LocalStore(sys.argv[1]), "a.zarr"))["train"].sample(1, seed=1)
+except arraystore.FormatError as error:
+    print(error)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
 @named("n", [4 * 10**7, 2**33])
 def test_columns_in_a_bucket_that_are_not_stored_are_refused(n: int, tmp_path: Path) -> None:
-    from obstore.store import MemoryStore
-
     images = [picture(seed=i) for i in range(2)]
     path = write_store(tmp_path / "a.zarr", list("ab"), [0, 0], images, classes="x")
     state(path, "num_samples", n, "sample")
-    bucket = MemoryStore()
-    for file in path.rglob("*"):
-        if file.is_file():
-            bucket.put(f"a.zarr/{file.relative_to(path)}", file.read_bytes())
-    with memory_below(2**25), refused("train/image_nbytes", "chunks", kind=FormatError):
-        arraystore.open((bucket, "a.zarr"))["train"].sample(1, seed=1)
+    # Not traced here: CPython before 3.13.2 crashes when tracing stops while obstore's threads
+    # free memory (gh-128679).
+    code = [sys.executable, "-c", SAMPLED_FROM_A_BUCKET, str(tmp_path)]
+    message, kibibytes = subprocess.check_output(code, text=True).splitlines()
+    assert "train/image_nbytes" in message
+    assert "chunks" in message
+    assert int(kibibytes) * 2**10 < 2**28 < 8 * n
 
 
 @named("n", [2**36, 2**40])
