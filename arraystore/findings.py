@@ -100,6 +100,7 @@ class Findings:
         self._of_one: Counter[tuple[str, str]] = Counter()
         self._first: dict[tuple[object, ...], Problem] = {}
         self._number: Counter[tuple[object, ...]] = Counter()
+        self._groups_of_one: Counter[tuple[str, str]] = Counter()
 
     def add(self, problem: Problem) -> None:
         """Take one more."""
@@ -110,11 +111,16 @@ class Findings:
             self.kept.append(problem)
         of_no_image = self.count if problem.position is None else None
         group = *place, _NUMBER.sub("", problem.message), of_no_image
-        if group in self._first or len(self._first) < MAX_KEPT:
-            self._first.setdefault(group, problem)
+        if group in self._first:
             self._number[group] += 1
+        elif len(self._first) < MAX_KEPT and self._groups_of_one[place] < MAX_OF_ONE:
+            self._groups_of_one[place] += 1
+            self._first[group], self._number[group] = problem, 1
 
     @property
     def groups(self) -> list[ProblemGroup]:
-        """The first `MAX_KEPT` kinds of them, each with the number of all of its kind."""
+        """The first `MAX_KEPT` kinds of them, each with the number of all of its kind.
+
+        Of one object or array there are `MAX_OF_ONE`.
+        """
         return [ProblemGroup(first, self._number[group]) for group, first in self._first.items()]

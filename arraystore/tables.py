@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,12 +12,13 @@ from arraystore.errors import escaped
 from arraystore.sources.base import first_few
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
 
     from arraystore.copy import CopyReport
+    from arraystore.findings import ProblemGroup
     from arraystore.payload import ReadPlan
     from arraystore.reader import StoreInfo
     from arraystore.report import ConvertReport
@@ -28,6 +30,8 @@ _DIGEST_DIGITS: Final = 12
 _WIDTH_OF_A_FILE: Final = 10_000
 """Columns there are where the output is no terminal: enough to cut nothing."""
 _NAMES_TOLD: Final = 25
+_MOST_LINES: Final = 20
+"""Notes that are printed, and problems of one stored object, or of the source."""
 
 
 def print_report(report: ConvertReport, *, resumed: bool = False) -> None:
@@ -47,8 +51,7 @@ def print_report(report: ConvertReport, *, resumed: bool = False) -> None:
                 _say(console, f"  {file_name}: {reason}")
     if report.was_complete:
         _say(console, "The store was complete already; nothing was converted.")
-    for note in report.notes:
-        _say(console, note)
+    _print_notes(console, report.notes)
     if report.partial:
         _say(console, "The source was incomplete; the store records it as partial.")
 
@@ -59,8 +62,7 @@ def print_copy(report: CopyReport) -> None:
     _print_splits(console, f"{report.source} → {report.path}", report)
     if report.left_out:
         _say(console, f"Not copied: {', '.join(report.left_out)}")
-    for note in report.notes:
-        _say(console, note)
+    _print_notes(console, report.notes)
 
 
 def print_verification(report: VerifyReport) -> None:
@@ -68,18 +70,38 @@ def print_verification(report: VerifyReport) -> None:
     console = _console()
     if report.splits:
         _print_splits(console, f"{report.store}: {report.dataset}", report)
-    for group in report.groups:
+    shown = _first_of_each_place(report.groups)
+    for group in shown:
         console.print(str(group), soft_wrap=True)
     n = report.num_problems
-    told = sum(group.count for group in report.groups)
+    told = sum(group.count for group in shown)
     if n > told:
         console.print(f"… and {n - told:,} more")
     done = ["read", *(["decoded"] if report.decoded else [])]
     done += [f"compared with {report.source}"] if report.source else []
     found = f"{n:,} problem{'s' if n > 1 else ''}" if n else "nothing is wrong"
-    found += " (--json lists each)" if n > len(report.groups) else ""
+    found += " (--json lists each)" if n > len(shown) else ""
     if report.splits:
         _say(console, f"Every image that could be was {_listed(done)}: {found}.")
+
+
+def _first_of_each_place(groups: Sequence[ProblemGroup]) -> list[ProblemGroup]:
+    """Return the first groups of each stored object, and of what is of none."""
+    found: Counter[tuple[str, str]] = Counter()
+    shown = []
+    for group in groups:
+        place = group.first.split, group.first.key
+        found[place] += 1
+        if found[place] <= _MOST_LINES:
+            shown.append(group)
+    return shown
+
+
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes[:_MOST_LINES]:
+        _say(console, note)
+    if len(notes) > _MOST_LINES:
+        _say(console, f"… and {len(notes) - _MOST_LINES:,} more notes (--json lists each)")
 
 
 def _listed(words: list[str]) -> str:

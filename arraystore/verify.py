@@ -73,9 +73,11 @@ class VerifyReport:
         Number of all.
     groups : tuple of ProblemGroup
         The problems, in one those of images of the same stored object that differ in numbers
-        alone, with how many there are; the first 1,000.
+        alone, with how many there are; the first 1,000, and no more than 500 of one object.
     seconds : float
         Wall time.
+    source_damage : tuple of str
+        The parts of archives of the source that cannot be read, all of them.
     """
 
     store: str
@@ -87,6 +89,7 @@ class VerifyReport:
     num_problems: int
     groups: tuple[ProblemGroup, ...]
     seconds: float
+    source_damage: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -159,6 +162,7 @@ def verify(
     check_bools(decode=decode, progress=False if progress is None else progress)
     began = time.perf_counter()
     findings, splits, name, where = Findings(), {}, "", str(address)
+    damage: tuple[str, ...] = ()
     try:
         store = open_store(address, storage_options=storage_options)
     except (FormatError, ShortReadError) as error:
@@ -171,6 +175,7 @@ def verify(
             verification = _Verification(store, findings, shown, origin, names)
             with verification.source_unchanged():
                 splits = verification.run(decode=decode)
+            damage = verification.source_damage
     return VerifyReport(
         store=where,
         dataset=name,
@@ -181,6 +186,7 @@ def verify(
         num_problems=findings.count,
         groups=tuple(findings.groups),
         seconds=time.perf_counter() - began,
+        source_damage=damage,
     )
 
 
@@ -208,6 +214,11 @@ class _Verification:
     def source_unchanged(self) -> AbstractContextManager[None]:
         """Refuse to report differences from a source that changes meanwhile."""
         return nullcontext() if self._source is None else self._source.states.unchanged()
+
+    @property
+    def source_damage(self) -> tuple[str, ...]:
+        """The parts of the source that cannot be read."""
+        return () if self._source is None else self._source.damage
 
     def run(self, *, decode: bool) -> dict[str, SplitInfo]:
         """Verify all; return what the splits say of themselves."""

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from arraystore.drafts.local import LocalDraft
 from arraystore.labels import Vocabulary
 from arraystore.show import captions, contact_sheet
 from tests.support import SUFFIXES, picture, write_folder
+from tests.test_damaged_stores import edited
 
 if TYPE_CHECKING:
     from arraystore.drawn import DrawnArchives
@@ -412,3 +414,45 @@ def test_the_commands_that_read_are_told_how_to_reach_a_bucket(
     monkeypatch.setattr(arraystore, "open", note)
     assert main([*command, "s3://b/x.zarr", "--storage-option", "anon=true"]) == 1
     assert seen["storage_options"] == {"anon": True}
+
+
+DAMAGE = tuple(f"n{i:08}.tar: expected zeros, but byte {i} begins data" for i in range(1000))
+
+
+@pytest.mark.parametrize("command", ["convert", "verify"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_long_list_of_damaged_archives_is_cut_short(
+    command: str,
+    suffix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, target = tmp_path / "photos", str(tmp_path / f"out{suffix}")
+    write_folder(folder, {"cat/1.jpg": picture()})
+    arraystore.convert(f"folder:{folder}", target)
+    if command == "verify":  # problems of an image, which come after those of the source
+        with edited(Path(target)) as root:
+            root["train/image_height"][:] = 5
+    module = sys.modules[f"arraystore.{command}"]
+    load_source = vars(module)["load_source"]
+
+    def load_damaged(*args: Any, **options: Any) -> Any:
+        return replace(load_source(*args, **options), damage=DAMAGE, notes=DAMAGE)
+
+    monkeypatch.setattr(module, "load_source", load_damaged)
+    if command == "convert":
+        arguments = ["convert", f"folder:{folder}", target, "--overwrite"]
+    else:
+        arguments = ["verify", target, "--source", str(folder)]
+    status = main(arguments)
+    printed = capsys.readouterr().out
+    assert [line in printed for line in DAMAGE] == [True] * 20 + [False] * 980
+    assert "… and 980 more" in printed
+    assert "--json lists each" in printed
+    assert main([*arguments, "--json"]) == status == (command == "verify")
+    report = json.loads(capsys.readouterr().out)
+    assert report["notes" if command == "convert" else "source_damage"] == list(DAMAGE)
+    if command == "verify":
+        assert "image_height is 5" in printed
+        assert report["num_problems"] == 1001
