@@ -162,13 +162,13 @@ class LocalReader(RangeReader):
 
     @override
     def folders(self, folder: str) -> list[str]:
-        with os.scandir(f"{self._root}/{folder}") as entries:
+        with os.scandir(f"{self.root}/{folder}") as entries:
             return [entry.name for entry in entries if entry.is_dir()]
 
     @override
     def count(self, folder: str) -> int:
         try:
-            with os.scandir(f"{self._root}/{folder}") as entries:
+            with os.scandir(f"{self.root}/{folder}") as entries:
                 return sum(1 for _ in entries)
         except (FileNotFoundError, NotADirectoryError):
             return 0
