@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import arraystore
-from arraystore.errors import ArrayStoreError, FormatError
+from arraystore.errors import ArrayStoreError
 from arraystore.saved_selection import SavedSelection
 from tests.soak import stated_sizes
 from tests.support import SUFFIXES, picture, write_store
@@ -76,19 +78,38 @@ def test_columns_that_state_chunks_that_are_not_stored_are_refused(store: Path, 
         arraystore.open(store)["train"].sample(3, seed=1)
 
 
+# In a process of its own: tracemalloc.stop() crashes while threads of obstore run (CPython issue
+# 128679, mended in 3.13.2).
+IN_A_BUCKET = """
+import resource, sys
+from pathlib import Path
+from obstore.store import MemoryStore
+import arraystore
+
+path, bucket = Path(sys.argv[1]), MemoryStore()
+for file in path.rglob("*"):
+    if file.is_file():
+        bucket.put(f"a.zarr/{file.relative_to(path)}", file.read_bytes())
+arraystore.open((bucket, "a.zarr"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    arraystore.open((bucket, "a.zarr"))["train"].sample(1, seed=1)
+except arraystore.FormatError as error:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
+"""
+
+
 @named("n", [4 * 10**7, 2**33])
 def test_columns_in_a_bucket_that_are_not_stored_are_refused(n: int, tmp_path: Path) -> None:
-    from obstore.store import MemoryStore
-
     images = [picture(seed=i) for i in range(2)]
     path = write_store(tmp_path / "a.zarr", list("ab"), [0, 0], images, classes="x")
     state(path, "num_samples", n, "sample")
-    bucket = MemoryStore()
-    for file in path.rglob("*"):
-        if file.is_file():
-            bucket.put(f"a.zarr/{file.relative_to(path)}", file.read_bytes())
-    with memory_below(2**25), refused("train/image_nbytes", "chunks", kind=FormatError):
-        arraystore.open((bucket, "a.zarr"))["train"].sample(1, seed=1)
+    command = [sys.executable, "-c", IN_A_BUCKET, str(path)]
+    output = subprocess.run(command, capture_output=True, check=True, text=True, timeout=300).stdout
+    taken, _, message = output.partition(" ")
+    assert "train/image_nbytes" in message
+    assert "chunks" in message
+    assert int(taken) < 2**26 // 2**10  # KiB
 
 
 @named("n", [2**36, 2**40])
