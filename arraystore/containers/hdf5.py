@@ -36,7 +36,7 @@ from arraystore.containers.hdf5_guard import (
     unreadable,
     walk,
 )
-from arraystore.errors import ArrayStoreError, FormatError, ShortReadError
+from arraystore.errors import ArrayStoreError, FormatError, ShortReadError, escaped
 from arraystore.schema import PAYLOAD, STRING, Column
 from arraystore.storage import each_exactly
 
@@ -257,7 +257,9 @@ class HDF5Reader(ContainerReader):
 
     @override
     def as_zarr(self) -> NoReturn:
-        raise TypeError(f"{self._where}: is an HDF5 file, not a Zarr store; use store.h5py()")
+        raise TypeError(
+            escaped(f"{self._where}: is an HDF5 file, not a Zarr store; use store.h5py()")
+        )
 
     @override
     def as_h5py(self) -> Any:

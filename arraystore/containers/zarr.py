@@ -26,7 +26,7 @@ from arraystore.containers.shards import (
     shard_object_nbytes,
 )
 from arraystore.containers.zarr_faults import document_faults, document_of, shard_faults
-from arraystore.errors import FormatError, ShortReadError, StorageError, brief
+from arraystore.errors import FormatError, ShortReadError, StorageError, brief, escaped
 from arraystore.schema import (
     COLUMN_CHUNK_ROWS,
     INNER_CHUNK_NBYTES,
@@ -324,7 +324,9 @@ class ZarrReader(ContainerReader):
 
     @override
     def as_h5py(self) -> NoReturn:
-        raise TypeError(f"{self._where}: is a Zarr store, not an HDF5 file; use store.zarr()")
+        raise TypeError(
+            escaped(f"{self._where}: is a Zarr store, not an HDF5 file; use store.zarr()")
+        )
 
     def _at(self, path: str) -> str:
         return f"{self._where}/{path}" if path else self._where
