@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -74,6 +75,25 @@ class ImageHeader(NamedTuple):
     width: int
     components: int
     format: str
+
+
+@cache
+def import_decoders() -> None:
+    """Import simplejpeg, and Pillow with its modules for `_FORMATS`; to be called before threads.
+
+    A thread that imports holds a lock. If Ctrl-C ends the program meanwhile, whoever needs that
+    module waits for ever.
+    """
+    import simplejpeg  # noqa: F401
+    from PIL import (  # noqa: F401
+        AvifImagePlugin,
+        Image,
+        Jpeg2KImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    Image.preinit()  # those for the other formats
 
 
 def probe(read: Read, nbytes: int) -> ImageHeader:

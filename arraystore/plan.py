@@ -144,6 +144,7 @@ def _probe(
         lambda rows: (rows.start, _probe_rows(source.files, table, rows)),
         n_ahead=2 * n_probers,
         n_threads=n_probers,
+        prepare=image.import_decoders,
     )
     for first, headers in probed:
         for i, header in enumerate(headers, first):

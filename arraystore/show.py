@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import escaped
-from arraystore.image import decode_resized
+from arraystore.image import decode_resized, import_decoders
 from arraystore.threads import in_threads
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def _pictures(split: Split, positions: Ints, size: int) -> list[NDArray[np.uint8
             return None
         return pixels
 
+    import_decoders()
     return in_threads(picture, len(encoded))
 
 

@@ -88,6 +88,7 @@ class ImagesCheck:
             lambda rows: (rows, self._problems(*rows)),
             n_ahead=2 * n_threads,
             n_threads=n_threads,
+            prepare=image.import_decoders,
         )
         for (first, last), problems in checked:
             deque(map(findings.add, problems), maxlen=0)

@@ -100,6 +100,9 @@ class ContainerReader(Protocol):
         """Whatever this thread asks meanwhile is asked of one open file, where there is one."""
         return nullcontext()
 
+    def import_libraries(self) -> None:
+        """Import what reading columns would import, before threads read them."""
+
     def attributes(self, path: str = "") -> dict[str, Any]:
         """Return the attributes of a group, or of an array, as plain Python values."""
         ...

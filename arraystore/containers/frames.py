@@ -45,6 +45,12 @@ def content_nbytes(frame: memoryview) -> int:
     return int(nbytes) + more
 
 
+def import_codecs() -> None:
+    """Import what `decode_chunk` needs."""
+    import numcodecs.vlen
+    import numcodecs.zstd  # noqa: F401
+
+
 def decode_chunk(frame: memoryview, data_type: str, n_values: int) -> NDArray[Any]:
     """Return the values of a chunk; text as Python's objects.
 

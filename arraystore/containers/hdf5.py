@@ -102,6 +102,10 @@ class HDF5Reader(ContainerReader):
                 file.close()
 
     @override
+    def import_libraries(self) -> None:
+        import h5py  # noqa: F401
+
+    @override
     def attributes(self, path: str = "") -> dict[str, Any]:
         from h5py import h5t
 

@@ -17,7 +17,7 @@ from arraystore.attributes import MAX_NBYTES, parse_json
 from arraystore.byterange import ByteRange, ChunkManifest
 from arraystore.containers.answers import is_cut, strange_answer
 from arraystore.containers.base import ContainerReader, Tree, as_string_array, check_nodes
-from arraystore.containers.frames import decode_chunk
+from arraystore.containers.frames import decode_chunk, import_codecs
 from arraystore.containers.shards import (
     ShardKeys,
     ShardManifest,
@@ -96,6 +96,10 @@ class ZarrReader(ContainerReader):
         if isinstance(nodes, dict) and all(isinstance(node, dict) for node in nodes.values()):
             self._is_consolidated = True
             self._nodes |= nodes
+
+    @override
+    def import_libraries(self) -> None:
+        import_codecs()
 
     @override
     def attributes(self, path: str = "") -> dict[str, Any]:
