@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -198,7 +199,10 @@ def no_threads_are_left() -> bool:
 
 
 class Bucket:
-    """A store of obstore's, in memory, that notes what is done to it and fails when told to."""
+    """A store of obstore's, in memory, that notes what is done to it and fails when told to.
+
+    Methods go by their names without ``_async``; `before` and `after` run in a thread of their own.
+    """
 
     def __init__(self) -> None:
         self.inner = MemoryStore()
@@ -207,14 +211,23 @@ class Bucket:
         self.after: Callable[[str, Any], None] = lambda method, key: None
 
     def __getattr__(self, method: str) -> Any:
+        name = method.removesuffix("_async")
+
         def call(key: Any, *args: Any, **keywords: Any) -> Any:
-            self.calls.append((method, key, keywords))
-            self.before(method, key)
+            self.calls.append((name, key, keywords))
+            self.before(name, key)
             result = getattr(self.inner, method)(key, *args, **keywords)
-            self.after(method, key)
+            self.after(name, key)
             return result
 
-        return call
+        async def call_async(key: Any, *args: Any, **keywords: Any) -> Any:
+            self.calls.append((name, key, keywords))
+            await asyncio.to_thread(self.before, name, key)
+            result = await getattr(self.inner, method)(key, *args, **keywords)
+            await asyncio.to_thread(self.after, name, key)
+            return result
+
+        return call_async if method.endswith("_async") else call
 
     @property
     def objects(self) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ from arraystore.errors import StorageError, escaped
 from arraystore.fill import MemorySink, Target
 from arraystore.journal import IDENTITY, BlockKey
 from arraystore.schema import PAYLOAD
+from arraystore.threads import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,17 +130,18 @@ class ManyObjectsDraft(BucketDraft):
         files = (path for path in sorted(self._skeleton.rglob("*")) if path.is_file())
         documents = {path.relative_to(self._skeleton).as_posix(): path for path in files}
         root = documents.pop(self._container.root_key).read_bytes()
-        pool = ThreadPoolExecutor(_FILES_IN_FLIGHT)
+        pool, scope = ThreadPoolExecutor(_FILES_IN_FLIGHT), Scope()
         try:
             sent = {
-                key: pool.submit(self._send, key, path)
+                key: pool.submit(scope.run, self._send, key, path)
                 for name, path in documents.items()
                 for key in [f"{self._key}/{name}"]
             }
             self._keys.update(sent)
             self._tags |= {key: future.result() for key, future in sent.items()}
         finally:
-            pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C none is begun
+            scope.cancel()  # after an error or Ctrl-C no answer is waited for
+            pool.shutdown(cancel_futures=True)
         self._check_all_is_there()
         self._claim.seal(root)
         self._root = root
