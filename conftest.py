@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import arraystore
-from arraystore.drawn import write_archives
+from arraystore.cli.synthetic_archives import write_archives
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,9 +5,11 @@
 'n04200800_7.JPEG'
 """
 
-from arraystore.batch import Batch, Sample
 from arraystore.convert import convert
-from arraystore.copy import CopyReport, copy
+from arraystore.dataset.batch import Batch, Sample
+from arraystore.dataset.batches import Batches, Episode, Episodes
+from arraystore.dataset.saved_selection import SavedSelection
+from arraystore.dataset.split import Split
 from arraystore.errors import (
     ArrayStoreError,
     ChecksumError,
@@ -19,16 +21,14 @@ from arraystore.errors import (
     StoreChangedError,
     VersionError,
 )
-from arraystore.findings import Problem, ProblemGroup
-from arraystore.loops import Batches, Episode, Episodes
-from arraystore.payload import ReadPlan
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
-from arraystore.report import ConvertReport, SplitReport
-from arraystore.saved_selection import SavedSelection
+from arraystore.reading.image_reader import ReadPlan
 from arraystore.schema import SplitInfo, __version__
-from arraystore.split import Split
-from arraystore.verify import VerifyReport, verify
+from arraystore.verifying.problems import Problem, ProblemGroup
+from arraystore.verifying.verify import VerifyReport, verify
+from arraystore.writing.copy import CopyReport, copy
+from arraystore.writing.report import ConvertReport, SplitReport
 
 __all__ = [
     "ArrayStoreError",

@@ -2,6 +2,6 @@
 
 import sys
 
-from arraystore.cli import main
+from arraystore.cli.commands import main
 
 sys.exit(main())

@@ -19,21 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arraystore.arguments import as_path, as_seed, check_bools, check_choice
-from arraystore.attributes import MAX_NBYTES
-from arraystore.containers.opening import OpenOptions, open_place
-from arraystore.drafts import name_of, open_draft
-from arraystore.drafts.resuming import check_known
+from arraystore._arguments import as_path, as_seed, check_bools, check_choice
+from arraystore._threads import alongside
 from arraystore.errors import FormatError, SourceError, StorageError, escaped
-from arraystore.file_states import FileStates
-from arraystore.fingerprint import of_images, of_options, of_source
-from arraystore.image_bytes import FileRanges
-from arraystore.layout import content_digest, image_starts, label_index
-from arraystore.plan import ON_ERROR, SplitPlan, plan_split
-from arraystore.progress import meter
-from arraystore.report import ConvertReport, SplitReport
+from arraystore.indexing.layout import content_digest, image_starts, label_index
+from arraystore.reading.store_handle import OpenOptions, open_place
+from arraystore.reading.stored_split import StoredSplit
 from arraystore.schema import (
     COLUMNS,
+    MAX_NBYTES,
     ORDERS,
     ROOT_COLUMNS,
     SELECTIONS,
@@ -43,9 +37,15 @@ from arraystore.schema import (
     check_version,
 )
 from arraystore.sources.registry import folder_of, load_source, names_of
-from arraystore.stored import StoredSplit
-from arraystore.target import StoreExistsError
-from arraystore.threads import alongside
+from arraystore.storage.file_states import FileStates
+from arraystore.writing.fingerprint import of_images, of_options, of_source
+from arraystore.writing.image_source import FileRanges
+from arraystore.writing.open_writer import name_of, open_draft
+from arraystore.writing.plan import ON_ERROR, SplitPlan, plan_split
+from arraystore.writing.progress import meter
+from arraystore.writing.report import ConvertReport, SplitReport
+from arraystore.writing.resuming import check_known
+from arraystore.writing.workspace import StoreExistsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore.containers.base import ContainerWriter
-    from arraystore.containers.opening import ObjectStore
-    from arraystore.journal import Plan
-    from arraystore.progress import Meter
-    from arraystore.sources.base import Source
+    from arraystore.containers.protocol import ContainerWriter
+    from arraystore.reading.store_handle import ObjectStore
+    from arraystore.sources.sample_table import Source
+    from arraystore.writing.journal import Plan
+    from arraystore.writing.progress import Meter
 
 _NAMES = ("name", "config", "version")
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from arraystore.arguments import as_integer
-from arraystore.containers.opening import OpenOptions, open_place
+from arraystore._arguments import as_integer
+from arraystore.dataset.class_names import Vocabulary
+from arraystore.dataset.sample_set import Part, Parts
+from arraystore.dataset.split import Split
 from arraystore.errors import StoreChangedError, brief, escaped
-from arraystore.labels import Vocabulary
-from arraystore.parts import Part, Parts
+from arraystore.indexing.selection import parse_split_string
+from arraystore.reading.store_handle import OpenOptions, open_place
+from arraystore.reading.stored_split import StoredSplit
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
-from arraystore.selection import parse_split_string
-from arraystore.split import Split
-from arraystore.stored import StoredSplit
 
 if TYPE_CHECKING:
     import os
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from zarr import Group
 
-    from arraystore.containers.base import ContainerReader
-    from arraystore.containers.opening import ObjectStore, Opening
-    from arraystore.storage import RangeReader
+    from arraystore.containers.protocol import ContainerReader
+    from arraystore.reading.store_handle import ObjectStore, Opening
+    from arraystore.storage.range_reader import RangeReader
 
 
 _TRIES: Final = 5

@@ -155,7 +155,7 @@ class Steps:
 
     @contextmanager
     def meter(self, show: bool | None) -> Iterator["Steps"]:
-        """Stand in for `arraystore.progress.meter`."""
+        """Stand in for `arraystore.writing.progress.meter`."""
         del show
         yield self
 

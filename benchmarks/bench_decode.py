@@ -31,8 +31,8 @@ import numpy as np
 import simplejpeg
 
 import arraystore
-from arraystore.image import decode_resized
-from arraystore.threads import n_cpus
+from arraystore._threads import n_cpus
+from arraystore.images.decode import decode_resized
 from benchmarks.photographs import jpegs
 
 if TYPE_CHECKING:

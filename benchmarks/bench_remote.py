@@ -42,10 +42,10 @@ from rich.console import Console
 from rich.table import Table
 
 import arraystore
-from arraystore.drawn import encode
-from arraystore.objects.reader import MAX_GAP, MAX_IN_FLIGHT
+from arraystore.cli.synthetic_archives import encode
 from arraystore.schema import PAYLOAD
-from arraystore.storage import plan_elements
+from arraystore.storage.objects.reader import MAX_GAP, MAX_IN_FLIGHT
+from arraystore.storage.range_reader import plan_elements
 from tests.cloud.proxy import FAULTS, Proxy
 from tests.cloud.servers import ACCESS_KEY, BUCKET, SECRET_KEY, SeaweedFS
 

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore._checksum import crc32c
+from arraystore.cli.synthetic_archives import encode
 from arraystore.containers import writer_for
-from arraystore.containers.shards import shard_footer, shard_object_nbytes
-from arraystore.drawn import encode
-from arraystore.sampling import block_buffers
+from arraystore.containers.zarr.shards import shard_footer, shard_object_nbytes
+from arraystore.indexing.sampling import block_buffers
 from arraystore.schema import (
     COLUMN_CHUNK_ROWS,
     COLUMNS,
@@ -34,7 +35,6 @@ from arraystore.schema import (
     DatasetInfo,
     SplitInfo,
 )
-from arraystore.storage import crc32c
 from tests.support import SUFFIXES
 
 if TYPE_CHECKING:

@@ -39,13 +39,13 @@ import zarr  # noqa: F401 - likewise
 from PIL import Image
 
 import arraystore
-from arraystore import journal
-from arraystore import target as publishing
-from arraystore.containers import zarr_writer
-from arraystore.drafts import base
-from arraystore.drawn import encode
-from arraystore.exchange import exchange
-from arraystore.layout import blocks
+from arraystore.cli.synthetic_archives import encode
+from arraystore.containers.zarr import writer as zarr_writer
+from arraystore.indexing.layout import blocks
+from arraystore.storage.exchange import exchange
+from arraystore.writing import journal
+from arraystore.writing import store_writer as base
+from arraystore.writing import workspace as publishing
 
 SUFFIXES: Final = (".zarr", ".h5")
 BLOCK_NBYTES: Final = 4000
@@ -61,7 +61,7 @@ CALLS: Final = (
 """Functions of `os` that change what is on the disk, as arraystore calls them."""
 
 EXCHANGE: Final = "exchange"
-"""A call of `arraystore.target` that changes what is on the disk, and is none of `os`."""
+"""A call of `writing.workspace` that changes what is on the disk, and is none of `os`."""
 
 _CALLS_OF_PUBLISHING: Final = 12
 """About as many are made from the last sync on."""

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import arraystore
-from arraystore.drawn import draw, encode
+from arraystore.cli.synthetic_archives import draw, encode
 from arraystore.schema import FORMAT_VERSION
 
 DATA = Path(__file__).parent.parent / "tests" / "data"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import settings
 
 import arraystore
-from arraystore import payload, threads
-from arraystore.drawn import DrawnArchives, write_archives
+from arraystore import _threads as threads
+from arraystore.cli.synthetic_archives import DrawnArchives, write_archives
+from arraystore.reading import image_reader as payload
 from tests.support import SUFFIXES
 
 if TYPE_CHECKING:

@@ -152,8 +152,8 @@ def _digits(value: Any) -> str:
 
 
 def _connected(options: dict[str, Any]) -> object:
-    from arraystore.objects.address import parse_address
-    from arraystore.objects.stores import connect
+    from arraystore.storage.objects.address import parse_address
+    from arraystore.storage.objects.connection import connect
 
     address = parse_address("http://127.0.0.1:9/a.zarr")
     assert address is not None

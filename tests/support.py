@@ -11,14 +11,15 @@ import numpy as np
 from obstore.store import MemoryStore
 from typing_extensions import override
 
-from arraystore.byterange import ByteRange
+from arraystore._checksum import crc32c
+from arraystore.cli.synthetic_archives import encode
 from arraystore.containers import open_local, writer_for
-from arraystore.drawn import encode
-from arraystore.image import probe
-from arraystore.layout import content_digest, image_starts, label_index, sample_order
+from arraystore.images.decode import probe
+from arraystore.indexing.byte_range import ByteRange
+from arraystore.indexing.layout import content_digest, image_starts, label_index, sample_order
+from arraystore.reading.stored_split import SAMPLE_COLUMNS
 from arraystore.schema import COLUMNS, ROOT_COLUMNS, SELECTIONS, Column, DatasetInfo, SplitInfo
-from arraystore.storage import RangeReader, crc32c
-from arraystore.stored import SAMPLE_COLUMNS
+from arraystore.storage.range_reader import RangeReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore.split import Split
+    from arraystore.dataset.split import Split
 
 SUFFIXES = (".zarr", ".h5")
 

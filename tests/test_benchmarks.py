@@ -23,7 +23,7 @@ from benchmarks.suite.peers.ours import InHDF5, InZarr, InZarrUnmapped
 from benchmarks.suite.report import LAYOUTS, Column, summary
 
 if TYPE_CHECKING:
-    from arraystore.drawn import DrawnArchives
+    from arraystore.cli.synthetic_archives import DrawnArchives
     from benchmarks.suite.peers.base import Peer
 
 ALWAYS_THERE = {

@@ -18,11 +18,11 @@ from PIL import Image
 
 import arraystore
 from arraystore.errors import StorageError, StoreChangedError
-from arraystore.export import export
-from arraystore.findings import Findings
-from arraystore.progress import Meter
-from arraystore.storage import LocalReader
-from arraystore.verify import _Verification
+from arraystore.integrations.export import export
+from arraystore.storage.range_reader import LocalReader
+from arraystore.verifying.problems import Findings
+from arraystore.verifying.verify import _Verification
+from arraystore.writing.progress import Meter
 from tests.support import SUFFIXES, picture, write_folder
 from tests.test_reader import forks
 from tests.web import PATIENCE, Asked, WebServer

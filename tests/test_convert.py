@@ -33,17 +33,17 @@ from PIL import Image
 from typing_extensions import override
 
 import arraystore
-from arraystore import fill as fill_room
-from arraystore.containers import zarr_writer as zarr_room
-from arraystore.drafts import base as draft_room
-from arraystore.drafts.base import MAX_BLOCKS_IN_FLIGHT
-from arraystore.drafts.local import LocalDraft
+from arraystore.containers.zarr import writer as zarr_room
 from arraystore.errors import SourceChangedError, SourceError, StorageError
-from arraystore.fill import FilePlaces
-from arraystore.journal import JournalWriter
-from arraystore.layout import blocks
+from arraystore.indexing.layout import blocks
 from arraystore.schema import COLUMNS, SHARD_NBYTES
-from arraystore.target import Workspace
+from arraystore.writing import fill as fill_room
+from arraystore.writing import store_writer as draft_room
+from arraystore.writing.fill import FilePlaces
+from arraystore.writing.journal import JournalWriter
+from arraystore.writing.local import LocalDraft
+from arraystore.writing.store_writer import MAX_BLOCKS_IN_FLIGHT
+from arraystore.writing.workspace import Workspace
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore.fill import Filled, FillTask
+    from arraystore.writing.fill import Filled, FillTask
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -625,7 +625,7 @@ def test_an_interrupt_while_the_old_store_is_moved_aside_leaves_it_whole(
             raise KeyboardInterrupt
         return there
 
-    monkeypatch.setattr("arraystore.target.exchange", lambda *_: False)
+    monkeypatch.setattr("arraystore.writing.workspace.exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(photos, target, overwrite=True)

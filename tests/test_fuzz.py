@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arraystore.stored import StoredSplit
+from arraystore.reading.stored_split import StoredSplit
 from scripts import soak
 from tests.soak import changing, damage, faults, hostile_hdf5, iterators, overwriting
 from tests.soak.fuzz import FUZZED

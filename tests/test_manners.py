@@ -15,12 +15,12 @@ from PIL import Image
 
 import arraystore
 from arraystore import FormatError, SourceError, StorageError
-from arraystore.cli import main
-from arraystore.target import workspace
+from arraystore.cli.commands import main
+from arraystore.writing.workspace import workspace
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
-    from arraystore.drawn import DrawnArchives
+    from arraystore.cli.synthetic_archives import DrawnArchives
 
 OLD = b"\x89HDF, and what the old store held"
 
@@ -56,7 +56,7 @@ def test_an_old_store_is_kept_when_somebody_takes_its_name_while_it_is_replaced(
         self.write_bytes(b"theirs")
         raise FileExistsError(17, "File exists")
 
-    monkeypatch.setattr("arraystore.target.exchange", lambda *_: False)
+    monkeypatch.setattr("arraystore.writing.workspace.exchange", lambda *_: False)
     monkeypatch.setattr(Path, "hardlink_to", taken)
     with workspace(target, overwrite=True) as work:
         work.store.write_bytes(b"new")
@@ -123,7 +123,7 @@ def test_an_iteration_goes_on_in_a_forked_child(path: Path) -> None:
         "import os, signal, sys, warnings, arraystore\n"
         "warnings.simplefilter('ignore')  # that a process with threads is forked\n"
         "split = arraystore.open(sys.argv[1])['train']\n"
-        "arraystore.samples._READ_AHEAD = 4\n"
+        "arraystore.dataset.samples._READ_AHEAD = 4\n"
         "samples = iter(split)\n"
         "first = [next(samples).file_name for _ in range(3)]\n"
         "pid = os.fork()\n"

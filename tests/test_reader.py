@@ -20,15 +20,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import arraystore
-from arraystore import files, storage
-from arraystore.byterange import ByteRange
+from arraystore._checksum import crc32c
+from arraystore._threads import Task
 from arraystore.errors import ChecksumError, FormatError, StorageError, StoreChangedError
-from arraystore.layout import content_digest
+from arraystore.indexing.byte_range import ByteRange
+from arraystore.indexing.layout import content_digest
 from arraystore.schema import COLUMNS, STRING
-from arraystore.storage import LocalReader
-from arraystore.threads import Task
+from arraystore.storage import open_files as files
+from arraystore.storage.range_reader import LocalReader
+from tests.indexing.test_selection import selections
 from tests.support import SUFFIXES, count_reads, no_threads_are_left, picture, write_folder
-from tests.test_selection import selections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore.drawn import DrawnArchives
+    from arraystore.cli.synthetic_archives import DrawnArchives
 
 N_TRAIN = 30
 SIZE = (20, 30)
@@ -131,7 +132,7 @@ def test_sizes_and_checksums_are_those_of_the_images(train: arraystore.Split) ->
     assert train.image_nbytes.tolist() == list(map(len, encoded))
     assert train.image_height.tolist() == [image.shape[0] for image in pixels]
     assert train.image_width.tolist() == [image.shape[1] for image in pixels]
-    assert train.image_crc32c.tolist() == list(map(storage.crc32c, encoded))
+    assert train.image_crc32c.tolist() == list(map(crc32c, encoded))
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
@@ -507,7 +508,7 @@ def test_only_file_names_can_be_looked_for_with_in(train: arraystore.Split, thin
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let iteration read four samples at a time, so that a small split has many groups."""
-    monkeypatch.setattr("arraystore.samples._READ_AHEAD", 4)
+    monkeypatch.setattr("arraystore.dataset.samples._READ_AHEAD", 4)
 
 
 @named("text", ["train", "train[3:9]", "train[:5]+validation[-6:]"])
@@ -570,7 +571,7 @@ def test_an_iteration_never_asks_for_more_than_two_groups_ahead(
             asked.append(arguments)
             super().__init__(*arguments)
 
-    monkeypatch.setattr("arraystore.read_ahead.Task", Noted)
+    monkeypatch.setattr("arraystore.reading.read_ahead.Task", Noted)
     ahead = [len(asked) - number // 4 - 1 for number, _ in enumerate(train)]
     assert max(ahead) == 2
 
@@ -819,7 +820,7 @@ def test_a_flipped_bit_passes_in_encoded_bytes_unless_they_are_checked(
 ) -> None:
     path, position = damaged
     train = arraystore.open(path)["train"]
-    assert storage.crc32c(train.image_bytes[position]) != train.image_crc32c[position]
+    assert crc32c(train.image_bytes[position]) != train.image_crc32c[position]
 
 
 def test_a_flipped_bit_is_told_in_encoded_bytes_where_they_are_always_checked(

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from arraystore.read_ahead import ahead
-from arraystore.threads import (
+from arraystore._threads import (
     Pool,
     Scope,
     Task,
@@ -20,6 +19,7 @@ from arraystore.threads import (
     in_threads,
     n_cpus,
 )
+from arraystore.reading.read_ahead import ahead
 from tests.support import no_threads_are_left
 
 if TYPE_CHECKING:

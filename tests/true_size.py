@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.containers import hdf5_writer as hdf5_room
+from arraystore._checksum import crc32c
 from arraystore.containers import open_local, writer_for
-from arraystore.containers import zarr_writer as zarr_room
-from arraystore.layout import image_starts, label_index
+from arraystore.containers.hdf5 import writer as hdf5_room
+from arraystore.containers.zarr import writer as zarr_room
+from arraystore.indexing.layout import image_starts, label_index
 from arraystore.schema import COLUMNS, PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
-from arraystore.storage import crc32c
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
 
-    from arraystore.byterange import ChunkManifest
+    from arraystore.indexing.byte_range import ChunkManifest
 
 N_CLASSES: Final = 1000
 N_VALIDATION: Final = 50_000

@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from tests.test_image import (
+from tests.images.test_decode import (
     ARITHMETIC,
     BLUE,
     CMYK,

@@ -10,24 +10,24 @@ import stat
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from arraystore.byterange import ByteRange
-from arraystore.containers.answers import strange_answer
-from arraystore.containers.blocks import BLOCK_NBYTES, HEAD_NBYTES, BlockReader
-from arraystore.containers.hdf5 import SIGNATURE, HDF5Reader
-from arraystore.containers.hdf5_writer import HDF5Writer
-from arraystore.containers.zarr import METADATA, ZarrReader
-from arraystore.containers.zarr_writer import ZarrWriter
+from arraystore.containers.hdf5.block_cache import BLOCK_NBYTES, HEAD_NBYTES, BlockReader
+from arraystore.containers.hdf5.reader import SIGNATURE, HDF5Reader
+from arraystore.containers.hdf5.writer import HDF5Writer
+from arraystore.containers.zarr.reader import METADATA, ZarrReader
+from arraystore.containers.zarr.writer import ZarrWriter
 from arraystore.errors import FormatError, StorageError, changed, escaped
-from arraystore.storage import LocalReader
-from arraystore.target import restore
+from arraystore.indexing.byte_range import ByteRange
+from arraystore.storage.range_reader import LocalReader
+from arraystore.storage.server_answers import strange_answer
+from arraystore.storage.workspace_folder import restore
 
 if TYPE_CHECKING:
     from pathlib import Path, PurePath
 
-    from arraystore.containers.base import ContainerReader, ContainerWriter
-    from arraystore.objects.reader import ObjectReader
-    from arraystore.objects.stores import Connection
-    from arraystore.storage import RangeReader
+    from arraystore.containers.protocol import ContainerReader, ContainerWriter
+    from arraystore.storage.objects.connection import Connection
+    from arraystore.storage.objects.reader import ObjectReader
+    from arraystore.storage.range_reader import RangeReader
 
 TAIL_NBYTES: Final = 2**18
 """What a disk is asked for of the end of an HDF5 file, where metadata and small columns are."""
@@ -70,7 +70,7 @@ def open_local(
         A Zarr group's folder, or an HDF5 file, whatever their names.
     max_gap : int, default 0
     mmap : bool, default True
-        See `arraystore.storage.LocalReader`.
+        See `arraystore.storage.range_reader.LocalReader`.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def open_objects(
         A Zarr group's prefix, or an HDF5 file's key. The suffix says which is looked
         for first.
     max_gap, max_in_flight : int
-        See `arraystore.objects.reader.ObjectReader`.
+        See `arraystore.storage.objects.reader.ObjectReader`.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def open_objects(
     StorageError
         If the server cannot be reached, refuses, or has no byte ranges.
     """
-    from arraystore.objects.reader import ObjectReader
+    from arraystore.storage.objects.reader import ObjectReader
 
     where = connection.where + key
 

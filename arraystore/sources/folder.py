@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import SourceError, escaped
-from arraystore.file_states import FileState, FileStates, state_of
-from arraystore.image import IMAGE_SUFFIXES
-from arraystore.names import PackedNames, packed
+from arraystore.images.decode import IMAGE_SUFFIXES
+from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.schema import check_split_name
-from arraystore.sources.base import SampleTable, Source, check_names, first_few
+from arraystore.sources.sample_table import SampleTable, Source, check_names, first_few
+from arraystore.storage.file_states import FileState, FileStates, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def load(root: Path) -> Source:
     ----------
     root : Path
         Holds split/class/file, or class/file, which becomes one train split. Any
-        file with a suffix in `arraystore.image.IMAGE_SUFFIXES` is an image. Hidden
+        file with a suffix in `arraystore.images.decode.IMAGE_SUFFIXES` is an image. Hidden
         files are passed over; so are others, which the notes count.
 
     Returns

@@ -16,23 +16,28 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arraystore.arguments import as_path
+from arraystore._arguments import as_path
 from arraystore.errors import SourceError
-from arraystore.file_states import FileState, FileStates
-from arraystore.files import open_file
-from arraystore.names import PackedNames, packed
-from arraystore.read_ahead import ahead
-from arraystore.sources.base import SampleTable, Source, Status, check_names, first_few, silent
+from arraystore.indexing.packed_names import PackedNames, packed
+from arraystore.reading.read_ahead import ahead
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
+from arraystore.sources.sample_table import (
+    SampleTable,
+    Source,
+    Status,
+    check_names,
+    first_few,
+    silent,
+)
 from arraystore.sources.subset_list import SubsetList, find_subset_list
 from arraystore.sources.tar import Archive, TarMembers, next_header, open_archive, walk
+from arraystore.storage.file_states import FileState, FileStates
+from arraystore.storage.open_files import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.int64]
+    from arraystore._typing import Ints
 
 TRAIN_ARCHIVE: Final = "ILSVRC2012_img_train.tar"
 VALIDATION_ARCHIVE: Final = "ILSVRC2012_img_val.tar"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from arraystore.arguments import as_path
+from arraystore._arguments import as_path
 from arraystore.sources.imagenet2012 import MANUAL_DIR
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids
 from arraystore.sources.subset_list import find_subset_list
@@ -14,9 +14,7 @@ from arraystore.sources.subset_list import find_subset_list
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.int64]
+    from arraystore._typing import Ints
 
 
 def published_counts(

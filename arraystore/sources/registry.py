@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Final
 
-from arraystore.arguments import as_path
+from arraystore._arguments import as_path
 from arraystore.errors import SourceError
 from arraystore.sources import folder, imagenet2012
-from arraystore.sources.base import Source, Status, silent
+from arraystore.sources.sample_table import Source, Status, silent
 
 CONFIGS: Final = {"imagenet2012_subset": ("1pct", "10pct"), "imagenet2012": ("",)}
 """Configs of each data set; the first is the default."""

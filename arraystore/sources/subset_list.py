@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from arraystore.arguments import as_path
+from arraystore._arguments import as_path
 from arraystore.errors import SourceError
-from arraystore.file_states import FileState, FileStates, state_of
+from arraystore.storage.file_states import FileState, FileStates, state_of
 
 _BASE_URL: Final = (
     "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets"

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arraystore.errors import SourceError
-from arraystore.file_states import FileState, check_open, state_of
 from arraystore.sources.tar_checksums import OCTAL, checksums
+from arraystore.storage.file_states import FileState, check_open, state_of
 
 BLOCK_NBYTES: Final = 512
 """Size of a header, and of the unit that data is padded to."""

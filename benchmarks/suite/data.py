@@ -18,7 +18,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from arraystore.layout import hash_numbers
+from arraystore.indexing.layout import hash_numbers
 
 Ints = NDArray[np.int64]
 

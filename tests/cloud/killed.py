@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import arraystore
-from arraystore.containers import zarr_writer
-from arraystore.drafts import base as draft_room
-from arraystore.drafts.many_objects import ManyObjectsDraft
-from arraystore.layout import blocks
+from arraystore.containers.zarr import writer as zarr_writer
+from arraystore.indexing.layout import blocks
+from arraystore.writing import store_writer as draft_room
+from arraystore.writing.zarr_bucket import ManyObjectsDraft
 
 
 def main(source: str, target: str, options: str, shard_nbytes: str, number: str) -> None:

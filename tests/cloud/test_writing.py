@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import arraystore
-from arraystore.containers import zarr_writer
-from arraystore.drafts import base as draft_room
-from arraystore.drafts import one_object as one_room
-from arraystore.drafts.many_objects import ManyObjectsDraft
+from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.errors import SourceError, StorageError
-from arraystore.layout import blocks
-from arraystore.objects import writer as writer_room
+from arraystore.indexing.layout import blocks
+from arraystore.storage.objects import writer as writer_room
+from arraystore.writing import hdf5_bucket as one_room
+from arraystore.writing import store_writer as draft_room
+from arraystore.writing.zarr_bucket import ManyObjectsDraft
 from tests.cloud.programs import end_with_parent
 from tests.cloud.proxy import FAULTS
 from tests.cloud.servers import BUCKET, SeaweedFS, bucket_of

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import arraystore
-from arraystore.drawn import write_archives
+from arraystore.cli.synthetic_archives import write_archives
 from arraystore.errors import SourceError
 from arraystore.sources.imagenet2012 import TRAIN_ARCHIVE, VALIDATION_ARCHIVE
 from benchmarks.kills import SmallBlocks, in_child, tree

@@ -11,7 +11,7 @@ from unittest import mock
 
 from typing_extensions import override
 
-from arraystore.storage import LocalReader
+from arraystore.storage.range_reader import LocalReader
 from tests.soak.fuzzing import HangError, time_limit
 from tests.soak.judge import only_documented, use, whole_store
 from tests.support import SUFFIXES
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from arraystore.byterange import ByteRange
+    from arraystore.indexing.byte_range import ByteRange
 
 READS: Final = 100
 KINDS: Final = ("error", "short", "zeros", "flipped")

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import arraystore
-from arraystore import threads
-from arraystore.export import export
-from arraystore.progress import Meter
+from arraystore import _threads as threads
+from arraystore.integrations.export import export
+from arraystore.writing.progress import Meter
 from tests.support import no_threads_are_left
 
 if TYPE_CHECKING:

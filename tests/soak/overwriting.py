@@ -19,7 +19,7 @@ from PIL import Image
 
 import arraystore
 from arraystore.errors import StoreChangedError
-from arraystore.exchange import exchange
+from arraystore.storage.exchange import exchange
 from tests.support import SUFFIXES, write_folder
 
 if TYPE_CHECKING:

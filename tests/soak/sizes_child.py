@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import arraystore
+from arraystore.dataset.saved_selection import SavedSelection
 from arraystore.errors import ArrayStoreError
-from arraystore.saved_selection import SavedSelection
 from tests.soak.judge import DOCUMENTED, images, use, whole_store
 
 if TYPE_CHECKING:

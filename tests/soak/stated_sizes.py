@@ -22,8 +22,8 @@ import numpy as np
 from numcodecs.zstd import Zstd
 
 import arraystore
+from arraystore._checksum import crc32c
 from arraystore.schema import COLUMNS
-from arraystore.storage import crc32c
 from tests.soak.judge import scratch, whole_store
 from tests.soak.sizes_child import MEMORY_NBYTES
 

@@ -1,0 +1,365 @@
+"""The ``arraystore`` command: arguments in, one call down, a message out."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import numpy as np
+from typing_extensions import override
+
+import arraystore
+from arraystore.cli import demo as demo_room
+from arraystore.cli import tables
+from arraystore.cli.contact_sheet import contact_sheet
+from arraystore.cli.options import PATH, new_file, selecting, storage_option
+from arraystore.errors import ArrayStoreError, escaped, escaped_json
+from arraystore.indexing.selection import ALL
+from arraystore.integrations.export import export as export_images
+from arraystore.schema import ORDERS
+from arraystore.writing.plan import ON_ERROR
+from arraystore.writing.progress import meter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from arraystore.dataset.split import Split
+
+
+_INTERRUPTED: Final = 128 + signal.SIGINT
+"""Exit status that shells know as that of Ctrl-C."""
+
+
+class _Commands(click.Group):
+    """Tells of an interrupt itself: click would begin with an empty line."""
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            if sys.stderr.isatty():
+                click.echo("\r", err=True, nl=False)  # over the ^C that a terminal shows
+            return _failed(f"interrupted{_all_notes(error)}", _INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(arraystore.__version__, package_name="arraystore")
+def cli() -> None:
+    """Keep an image data set as one Zarr or HDF5 store, and look into it."""
+
+
+@cli.command()
+@click.argument("dataset")
+@click.argument("target", type=str)
+@storage_option("--storage-option", "TARGET")
+@click.option("--manual-dir", type=PATH, help="Folder of the ImageNet archives.")
+@click.option("--subset-list", type=PATH, help="The subset's training images, a name a line.")
+@click.option("--partial", is_flag=True, help="Convert what there is of an incomplete source.")
+@click.option("--order", type=click.Choice(ORDERS), default=ORDERS[0], show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order.")
+@click.option(
+    "--on-error",
+    type=click.Choice(ON_ERROR),
+    default=ON_ERROR[0],
+    show_default=True,
+    help="What to do about images that cannot be read.",
+)
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the store, or other Zarr group or HDF5 file, that is at TARGET; without "
+    "--resume, an unfinished one as well.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with what an earlier conversion to TARGET left, if it left something; a complete "
+    "store is reported with status 0. In a bucket for .zarr alone, and one that still runs there "
+    "is taken over.",
+)
+@click.option(
+    "--sync/--no-sync",
+    default=True,
+    help="Wait until all is on the disk; without, it cannot be resumed.  [default: sync]",
+)
+@click.option(
+    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def convert(
+    dataset: str, target: str, as_json: bool, storage_option: dict[str, Any], **options: Any
+) -> None:
+    """Convert DATASET to a store at TARGET (.zarr, .h5 or .hdf5), a path or s3://BUCKET/KEY.
+
+    DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, with
+    :VERSION or without (2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0); or folder:PATH for images in
+    folders split/class/file or class/file, outside of which TARGET must be.
+    """
+    report = arraystore.convert(dataset, target, storage_options=storage_option, **options)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        tables.print_report(report, resumed=options["resume"])
+
+
+@cli.command()
+@click.argument("source", type=str)
+@click.argument("target", type=str)
+@storage_option("--source-option", "SOURCE")
+@storage_option("--target-option", "TARGET")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the store, or other Zarr group or HDF5 file, that is at TARGET.",
+)
+@click.option("--sync/--no-sync", default=True, help="Wait until all is on the disk.  [default]")
+@click.option(
+    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def copy(
+    source: str,
+    target: str,
+    source_option: dict[str, Any],
+    target_option: dict[str, Any],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Copy the store SOURCE to TARGET (.zarr, .h5 or .hdf5): paths or addresses.
+
+    Nothing is lost between Zarr and HDF5, a disk and a bucket; every image is compared with
+    its checksum on the way.
+    """
+    report = arraystore.copy(
+        source, target, source_options=source_option, target_options=target_option, **options
+    )
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        tables.print_copy(report)
+
+
+@cli.command()
+@click.argument("store", type=str)
+@storage_option("--storage-option", "STORE")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
+    """Show what STORE says of its data set."""
+    opened = arraystore.open(store, storage_options=storage_option)
+    if as_json:
+        _print_json(dataclasses.asdict(opened.info))
+    else:
+        tables.print_info(opened.address, opened.info)
+
+
+@cli.command()
+@click.argument("store", type=str)
+@storage_option("--storage-option", "STORE")
+@click.option("--decode", is_flag=True, help="Decode every image, too.")
+@click.option(
+    "--source",
+    help="Compare with what STORE was made from: the folder of the archives; or that of the "
+    "images, PATH or folder:PATH.",
+)
+@click.option("--subset-list", type=PATH, help="The subset's training images, a name a line.")
+@click.option(
+    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def verify(store: str, storage_option: dict[str, Any], as_json: bool, **options: Any) -> int:
+    """Read all of STORE, and report whatever is wrong with it, with the places.
+
+    The exit status is 0 if nothing is wrong, and 1 if something is.
+    """
+    report = arraystore.verify(store, storage_options=storage_option, **options)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        tables.print_verification(report)
+    return 0 if report.ok else 1
+
+
+def _selected(
+    store: str,
+    split: str,
+    selection: str | None,
+    labels: tuple[str, ...],
+    file_names: tuple[str, ...],
+    per_label: int | None,
+    sample: int | None,
+    seed: int,
+    save_selection: Path | None,
+    storage_option: dict[str, Any],
+) -> Split:
+    """Open a split and narrow it down, in the order of the arguments."""
+    opened = arraystore.open(store, storage_options=storage_option)
+    samples = opened[split or next(iter(opened), ALL)]
+    if selection is not None:
+        try:
+            samples = samples.select(selection)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise FileNotFoundError(escaped(f"--selection: there is no file {selection}")) from None
+    if labels:
+        samples = samples.where(label=list(labels))
+    if file_names:
+        samples = samples.where(file_name=list(file_names))
+    if per_label is not None:
+        samples = samples.per_label(per_label, seed=seed)
+    if sample is not None:
+        samples = samples.sample(sample, seed=seed)
+    if save_selection is not None:
+        samples.selection().save(save_selection)
+    return samples
+
+
+@cli.command()
+@selecting
+@click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Rows.")
+@click.option("--explain", is_flag=True, help="Print what reading the images would take instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row.")
+def ls(limit: int, explain: bool, as_json: bool, **options: Any) -> None:
+    """List samples of SPLIT of STORE.
+
+    SPLIT is the first split there is, or one such as train, 'train[100:200]',
+    'train[:10%]+validation'. The options narrow it down in the order they are listed here.
+    """
+    samples = _selected(**options)
+    shown = min(limit, len(samples))
+    if explain and as_json:
+        _print_json({"samples": len(samples), **samples.read_plan()._asdict()})
+    elif explain:
+        tables.print_plan(samples, samples.read_plan())
+    elif as_json:
+        for row in tables.rows(samples, shown):
+            click.echo(escaped_json(json.dumps(row, ensure_ascii=False)))
+    else:
+        tables.print_rows(samples, shown)
+
+
+@cli.command()
+@selecting
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    callback=new_file,
+    default=Path("contact-sheet.png"),
+    show_default=True,
+)
+@click.option(
+    "--limit", type=click.IntRange(1), help="Most pictures, 64 by default; all with --per-label."
+)
+@click.option("--size", type=click.IntRange(16, 1024), default=144, show_default=True)
+@click.option("--columns", type=click.IntRange(1), default=8, show_default=True)
+def show(output: Path, limit: int | None, size: int, columns: int, **options: Any) -> None:
+    """Draw samples of SPLIT of STORE as one PNG, with the names of their classes.
+
+    SPLIT and the options that narrow it down are those of ls.
+    """
+    if output.suffix.lower() != ".png":
+        raise click.BadParameter(f"{output} must end in .png", param_hint="--output")
+    samples = _selected(**options)
+    if limit is None and options["per_label"] is None:
+        limit = 64
+    shown = np.arange(len(samples), dtype=np.int64)[:limit]
+    contact_sheet(samples, shown, size=size, columns=columns).save(output, "PNG")
+    _say(f"{output}: {len(shown):,} of {len(samples):,} samples of {samples.name}")
+
+
+@cli.command()
+@selecting
+@click.option(
+    "-o", "--output", type=PATH, required=True, help="A folder that is empty, or not there."
+)
+@click.option(
+    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
+)
+def export(output: Path, progress: bool | None, **options: Any) -> None:
+    """Write images of SPLIT of STORE as files class/name, byte for byte as stored.
+
+    SPLIT and the options that narrow it down are those of ls.
+    """
+    samples = _selected(**options)
+    with meter(progress) as shown:
+        n_files = export_images(samples, output, meter=shown)
+    _say(f"{output}: {n_files:,} images of {samples.name}")
+
+
+@cli.command()
+@click.argument("folder", type=PATH, default=Path("demo"))
+def demo(folder: Path) -> None:
+    """Make small archives of drawn pictures in FOLDER, convert them, and look into the stores."""
+    demo_room.run(folder, tell=_say)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the ``arraystore`` command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0 done, 1 failed (of ``verify``: something is wrong), 2 wrong usage,
+        130 interrupted.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that has no such letter shows another; that is no reason to fail.
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        status = cli.main(arguments, prog_name="arraystore", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        usage = io.StringIO()
+        error.show(usage)
+        click.echo(escaped(usage.getvalue(), keep="\n"), err=True, nl=False)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):  # before the command began, or when it was done
+        return _failed("interrupted", _INTERRUPTED)
+    except BrokenPipeError:  # who read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyError as error:
+        return _failed(str(error.args[0] if error.args else error))
+    except MemoryError as error:
+        return _failed(f"not enough memory: {error}")
+    except (ArrayStoreError, OSError, ValueError, IndexError) as error:
+        return _failed(str(error) + _notes(error))
+    return status or 0
+
+
+def _notes(error: BaseException) -> str:
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+
+
+def _all_notes(error: BaseException | None) -> str:
+    """Return the notes of an interrupt, and of those that it came in the middle of."""
+    notes = ""
+    while error is not None:
+        notes, error = notes + _notes(error), error.__context__
+    return notes
+
+
+def _failed(message: str, status: int = 1) -> int:
+    click.echo(f"arraystore: {escaped(' '.join(message.split()))}", err=True)
+    return status
+
+
+def _print_json(value: Any) -> None:
+    click.echo(escaped_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _say(message: str) -> None:
+    click.echo(escaped(message))

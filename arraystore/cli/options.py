@@ -1,0 +1,107 @@
+"""The options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from arraystore._arguments import as_path
+from arraystore.errors import escaped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Command = Callable[..., Any]
+
+PATH: Final = click.Path(path_type=Path)
+
+
+def storage_option(flag: str, where: str) -> Callable[[Command], Command]:
+    """Return an option NAME=VALUE, to be given as often as need be."""
+
+    def parsed(
+        context: click.Context, option: click.Parameter, values: tuple[str, ...]
+    ) -> dict[str, Any]:
+        pairs = [value.partition("=") for value in values]
+        for name, mark, _ in pairs:
+            if not name or not mark:
+                raise click.BadParameter(
+                    f"must be NAME=VALUE, got {name or mark!r}", context, option
+                )
+        return {name: _value(name, text) for name, _, text in pairs}
+
+    return click.option(
+        flag,
+        metavar="NAME=VALUE",
+        multiple=True,
+        callback=parsed,
+        help=f"How to reach {where}, if it is in a bucket: endpoint_url=https://…, region=…, "
+        "anon=true. Keys belong in the environment or a profile, where nobody sees them.",
+    )
+
+
+def _value(name: str, text: str) -> Any:
+    """Read truth values and numbers as what they are, and leave other text alone."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    kind = int if name == "max_retries" else float if name.endswith("timeout") else str
+    try:
+        return kind(text)
+    except ValueError:
+        return text  # such as "30s"
+
+
+def new_file(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a file to be written where none can be, before anything is read for it."""
+    if path is None:
+        return None
+    flag, path = max(option.opts, key=len), as_path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            escaped(f"{flag}: there is no folder {path.parent}; create it first")
+        )
+    if path.is_dir():
+        raise IsADirectoryError(escaped(f"{flag}: {path} is a folder; it must be a file"))
+    return path
+
+
+def selecting(command: Command) -> Command:
+    """Give a command the options that narrow a split down."""
+    for option in reversed(
+        (
+            click.argument("store", type=str),
+            click.argument("split", default=""),
+            storage_option("--storage-option", "STORE"),
+            click.option(
+                "--selection", help="A saved selection's file, or a name that STORE keeps."
+            ),
+            click.option(
+                "--label",
+                "labels",
+                multiple=True,
+                help="Samples of a class: its id, its number, or words for it. May be repeated.",
+            ),
+            click.option(
+                "--file-name",
+                "file_names",
+                multiple=True,
+                help="Samples of a name, or of a pattern with *, ? and [abc]. May be repeated.",
+            ),
+            click.option("--per-label", type=int, metavar="K", help="K samples of every class."),
+            click.option("--sample", type=int, metavar="N", help="N samples at random."),
+            click.option(
+                "--seed", type=int, default=0, show_default=True, help="Of what is drawn."
+            ),
+            click.option(
+                "--save-selection",
+                type=PATH,
+                callback=new_file,
+                metavar="FILE",
+                help="Save what was selected (.json).",
+            ),
+        )
+    ):
+        command = option(command)
+    return command

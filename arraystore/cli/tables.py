@@ -1,0 +1,259 @@
+"""What the command prints, as tables. All of it goes through `_say` and `_row`, which escape it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore.errors import escaped
+from arraystore.sources.sample_table import first_few
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from arraystore.dataset.split import Split
+    from arraystore.reader import StoreInfo
+    from arraystore.reading.image_reader import ReadPlan
+    from arraystore.verifying.problems import ProblemGroup
+    from arraystore.verifying.verify import VerifyReport
+    from arraystore.writing.copy import CopyReport
+    from arraystore.writing.report import ConvertReport
+
+
+_DIGEST_DIGITS: Final = 12
+_WIDTH_OF_A_FILE: Final = 10_000
+"""Columns there are where the output is no terminal: enough to cut nothing."""
+_NAMES_TOLD: Final = 25
+_MOST_LINES: Final = 20
+"""Notes that are printed, and problems of one stored object, or of the source."""
+
+
+def print_report(report: ConvertReport, *, resumed: bool = False) -> None:
+    """Print what a conversion did; of one that may have gone on with another no speed is known."""
+    console = _console()
+    _print_splits(console, f"{report.dataset} → {report.path}", report, with_speed=not resumed)
+    for name, split in report.splits.items():
+        if split.reencoded:
+            _say(
+                console,
+                f"{name}: {first_few(split.reencoded, _NAMES_TOLD)} encoded anew as RGB JPEG",
+            )
+        if split.skipped:
+            n = len(split.skipped)
+            _say(console, f"{name}: {n:,} image{'s' if n > 1 else ''} left out:")
+            for file_name, reason in split.skipped[:10]:
+                _say(console, f"  {file_name}: {reason}")
+    if report.was_complete:
+        _say(console, "The store was complete already; nothing was converted.")
+    _print_notes(console, report.notes)
+    if report.partial:
+        _say(console, "The source was incomplete; the store records it as partial.")
+
+
+def print_copy(report: CopyReport) -> None:
+    """Print what was copied."""
+    console = _console()
+    _print_splits(console, f"{report.source} → {report.path}", report)
+    if report.left_out:
+        _say(console, f"Not copied: {', '.join(report.left_out)}")
+    _print_notes(console, report.notes)
+
+
+def print_verification(report: VerifyReport) -> None:
+    """Print what was verified, and what is wrong."""
+    console = _console()
+    if report.splits:
+        _print_splits(console, f"{report.store}: {report.dataset}", report)
+    shown = _first_of_each_place(report.groups)
+    for group in shown:
+        console.print(str(group), soft_wrap=True)
+    n = report.num_problems
+    told = sum(group.count for group in shown)
+    if n > told:
+        console.print(f"… and {n - told:,} more")
+    done = ["read", *(["decoded"] if report.decoded else [])]
+    done += [f"compared with {report.source}"] if report.source else []
+    found = f"{n:,} problem{'s' if n > 1 else ''}" if n else "nothing is wrong"
+    found += " (--json lists each)" if n > len(shown) else ""
+    if report.splits:
+        _say(console, f"Every image that could be was {_listed(done)}: {found}.")
+
+
+def _first_of_each_place(groups: Sequence[ProblemGroup]) -> list[ProblemGroup]:
+    """Return the first groups of each stored object, and of what is of none."""
+    found: Counter[tuple[str, str]] = Counter()
+    shown = []
+    for group in groups:
+        place = group.first.split, group.first.key
+        found[place] += 1
+        if found[place] <= _MOST_LINES:
+            shown.append(group)
+    return shown
+
+
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes[:_MOST_LINES]:
+        _say(console, note)
+    if len(notes) > _MOST_LINES:
+        _say(console, f"… and {len(notes) - _MOST_LINES:,} more notes (--json lists each)")
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _print_splits(
+    console: Console,
+    title: str,
+    report: ConvertReport | CopyReport | VerifyReport,
+    *,
+    with_speed: bool = True,
+) -> None:
+    """Print what was done in which time, and a row for each split."""
+    table = _table("split", ">images", ">bytes", "digest")
+    for name, split in report.splits.items():
+        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
+        _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
+    n_bytes = sum(split.num_bytes for split in report.splits.values())
+    speed = f", {n_bytes / 1e6 / report.seconds:,.0f} MB/s" if with_speed else ""
+    _say(console, f"{title}  ({report.seconds:.1f} s{speed})")
+    console.print(table)
+
+
+def print_info(address: str, info: StoreInfo) -> None:
+    """Print what a store says of its data set."""
+    console = _console()
+    facts = _table("", "", header=False)
+    for name, value in {
+        "data set": info.full_name,
+        "description": info.description,
+        "homepage": info.homepage,
+        "classes": f"{len(info.label_names):,}",
+        "sources": "\n".join(f"{escaped(name)} ({size:,} bytes)" for name, size in info.sources),
+        "encoded anew": first_few(info.reencoded, _NAMES_TOLD) if info.reencoded else "",
+        "left out": first_few([row.get("file_name", "") for row in info.skipped])
+        if info.skipped
+        else "",
+        "selections": ", ".join(
+            f"{name} (of {', '.join(splits)})" for name, splits in info.selections.items()
+        ),
+        "complete": "no, samples were missing in the sources" if info.partial else "yes",
+        "format": f"{info.format_version}, written by {info.writer}",
+    }.items():
+        if value:
+            _row(facts, name, value, keep="\n")
+    splits = _table("split", ">images", ">bytes", ">mean bytes", "order", ">seed", "digest")
+    for name, split in info.splits.items():
+        mean = split.num_bytes // split.num_samples if split.num_samples else 0
+        counts = f"{split.num_samples:,}", f"{split.num_bytes:,}", f"{mean:,}"
+        digest = split.content_digest[:_DIGEST_DIGITS]
+        _row(splits, name, *counts, split.order, str(split.seed), digest)
+    _say(console, address)
+    console.print(facts)
+    console.print(splits)
+    if info.citation:
+        _say(console, "Cite as:\n" + info.citation.rstrip(), keep="\n\t")
+
+
+def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:
+    """Yield what there is to say of the first samples of a split.
+
+    The position of each is that in its stored split.
+    """
+    first = slice(limit)
+    places: dict[int, tuple[str, int]] = {}
+    for stored, positions, which in split.parts.locate(np.arange(limit, dtype=np.int64)):
+        places |= zip(which, ((stored.name, at) for at in positions.tolist()), strict=True)
+    for i, label, name, height, width, nbytes in zip(
+        range(limit),
+        split.label[first].tolist(),
+        split.file_name[first].tolist(),
+        split.image_height[first].tolist(),
+        split.image_width[first].tolist(),
+        split.image_nbytes[first].tolist(),
+        strict=True,
+    ):
+        has_label = label >= 0
+        yield {
+            "split": places[i][0],
+            "position": places[i][1],
+            "file_name": name,
+            "label": label,
+            "label_name": split.label_names[label] if has_label else None,
+            "label_words": split.label_words[label] if has_label else None,
+            "height": height,
+            "width": width,
+            "nbytes": nbytes,
+        }
+
+
+def print_rows(split: Split, limit: int) -> None:
+    """Print the first samples of a split."""
+    console = _console()
+    shown = list(rows(split, limit))
+    first = ("split",) if len({row["split"] for row in shown}) > 1 else ()
+    table = _table(*first, ">position", "file name", ">label", "class", ">pixels", ">bytes")
+    for row in shown:
+        _row(
+            table,
+            *(row[name] for name in first),
+            str(row["position"]),
+            row["file_name"],
+            str(row["label"]),
+            (row["label_words"] or "").split(", ")[0] or row["label_name"] or "",
+            f"{row['width']} x {row['height']}",
+            f"{row['nbytes']:,}",
+        )
+    console.print(table)
+    if limit < len(split):
+        _say(console, f"{limit:,} of {len(split):,} samples of {split.name}")
+
+
+def print_plan(split: Split, plan: ReadPlan) -> None:
+    """Print what reading all encoded images of a split takes."""
+    console, table = _console(), _table(">samples", ">objects", ">requests", ">bytes", ">wanted")
+    _row(table, *(f"{number:,}" for number in (len(split), *plan)))
+    _say(console, f"Reading the encoded images of {split.name} takes")
+    console.print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
+    # File names may hold what rich would take for markup, or for the name of an emoji.
+    return Console(markup=False, emoji=False, highlight=False, width=width)
+
+
+def _say(console: Console, text: str, *, keep: str = "") -> None:
+    """Print a line, or several if `keep` has the line feed."""
+    console.print(escaped(text, keep=keep), soft_wrap=bool(keep))
+
+
+def _row(table: Table, *cells: str, keep: str = "") -> None:
+    """Add a row; its cells may have several lines if `keep` has the line feed."""
+    table.add_row(*(escaped(cell, keep=keep) for cell in cells))
+
+
+def _table(*columns: str, header: bool = True) -> Table:
+    """Make a table; a column whose title begins with ``>`` is set to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=False)
+    for title in columns:
+        right = title.startswith(">")
+        # Where a line is too long texts go on in the next one; numbers are never cut.
+        table.add_column(
+            title.lstrip(">"),
+            justify="right" if right else "left",
+            no_wrap=right or title == "digest",
+            overflow="fold",
+        )
+    return table

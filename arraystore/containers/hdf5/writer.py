@@ -1,0 +1,200 @@
+"""HDF5, written: each payload at an address known before it is written.
+
+Everything written here is of fixed length: text is fixed-length UTF-8, so that
+nothing depends on HDF5's global heap. Dimensions are made as netCDF-4 makes one
+that has no variable, so that netCDF4, h5netcdf and xarray see their names.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from typing_extensions import override
+
+from arraystore.containers.hdf5.reader import SIGNATURE
+from arraystore.containers.protocol import ContainerWriter
+from arraystore.errors import FormatError, brief
+from arraystore.schema import COLUMN_CHUNK_ROWS, MIN_TEXT_WIDTH, STRING, Column
+from arraystore.storage.open_files import reserve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_LIBVER: Final = ("v110", "v110")
+_METADATA_NBYTES: Final = 2**16
+"""More than the metadata of a dataset, or of a group's attributes but for their values."""
+
+
+class HDF5Writer(ContainerWriter):
+    """Write an HDF5 file on the local disk.
+
+    Parameters
+    ----------
+    path, is_skeleton
+        See `ContainerWriter`.
+    """
+
+    root_key = ""
+    root_nbytes = len(SIGNATURE)
+
+    def __init__(self, path: Path, *, is_skeleton: bool = False) -> None:
+        import h5py
+
+        self._path = path
+        self._is_skeleton = is_skeleton
+        self._file: Any = h5py.File(path, "a", libver=_LIBVER)
+        self._end: int = self._file.id.get_filesize()
+        try:
+            self._make_room(0)
+        except BaseException:
+            self._file.close()
+            raise
+
+    @override
+    @staticmethod
+    def import_libraries() -> None:
+        import h5py  # noqa: F401 - for those who import it later
+
+    @override
+    @staticmethod
+    def is_root(data: bytes) -> bool:
+        return data == SIGNATURE
+
+    @override
+    @staticmethod
+    def libraries() -> dict[str, str]:
+        from h5py import version
+
+        return {"h5py": version.version, "HDF5": version.hdf5_version}
+
+    @override
+    @staticmethod
+    def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
+        raise TypeError("the payloads of HDF5 are no objects of their own")
+
+    @override
+    def create_group(self, path: str) -> None:
+        self._make_room(0)
+        self._file.create_group(path)
+
+    @override
+    def create_payload(self, path: str, nbytes: int) -> None:
+        from h5py import h5d, h5p, h5s, h5t
+
+        self._end += nbytes
+        self._make_room(0)
+        properties = h5p.create(h5p.DATASET_CREATE)
+        properties.set_obj_track_times(False)
+        # Not chunked: libhdf5 and netCDF-C read a whole chunk if it fits into their caches.
+        properties.set_layout(h5d.CONTIGUOUS)
+        properties.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_time(h5d.FILL_TIME_NEVER)
+        group, name = self._parent(path)
+        space = h5s.create_simple((nbytes,))
+        h5d.create(group.id, name.encode(), h5t.STD_U8LE, space, properties)
+        self._attach_dimension(path, "byte", nbytes)
+        self._file[path].attrs["dense"] = np.int8(1)
+
+    @override
+    def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
+        n = len(values)
+        is_text = column.data_type == STRING
+        data_type = _text_type(values) if is_text else np.dtype(column.data_type)
+        self._make_room(n * data_type.itemsize)
+        options: dict[str, Any] = {"dtype": data_type, "track_times": False}
+        if n:
+            options |= {"chunks": (min(COLUMN_CHUNK_ROWS, n),), "shuffle": True}
+            options["compression"] = "gzip"
+        if not is_text:
+            fill = column.fill  # text if it was "NaN" or the like in Zarr
+            options["fillvalue"] = float(fill) if isinstance(fill, str) else fill
+        array = self._file.create_dataset(path, (n,), **options)
+        for start in range(0, n, COLUMN_CHUNK_ROWS):
+            rows = values[start : start + COLUMN_CHUNK_ROWS]
+            data = _fixed_width(rows, data_type) if is_text else np.asarray(rows, data_type)
+            array[start : start + len(data)] = data
+        del array  # closed: what the library holds back of it comes before what is next
+        self._attach_dimension(path, column.dimension, n)
+
+    @override
+    def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
+        node = self._file[path or "/"]
+        self._make_room(len(str(attributes).encode()))
+        for name, value in attributes.items():
+            try:
+                _set_attribute(node, name, value)
+            except UnicodeEncodeError:
+                raise FormatError(
+                    f"{path or '/'}@{name}: has a lone surrogate, which no text in HDF5 can hold, "
+                    f"got {brief(value)}; correct the attribute, or write a .zarr store"
+                ) from None
+
+    @override
+    def close(self) -> None:
+        try:
+            self._file.flush()
+            nbytes = self._file.id.get_filesize()
+        finally:
+            self._file.close()
+        os.truncate(self._path, nbytes)
+
+    def _make_room(self, nbytes: int) -> None:
+        """Reserve space for what libhdf5 is about to write: it does not survive a full disk."""
+        if self._is_skeleton:
+            return
+        self._end += nbytes + nbytes // 4 + _METADATA_NBYTES
+        reserve(self._path, self._end)
+
+    def _parent(self, path: str) -> tuple[Any, str]:
+        parent, _, name = path.rpartition("/")
+        return self._file[parent or "/"], name
+
+    def _attach_dimension(self, path: str, dimension: str, length: int) -> None:
+        """Attach a dimension of the same group, made as netCDF-4 makes one without a variable."""
+        from h5py import h5d, h5ds, h5p, h5s, h5t
+
+        group, name = self._parent(path)
+        if dimension not in group:
+            properties = h5p.create(h5p.DATASET_CREATE)
+            properties.set_obj_track_times(False)
+            space = h5s.create_simple((length,))
+            scale = h5d.create(group.id, dimension.encode(), h5t.IEEE_F32BE, space, properties)
+            text = f"This is a netCDF dimension but not a netCDF variable.{length:10d}"
+            h5ds.set_scale(scale, text.encode())
+        h5ds.attach_scale(group[name].id, group[dimension].id, 0)
+
+
+def _set_attribute(node: Any, name: str, value: Any) -> None:
+    if isinstance(value, bool):
+        node.attrs[name] = np.int8(value)
+    elif isinstance(value, str):
+        text = _fixed_width([value])
+        node.attrs.create(name, text[0], dtype=text.dtype)
+    elif isinstance(value, int | float):
+        node.attrs[name] = np.asarray(value)[()]
+    else:
+        is_text = all(isinstance(item, str) for item in value)
+        node.attrs[name] = _fixed_width(value) if is_text else np.asarray(value)
+
+
+def _text_type(values: Sequence[str] | NDArray[Any]) -> np.dtype[Any]:
+    """Return the type of fixed-length UTF-8 that is as wide as the longest of some texts."""
+    import h5py
+
+    width = max(map(len, map(str.encode, values)), default=0)
+    data_type: np.dtype[Any] = h5py.string_dtype("utf-8", max(MIN_TEXT_WIDTH, width))
+    return data_type
+
+
+def _fixed_width(
+    values: Sequence[str] | NDArray[Any], data_type: np.dtype[Any] | None = None
+) -> NDArray[Any]:
+    """Return texts as fixed-length UTF-8, as wide as the longest if nothing is said."""
+    if data_type is None:
+        data_type = _text_type(values)
+    return np.fromiter(map(str.encode, values), data_type, len(values))

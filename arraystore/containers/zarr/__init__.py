@@ -1,0 +1,1 @@
+"""Zarr v3 groups: read and written."""

@@ -1,0 +1,1 @@
+"""What a user holds: splits, batches, episodes and saved selections."""

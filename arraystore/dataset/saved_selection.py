@@ -1,0 +1,209 @@
+"""Selections as values: which samples, in a file that fits every store of the same content.
+
+A file holds ranks, the places of the samples among all of their split sorted by file name,
+and the split's content digest: see ``docs/format.md``, section 9.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore._arguments import as_path
+from arraystore._checksum import crc32c
+from arraystore.errors import FormatError, VersionError, escaped
+from arraystore.schema import need, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from arraystore._typing import Ints
+
+SELECTION_FORMAT: Final = "arraystore-selection"
+SELECTION_VERSION: Final = "1.0"
+_TYPES: Final = ("int8", "int16", "int32", "int64")
+_PIECE_NBYTES: Final = 2**20
+_HEAD: Final = ("format", "format_version", "dataset", "made")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SelectedRanks:
+    """The samples selected of one stored split.
+
+    Attributes
+    ----------
+    content_digest : str
+        Of the split, see `SplitInfo`.
+    num_samples : int
+        Number of samples of the whole split.
+    ranks : ndarray of int64, shape (n,)
+        Places of the selected samples, in their order, among all sorted by file name.
+    """
+
+    content_digest: str
+    num_samples: int
+    ranks: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedSelection:
+    """Which samples were selected, and how; get one from `Split.selection`.
+
+    Attributes
+    ----------
+    dataset : str
+        Name, config and version of the data set, for people.
+    made : str
+        How it was made, for people.
+    splits : dict of str to SelectedRanks
+        What is selected of each stored split.
+    """
+
+    dataset: str
+    made: str
+    splits: dict[str, SelectedRanks]
+
+    def __len__(self) -> int:
+        return sum(len(selected.ranks) for selected in self.splits.values())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the selection to a JSON file, in place of one that is there.
+
+        Parameters
+        ----------
+        path : path-like
+            Must end in ``.json``.
+
+        Raises
+        ------
+        ValueError
+            If it does not.
+        FileExistsError
+            If there is something at `path` that is no saved selection.
+        """
+        target = as_path(path)
+        if target.suffix != ".json":
+            raise ValueError(
+                escaped(f"{path}: the name of a saved selection's file must end in .json")
+            )
+        if os.path.lexists(target):
+            _check_may_be_replaced(target)
+        document = {
+            "format": SELECTION_FORMAT,
+            "format_version": SELECTION_VERSION,
+            "dataset": self.dataset,
+            "made": self.made,
+            "splits": {name: _packed(selected) for name, selected in self.splits.items()},
+        }
+        data = json.dumps(document, indent=2).encode() + b"\n"
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        beside.write_bytes(data)
+        beside.replace(target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SavedSelection:
+        """Read a selection from a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        FormatError
+            If it is no selection, or a damaged one.
+        VersionError
+            If it has a newer major version.
+        """
+        where = str(path)
+        try:
+            document = parse_json(_read_text(as_path(path)))
+        except ValueError as error:
+            raise FormatError(f"{where}: is not a saved selection: {error}") from None
+        if not isinstance(document, dict) or document.get("format") != SELECTION_FORMAT:
+            raise FormatError(
+                f"{where}: is not a saved selection: 'format' must be {SELECTION_FORMAT!r}"
+            )
+        _, version, dataset, made = (need(document, key, str, where=where) for key in _HEAD)
+        if version.split(".")[0] != SELECTION_VERSION.split(".")[0]:
+            raise VersionError(
+                f"{where}: selection version {version} cannot be read, this release reads "
+                f"{SELECTION_VERSION.split('.')[0]}.x; upgrade arraystore"
+            )
+        splits = need(document, "splits", dict, where=where)
+        return cls(
+            dataset, made, {name: _unpacked(entry, where, name) for name, entry in splits.items()}
+        )
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}: {len(s.ranks):,}" for name, s in self.splits.items())
+        return escaped(f"<SavedSelection {self.made} of {self.dataset}: {counts}>")
+
+
+def _read_text(path: Path) -> bytes:
+    """Read a JSON file up to its first zero byte: a sparse file may state any size."""
+    pieces = []
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_NBYTES):
+            pieces.append(piece)
+            if b"\0" in piece:
+                raise ValueError("contains zero bytes")
+    return b"".join(pieces)
+
+
+def _check_may_be_replaced(path: Path) -> None:
+    try:
+        SavedSelection.load(path)
+    except (FormatError, OSError):
+        raise FileExistsError(
+            escaped(f"{path}: is no saved selection, and is not overwritten; choose another name")
+        ) from None
+
+
+def _packed(selected: SelectedRanks) -> dict[str, Any]:
+    """Write ranks as the differences of each from the one before, the first from 0."""
+    differences = np.diff(selected.ranks, prepend=0)
+    low, high = (int(differences.min()), int(differences.max())) if len(differences) else (0, 0)
+    kind = next(t for t in _TYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    data = differences.astype(np.dtype(kind).newbyteorder("<")).tobytes()
+    return {
+        "content_digest": selected.content_digest,
+        "num_samples": selected.num_samples,
+        "num_selected": len(selected.ranks),
+        "rank_differences": base64.b64encode(data).decode("ascii"),
+        "type": kind,
+        "crc32c": crc32c(data),
+    }
+
+
+def _unpacked(entry: object, path: str, name: str) -> SelectedRanks:
+    where = f"{path}: {name}"
+    if not isinstance(entry, dict):
+        raise FormatError(f"{where}: must be an object, got {str(entry)[:80]!r}")
+    fields: Mapping[str, Any] = entry
+    digest = need(fields, "content_digest", str, where=where)
+    num_samples, num_selected, checksum = (
+        need(fields, key, int, where=where) for key in ("num_samples", "num_selected", "crc32c")
+    )
+    kind = need(fields, "type", str, where=where)
+    if kind not in _TYPES:
+        raise FormatError(f"{where}: 'type' must be one of {', '.join(_TYPES)}, got {kind!r}")
+    try:
+        data = base64.b64decode(need(fields, "rank_differences", str, where=where), validate=True)
+    except ValueError as error:
+        raise FormatError(f"{where}: 'rank_differences' must be base64: {error}") from None
+    if crc32c(data) != checksum:
+        raise FormatError(f"{where}: the ranks do not match their checksum; the file is damaged")
+    if len(data) != num_selected * np.dtype(kind).itemsize:
+        raise FormatError(
+            f"{where}: must hold {num_selected} ranks of type {kind}, got {len(data)} bytes"
+        )
+    differences = np.frombuffer(data, np.dtype(kind).newbyteorder("<")).astype(np.int64)
+    ranks = np.cumsum(differences)
+    if len(ranks) and not 0 <= ranks.min() <= ranks.max() < num_samples:
+        raise FormatError(f"{where}: ranks must be in range({num_samples})")
+    return SelectedRanks(digest, num_samples, ranks)

@@ -1,0 +1,1 @@
+"""Encoded images: probed, decoded and encoded again."""

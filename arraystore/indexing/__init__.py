@@ -1,0 +1,1 @@
+"""Arithmetic on selections, positions and byte ranges; no I/O."""

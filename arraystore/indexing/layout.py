@@ -1,0 +1,226 @@
+"""The place of every byte, decided before the first one is written."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore.schema import SHARD_NBYTES, UNLABELLED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from arraystore._typing import Ints
+
+
+_PIECE: Final = 2**14
+"""Names that are hashed at a time: as objects of Python they take much memory."""
+
+_BEGIN: Final = np.dtype("S16")
+"""What names are sorted by; the rest of a name only where two begin with the same bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of the payload that is filled by itself: a whole number of shards or chunks.
+
+    Attributes
+    ----------
+    start, stop : int
+        The payload bytes ``[start, stop)``.
+    first, last : int
+        The samples ``[first, last)`` that have bytes in it, by their place in the order.
+    skip : int
+        Bytes of sample `first` that belong to the block before.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    skip: int
+
+
+def image_starts(nbytes: Ints) -> Ints:
+    """Return where each image begins when they are laid end to end.
+
+    Examples
+    --------
+    >>> image_starts(np.array([3, 0, 4]))
+    array([0, 3, 3])
+    """
+    starts: Ints = np.cumsum(nbytes, dtype=np.int64)
+    starts -= nbytes
+    return starts
+
+
+def blocks(nbytes: Ints, *, block_nbytes: int = SHARD_NBYTES) -> list[Block]:
+    """Divide a payload into blocks of filling.
+
+    Parameters
+    ----------
+    nbytes : ndarray of int64, shape (n,)
+        Size of each encoded image in bytes, in the order of the payload.
+    block_nbytes : int, default 64 MiB
+        Length of each block but the last.
+
+    Returns
+    -------
+    list of Block
+        They cover the payload; a sample that crosses a boundary is in both.
+
+    Examples
+    --------
+    >>> for block in blocks(np.array([6, 6, 6]), block_nbytes=10):
+    ...     print(block)
+    Block(start=0, stop=10, first=0, last=2, skip=0)
+    Block(start=10, stop=18, first=1, last=3, skip=4)
+    """
+    starts = image_starts(nbytes)
+    total = int(nbytes.sum())
+    lower = np.arange(0, total, block_nbytes, dtype=np.int64)
+    upper = np.minimum(lower + block_nbytes, total)
+    # The sample that holds byte b is the last that begins at or before b; empty images at the
+    # same place sort before it.
+    first = np.searchsorted(starts, lower, side="right") - 1
+    last = np.searchsorted(starts, upper, side="left")
+    return [
+        Block(int(a), int(b), int(i), int(j), int(a - starts[i]))
+        for a, b, i, j in zip(lower, upper, first, last, strict=True)
+    ]
+
+
+def sample_order(order: str, seed: int, file_name: Sequence[str], label: Ints) -> NDArray[np.int64]:
+    """Return the order in which samples are stored.
+
+    Parameters
+    ----------
+    order : {"shuffled", "label", "source"}
+        ``shuffled`` sorts by the 8-byte BLAKE2b hash of the file name keyed with
+        `seed`, so that a subset keeps the relative order it has in the whole;
+        ``label`` sorts by label; both settle ties by file name. ``source`` keeps
+        the order of the source.
+    seed : int
+        In ``range(2**64)``.
+    file_name : sequence of str, length n
+    label : ndarray of int64, shape (n,)
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Positions in the source, in the order to store them.
+
+    Examples
+    --------
+    >>> sample_order("label", 0, ["b", "a", "c"], np.array([1, 1, 0]))
+    array([2, 1, 0])
+    """
+    if order == "source":
+        return np.arange(len(file_name), dtype=np.int64)
+    keys = label if order == "label" else hash_numbers(file_name, seed)
+    return _ranked(keys, file_name)
+
+
+def _ranked(keys: NDArray[Any], file_name: Sequence[str]) -> Ints:
+    """Return the order of the samples by keys, and where these are the same by file name."""
+    ranked: Ints = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
+    is_tie = np.zeros(len(keys) + 1, dtype=np.int8)
+    for start in range(1, len(keys), _PIECE):
+        piece = keys[ranked[start - 1 : start + _PIECE]]
+        is_tie[start : start + len(piece) - 1] = piece[1:] == piece[:-1]
+    bounds = np.flatnonzero(np.diff(is_tie)).tolist()
+    for first, last in zip(bounds[::2], bounds[1::2], strict=True):
+        tied = ranked[first : last + 1]
+        tied[:] = sorted(tied.tolist(), key=file_name.__getitem__)
+    return ranked
+
+
+def name_hashes(file_name: Sequence[str], seed: int) -> list[bytes]:
+    """Return the keyed 8-byte BLAKE2b (RFC 7693) hash of each name.
+
+    Examples
+    --------
+    >>> name_hashes(["n01440764_10026.JPEG"], 0)[0].hex()
+    'b688a95e164b4169'
+    """
+    key = seed.to_bytes(8, "little")
+    blank = hashlib.blake2b(digest_size=8, key=key)
+    hashes = []
+    for name in file_name:
+        state = blank.copy()
+        state.update(name.encode())
+        hashes.append(state.digest())
+    return hashes
+
+
+def hash_numbers(file_name: Sequence[str], seed: int) -> NDArray[np.uint64]:
+    """Return the hashes of `name_hashes` as numbers, which sort as they do.
+
+    Examples
+    --------
+    >>> hex(hash_numbers(["n01440764_10026.JPEG"], 0)[0])
+    '0xb688a95e164b4169'
+    """
+    numbers = np.empty(len(file_name), dtype=np.uint64)
+    for start in range(0, len(file_name), _PIECE):
+        hashes = b"".join(name_hashes(file_name[start : start + _PIECE], seed))
+        numbers[start : start + _PIECE] = np.frombuffer(hashes, dtype=">u8")
+    return numbers
+
+
+def label_index(label: Ints, n_classes: int) -> tuple[Ints, Ints]:
+    """Group the labelled positions by label.
+
+    Returns
+    -------
+    label_order : ndarray of int64, shape (n_labelled,)
+        Positions grouped by label, ascending in each group.
+    label_indptr : ndarray of int64, shape (n_classes + 1,)
+        Label k is ``label_order[label_indptr[k]:label_indptr[k + 1]]``.
+
+    Examples
+    --------
+    >>> label_index(np.array([1, -1, 0, 1]), 3)
+    (array([2, 0, 3]), array([0, 1, 3, 3]))
+    """
+    by_label = np.argsort(label, kind="stable").astype(np.int64)
+    order = by_label[int(np.count_nonzero(label == UNLABELLED)) :]
+    indptr = np.searchsorted(label[order], np.arange(n_classes + 1)).astype(np.int64)
+    return order, indptr
+
+
+def content_digest(
+    file_name: Sequence[str], label: Ints, nbytes: Ints, crc32c: NDArray[np.uint32]
+) -> str:
+    """Return the sha256 that identifies the content of a split, whatever its order.
+
+    It is taken over the samples sorted by file name: the name in UTF-8, a zero
+    byte, label and size as int64, the checksum of the encoded image as uint32,
+    all little-endian.
+
+    Examples
+    --------
+    >>> content_digest([], np.array([]), np.array([]), np.array([]))[:8]
+    'e3b0c442'
+    """
+    begin = np.empty(len(file_name), dtype=_BEGIN)
+    for start in range(0, len(file_name), _PIECE):
+        names = file_name[start : start + _PIECE]
+        begin[start : start + _PIECE] = [name.encode()[: begin.itemsize] for name in names]
+    by_name = _ranked(begin, file_name)
+    del begin
+    digest = hashlib.sha256()
+    for start in range(0, len(by_name), _PIECE):
+        rows = by_name[start : start + _PIECE]
+        numbers = np.empty(len(rows), [("label", "<i8"), ("nbytes", "<i8"), ("crc", "<u4")])
+        for field, values in (("label", label), ("nbytes", nbytes), ("crc", crc32c)):
+            numbers[field] = values[rows]
+        packed, width = numbers.tobytes(), numbers.dtype.itemsize
+        for at, i in enumerate(rows.tolist()):
+            digest.update(file_name[i].encode() + b"\0" + packed[at * width : (at + 1) * width])
+    return digest.hexdigest()

@@ -1,0 +1,205 @@
+"""File names of a split: packed, and where a name is, and which names a pattern means."""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import fnmatch
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, overload
+
+import numpy as np
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from arraystore._typing import Ints
+
+_NEIGHBOURS: Final = 64
+"""Names before and after the place of one that is missing, among which the nearest are sought."""
+
+_FEW: Final = 256
+"""Names that are sought one by one; for more all names are gone through once."""
+
+_PIECE: Final = 2**14
+"""Names that are objects of Python at a time."""
+
+_WILDCARDS: Final = re.compile(r"[*?[]")
+
+
+def packed(names: Sequence[str]) -> bytes:
+    """Return names end to end in UTF-8, each with a zero byte behind it.
+
+    Raises
+    ------
+    ValueError
+        If a name has a zero byte itself.
+    """
+    data = "\0".join((*names, "")).encode()
+    if data.count(0) != len(names):
+        raise ValueError("a packed name cannot have a zero byte")
+    return data
+
+
+class PackedNames(Sequence[str]):
+    """Many names in a third of the memory that a list of them takes.
+
+    Parameters
+    ----------
+    data : bytes or bytearray
+        See `packed`.
+    start : ndarray of unsigned integers, shape (n,), optional
+        Where in `data` each name begins; by default all there are, in their order.
+
+    Examples
+    --------
+    >>> names = PackedNames(packed(["b.jpg", "a.jpg", "é.png"]))
+    >>> names[-1], list(names[:2]), list(names.take(np.array([2, 0])))
+    ('é.png', ['b.jpg', 'a.jpg'], ['é.png', 'b.jpg'])
+    """
+
+    def __init__(self, data: bytes | bytearray, start: NDArray[Any] | None = None) -> None:
+        if start is None:
+            stop = np.flatnonzero(np.frombuffer(data, np.uint8) == 0)
+            start = np.zeros(len(stop), dtype=np.min_scalar_type(len(data)))
+            start[1:] = stop[:-1]
+            start[1:] += 1
+        self.data, self.start = data, start
+
+    @override
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> PackedNames: ...
+    @override
+    def __getitem__(self, index: int | slice) -> str | PackedNames:
+        if isinstance(index, slice):
+            return PackedNames(self.data, self.start[index])
+        return self._at(int(self.start[index]))
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), _PIECE):
+            yield from self._some(self.start[first : first + _PIECE])
+
+    def take(self, positions: Ints) -> PackedNames:
+        """Return some of the names, in the order of `positions`."""
+        return PackedNames(self.data, self.start[positions])
+
+    def _some(self, start: NDArray[Any]) -> Iterable[str]:
+        begin, end = int(start[0]), self.data.index(0, int(start[-1]))
+        if (start[1:] > start[:-1]).all() and self.data.count(0, begin, end) == len(start) - 1:
+            return self.data[begin:end].decode().split("\0")  # they follow each other
+        return map(self._at, start.tolist())
+
+    def _at(self, start: int) -> str:
+        return self.data[start : self.data.index(0, start)].decode()
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text has wildcards of a shell."""
+    return _WILDCARDS.search(text) is not None
+
+
+class NameIndex:
+    """The names of the samples of a stored split, sorted when they are first asked for.
+
+    Parameters
+    ----------
+    names : ndarray of str, shape (n,)
+        Unique, of NumPy's `StringDType`.
+
+    Examples
+    --------
+    >>> index = NameIndex(np.array(["b.jpg", "a.jpg", "é.png"], dtype=np.dtypes.StringDType()))
+    >>> index.find("b.jpg"), index.find("c.jpg")
+    (0, None)
+    >>> index.matching("?.jpg")
+    array([0, 1])
+    >>> index.ranks(np.array([0, 1, 2]))
+    array([1, 0, 2])
+    """
+
+    def __init__(self, names: NDArray[Any]) -> None:
+        self._names = names
+
+    @cached_property
+    def order(self) -> Ints:
+        """Positions of the samples, sorted by the UTF-8 bytes of their names."""
+        return np.argsort(self._names, kind="stable").astype(np.int64)
+
+    def ranks(self, positions: Ints) -> Ints:
+        """Return the place that each position has in `order`."""
+        return self._rank[positions]
+
+    def find(self, name: str) -> int | None:
+        """Return the position of a name, or nothing if there is no such name."""
+        place = self._place(name)
+        if place < len(self.order):
+            position = int(self.order[place])
+            if self._names[position] == name:
+                return position
+        return None
+
+    def find_all(self, names: Sequence[str]) -> Ints:
+        """Return the position of each name, or -1."""
+        if len(names) <= _FEW:
+            found = map(self.find, names)
+            return np.array([-1 if at is None else at for at in found], dtype=np.int64)
+        position = {name: at for at, name in enumerate(self._names.tolist())}
+        return np.array([position.get(name, -1) for name in names], dtype=np.int64)
+
+    def matching(self, pattern: str) -> Ints:
+        """Return the ascending positions of the names that match a pattern, or that are it.
+
+        Parameters
+        ----------
+        pattern : str
+            With the wildcards of a shell: ``*``, ``?`` and ``[abc]``, where ``*`` also
+            matches ``/``.
+        """
+        # A name may hold wildcards itself.
+        position = self.find(pattern)
+        itself = np.array([] if position is None else [position], dtype=np.int64)
+        first = _WILDCARDS.search(pattern)
+        prefix = pattern[: first.start()] if first else pattern
+        if not _can_be_encoded(prefix):
+            return itself
+        candidates = np.flatnonzero(np.strings.startswith(self._names, prefix))
+        matches = re.compile(fnmatch.translate(pattern)).match
+        names = self._names[candidates].tolist()
+        is_match = np.array([matches(name) is not None for name in names], dtype=np.bool_)
+        return np.union1d(candidates[is_match], itself)
+
+    def near(self, name: str) -> list[str]:
+        """Return names that look like one that is missing, the nearest first."""
+        place = self._place(name)
+        around = self.order[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
+        return difflib.get_close_matches(name, self._names[around].tolist())
+
+    @cached_property
+    def _rank(self) -> Ints:
+        rank = np.empty(len(self.order), dtype=np.int64)
+        rank[self.order] = np.arange(len(self.order))
+        return rank
+
+    def _place(self, name: str) -> int:
+        # Code points sort as their UTF-8 bytes do.
+        return bisect.bisect_left(self.order, name, key=self._names.__getitem__)
+
+
+def _can_be_encoded(text: str) -> bool:
+    """Whether a text is valid Unicode, which an argument of a command need not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

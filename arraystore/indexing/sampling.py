@@ -1,0 +1,277 @@
+"""Randomness that can be repeated anywhere: which positions to take, from a seed and an epoch.
+
+All of it comes from the raw 64-bit words of Philox-4x64-10 (Salmon et al., "Parallel
+random numbers: as easy as 1, 2, 3", SC 2011) with the key (seed, epoch), which NumPy
+promises to keep; ``docs/format.md`` has test vectors. There is no state: the arguments fix
+the result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from arraystore._typing import Ints
+
+BLOCKS_IN_BUFFER: Final = 16
+"""Blocks of consecutive samples that a buffer of the shuffle by blocks holds."""
+
+_WORDS_A_STEP: Final = 4
+
+
+class Groups(NamedTuple):
+    """Positions by label.
+
+    Attributes
+    ----------
+    order : ndarray of int64, shape (n_labelled,)
+        Positions grouped by label.
+    indptr : ndarray of int64, shape (n_classes + 1,)
+        Label k is ``order[indptr[k]:indptr[k + 1]]``.
+    """
+
+    order: Ints
+    indptr: Ints
+
+
+def words(seed: int, epoch: int, start: int, stop: int) -> NDArray[np.uint64]:
+    """Return the words ``[start, stop)`` of the stream of a seed and an epoch.
+
+    Examples
+    --------
+    >>> [hex(word) for word in words(0, 0, 0, 2)]
+    ['0x2f4ba6408e4d89b', '0x3dd62b0b9ca8c5b2']
+    >>> words(0, 0, 1, 2) == words(0, 0, 0, 2)[1:]
+    array([ True])
+    """
+    generator = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
+    steps, rest = divmod(start, _WORDS_A_STEP)
+    generator.advance(steps)
+    stream: NDArray[np.uint64] = generator.random_raw(rest + stop - start)
+    return stream[rest:]
+
+
+def permutation(n: int, seed: int, epoch: int = 0) -> Ints:
+    """Return ``range(n)`` in random order: sorted by the first n words, ties by position.
+
+    Examples
+    --------
+    >>> permutation(5, seed=0)
+    array([0, 2, 1, 4, 3])
+    """
+    return np.argsort(words(seed, epoch, 0, n), kind="stable").astype(np.int64, copy=False)
+
+
+def with_repeats(n: int, count: int, seed: int) -> Ints:
+    """Return `count` positions in ``range(n)``, each drawn from all: word modulo n.
+
+    That favours the first positions by less than n in 2**64.
+    """
+    return (words(seed, 0, 0, count) % np.uint64(n)).astype(np.int64)
+
+
+def share(n: int, rank: int, world_size: int) -> range:
+    """Return the part of ``range(n)`` that one of several equal processes takes.
+
+    All parts have the same length; the last ``n % world_size`` are in none.
+    """
+    length = n // world_size
+    return range(rank * length, (rank + 1) * length)
+
+
+def block_buffers(
+    n: int, seed: int, epoch: int, *, buffer_size: int, rank: int = 0, world_size: int = 1
+) -> Iterator[Ints]:
+    """Yield positions in an order that is random, but reads in large pieces.
+
+    ``range(n)`` is cut into blocks, the blocks put in random order; of those, one buffer
+    after another is filled and shuffled. The first words of the stream order the blocks, the
+    others, one a sample, the samples in their buffers.
+
+    Parameters
+    ----------
+    n : int
+        Number of positions.
+    seed, epoch : int
+    buffer_size : int
+        Positions in a buffer. A block is a sixteenth of it, 1 or more.
+    rank, world_size : int
+        Which `share` of the blocks end to end to take.
+
+    Yields
+    ------
+    ndarray of int64, shape (m,), m at most `buffer_size`
+    """
+    buffer_size = min(buffer_size, BLOCKS_IN_BUFFER * max(1, n))  # one block holds all
+    size = max(1, buffer_size // BLOCKS_IN_BUFFER)
+    n_blocks = -(-n // size)
+    blocks = permutation(n_blocks, seed, epoch)
+    # Only the last block may be shorter; after its place all others come so much earlier.
+    lacking = n_blocks * size - n
+    short = int(np.flatnonzero(blocks == n_blocks - 1)[0]) if lacking else n_blocks
+    mine = share(n, rank, world_size)
+    for start in range(mine.start, mine.stop, buffer_size):
+        stop = min(start + buffer_size, mine.stop)
+        places = np.arange(start, stop, dtype=np.int64)
+        places[places >= (short + 1) * size - lacking] += lacking
+        nth, within = np.divmod(places, size)
+        positions = blocks[nth] * size + within
+        shuffled = np.argsort(words(seed, epoch, n_blocks + start, n_blocks + stop), kind="stable")
+        yield positions[shuffled]
+
+
+def balanced(groups: Groups, seed: int, epoch: int) -> Ints:
+    """Return as many positions as there are, every label as often as every other.
+
+    They come in rounds: a round has one sample of each label that there is, in random
+    order, so that any batch is balanced. Within a label the samples are shuffled, and
+    begun again when they are used up.
+
+    Parameters
+    ----------
+    groups : Groups
+    seed, epoch : int
+
+    Returns
+    -------
+    ndarray of int64, shape (n_labelled,)
+    """
+    n, sizes = len(groups.order), np.diff(groups.indptr)
+    present = np.flatnonzero(sizes)
+    if not n:
+        return groups.order
+    members = groups.order[_sorted_in_groups(words(seed, epoch, 0, n), sizes)]
+    rounds = -(-n // len(present))
+    draws = words(seed, epoch, n, n + rounds * len(present)).reshape(rounds, len(present))
+    label = present[np.argsort(draws, axis=1, kind="stable")]
+    nth = np.arange(rounds)[:, np.newaxis] % sizes[label]
+    chosen: Ints = members[(groups.indptr[label] + nth).reshape(-1)[:n]]
+    return chosen
+
+
+def ranked(groups: Groups, keys: NDArray[np.uint64]) -> Groups:
+    """Return the groups with the positions of each in the order of their keys.
+
+    Parameters
+    ----------
+    groups : Groups
+    keys : ndarray of uint64, shape (n,)
+        Key of each position; ties are settled by position.
+    """
+    order = groups.order[_sorted_in_groups(keys[groups.order], np.diff(groups.indptr))]
+    return Groups(order, groups.indptr)
+
+
+def _sorted_in_groups(keys: NDArray[np.uint64], sizes: Ints) -> Ints:
+    group = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+    return np.lexsort((keys, group))
+
+
+def class_balanced_counts(n: int, fraction: float, keys: NDArray[np.uint64]) -> Ints:
+    """Say how many samples of each class make up a fraction of all, as SimCLR's lists have it.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    fraction : float
+        In [0, 1]. Taken as the decimal number it is written as. Its part of `n` is rounded down.
+    keys : ndarray of uint64, shape (n_classes,)
+        Where that is no multiple of the classes, those of the smallest keys get one more.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_classes,)
+
+    Examples
+    --------
+    >>> counts = class_balanced_counts(1_281_167, 0.01, np.arange(1000, dtype=np.uint64))
+    >>> np.unique(counts, return_counts=True)
+    (array([12, 13]), array([189, 811]))
+    """
+    if not len(keys):
+        return np.empty(0, dtype=np.int64)
+    from fractions import Fraction
+
+    base, more = divmod(int(Fraction(repr(fraction)) * n), len(keys))
+    counts = np.full(len(keys), base, dtype=np.int64)
+    counts[np.argsort(keys, kind="stable")[:more]] += 1
+    return counts
+
+
+def draw_from_groups(
+    groups: Groups, labels: Ints, counts: Ints, *, replace: bool = False, seed: int = 0
+) -> Ints:
+    """Take so many positions of each of some labels: the first ones, or with repeats.
+
+    Parameters
+    ----------
+    groups : Groups
+    labels : ndarray of int64, shape (n_labels,)
+        None of them without positions.
+    counts : ndarray of int64, shape (n_labels,)
+        Without `replace`, no more than there are.
+    replace : bool, default False
+        Draw each from all of its label, as `with_repeats` does.
+    seed : int, default 0
+
+    Returns
+    -------
+    ndarray of int64, shape (counts.sum(),)
+        Grouped by label, in the order of `labels`.
+    """
+    start = np.repeat(groups.indptr[labels], counts)
+    nth = np.arange(len(start), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+    if replace:
+        sizes = np.repeat(np.diff(groups.indptr)[labels], counts).astype(np.uint64)
+        nth = (words(seed, 0, 0, len(start)) % sizes).astype(np.int64)
+    drawn: Ints = groups.order[start + nth]
+    return drawn
+
+
+def episode(
+    groups: Groups, eligible: Ints, n_way: int, sizes: tuple[int, int], seed: int, number: int
+) -> tuple[Ints, Ints, Ints]:
+    """Draw one episode of few-shot learning.
+
+    The first words of the stream of (seed, number) choose the labels, one word a label that
+    is eligible; the next choose the samples, one word a sample of each chosen label in turn.
+
+    Parameters
+    ----------
+    groups : Groups
+    eligible : ndarray of int64
+        Labels to choose from, ascending, `n_way` or more.
+    n_way : int
+        Labels to choose.
+    sizes : (int, int)
+        Samples of each label for support and for query.
+    seed, number : int
+        Which episode.
+
+    Returns
+    -------
+    labels : ndarray of int64, shape (n_way,)
+    support : ndarray of int64, shape (n_way, sizes[0])
+    query : ndarray of int64, shape (n_way, sizes[1])
+        Positions; no position is in both.
+    """
+    first = len(eligible)
+    labels = eligible[permutation(first, seed, number)[:n_way]]
+    start, stop = groups.indptr[labels], groups.indptr[labels + 1]
+    total = int((stop - start).sum())
+    draws = np.split(words(seed, number, first, first + total), np.cumsum(stop - start)[:-1])
+    k_shot, both = sizes[0], sum(sizes)
+    chosen = np.stack(
+        [
+            groups.order[a:b][np.argsort(draw, kind="stable")[:both]]
+            for a, b, draw in zip(start, stop, draws, strict=True)
+        ]
+    )
+    return labels, chosen[:, :k_shot], chosen[:, k_shot:]

@@ -1,0 +1,1 @@
+"""What other libraries and programs need: xarray, and images as files."""

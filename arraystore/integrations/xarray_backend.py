@@ -1,0 +1,246 @@
+"""A store as xarray datasets: ``xarray.open_dataset("1pct.zarr", engine="arraystore")``.
+
+xarray's own engines open a store as well, and show its arrays as they are on disk.
+This one shows samples: the encoded images are one variable more, and nothing is read
+but what is indexed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import numpy as np
+from typing_extensions import override
+from xarray import Dataset, DataTree, Variable
+from xarray.backends import BackendArray, BackendEntrypoint
+
+# Not in xarray's list of public names, but where its guide to writing a backend says to look.
+from xarray.core import indexing
+
+from arraystore._arguments import as_path
+from arraystore.containers import open_local
+from arraystore.errors import ArrayStoreError, escaped
+from arraystore.reader import Store, open_store
+from arraystore.schema import COLUMNS, FORMAT_NAME, ROOT_COLUMNS, STRING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from arraystore.dataset.split import Split
+
+_SUFFIXES: Final = (".zarr", ".h5", ".hdf5")
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    # Text is `str` in an array of objects, as xarray knows it: it cannot say yet what a
+    # missing value is among NumPy's own strings, so that `Dataset.where` would fail.
+    name: np.dtype(object if COLUMNS[name].data_type == STRING else COLUMNS[name].data_type)
+    for name in ("label", "file_name", "image_height", "image_width", "image_nbytes")
+} | {"image_bytes": np.dtype(object)}
+"""The variables of a split."""
+
+
+class ArraystoreBackend(BackendEntrypoint):
+    r"""What xarray calls when it is told ``engine="arraystore"``.
+
+    A split is a dataset along the dimension ``sample``: ``label``, ``file_name``,
+    ``image_height``, ``image_width``, ``image_nbytes`` and ``image_bytes``, whose
+    elements are Python `bytes`, the encoded images. All are lazy: a column is read
+    when it is first used, of the images only the bytes of those indexed. Loading a
+    dataset as a whole therefore reads every image.
+
+    The root is a dataset along ``class``: ``label_name`` and ``label_words``. Its
+    attributes, and those of a split, have the names that they have on disk.
+
+    Datasets can be pickled, and read from many threads.
+
+    Examples
+    --------
+    >>> import xarray
+    >>> train = xarray.open_dataset("1pct.zarr", engine="arraystore", group="train")
+    >>> train.image_bytes.isel(sample=5).item()[:3]
+    b'\xff\xd8\xff'
+    """
+
+    open_dataset_parameters: ClassVar[tuple[str, ...] | None] = (
+        "filename_or_obj",
+        "drop_variables",
+        "group",
+        "storage_options",
+    )
+    description: ClassVar[str] = "Open arraystore image data sets (.zarr, .h5, .hdf5)"
+    supports_groups: ClassVar[bool] = True
+
+    @override
+    def guess_can_open(self, filename_or_obj: object) -> bool:
+        """Whether this is a store on the local disk, by its suffix and its root attribute.
+
+        A store of a version that this release cannot read is one as well: opening it
+        tells so. xarray asks the netCDF engines first, which take every HDF5 file.
+        """
+        if not isinstance(filename_or_obj, str | os.PathLike):
+            return False
+        path = Path(os.fsdecode(filename_or_obj))
+        if path.suffix.lower() not in _SUFFIXES:
+            return False
+        try:
+            _, container = open_local(as_path(path))
+            return container.attributes().get("format") == FORMAT_NAME
+        except (ArrayStoreError, OSError, RuntimeError, TypeError, ValueError):
+            # Somebody else's file, of which nothing is known.
+            return False
+
+    @override
+    def open_dataset(
+        self,
+        filename_or_obj: object,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        group: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Dataset:
+        """Open a split, or the root.
+
+        Parameters
+        ----------
+        filename_or_obj : path-like or str
+            Path or address of a store, see `arraystore.open`.
+        drop_variables : str or iterable of str, optional
+            Variables to leave out.
+        group : str, optional
+            A split, or what selects of splits as in `Store`: ``train``,
+            ``train[:10%]``, ``train+validation``. The root if None or ``"/"``.
+        storage_options : mapping, optional
+            How to reach a bucket or a web server, see `arraystore.open`.
+
+        Returns
+        -------
+        xarray.Dataset
+
+        Raises
+        ------
+        KeyError
+            If there is no split of that name.
+        ValueError
+            If `group` is malformed, or a bound is outside the split.
+        """
+        return _dataset(_open(filename_or_obj, storage_options), group, _names(drop_variables))
+
+    @override
+    def open_groups_as_dict(
+        self,
+        filename_or_obj: object,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> dict[str, Dataset]:
+        """Open the root, which is ``"/"``, and every split, such as ``"/train"``."""
+        store = _open(filename_or_obj, storage_options)
+        names = _names(drop_variables)
+        return {
+            path: _dataset(store, path, names) for path in ("/", *(f"/{name}" for name in store))
+        }
+
+    @override
+    def open_datatree(
+        self,
+        filename_or_obj: object,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> DataTree:
+        """Open the root and every split as a tree."""
+        groups = self.open_groups_as_dict(
+            filename_or_obj, drop_variables=drop_variables, storage_options=storage_options
+        )
+        return DataTree.from_dict(groups)
+
+
+class LazySamples(BackendArray):
+    """One value a sample, read when it is indexed.
+
+    Parameters
+    ----------
+    split : Split
+        The samples; it pickles as the address of its store.
+    name : str
+        A column, or ``image_bytes``.
+    dtype : numpy.dtype
+        What xarray is told that the values are.
+    """
+
+    def __init__(self, split: Split, name: str, dtype: np.dtype[Any]) -> None:
+        self.shape = (len(split),)
+        self.dtype = dtype
+        self._split = split
+        self._name = name
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._read
+        )
+
+    def _read(self, key: tuple[int | slice | NDArray[np.int64]]) -> NDArray[Any]:
+        (selection,) = key
+        found = getattr(self._split, self._name)[selection]
+        # A copy, since xarray hands it out to be written to and columns are shared; of the
+        # dtype that was promised, since NumPy alone would cut the trailing zeros of `bytes`.
+        return np.array(found, dtype=self.dtype)
+
+
+def _open(filename_or_obj: object, storage_options: Mapping[str, Any] | None) -> Store:
+    if not isinstance(filename_or_obj, str | os.PathLike):
+        raise TypeError(f"engine 'arraystore' opens a path, got {filename_or_obj!r}")
+    return open_store(os.fsdecode(filename_or_obj), storage_options=storage_options)
+
+
+def _dataset(store: Store, group: str | None, drop_variables: Iterable[str]) -> Dataset:
+    name = (group or "").strip("/")
+    try:
+        dataset = _split(store, name) if name else _root(store)
+    except (KeyError, ValueError) as error:
+        error.add_note(escaped(f"while opening group {group!r} of {store.address}"))
+        raise
+    return dataset.drop_vars(drop_variables, errors="ignore")
+
+
+def _root(store: Store) -> Dataset:
+    info = store.info
+    columns = {"label_name": info.label_names, "label_words": info.label_words}
+    variables = {
+        name: Variable(ROOT_COLUMNS[name].dimension, np.array(texts, dtype=object))
+        for name, texts in columns.items()
+    }
+    attributes = {
+        "dataset_name": info.name,
+        "dataset_config": info.config,
+        "dataset_version": info.version,
+        "description": info.description,
+        "homepage": info.homepage,
+        "citation": info.citation,
+        "splits": list(info.splits),
+        "partial": int(info.partial),  # as in HDF5, since netCDF has no attributes of type bool
+        "format": FORMAT_NAME,
+        "format_version": info.format_version,
+        "writer": info.writer,
+    }
+    return Dataset(variables, attrs=attributes)
+
+
+def _split(store: Store, name: str) -> Dataset:
+    split = store[name]
+    variables = {
+        variable: Variable("sample", indexing.LazilyIndexedArray(LazySamples(split, variable, t)))
+        for variable, t in _DTYPES.items()
+    }
+    if name in store:
+        return Dataset(variables, attrs=asdict(store.stored(name).info))
+    # What is said of a split as a whole, such as its digest, is not true of a part.
+    return Dataset(variables, attrs={"split": name, "num_samples": len(split)})
+
+
+def _names(drop_variables: str | Iterable[str] | None) -> list[str]:
+    return [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())

@@ -1,0 +1,1 @@
+"""One stored split: its columns and its encoded images."""

@@ -1,0 +1,325 @@
+"""The encoded images of one split: where each lies, and its bytes by the shortest way.
+
+On a local disk there are two. What is in the page cache is copied out of a memory map, or only
+looked at there; for what is not, the disk is asked all at once before it is read. From afar
+images are read, all at once as well.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from functools import cached_property
+from itertools import pairwise
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from arraystore.errors import FormatError
+from arraystore.indexing.byte_range import ZEROS, ByteRange
+from arraystore.indexing.positions import distinct
+from arraystore.storage.open_files import MAPS_TAKE_DESCRIPTORS, read_at
+from arraystore.storage.range_reader import (
+    LocalReader,
+    arriving_elements,
+    check_length,
+    check_zeros,
+    plan_elements,
+    read_elements,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from mmap import mmap
+
+    from arraystore._typing import Ints
+    from arraystore.indexing.byte_range import ChunkManifest
+    from arraystore.reading.store_handle import Opening
+    from arraystore.storage.open_files import OpenFile
+
+Data = TypeVar("Data", bytes, memoryview)
+Data_co = TypeVar("Data_co", bytes, memoryview, covariant=True)
+
+_PROBES: Final = 8
+"""Images of a batch that are looked at to tell whether it is in the page cache."""
+
+SECONDS_TRUSTED: Final = 0.05
+"""How long after a look at a file single images are taken from its map without another.
+
+A look takes half the time that a copy of 100 KB does.
+"""
+
+_MAX_VIEWED: Final = 16
+"""Files of which the views of one batch may hold maps, where each takes a descriptor."""
+
+_MAX_CHUNKS: Final = 8
+"""Chunks that a single image is taken from one after another."""
+
+
+class ReadPlan(NamedTuple):
+    """What reading encoded images takes.
+
+    Attributes
+    ----------
+    objects : int
+        Stored objects that are read from.
+    requests : int
+        Byte ranges that are asked for.
+    nbytes : int
+        Bytes in those ranges.
+    nbytes_wanted : int
+        Bytes of the images; more than `nbytes` where an image is wanted twice.
+    """
+
+    objects: int
+    requests: int
+    nbytes: int
+    nbytes_wanted: int
+
+
+class Payload:
+    """The encoded images of one split, end to end: one array of bytes.
+
+    Everywhere below `start` and `nbytes`, ndarrays of int64 of shape (n,), say which bytes
+    are wanted: those of n images. They must be inside the payload.
+
+    Parameters
+    ----------
+    opening : Opening
+        What opens the store.
+    path : str
+        Of the array.
+    nbytes : int
+        What its length must be.
+
+    Raises
+    ------
+    FormatError
+        If the array is not there, or of another length.
+    """
+
+    def __init__(self, opening: Opening, path: str, nbytes: int) -> None:
+        self._container = opening.container
+        self._reader = opening.reader
+        self._path = path
+        self.manifest = self._container.manifest(path)
+        if self.manifest.nbytes != nbytes:
+            raise FormatError(
+                f"{opening.address}/{path}: must have {nbytes} bytes, got {self.manifest.nbytes}"
+            )
+        self._local: _LocalPayload | None = None
+        if isinstance(self._reader, LocalReader):
+            self._local = _LocalPayload(self._reader, self.manifest)
+
+    def plan(self, start: Ints, nbytes: Ints) -> tuple[set[str], int, int]:
+        """Return the objects, and the number of requests and bytes, that reading images takes."""
+        _, _, spans = plan_elements(self.manifest, start, nbytes, max_gap=self._reader.max_gap)
+        sizes = spans.stop - spans.start
+        longest = self._reader.max_request
+        requests = len(sizes) if longest is None else int(np.sum(-(-sizes // longest)))
+        keys = {self.manifest.keys[i] for i in distinct(spans.object).tolist()}
+        return keys, requests, int(sizes.sum())
+
+    def read(self, start: Ints, nbytes: Ints) -> list[memoryview]:
+        """Read images, those together that lie close together; their views share memory.
+
+        Raises
+        ------
+        ShortReadError
+            If an object ends before an image does.
+        """
+        return read_elements(self._reader, self.manifest, start, nbytes)
+
+    def arrivals(self, start: Ints, nbytes: Ints) -> Iterator[tuple[int, memoryview]]:
+        """Yield which image it is, and its bytes, of each as soon as it is read; see `read`."""
+        return arriving_elements(self._reader, self.manifest, start, nbytes)
+
+    def views(self, start: Ints, nbytes: Ints) -> list[memoryview]:
+        """Return images, read-only, where they lie if that is possible; raise as `read` does."""
+        if self._local is None or not self._local.is_mapped:
+            return [view.toreadonly() for view in self.read(start, nbytes)]
+        return self._in_pieces(start, nbytes, self._local.views, memoryview)
+
+    def copies(self, start: Ints, nbytes: Ints) -> list[bytes]:
+        """Return images as bytes; raise as `read` does."""
+        if self._local is None:
+            return list(map(bytes, self.read(start, nbytes)))
+        return self._in_pieces(start, nbytes, self._local.copies, bytes)
+
+    @cached_property
+    def copy(self) -> Callable[[int, int], bytes]:
+        """What returns one image as bytes, given its start and size; it raises as `read` does."""
+
+        def copy(start: int, nbytes: int) -> bytes:
+            (data,) = self.copies(np.array([start]), np.array([nbytes]))
+            return data
+
+        return copy if self._local is None else self._local.copier(copy)
+
+    def look_up(self, start: Ints, nbytes: Ints) -> None:
+        """Look up where the chunks of some images are, in place of what was promised."""
+        objects = self.manifest.locate(start, nbytes).object
+        doubted = {self.manifest.keys[index] for index in distinct(objects)}
+        self.manifest = self._container.manifest(self._path, doubted)
+
+    def _in_pieces(
+        self,
+        start: Ints,
+        nbytes: Ints,
+        take: Callable[[Ints, Ints, Ints], list[Data]],
+        of: Callable[[bytes], Data],
+    ) -> list[Data]:
+        """Take images, and put those together that are stored in several pieces, which are few."""
+        pieces = self.manifest.locate(start, nbytes)
+        there = pieces.start != ZEROS
+        if not there.all():
+            check_zeros(pieces)
+        columns = (pieces.object, pieces.start, pieces.start + pieces.nbytes)
+        if len(there) and there.all():
+            taken = take(*columns)
+        else:
+            taken = take(*(column[there] for column in columns)) if there.any() else []
+            stored = iter(taken)
+            sizes = zip(there.tolist(), pieces.nbytes.tolist(), strict=True)
+            taken = [next(stored) if is_stored else of(bytes(n)) for is_stored, n in sizes]
+        counts = np.bincount(pieces.wanted, minlength=len(start))
+        if (counts == 1).all():
+            return taken
+        ends = zip(counts.tolist(), np.cumsum(counts).tolist(), strict=True)
+        return [taken[end - 1] if n == 1 else of(b"".join(taken[end - n : end])) for n, end in ends]
+
+
+class _Memory(Protocol[Data_co]):
+    """What slices are taken of: those of a map are bytes, those of a view of it are views."""
+
+    def __getitem__(self, where: slice, /) -> Data_co: ...
+
+
+class _LocalPayload:
+    """A payload on a local disk, by memory maps of its files if they may be used.
+
+    Where nothing else is said `objects`, `start` and `stop`, ndarrays of int64 of shape (n,),
+    tell which of the manifest's keys each image is in, and which bytes of it.
+    """
+
+    def __init__(self, reader: LocalReader, manifest: ChunkManifest) -> None:
+        self.is_mapped = reader.mmap
+        self._reader = reader
+        self._manifest = manifest
+        self._chunk_nbytes = manifest.chunk_nbytes
+
+    def copier(self, other: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
+        """Return what returns one image, given its start and size; `other` does where it cannot.
+
+        All is in one function: a copy drives what Python needs out of the processor's caches, so
+        that calls are dear.
+        """
+        chunk_nbytes = self._chunk_nbytes
+        looked_at: dict[int, tuple[Callable[[], mmap | None], int, int]] = {}
+        until = -math.inf
+
+        def look(chunk: int) -> tuple[Callable[[], mmap | None], int, int]:
+            found = self._manifest.whole(chunk)
+            if found is None:
+                return (lambda: None), 0, 0
+            key, at = found
+            map_of = weakref.ref(self._reader.file(key).map)
+            looked_at[chunk] = known = map_of, at - chunk * chunk_nbytes, at + chunk_nbytes
+            return known
+
+        def copy(start: int, nbytes: int) -> bytes:
+            nonlocal until
+            chunk = start // chunk_nbytes
+            if monotonic() > until:
+                looked_at.clear()
+                self._reader.check_unchanged()
+                until = monotonic() + SECONDS_TRUSTED
+            map_of, shift, end = looked_at.get(chunk) or look(chunk)
+            first = start + shift
+            memory = map_of()
+            if memory is None:
+                return other(start, nbytes)
+            data = memory[first : min(first + nbytes, end)]
+            if first + nbytes > end:
+                if nbytes > _MAX_CHUNKS * chunk_nbytes:  # Python calls itself no thousand times
+                    return other(start, nbytes)
+                data += copy(start + end - first, first + nbytes - end)
+            return data if len(data) == nbytes else other(start, nbytes)
+
+        def read(start: int, nbytes: int) -> bytes:
+            chunk, at = divmod(start, chunk_nbytes)
+            self._reader.check_unchanged()
+            found = self._manifest.whole(chunk) if at + nbytes <= chunk_nbytes else None
+            if found is None:
+                return other(start, nbytes)
+            key, first = found
+            data = read_at(self._reader.file(key), first + at, nbytes)
+            return data if len(data) == nbytes else other(start, nbytes)
+
+        return copy if self.is_mapped else read
+
+    def copies(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
+        """Copy images, if they are in the page cache; else read them."""
+        if self.is_mapped and self._is_cached(objects, start, stop):
+            return self._take(objects, start, stop, lambda file: file.map)
+        return self._read(objects, start, stop)
+
+    def _read(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
+        order = np.lexsort((start, objects))
+        ranges = self._ranges(objects[order], start[order], stop[order])
+        found: dict[int, bytes] = {}
+        for i, wanted, got in zip(
+            order.tolist(), ranges, self._reader.read_each(ranges), strict=True
+        ):
+            check_length(wanted, len(got))
+            found[i] = got
+        return [found[i] for i in range(len(order))]
+
+    def views(self, objects: Ints, start: Ints, stop: Ints) -> list[memoryview]:
+        """Return images where they lie; the disk is asked for them, if they are only there.
+
+        They are read if they are in many files, whose maps would take descriptors.
+        """
+        if MAPS_TAKE_DESCRIPTORS and len(distinct(objects)) > _MAX_VIEWED:
+            return [memoryview(data) for data in self._read(objects, start, stop)]
+        if not self._is_cached(objects, start, stop):
+            self._reader.read_ahead(self._ranges(objects, start, stop))
+        return self._take(objects, start, stop, lambda file: memoryview(file.map))
+
+    def _is_cached(self, objects: Ints, start: Ints, stop: Ints) -> bool:
+        few = slice(None, None, max(1, len(start) // _PROBES))
+        return self._reader.is_cached(self._ranges(objects[few], start[few], stop[few]))
+
+    def _take(
+        self,
+        objects: Ints,
+        start: Ints,
+        stop: Ints,
+        memory: Callable[[OpenFile], _Memory[Data]],
+    ) -> list[Data]:
+        self._reader.check_unchanged()
+        # One file after another: no more than its map is held, which may take a descriptor.
+        order: Ints = np.argsort(objects, kind="stable")
+        file_of: Ints = objects[order]
+        first, last = start[order].tolist(), stop[order].tolist()
+        bounds = [0, *(np.flatnonzero(file_of[1:] != file_of[:-1]) + 1).tolist(), len(order)]
+        found: list[Data] = []
+        for begin, end in pairwise(bounds):
+            data = memory(self._file(int(file_of[begin])))
+            places = zip(first[begin:end], last[begin:end], strict=True)
+            found += [data[a:b] for a, b in places]
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        taken = [found[i] for i in place.tolist()]
+        if sum(map(len, taken)) != int((stop - start).sum()):
+            for wanted, got in zip(self._ranges(objects, start, stop), taken, strict=True):
+                check_length(wanted, len(got))
+        return taken
+
+    def _file(self, number: int) -> OpenFile:
+        return self._reader.file(self._manifest.keys[number])
+
+    def _ranges(self, objects: Ints, start: Ints, stop: Ints) -> list[ByteRange]:
+        columns = zip(objects.tolist(), start.tolist(), stop.tolist(), strict=True)
+        return [ByteRange(self._manifest.keys[i], first, last) for i, first, last in columns]

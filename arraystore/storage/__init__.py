@@ -1,0 +1,1 @@
+"""Byte ranges of local files and of object stores."""

@@ -1,0 +1,257 @@
+"""One event loop in one background thread: where all requests of a process run."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import inspect
+import os
+import threading
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+from arraystore._threads import Scope, WorkCancelledError, current_scope
+from arraystore.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+
+T = TypeVar("T")
+Done = TypeVar("Done")
+
+_PATIENCE: Final = 5
+"""Seconds to wait at exit for the thread to end."""
+
+TIDYING_SECONDS: float = 5
+"""How long what takes items may take to tidy up when making them failed."""
+
+
+class _Background:
+    """The loop, and the process that first used it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._process: int | None = None
+        self._is_stopped = False
+
+    def check_process(self) -> None:
+        # obstore's own threads are not in a forked child; it would wait for them for ever.
+        # Nothing is locked before this is known: another thread may have held the lock then.
+        if self._process is None:
+            self._process = os.getpid()
+        elif self._process != os.getpid():
+            raise StorageError(
+                "this process was forked after its parent had read from a bucket or a web server, "
+                "and such reading does not survive a fork; start workers with "
+                'multiprocessing_context="forkserver" (or "spawn")'
+            )
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._is_stopped:
+                raise StorageError("nothing is read any more while the interpreter ends")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="arraystore-objects", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    def stop(self) -> None:
+        """Cancel all requests, so that no thread waits for one, and end the thread."""
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            self._is_stopped = True
+        if self._loop is not None and self._thread is not None:
+            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
+            self._thread.join(_PATIENCE)
+
+
+async def _cancel_all() -> None:
+    loop = asyncio.get_running_loop()
+    requests = asyncio.all_tasks() - {asyncio.current_task()}
+    for request in requests:
+        request.cancel()
+    if requests:
+        await asyncio.wait(requests, timeout=_PATIENCE / 2)
+    loop.stop()
+
+
+_background: Final = _Background()
+atexit.register(_background.stop)
+
+
+def check_process() -> None:
+    """Refuse to go on in a child that was forked after the first use.
+
+    Raises
+    ------
+    StorageError
+        With the way out.
+    """
+    _background.check_process()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in the background and wait for its result.
+
+    Raises
+    ------
+    StorageError
+        In a child that was forked after the first use.
+    WorkCancelledError
+        If what this thread works for is cancelled; the coroutine is, too.
+    """
+    ((_, result),) = arrivals([work])
+    return result
+
+
+def arrivals(works: Sequence[Coroutine[Any, Any, T]]) -> Generator[tuple[int, T]]:
+    """Run coroutines at once, and yield the number and the result of each that has ended.
+
+    Those that run when the generator is closed, or freed by the garbage collector, are cancelled;
+    that waits for nothing.
+
+    Raises
+    ------
+    StorageError
+        In a child that was forked after the first use.
+    WorkCancelledError
+        If what this thread works for is cancelled; the coroutines are, too.
+    Exception
+        What the first raised that failed; the others are cancelled.
+    """
+    arrived: SimpleQueue[tuple[int, T] | BaseException | None] = SimpleQueue()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def report(number: int, work: Coroutine[Any, Any, T]) -> None:
+        arrived.put((number, await work))
+
+    async def report_all() -> None:
+        await gather(report(*numbered) for numbered in enumerate(works))
+
+    def end(task: asyncio.Task[None]) -> None:
+        _close_unstarted(works)
+        arrived.put(WorkCancelledError() if task.cancelled() else task.exception())
+
+    def begin() -> None:
+        tasks.append(loop.create_task(report_all()))
+        tasks[0].add_done_callback(end)
+
+    try:
+        check_process()
+        loop = _background.loop()
+    except StorageError:
+        _close_unstarted(works)
+        raise
+    loop.call_soon_threadsafe(begin)
+    scope = current_scope() or Scope()
+    try:
+        with scope.waking(partial(arrived.put, WorkCancelledError())):
+            while (found := arrived.get()) is not None:
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
+    finally:
+        # Not with a future of `concurrent`, whose lock the thread of the loop may hold.
+        loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+
+
+class NoMoreItemsError(Exception):
+    """Making the items of a `Stream` failed."""
+
+
+class Stream(Generic[T]):
+    """Items that one thread makes and a coroutine takes, one at a time; see `feed`."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[T | None] = asyncio.Queue(1)
+        self._is_failed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        item = await self._queue.get()
+        if item is not None:
+            return item
+        raise NoMoreItemsError if self._is_failed else StopAsyncIteration
+
+    async def put(self, item: T | None, taker: asyncio.Task[Any]) -> None:
+        """Add an item, or the end, when there is room; or wait until nobody takes any more."""
+        putting = asyncio.create_task(self._queue.put(item))
+        try:
+            await asyncio.wait({putting, taker}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            putting.cancel()
+
+    async def fail(self, taker: asyncio.Task[Any]) -> None:
+        """Let the taker fail, and wait a little until it has tidied up."""
+        self._is_failed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TIDYING_SECONDS):
+                await self.put(None, taker)
+                await asyncio.wait({taker})
+
+
+def feed(take: Callable[[Stream[T]], Coroutine[Any, Any, Done]], items: Iterable[T]) -> Done:
+    """Run a coroutine in the background that takes items, and make them in this thread.
+
+    Parameters
+    ----------
+    take : callable
+        Given the items.
+    items : iterable
+        None of them may be None.
+
+    Raises
+    ------
+    Exception
+        What `take` raised; then no more items are made. Or what making an item raised: `take`
+        has met a `NoMoreItemsError` in its place, and is cancelled if it does not end soon.
+    """
+    stream = Stream[T]()
+
+    async def begin() -> asyncio.Task[Done]:
+        return asyncio.create_task(take(stream))
+
+    async def outcome() -> Done:
+        return await taker
+
+    taker = run(begin())
+    try:
+        for item in items:
+            run(stream.put(item, taker))
+            if taker.done():
+                break
+        else:
+            run(stream.put(None, taker))
+        return run(outcome())
+    except BaseException:
+        run(stream.fail(taker))
+        raise
+    finally:
+        _background.loop().call_soon_threadsafe(taker.cancel)
+
+
+def _close_unstarted(works: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Close coroutines that nobody will await, which Python would warn about."""
+    for work in works:
+        if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+            work.close()
+
+
+async def gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines at once; the first that fails ends them all."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,340 @@
+"""Byte ranges of objects: many at once, each checked to be of the object first seen."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+from typing_extensions import override
+
+from arraystore.errors import StorageError, StoreChangedError, changed
+from arraystore.storage.objects.errors import (
+    is_beyond_the_end,
+    is_final,
+    is_interrupted,
+    is_no_suffix,
+    told,
+)
+from arraystore.storage.objects.event_loop import arrivals, check_process, gather, run
+from arraystore.storage.open_files import LARGE_NBYTES
+from arraystore.storage.range_reader import RangeReader
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from arraystore.indexing.byte_range import ByteRange
+    from arraystore.storage.objects.connection import Connection
+
+MAX_GAP: Final = 32 * 2**10
+"""Bytes that arrive sooner than the answer to one more request would."""
+
+MAX_IN_FLIGHT: Final = 64
+"""Requests that wait for an answer at one time: a batch takes the delay once for each so many."""
+
+_PART_NBYTES: Final = 4 * 2**20
+"""A longer range is asked for in parts of this size, since one connection is slow."""
+
+
+class Seen(NamedTuple):
+    """What an object was when it first answered."""
+
+    identity: tuple[Any, ...]
+    etag: str | None
+    nbytes: int
+    time: datetime
+
+
+class Reply(NamedTuple):
+    """Bytes of an object, where in it they begin, and how long it is."""
+
+    data: memoryview
+    start: int
+    size: int
+
+
+class ObjectReader(RangeReader):
+    """Read ranges of objects in a bucket, or behind a web server.
+
+    All readers of a process share one background thread, so any number of threads
+    may read. What an object was when it first answered (its etag, else its time, and
+    its size) it must be in every later answer.
+
+    Parameters
+    ----------
+    connection : Connection
+        Where to ask.
+    prefix : str
+        What comes before each key.
+    max_gap : int
+        See `RangeReader`.
+    max_in_flight : int
+        Most requests that wait for their answer at one time.
+    """
+
+    is_remote = True
+    max_request = _PART_NBYTES
+
+    def __init__(
+        self,
+        connection: Connection,
+        prefix: str = "",
+        *,
+        max_gap: int = MAX_GAP,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        self.max_gap = max_gap
+        self._connection = connection
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.root = connection.store, self._prefix.rstrip("/")
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._seen: dict[str, Seen] = {}
+        self._guarded: set[str] = set()
+        self._is_met = False
+
+    @override
+    def size(self, key: str) -> int:
+        seen = self._seen.get(key)
+        if seen is not None:
+            return seen.nbytes
+        self._check_redirects([key])
+        return run(self._head(key))
+
+    @override
+    def folders(self, folder: str) -> list[str] | None:
+        return run(self._folders(folder)) if self._connection.is_listable else None
+
+    async def _folders(self, folder: str) -> list[str]:
+        prefix = f"{self._prefix}{folder}".rstrip("/")
+        try:
+            found = await self._connection.store.list_with_delimiter_async(prefix or None)
+        except self._connection.errors as error:
+            raise self._reported(folder, error) from None
+        return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
+
+    @override
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        found = dict(self.arrivals(ranges))
+        return [found[i] for i in range(len(ranges))]
+
+    @override
+    def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
+        check_process()  # before coroutines are made that nobody would wait for
+        self._check_redirects([wanted.key for wanted in ranges])
+        works = [self._in_parts(*wanted) for wanted in ranges]
+        return self._all(works, [wanted.key for wanted in ranges])
+
+    @override
+    def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
+        check_process()
+        self._check_redirects(keys)
+        found = dict(self._all([self._object(key) for key in keys], keys))
+        return [found[i] for i in range(len(keys))]
+
+    def _all(
+        self, works: list[Coroutine[Any, Any, memoryview]], keys: Sequence[str]
+    ) -> Iterator[tuple[int, memoryview]]:
+        """Yield answers; if objects are new to us, that of the first is still what it was.
+
+        The first is the root's metadata: objects not seen yet may be those of another store that
+        took the place of this one. It is requested along with them, in the same round trip, and
+        once more after them if one is not older: the root is written last, so such an object may
+        have been written while it was waited for.
+        """
+        first = self._first
+        new = {key for key in keys if key not in self._seen}
+        if first is None or not new:
+            yield from arrivals(works)
+            return
+        n = len(works)
+        works.append(self._still())
+        yield from (found for found in arrivals(works) if found[0] < n)
+        seen = [self._seen[key] for key in new if key in self._seen]
+        if any(one.time >= self._seen[first].time for one in seen):
+            run(self._still())
+
+    @override
+    def check_unchanged(self) -> None:
+        if self._first is not None:
+            run(self._still())
+
+    @property
+    def _first(self) -> str | None:
+        """The key that answered first: the root's metadata, or the only file."""
+        return next(iter(list(self._seen)), None)
+
+    async def _still(self) -> memoryview:
+        """Make sure that the first object is what it was."""
+        await self._head(self._first or "")
+        return memoryview(b"")
+
+    async def _object(self, key: str) -> memoryview:
+        return (await self._get(key, {})).data
+
+    async def _in_parts(self, key: str, start: int, stop: int) -> memoryview:
+        if stop - start <= _PART_NBYTES:
+            return (await self._range(key, start, stop)).data
+        if stop - start > LARGE_NBYTES:  # a store may state any size
+            seen = self._seen.get(key)
+            size = await self._head(key) if seen is None else seen.nbytes
+            stop = max(start, min(stop, size))
+        parts = [(at, min(at + _PART_NBYTES, stop)) for at in range(start, stop, _PART_NBYTES)]
+        replies = await gather(self._range(key, *part) for part in parts)
+        return memoryview(b"".join(reply.data for reply in replies))
+
+    def read_ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
+        """Return the size of an object, its first bytes and its last, in one round trip.
+
+        A service that cannot count from the end, such as Azure, needs two.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        """
+        self._check_redirects([key])
+        return run(self._ends(key, first, last))
+
+    def _check_redirects(self, keys: Sequence[str]) -> None:
+        """Look at objects that are new to us, if headers must not follow redirects."""
+        guard = self._connection.guard
+        if guard is None:
+            return
+        for key in dict.fromkeys(keys):
+            if key not in self._guarded:
+                guard.check(self._path(key))
+                self._guarded.add(key)
+
+    def _path(self, key: str) -> str:
+        return self._prefix + key if key else self._prefix.rstrip("/")
+
+    async def _ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
+        head, tail = await asyncio.gather(
+            self._get(key, {"range": (0, first)}),
+            self._get(key, {"range": {"suffix": last}}),
+            return_exceptions=True,
+        )
+        if isinstance(head, BaseException):
+            raise head
+        start = max(0, head.size - last)
+        if isinstance(tail, _NoSuffix) or (isinstance(tail, Reply) and tail.start != start):
+            tail = await self._get(key, {"range": (start, head.size)})
+        if isinstance(tail, BaseException):
+            raise tail
+        return head.size, head.data, tail.data
+
+    async def _range(self, key: str, start: int, stop: int) -> Reply:
+        try:
+            reply = await self._get(key, {"range": (start, stop)})
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"{self._at(key)}: is not there, or not any more, though the store has it"
+            ) from error
+        if len(reply.data) and reply.start != start:
+            raise StorageError(
+                f"{self._at(key)}: asked for bytes from {start} on, the server sent those from "
+                f"{reply.start} on"
+            )
+        return reply
+
+    async def _get(self, key: str, options: dict[str, Any]) -> Reply:
+        """Ask for an object or a range of it; the answer is that of the object first seen."""
+        seen = self._seen.get(key)
+        if seen is not None and seen.etag is not None:
+            options = options | {"if_match": seen.etag}
+        async with self._slots:
+            pauses = self._connection.patience.pauses()
+            while True:
+                try:
+                    return await self._whole_answer(key, options)
+                except self._connection.errors as error:
+                    if is_beyond_the_end(error):  # of which there are no bytes
+                        return Reply(memoryview(b""), 0, 0)
+                    if "suffix" in str(options) and is_no_suffix(error):
+                        raise _NoSuffix from None
+                    pause = next(pauses, None) if self._is_to_repeat(key, error) else None
+                    if pause is None:
+                        failure = error
+                        break
+                await asyncio.sleep(pause)
+        if isinstance(failure, FileNotFoundError) and self._first not in (None, key):
+            await self._still()  # it is absent from this store, or from its successor
+        # Not chained: obstore's own text may repeat signed addresses.
+        raise self._reported(key, failure) from None
+
+    def _is_to_repeat(self, key: str, error: Exception) -> bool:
+        """Whether an answer broke off that obstore does not take up again: it needs an etag."""
+        seen = self._seen.get(key)
+        return is_interrupted(error) and seen is not None and seen.etag is None
+
+    async def _whole_answer(self, key: str, options: dict[str, Any]) -> Reply:
+        result = await self._answer(key, options)
+        start, stop = result.range
+        size = self._check_unchanged(key, result.meta)
+        data = memoryview(await result.bytes_async())
+        if len(data) != stop - start:
+            raise StorageError(
+                f"{self._at(key)}: the server promised {stop - start} bytes and sent {len(data)}"
+            )
+        return Reply(data, start, size)
+
+    async def _answer(self, key: str, options: dict[str, Any]) -> Any:
+        path = self._path(key)
+        if not self._is_met:
+            # A server that has never answered is not called for long.
+            try:
+                result = await self._connection.first.get_async(path, options=options)
+            except self._connection.errors as error:
+                if is_final(error):
+                    raise
+            else:
+                self._is_met = True
+                return result
+        result = await self._connection.store.get_async(path, options=options)
+        self._is_met = True
+        return result
+
+    async def _head(self, key: str) -> int:
+        async with self._slots:
+            try:
+                meta = await self._connection.store.head_async(self._prefix + key)
+                return self._check_unchanged(key, meta)
+            except self._connection.errors as error:
+                raise self._reported(key, error) from None
+
+    def _check_unchanged(self, key: str, meta: Mapping[str, Any]) -> int:
+        etag, size = meta["e_tag"], int(meta["size"])
+        # A weak etag cannot be a precondition, but it can be compared.
+        is_strong = etag is not None and not etag.startswith("W/")
+        time = meta["last_modified"]
+        found = Seen((etag or time, size), etag if is_strong else None, size, time)
+        if self._seen.setdefault(key, found).identity != found.identity:
+            raise changed(self._at(key))
+        return size
+
+    def _reported(self, key: str, error: Exception) -> OSError:
+        """Return what is raised in place of an error of obstore."""
+        connection = self._connection
+        raised = told(
+            error,
+            self._at(key),
+            is_anonymous=connection.is_anonymous,
+            secrets=connection.secrets,
+        )
+        if isinstance(raised, FileNotFoundError):
+            if key in self._seen:
+                return StoreChangedError(
+                    f"{self._at(key)}: has vanished since the store was opened; open it again"
+                )
+            return FileNotFoundError(raised.errno, raised.strerror, key)
+        return raised
+
+    def _at(self, key: str) -> str:
+        return f"{self._connection.where}{self._prefix}{key}"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an ObjectReader may hold secrets; pickle the store that it reads for")
+
+
+class _NoSuffix(Exception):  # noqa: N818 - an answer, not a failure
+    """The service cannot count from the end of an object."""

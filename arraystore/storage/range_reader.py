@@ -1,0 +1,460 @@
+"""Byte ranges of stored objects: the only door through which stored bytes come in.
+
+`RangeReader` is the protocol, `LocalReader` the local disk (`objects/` has buckets). What holds
+for every reader (lengths are checked, close ranges are merged) stands in functions above it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import weakref
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from typing_extensions import override
+
+from arraystore.errors import FormatError, ShortReadError, StoreChangedError, changed
+from arraystore.indexing.byte_range import ZEROS, ByteRange, ChunkManifest, Pieces, Spans, coalesce
+from arraystore.storage.open_files import (
+    LARGE_NBYTES,
+    OpenFile,
+    identity_of,
+    open_file,
+    read_at,
+    read_into,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from arraystore._typing import Ints
+
+
+_LEAD_NBYTES: Final = 2**26
+"""Bytes that the disk is asked for before they are read."""
+
+_DOUBTS: Final = 16
+"""Batches after one that was not in the page cache that are taken not to be there, either."""
+
+
+class RangeReader(Protocol):
+    """Anything that can return byte ranges of named objects.
+
+    Each call is one round trip, however much is asked for in it.
+
+    Attributes
+    ----------
+    is_remote : bool
+        Whether a round trip is dear, and what comes back has come over a network.
+    max_gap : int
+        Largest run of unwanted bytes worth reading to save a request.
+    max_request : int or None
+        Longest range that is asked for in one request; longer ones are divided.
+    root : str, or pair of an obstore store and a key
+        The folder, or the place in a bucket, that keys are below: for another library that is to
+        read the same.
+    """
+
+    is_remote: bool = False
+    max_gap: int = 0
+    max_request: int | None = None
+    root: str | tuple[Any, str] = ""
+
+    def size(self, key: str) -> int:
+        """Return the size of an object in bytes; raise `FileNotFoundError` if it is absent."""
+        ...
+
+    def folders(self, folder: str) -> list[str] | None:
+        """Return the names of the folders directly in a folder; None if it cannot be listed."""
+        del folder
+        return None
+
+    def count(self, folder: str) -> int | None:
+        """Return the number of objects directly in a folder; None if that takes round trips."""
+        del folder
+        return None
+
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        """Return the bytes of each range, in the order asked for.
+
+        A range that reaches beyond the end of its object gives fewer bytes;
+        callers go through `read_exactly`, which tells.
+        """
+        ...
+
+    def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
+        """Yield the number and the bytes of each range, as soon as they are there."""
+        yield from enumerate(self.read_ranges(ranges))
+
+    def read_each(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | memoryview]:
+        """Yield what `read_ranges` returns: read at once from afar, but not from a disk.
+
+        A disk is asked for those that follow while one is read, and no more of them are in
+        memory.
+        """
+        return iter(self.read_ranges(ranges))
+
+    def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
+        """Return whole objects, in the order asked for.
+
+        Raises
+        ------
+        FileNotFoundError
+            If one is absent; its `filename` is the key.
+        """
+        ...
+
+    def check_unchanged(self) -> None:
+        """Compare the object that was read first with what it was, before a fault is reported.
+
+        Raises
+        ------
+        StoreChangedError
+            If the store was replaced, changed or deleted since.
+        """
+        return
+
+
+class LocalReader(RangeReader):
+    """Read ranges of the files below one folder.
+
+    Files are opened when they are first read. Descriptors are kept for the next
+    read, and all of a process's readers together keep no more than half of what
+    it may have open. A reader survives `fork`, and pickles as its folder.
+
+    Parameters
+    ----------
+    root : path-like
+        The folder; keys are paths below it.
+    max_gap : int, default 0
+        See `RangeReader`.
+    mmap : bool, default True
+        Whether files may be seen as memory.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], *, max_gap: int = 0, mmap: bool = True
+    ) -> None:
+        self.max_gap = max_gap
+        self.mmap = mmap
+        self.root = str(Path(root).absolute())
+        self._seen: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, weakref.ref[OpenFile]] = {}
+        self._first = ""
+        self._doubts = 0
+
+    @override
+    def size(self, key: str) -> int:
+        try:
+            status = os.stat(f"{self.root}/{key}")  # noqa: PTH116 - thousands of shards
+        except OSError as error:
+            self._check_absent(key, error)
+            raise
+        self._check_new(key, identity_of(status))
+        return status.st_size
+
+    @override
+    def folders(self, folder: str) -> list[str]:
+        with os.scandir(f"{self.root}/{folder}") as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+
+    @override
+    def count(self, folder: str) -> int:
+        try:
+            with os.scandir(f"{self.root}/{folder}") as entries:
+                return sum(1 for _ in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
+    @override
+    def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
+        lengths = [stop - start for _, start, stop in ranges]
+        if sum(lengths) > LARGE_NBYTES:
+            lengths = [
+                max(0, min(stop, file.nbytes) - start)
+                for file, (_, start, stop) in self._with_files(ranges)
+            ]
+        arena = memoryview(np.empty(sum(lengths), dtype=np.uint8))
+        data: list[memoryview] = []
+        at = 0
+        for (file, (_, start, _)), length in zip(self._in_turn(ranges), lengths, strict=True):
+            nbytes = read_into(file.fd, arena[at : at + length], start)
+            data.append(arena[at : at + nbytes])
+            at += length
+        return data
+
+    @override
+    def read_each(self, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+        for file, (_, start, stop) in self._in_turn(ranges):
+            yield read_at(file, start, stop - start)
+
+    def is_cached(self, ranges: Sequence[ByteRange]) -> bool:
+        """Tell, by some of the ranges to be read, whether the disk need not be waited for.
+
+        Where that was not so lately it is not believed at once: a few ranges may be cached
+        when others are not.
+        """
+        # Not the ends of ranges: they share pages with what lies beside. What is read is looked at
+        # when it is read, not here.
+        if all(
+            (self._held(key) or self.file(key)).is_cached((start + stop) // 2)
+            for key, start, stop in ranges
+        ):
+            self._doubts = max(0, self._doubts - 1)
+        else:
+            self._doubts = _DOUBTS
+        return not self._doubts
+
+    def read_ahead(self, ranges: Sequence[ByteRange]) -> None:
+        """Let the disk begin to read ranges, so many that they will not be lost again."""
+        lead = 0
+        for file, wanted in self._with_files(ranges):
+            file.read_ahead(wanted.start, wanted.nbytes)
+            lead += wanted.nbytes
+            if lead > _LEAD_NBYTES:
+                break
+
+    @override
+    def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
+        return [self._read_object(key) for key in keys]
+
+    def _read_object(self, key: str) -> memoryview:
+        try:
+            (data,) = read_exactly(self, [ByteRange(key, 0, self.size(key))])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(error.errno, error.strerror, key) from None
+        return data
+
+    def _in_turn(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[OpenFile, ByteRange]]:
+        """Yield each range with its file; the disk is asked meanwhile for those that follow."""
+        self.check_unchanged()
+        following = self._with_files(ranges if len(ranges) > 1 else [])
+        lead = 0
+        for file, wanted in self._with_files(ranges):
+            while lead <= _LEAD_NBYTES and (next_one := next(following, None)):
+                later, (_, start, stop) = next_one
+                later.read_ahead(start, stop - start)
+                lead += stop - start
+            lead -= wanted.stop - wanted.start
+            yield file, wanted
+
+    def _with_files(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[OpenFile, ByteRange]]:
+        # One file is held at a time, so that a batch may lie in more than may be open at once.
+        for key, some in groupby(ranges, key=lambda wanted: wanted.key):
+            file = self.file(key)
+            for wanted in some:
+                yield file, wanted
+
+    def file(self, key: str) -> OpenFile:
+        """Return a file, open, which is the one that was first seen, and unchanged."""
+        held = self._held(key)
+        if held is not None and (status := os.fstat(held.fd)).st_nlink:
+            self._check(key, identity_of(status))
+            return held
+        try:
+            file = open_file(f"{self.root}/{key}")
+        except OSError as error:
+            self._check_absent(key, error)
+            raise
+        self._files[key] = weakref.ref(file)
+        self._check_new(key, file.identity)
+        return file
+
+    def _held(self, key: str) -> OpenFile | None:
+        """Return a file that is open, if it is; it may have been replaced."""
+        known = self._files.get(key)
+        return None if known is None else known()
+
+    @override
+    def check_unchanged(self) -> None:
+        if self._first:  # the root's metadata, or the only file
+            path = f"{self.root}/{self._first}"
+            try:
+                status = os.stat(path)  # noqa: PTH116 - once for each batch
+            except (FileNotFoundError, NotADirectoryError):
+                raise StoreChangedError(
+                    f"{path}: has vanished since the store was opened; open it again"
+                ) from None
+            self._check(self._first, identity_of(status))
+
+    def _check_absent(self, key: str, error: OSError) -> None:
+        """Report a file that cannot be opened as missing only of the store that was opened."""
+        self.check_unchanged()
+        if isinstance(error, NotADirectoryError):  # a file has taken the place of a folder
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key) from None
+
+    def _check_new(self, key: str, identity: tuple[int, ...]) -> None:
+        """Compare a file found by its name with what was there; it may be of another store now."""
+        self._check(key, identity)
+        if self._first:
+            self.check_unchanged()
+        else:
+            self._first = key
+
+    def _check(self, key: str, identity: tuple[int, ...]) -> None:
+        if self._seen.setdefault(key, identity) != identity:
+            raise changed(f"{self.root}/{key}")
+
+    def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[Any]]:
+        return partial(LocalReader, max_gap=self.max_gap, mmap=self.mmap), (self.root,)
+
+
+def read_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> list[memoryview]:
+    """Read ranges, and make sure that all of their bytes came back.
+
+    Parameters
+    ----------
+    reader : RangeReader
+        Where to read from.
+    ranges : sequence of ByteRange
+        Wanted ranges, in any order.
+
+    Returns
+    -------
+    list of memoryview
+        ``ranges[i].nbytes`` bytes at each position ``i``.
+
+    Raises
+    ------
+    ShortReadError
+        If an object ends before a range does.
+    """
+    data = reader.read_ranges(ranges)
+    for wanted, got in zip(ranges, data, strict=True):
+        check_length(wanted, len(got))
+    return data
+
+
+def each_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> Iterator[bytes | memoryview]:
+    """Yield what `read_exactly` returns, as `RangeReader.read_each` does."""
+    for wanted, got in zip(ranges, reader.read_each(ranges), strict=True):
+        check_length(wanted, len(got))
+        yield got
+
+
+def check_length(wanted: ByteRange, nbytes: int) -> None:
+    """Refuse fewer bytes than were wanted.
+
+    Raises
+    ------
+    ShortReadError
+        If the object ended before the range did.
+    """
+    if nbytes != wanted.nbytes:
+        key, start, stop = wanted
+        raise ShortReadError(
+            f"{key}: asked for bytes {start} to {stop}, got {nbytes} of {stop - start}; "
+            "the object is truncated"
+        )
+
+
+def read_elements(
+    reader: RangeReader, manifest: ChunkManifest, start: Ints, nbytes: Ints
+) -> list[memoryview]:
+    """Read ranges of a chunked uint8 array, merged where they lie within the reader's `max_gap`.
+
+    Parameters
+    ----------
+    reader : RangeReader
+        Where the chunks are.
+    manifest : ChunkManifest
+        Where in it.
+    start, nbytes : ndarray of int64, shape (n,)
+        The elements ``[start, start + nbytes)`` are wanted, in any order.
+
+    Returns
+    -------
+    list of memoryview
+        ``nbytes[i]`` bytes at each position ``i``. Views of ranges that were
+        read together share memory.
+
+    Raises
+    ------
+    ShortReadError
+        If a stored object ends before a chunk does.
+    """
+    found = [memoryview(b"")] * len(start)
+    for i, data in arriving_elements(reader, manifest, start, nbytes):
+        found[i] = data
+    return found
+
+
+def arriving_elements(
+    reader: RangeReader, manifest: ChunkManifest, start: Ints, nbytes: Ints
+) -> Iterator[tuple[int, memoryview]]:
+    """Yield the number and the bytes of each range that `read_elements` reads, as they come."""
+    pieces, stored, spans = plan_elements(manifest, start, nbytes, max_gap=reader.max_gap)
+    check_zeros(pieces)
+    ranges = [
+        ByteRange(manifest.keys[key], first, last)
+        for key, first, last in zip(
+            spans.object.tolist(), spans.start.tolist(), spans.stop.tolist(), strict=True
+        )
+    ]
+    parts: list[dict[int, memoryview]] = [{} for _ in range(len(start))]
+    for piece in np.flatnonzero(pieces.start == ZEROS).tolist():
+        parts[pieces.wanted[piece]][piece] = memoryview(bytes(pieces.nbytes[piece]))
+    missing = np.bincount(stored.wanted, minlength=len(start)).tolist()
+    yield from ((i, _joined(parts[i])) for i, number in enumerate(missing) if not number)
+    order = np.argsort(spans.span, kind="stable")
+    first = np.searchsorted(spans.span[order], np.arange(len(ranges) + 1)).tolist()
+    numbers = np.flatnonzero(pieces.start != ZEROS)[order].tolist()
+    wanted = stored.wanted[order].tolist()
+    at = stored.start[order] - spans.start[spans.span[order]]
+    places = list(zip(at.tolist(), (at + stored.nbytes[order]).tolist(), strict=True))
+    for span, data in reader.arrivals(ranges):
+        check_length(ranges[span], len(data))
+        for k in range(first[span], first[span + 1]):
+            i = wanted[k]
+            parts[i][numbers[k]] = data[slice(*places[k])]
+            missing[i] -= 1
+            if not missing[i]:
+                yield i, _joined(parts[i])
+
+
+def check_zeros(pieces: Pieces) -> None:
+    """Refuse to make up more zeros than any batch of images has: they take no room in a store.
+
+    Raises
+    ------
+    FormatError
+        If chunks that are not stored would take more than 64 MiB.
+    """
+    nbytes = int(pieces.nbytes[pieces.start == ZEROS].sum())
+    if nbytes > LARGE_NBYTES:
+        raise FormatError(
+            f"images have {nbytes} bytes in chunks that are not stored, at most {LARGE_NBYTES} "
+            "are read as zeros"
+        )
+
+
+def _joined(parts: dict[int, memoryview]) -> memoryview:
+    """Return the numbered parts of an element, in one."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return memoryview(b"".join(parts[number] for number in sorted(parts)))
+
+
+def plan_elements(
+    manifest: ChunkManifest, start: Ints, nbytes: Ints, *, max_gap: int = 0
+) -> tuple[Pieces, Pieces, Spans]:
+    """Plan what `read_elements` reads, and read nothing.
+
+    Returns
+    -------
+    pieces : Pieces
+        Where the wanted ranges lie.
+    stored : Pieces
+        Those of them that are stored, because they are not `ZEROS`.
+    spans : Spans
+        The reads that serve those.
+    """
+    pieces = manifest.locate(start, nbytes)
+    there = pieces.start != ZEROS
+    columns = (pieces.wanted, pieces.object, pieces.start, pieces.nbytes)
+    stored = Pieces(*(column[there] for column in columns))
+    return pieces, stored, coalesce(stored, max_gap=max_gap)

@@ -1,0 +1,389 @@
+"""A store compared with the specification, with its own checksums, and with what it was made from.
+
+Whatever is wrong is told with its place; one problem does not hide the others. `checks/`
+has what must hold, part by part.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore._arguments import as_path, check_bools
+from arraystore._threads import n_cpus
+from arraystore.errors import FormatError, ShortReadError, SourceError, escaped
+from arraystore.reader import open_store
+from arraystore.schema import (
+    COLUMNS,
+    PAYLOAD,
+    ROOT_COLUMNS,
+    SELECTIONS,
+    DatasetInfo,
+    SplitInfo,
+)
+from arraystore.sources.imagenet2012 import VERSIONS
+from arraystore.sources.published import published_counts
+from arraystore.sources.registry import CONFIGS, folder_of, load_source
+from arraystore.verifying.columns import Columns, ColumnsCheck
+from arraystore.verifying.images import ImagesCheck
+from arraystore.verifying.problems import MAX_KEPT, Findings, Problem, ProblemGroup
+from arraystore.verifying.read_errors import READING, is_not_of_the_store, told
+from arraystore.verifying.root import attribute_faults, class_faults
+from arraystore.verifying.source import SourceCheck
+from arraystore.writing.progress import Meter, meter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from arraystore.indexing.byte_range import ChunkManifest
+    from arraystore.reader import Store
+    from arraystore.sources.sample_table import Source
+
+_REMOTE_THREADS: Final = 8
+"""Windows read at the same time from afar, where it is the answers that are waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was verified, and what is wrong.
+
+    Attributes
+    ----------
+    store : str
+        Address of the store.
+    dataset : str
+        Name, config and version of the data set; empty if the store cannot be opened.
+    splits : dict of str to SplitInfo
+        What the splits that could be looked into say of themselves.
+    decoded : bool
+        Whether every image was decoded.
+    source : str
+        What the store was compared with, or nothing.
+    problems : tuple of Problem
+        The first 1,000, and no more than 500 of one stored object or array.
+    num_problems : int
+        Number of all.
+    groups : tuple of ProblemGroup
+        The problems, in one those of images of the same stored object that differ in numbers
+        alone, with how many there are; the first 1,000, and no more than 500 of one object.
+    seconds : float
+        Wall time.
+    source_damage : tuple of str
+        The parts of archives of the source that cannot be read, all of them.
+    """
+
+    store: str
+    dataset: str
+    splits: dict[str, SplitInfo]
+    decoded: bool
+    source: str
+    problems: tuple[Problem, ...]
+    num_problems: int
+    groups: tuple[ProblemGroup, ...]
+    seconds: float
+    source_damage: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.num_problems == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def verify(
+    address: str | os.PathLike[str],
+    *,
+    decode: bool = False,
+    source: str | os.PathLike[str] | None = None,
+    subset_list: str | os.PathLike[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+) -> VerifyReport:
+    """Read all of a store, and report whatever is wrong with it.
+
+    Compared are: the structure with ``docs/format.md``; the columns with each other, the index
+    of the labels and the content digest with the labels, names, sizes and checksums; each
+    image with its checksum, and its header with the height and width; of Zarr the length and
+    index of every shard, and the metadata documents with what is gathered of them in the root.
+
+    Parameters
+    ----------
+    address : path-like
+        The store: a path, or an address; see `arraystore.open`.
+    decode : bool, default False
+        Decode every image, too.
+    source : path-like, optional
+        What the store was made from: the folder of the ImageNet archives; or the folder of the
+        images, with ``folder:`` before it or without. Samples, labels and the bytes of every
+        image are compared with it; of images that were encoded anew format and size. So are
+        the counts of each class with what the data set publishes.
+    subset_list : path-like, optional
+        The training images of the subset; see `arraystore.convert`.
+    storage_options : mapping, optional
+        See `arraystore.open`.
+    progress : bool, optional
+        Show a bar; by default on a terminal.
+
+    Returns
+    -------
+    VerifyReport
+        A damaged store is no error: `VerifyReport.problems` says what is wrong.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `address`, or no folder `source`.
+    SourceError
+        If the source is missing, incomplete or damaged.
+    SourceChangedError
+        If the source changes meanwhile.
+    StorageError
+        If a server cannot be reached, or refuses; `StoreChangedError` if the store was
+        replaced meanwhile.
+
+    Examples
+    --------
+    >>> import arraystore
+    >>> report = arraystore.verify("1pct.zarr", decode=True, source="imagenet")
+    >>> report.ok, report.problems
+    (True, ())
+    """
+    check_bools(decode=decode, progress=False if progress is None else progress)
+    began = time.perf_counter()
+    findings, splits, name, where = Findings(), {}, "", str(address)
+    damage: tuple[str, ...] = ()
+    try:
+        store = open_store(address, storage_options=storage_options)
+    except (FormatError, ShortReadError) as error:
+        findings.add(Problem(str(error)))
+    else:
+        name, where = store.dataset, store.address
+        origin = None if source is None else os.fspath(source)
+        names = None if subset_list is None else as_path(subset_list)
+        with meter(progress) as shown:
+            verification = _Verification(store, findings, shown, origin, names)
+            with verification.source_unchanged():
+                splits = verification.run(decode=decode)
+            damage = verification.source_damage
+    return VerifyReport(
+        store=where,
+        dataset=name,
+        splits=splits,
+        decoded=decode,
+        source="" if source is None else str(source),
+        problems=tuple(findings.kept),
+        num_problems=findings.count,
+        groups=tuple(findings.groups),
+        seconds=time.perf_counter() - began,
+        source_damage=damage,
+    )
+
+
+class _Verification:
+    """Verifies an open store, part by part."""
+
+    def __init__(
+        self,
+        store: Store,
+        findings: Findings,
+        shown: Meter,
+        source: str | None,
+        subset_list: Path | None,
+    ) -> None:
+        self._store = store
+        self._reader, self._container = store.opened
+        self._info = DatasetInfo.from_attributes(self._container.attributes(), where=store.address)
+        self._findings = findings
+        self._shown = shown
+        self._is_of_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
+        self._subset_list = subset_list
+        self._folder = None if source is None else self._folder_of(source)
+        self._source = None if self._folder is None else self._load_source(self._folder)
+
+    def source_unchanged(self) -> AbstractContextManager[None]:
+        """Refuse to report differences from a source that changes meanwhile."""
+        return nullcontext() if self._source is None else self._source.states.unchanged()
+
+    @property
+    def source_damage(self) -> tuple[str, ...]:
+        """The parts of the source that cannot be read."""
+        return () if self._source is None else self._source.damage
+
+    def run(self, *, decode: bool) -> dict[str, SplitInfo]:
+        """Verify all; return what the splits say of themselves."""
+        self._shown.status("comparing metadata")
+        n_classes = self._check_root()
+        if self._source is not None:
+            self._check_splits(self._source)
+        splits = {}
+        for name in dict.fromkeys(self._store):
+            with self._told(name):
+                splits[name] = self._store.stored(name).stated
+        for name, info in splits.items():
+            self._check_split(name, info, n_classes, decode=decode)
+        self._reader.check_unchanged()  # else what was found is of two stores
+        return splits
+
+    def _told(self, split: str = "") -> Any:
+        return told(self._findings, split, is_remote=self._reader.is_remote)
+
+    def _add(self, message: str, split: str = "", key: str = "") -> None:
+        self._findings.add(Problem(message, split, key=key))
+
+    def _check_root(self) -> int | None:
+        """Check what is of no split; return the number of classes, if it is known."""
+        where = self._store.address
+        for fault in islice(attribute_faults(self._container.attributes(), where=where), MAX_KEPT):
+            self._add(fault)
+        lengths = []
+        for name, column in ROOT_COLUMNS.items():
+            with self._told():
+                found = self._container.described(name)
+                if found[:2] != column[:2]:
+                    self._add(f"must be {column[:2]}, got {found[:2]}", key=name)
+                self._add_faults(name, "")
+                values = self._container.read_column(name, column.data_type).tolist()
+                lengths.append(len(values))
+                for fault in class_faults(values) if name == "label_name" else ():
+                    self._add(fault, key=name)
+        if len(set(lengths)) > 1:
+            self._add(f"label_name and label_words must be of one length, got {lengths}")
+        with self._told():
+            self._add_faults("", "")
+        for name, splits in self._store.selections.items():
+            for split in splits:
+                self._check_selection(name, split)
+        return lengths[0] if lengths else None
+
+    def _check_selection(self, name: str, split: str) -> None:
+        if split not in self._store:
+            self._add(f"the selection {name!r} is of {split!r}, which is no split")
+            return
+        path, dimension = f"{SELECTIONS}/{name}/{split}", f"selected_{split}"
+        with self._told(split):
+            found = self._container.described(path).dimension
+            if found != dimension:
+                self._add(f"its dimension must be {dimension!r}, got {found!r}", split, path)
+            self._add_faults(path, split)
+            self._store.stored(split).selection(name)
+
+    def _check_splits(self, source: Source) -> None:
+        """Compare the splits and classes there are with those of the source."""
+        if set(self._store) != set(source.splits):
+            there, here = (", ".join(some) or "none" for some in (source.splits, self._store))
+            self._add(f"the source has the splits {there}, the store has {here}")
+        for damage in source.damage:
+            self._add(f"the source is damaged: {damage}")
+        with self._told():
+            if self._store.label_names != source.label_name:
+                self._add("must be the classes of the source", key="label_name")
+            if self._store.label_words != source.label_words:
+                self._add("must be the words for the classes of the source", key="label_words")
+
+    def _check_split(
+        self, name: str, info: SplitInfo, n_classes: int | None, *, decode: bool
+    ) -> None:
+        findings, is_remote = self._findings, self._reader.is_remote
+        self._shown.status(f"{name}: comparing columns")
+        columns = ColumnsCheck(
+            self._container, name, info, n_classes, findings, is_remote=is_remote
+        ).run()
+        for column in COLUMNS:
+            with self._told(name):
+                self._add_faults(f"{name}/{column}", name)
+        origin = None if self._source is None else self._check_samples(name, columns)
+        before = findings.count
+        missing: frozenset[str] = frozenset()
+        with self._told(name):
+            missing = self._add_faults(f"{name}/{PAYLOAD}", name)
+        manifest = self._manifest(name, info, is_told=findings.count > before)
+        if manifest is None:
+            return
+        size = columns.nbytes
+        self._shown.start(f"{name}: reading images", len(size), int(size.sum()))
+        check = ImagesCheck(self._reader, manifest, columns, name, missing, decode, origin)
+        check.run(findings, self._shown, max(n_cpus(), _REMOTE_THREADS if is_remote else 1))
+
+    def _add_faults(self, path: str, split: str) -> frozenset[str]:
+        """Take what is wrong with stored objects; return those that are missing."""
+        missing = set()
+        # A damaged length may promise more objects than can be asked for.
+        for key, fault in islice(self._container.faults(path), MAX_KEPT):
+            self._add(fault, split, key)
+            if "is missing" in fault:
+                missing.add(key)
+        return frozenset(missing)
+
+    def _manifest(self, name: str, info: SplitInfo, *, is_told: bool) -> ChunkManifest | None:
+        """Return where the payload is, though some of it be missing."""
+        path, found = f"{name}/{PAYLOAD}", None
+        try:
+            found = self._container.manifest(path)
+            found.locate(np.zeros(1, np.int64), np.array([found.nbytes]))  # looks at all shards
+        except READING as error:
+            if is_not_of_the_store(error, is_remote=self._reader.is_remote):
+                raise
+            if not is_told:
+                self._add(str(error), name)
+            with self._told(name):
+                found = self._container.promised(path) if is_told else None
+        if found is not None and found.nbytes != info.num_bytes:
+            self._add(f"must have {info.num_bytes} bytes, got {found.nbytes}", name, path)
+            return None
+        return found
+
+    def _folder_of(self, source: str) -> Path:
+        """Return the folder of the archives, or of the images."""
+        folder = folder_of(source)
+        if self._is_of_archives and folder is not None:
+            raise SourceError(
+                f"{source}: {self._info.full_name} is made from archives; source (--source) must "
+                "be their folder, without folder: before it"
+            )
+        folder = folder or as_path(source)
+        if not folder.is_dir():
+            kind = NotADirectoryError if folder.exists() else FileNotFoundError
+            what = "the archives" if self._is_of_archives else "the images"
+            raise kind(
+                escaped(f"{folder}: is not a folder; source (--source) must be that of {what}")
+            )
+        return folder
+
+    def _load_source(self, folder: Path) -> Source:
+        """List the samples that the store was made from."""
+        info, status = self._info, self._shown.status
+        if self._is_of_archives:
+            return load_source(
+                info.full_name,
+                manual_dir=folder,
+                subset_list=self._subset_list,
+                partial=info.partial,
+                status=status,
+            )
+        return load_source(f"folder:{folder}", status=status)
+
+    def _check_samples(self, name: str, columns: Columns) -> SourceCheck | None:
+        """Compare the samples of a split with the source's."""
+        source, info = self._source, self._info
+        if source is None or name not in source.splits:
+            return None
+        skipped = [row.get("file_name", "") for row in info.skipped if row.get("split") == name]
+        check = SourceCheck(source, name, info.reencoded)
+        published = None
+        if self._is_of_archives and not info.partial:
+            published = published_counts(
+                info.config, name, manual_dir=self._folder, subset_list=self._subset_list
+            )
+        check.check_samples(columns, skipped, published, self._findings)
+        return check

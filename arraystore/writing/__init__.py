@@ -1,0 +1,1 @@
+"""Stores in the making: planned, filled, resumed and published."""

@@ -1,0 +1,119 @@
+"""All that the bytes of a store depend on, as text: to find out what has changed since."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore.schema import FORMAT_VERSION, __version__
+from arraystore.writing.journal import IDENTITY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from arraystore.sources.sample_table import Source
+    from arraystore.storage.file_states import FileStates
+    from arraystore.writing.journal import Plan
+    from arraystore.writing.plan import SplitPlan
+
+_MAX_FILES: Final = 1000
+"""Source files that are recorded one by one; if there are more, it is by their folders."""
+
+
+def of_options(options: Mapping[str, object]) -> Plan:
+    """Return what is known before the source is looked at, by part and name.
+
+    Parameters
+    ----------
+    options : mapping of str to object
+        What the user said.
+    """
+    return {
+        "option": {name: str(value) for name, value in options.items()},
+        "version": {
+            "of arraystore": __version__,
+            "of the format": ".".join(map(str, FORMAT_VERSION)),
+        },
+    }
+
+
+def of_source(source: Source) -> Plan:
+    """Return what is known before images are looked at: sizes, times and identity of files."""
+    totals = {f"{name} (in all)": f"{nbytes:,} bytes" for name, nbytes in source.origins}
+    named = {"name": source.name, "config": source.config, "version": source.version}
+    files = source.states.take(np.arange(len(source.files)))
+    return {
+        "data set": named,
+        "source": _files(files) | totals,
+        IDENTITY: {"of the source's files": _digest([files.values[:, 3:].tobytes()])},
+    }
+
+
+def of_images(source: Source, plans: Mapping[str, SplitPlan], spool: Path) -> Plan:
+    """Return the rest of what the bytes of a store depend on.
+
+    Parameters
+    ----------
+    source : Source
+    plans : mapping of str to SplitPlan
+        Its splits, as they are going to be stored.
+    spool : Path
+        Images that were encoded anew.
+    """
+    return {
+        "plan": {name: _plan_digest(plan) for name, plan in plans.items()}
+        | {
+            "of the data set": _digest([source.label_name, source.label_words]),
+            "of images encoded anew": _file_digest(spool),
+        },
+    }
+
+
+def _files(states: FileStates) -> dict[str, str]:
+    """Describe size and time of each file, or, if they are many, of all in each folder."""
+    if not states:
+        return {}
+    root = os.path.commonpath({name.rpartition("/")[0] for name in states.paths}).rstrip("/") + "/"
+    names = [name.removeprefix(root) for name in states.paths]
+    if len(names) <= _MAX_FILES:
+        return {
+            name: f"{state.nbytes:,} bytes of {state.date}"
+            for name, state in zip(names, states, strict=True)
+        }
+    folders: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        folders.setdefault(name.rpartition("/")[0] or ".", []).append(i)
+    sizes_and_times = states.values[:, :3]
+    return {
+        folder: f"{len(rows):,} files, "
+        + _digest([*(names[i] for i in rows), sizes_and_times[rows].tobytes()])
+        for folder, rows in folders.items()
+    }
+
+
+def _plan_digest(plan: SplitPlan) -> str:
+    table = plan.table
+    columns: list[NDArray[Any]] = [table.label, table.file, table.offset, table.nbytes]
+    columns += [plan.height, plan.width, *plan.selections.values()]
+    digests = (hashlib.sha256(column).hexdigest() for column in columns)
+    rest = [plan.skipped, plan.reencoded, *plan.selections]
+    return _digest(chain(table.file_name, rest, digests))
+
+
+def _digest(values: Iterable[object]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(repr(value).encode() + b"\n")
+    return f"sha256 {digest.hexdigest()}"
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

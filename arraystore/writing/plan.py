@@ -1,0 +1,225 @@
+"""From a source's samples to a split's: probed, encoded anew where needed, in their order.
+
+Whatever can be wrong with an image and be seen from outside is found here, before
+the first byte is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from arraystore.errors import SourceError
+from arraystore.images import decode as image
+from arraystore.indexing.layout import sample_order
+from arraystore.reading.read_ahead import ahead
+from arraystore.storage.open_files import OpenFile, open_file, read_at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from numpy.typing import NDArray
+
+    from arraystore._typing import Ints
+    from arraystore.sources.sample_table import SampleTable, Source
+    from arraystore.writing.progress import Meter
+
+ON_ERROR: Final = ("raise", "skip")
+"""What may be done about an image that cannot be read; the first is the default."""
+
+_PROBERS: Final = 2
+_LOOKS: Final = 8
+_BATCH: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlan:
+    """A split as it will be stored.
+
+    Attributes
+    ----------
+    table : SampleTable
+        The samples in their order; `SampleTable.file` indexes the source's files
+        and, one beyond them, the spool.
+    height, width : ndarray of int32, shape (n,)
+        From the images' headers.
+    skipped : tuple of (str, str)
+        File name of each image left out, and the reason.
+    reencoded : tuple of str
+        File name of each image encoded anew.
+    selections : mapping of str to ndarray of int64
+        The samples that are in each named subset, by their place in the order, ascending.
+    """
+
+    table: SampleTable
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    skipped: tuple[tuple[str, str], ...]
+    reencoded: tuple[str, ...]
+    selections: Mapping[str, Ints]
+
+
+def plan_split(
+    source: Source,
+    name: str,
+    spool: BinaryIO,
+    *,
+    order: str,
+    seed: int,
+    on_error: str,
+    meter: Meter,
+) -> SplitPlan:
+    """Probe every image of a split, and decide its place.
+
+    Parameters
+    ----------
+    source : Source
+    name : str
+        The split.
+    spool : binary file
+        Images that must be encoded anew are appended to it.
+    order, seed
+        See `arraystore.indexing.layout.sample_order`.
+    on_error : {"raise", "skip"}
+    meter : Meter
+
+    Returns
+    -------
+    SplitPlan
+
+    Raises
+    ------
+    SourceError
+        If images cannot be read, and `on_error` is ``"raise"``; the message has
+        their number, and the name, place and fault of the first.
+    """
+    table = source.splits[name]
+    meter.start(f"{name}: probing images", len(table))
+    height, width, anew, faults = _probe(source, table, meter)
+    spooled = _encode_anew(source, table, anew, spool, faults)
+    if faults and on_error == "raise":
+        i = min(faults)
+        raise SourceError(
+            f"{_place(source.files, table, i)}: {faults[i]}"
+            + (f"; {len(faults) - 1} more in {name}" if len(faults) > 1 else "")
+            + "; give on_error='skip' (--on-error skip) to leave such images out"
+        )
+    keep = np.delete(np.arange(len(table)), sorted(faults))
+    keep = keep[sample_order(order, seed, table.file_name.take(keep), table.label[keep])]
+    stored = table.take(keep)
+    for at in np.flatnonzero(np.isin(keep, np.array(list(spooled), np.int64))).tolist():
+        stored.file[at] = len(source.files)
+        stored.offset[at], stored.nbytes[at] = spooled[int(keep[at])]
+    return SplitPlan(
+        table=stored,
+        height=height[keep],
+        width=width[keep],
+        skipped=tuple((table.file_name[i], faults[i]) for i in sorted(faults)),
+        reencoded=tuple(table.file_name[i] for i in anew if i not in faults),
+        selections={
+            selection: _selected(splits[name], keep, len(table))
+            for selection, splits in source.selections.items()
+            if name in splits
+        },
+    )
+
+
+def _probe(
+    source: Source, table: SampleTable, meter: Meter
+) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int], dict[int, str]]:
+    """Return heights, widths, which must be encoded anew, and what is wrong with which."""
+    height, width = np.zeros(len(table), np.int32), np.zeros(len(table), np.int32)
+    anew: list[int] = []
+    faults: dict[int, str] = {}
+    batches = (slice(first, first + _BATCH) for first in range(0, len(table), _BATCH))
+    n_probers = _n_probers(source, table)
+    probed = ahead(
+        batches,
+        lambda rows: (rows.start, _probe_rows(source.files, table, rows)),
+        n_ahead=2 * n_probers,
+        n_threads=n_probers,
+        prepare=image.import_decoders,
+    )
+    for first, headers in probed:
+        for i, header in enumerate(headers, first):
+            if isinstance(header, str):
+                faults[i] = header
+                continue
+            height[i], width[i] = header.height, header.width
+            if source.reencode and image.needs_reencoding(header):
+                anew.append(i)
+        meter.advance(len(headers))
+    return height, width, anew, faults
+
+
+def _n_probers(source: Source, table: SampleTable) -> int:
+    """Return how many probe at a time: where no disk is waited for, two wait for each other."""
+    rows = slice(None, None, max(1, len(table) // _LOOKS))
+    places = zip(table.file[rows].tolist(), table.offset[rows].tolist(), strict=True)
+    files = ((open_file(str(source.files[number])), offset) for number, offset in places)
+    cached = (file.is_cached(offset, unknown=False) for file, offset in files)
+    return 1 if all(cached) else _PROBERS
+
+
+def _probe_rows(
+    files: tuple[Path, ...], table: SampleTable, rows: slice
+) -> list[image.ImageHeader | str]:
+    """Return the header of each of some images, or what is wrong with it."""
+    found: list[image.ImageHeader | str] = []
+    columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
+    opened = -1
+    for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
+        if number != opened:
+            file, opened = open_file(str(files[number])), number
+        try:
+            header = image.probe(partial(_read, file, offset), nbytes)
+        except ValueError as error:
+            found.append(str(error))
+        else:
+            found.append(header)
+    return found
+
+
+def _read(file: OpenFile, offset: int, start: int, stop: int) -> bytes:
+    return read_at(file, offset + start, stop - start)
+
+
+def _encode_anew(
+    source: Source,
+    table: SampleTable,
+    positions: list[int],
+    spool: BinaryIO,
+    faults: dict[int, str],
+) -> dict[int, tuple[int, int]]:
+    """Append images, encoded as RGB JPEGs, to the spool; return offset and size of each there."""
+    spooled = {}
+    for i in positions:
+        origin = open_file(str(source.files[table.file[i]]))
+        try:
+            data = image.reencode_jpeg(read_at(origin, int(table.offset[i]), int(table.nbytes[i])))
+        except ValueError as error:
+            faults[i] = str(error)
+            continue
+        spooled[i] = spool.tell(), len(data)
+        spool.write(data)
+    spool.flush()
+    return spooled
+
+
+def _selected(positions: Ints, keep: Ints, n: int) -> Ints:
+    """Return the places in `keep` of some of `n` positions; what was left out has none."""
+    is_selected = np.zeros(n, dtype=np.bool_)
+    is_selected[positions] = True
+    return np.flatnonzero(is_selected[keep])
+
+
+def _place(files: tuple[Path, ...], table: SampleTable, i: int) -> str:
+    """Say where an image lies."""
+    path, offset = files[table.file[i]], int(table.offset[i])
+    name = table.file_name[i]
+    return f"{path}" if offset == 0 else f"{path}: {name} (at byte {offset:,})"

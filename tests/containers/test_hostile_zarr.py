@@ -1,0 +1,319 @@
+"""Zarr stores that claim what is not there, or are not made of files: refused at little cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tracemalloc
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+import pytest
+from numcodecs.zstd import Zstd
+
+import arraystore
+from arraystore.containers.zarr.column_codec import content_nbytes
+from arraystore.dataset.saved_selection import SavedSelection
+from arraystore.errors import ArrayStoreError, FormatError, StorageError
+from arraystore.indexing.selection import parse_split_string
+from arraystore.schema import MAX_CHUNK_NBYTES, MAX_NAME_NBYTES, MAX_NBYTES, MAX_SPLITS
+from arraystore.sources.sample_table import check_names
+from tests.reading.test_damaged_stores import (
+    codec_of_payload,
+    drop_consolidated_metadata,
+    edit_json,
+    everything,
+    payload_file,
+    refused,
+    set_attribute,
+)
+from tests.support import picture, write_folder, write_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+PAYLOAD = "train/image_payload"
+
+named = pytest.mark.parametrize
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A small store that is to be tampered with."""
+    images = [picture(seed=i) for i in range(4)]
+    path = write_store(tmp_path / "a.zarr", list("abcd"), [0, 1, 0, 1], images, classes=["x", "y"])
+    drop_consolidated_metadata(path)
+    return path
+
+
+@contextmanager
+def memory_below(nbytes: int) -> Iterator[None]:
+    """Expect that Python and NumPy never have so much memory more than before."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def use(path: Path) -> None:
+    """Read all of train, and the names of classes."""
+    store = arraystore.open(path, checksum="always")
+    everything(path)
+    _ = store.info, store["train"][:]
+
+
+def grid(node: dict[str, Any]) -> dict[str, Any]:
+    configuration: dict[str, Any] = node["chunk_grid"]["configuration"]
+    return configuration
+
+
+# Claims
+
+
+@named(
+    "change",
+    [
+        lambda node: node.update(shape=[2**62]),
+        lambda node: node.update(shape=[2**63]),
+        lambda node: node.update(shape=[10**400]),
+        lambda node: grid(node).update(chunk_shape=[1]),
+        lambda node: grid(node).update(chunk_shape=[2**62]),
+        lambda node: grid(node).update(chunk_shape=[10**400]),
+        lambda node: (node.update(shape=[2**50]), grid(node).update(chunk_shape=[1])),
+    ],
+)
+@named("node", [PAYLOAD, "train/label", "train/file_name", "label_name"])
+def test_numbers_that_cannot_be_are_refused_before_memory_is_taken(
+    store: Path, node: str, change: Callable[[dict[str, Any]], object]
+) -> None:
+    edit_json(store / node / "zarr.json", change)
+    document = json.loads((store / node / "zarr.json").read_text())
+    if document["shape"][0] < 2**63 and node != "label_name":
+        name = "num_bytes" if node == PAYLOAD else "num_samples"
+        set_attribute(store, "train", name, document["shape"][0])
+    if node == PAYLOAD:
+        edit_json(store / node / "zarr.json", lambda n: codec_of_payload(n).update(chunk_shape=[1]))
+    with memory_below(2**28), refused(store, kind=ArrayStoreError):
+        use(store)
+
+
+@named("n_more", [2**20, 2**40])
+def test_a_shard_of_countless_chunks_is_refused(store: Path, n_more: int) -> None:
+    def change(node: dict[str, Any]) -> None:
+        grid(node).update(chunk_shape=[2**17 * n_more])
+
+    edit_json(store / PAYLOAD / "zarr.json", change)
+    with memory_below(2**26), refused(f"{store}/{PAYLOAD}", kind=ArrayStoreError):
+        use(store)
+
+
+def rewritten_chunk(store: Path, column: str, frame: bytes) -> None:
+    data = frame + struct.pack("<I", google_crc32c.value(frame))
+    (store / "train" / column / "c" / "0").write_bytes(data)
+
+
+BOMB = b"\x28\xb5\x2f\xfd\xe0"
+
+
+@named("nbytes", [2**19 + 8, 2**30, 2**40, 2**63])
+@named("column", ["label", "file_name"])
+def test_a_chunk_that_would_become_too_large_is_refused_before_it_does(
+    store: Path, column: str, nbytes: int
+) -> None:
+    rewritten_chunk(store, column, BOMB + struct.pack("<Q", nbytes) + bytes(20))
+    with memory_below(2**26), refused(f"{store}/train/{column}/c/0", "cannot be decoded"):
+        use(store)
+
+
+@named(
+    "frame",
+    [b"", b"\x28\xb5\x2f\xfd", BOMB, BOMB + bytes(3), b"\x28\xb5\x2f\xfd\0\0\0\0", b"x" * 50],
+)
+@named("column", ["label", "file_name"])
+def test_a_chunk_that_does_not_tell_its_size_is_refused(
+    store: Path, column: str, frame: bytes
+) -> None:
+    rewritten_chunk(store, column, frame)
+    with refused(f"{store}/train/{column}/c/0", "cannot be decoded"):
+        use(store)
+
+
+@named("n", [0, 1, 2**16 - 1, 2**16 + 1, 2**32 - 1])
+def test_text_of_another_number_is_refused_before_memory_is_taken(store: Path, n: int) -> None:
+    rewritten_chunk(store, "file_name", Zstd().encode(struct.pack("<I", n) + bytes(100)))
+    with memory_below(2**26), refused(f"{store}/train/file_name/c/0", f"got {n}"):
+        use(store)
+
+
+def test_text_of_zeros_is_small_and_refused_when_it_is_large(store: Path) -> None:
+    rewritten_chunk(store, "file_name", Zstd(19).encode(bytes(MAX_CHUNK_NBYTES + 1)))
+    with memory_below(2**26), refused(f"{store}/train/file_name/c/0", "at most"):
+        use(store)
+
+
+@named("nbytes", [0, 1, 255, 256, 257, 65535, 65536, 65791, 65792, 2**20])
+def test_the_size_of_a_frame_is_what_it_becomes(nbytes: int) -> None:
+    assert content_nbytes(memoryview(Zstd().encode(bytes(nbytes) + b"x"))) == nbytes + 1
+
+
+# Large documents, and a million of anything
+
+
+def test_a_huge_document_is_refused_unread(store: Path) -> None:
+    for document in (store / "train" / "zarr.json", store / "zarr.json"):
+        with document.open("r+b") as file:
+            file.truncate(2**40)
+        with memory_below(2**24), refused(store, f"has {2**40} bytes"):
+            use(store)
+
+
+def test_a_huge_chunk_is_refused_unread(store: Path) -> None:
+    with (store / "train/label/c/0").open("r+b") as file:
+        file.truncate(2**40)
+    with memory_below(2**24), refused(f"{store}/train/label/c/0", f"has {2**40} bytes"):
+        use(store)
+
+
+def test_attributes_of_many_megabytes_are_read_or_refused_in_few_words(store: Path) -> None:
+    def change(root: dict[str, Any]) -> None:
+        root["attributes"]["description"] = ["x" * (MAX_NBYTES // 2)]
+
+    edit_json(store / "zarr.json", change)
+    with pytest.raises(FormatError) as caught:
+        arraystore.open(store)
+    assert len(str(caught.value)) < 1000
+
+
+@named("name", ["splits", "selections"])
+@named("n", [MAX_SPLITS + 1, 10**6])
+def test_a_million_splits_are_refused(store: Path, name: str, n: int) -> None:
+    names = [f"s{i}" for i in range(n)]
+    value = names if name == "splits" else json.dumps({key: ["train"] for key in names})
+    edit_json(store / "zarr.json", lambda root: root["attributes"].update({name: value}))
+    with refused(store, f"'{name}'", f"got {n}"):
+        arraystore.open(store)
+
+
+def test_a_split_that_is_listed_twice_is_refused(store: Path) -> None:
+    set_attribute(store, "", "splits", ["train", "train"])
+    with refused(store, "'splits'", "different names"):
+        arraystore.open(store)
+
+
+@named(
+    "text", ["train" + " " * 200_000 + "!", "+".join(["train"] * 100_000), "train[" + "1" * 10**5]
+)
+def test_a_long_split_string_is_read_or_refused(text: str) -> None:
+    try:
+        assert len(parse_split_string(text, {"train": 10})) == 100_000
+    except ValueError as error:
+        assert "is not a split" in str(error)  # noqa: PT017 - either will do
+
+
+@named("bound", ["9" * 5000, "1." + "9" * 5000 + "%", "1_" * 3000 + "1"])
+def test_a_bound_of_thousands_of_digits_is_a_value_error(bound: str) -> None:
+    with pytest.raises(ValueError, match=r"outside|digits|limit"):
+        parse_split_string(f"train[:{bound}]", {"train": 10})
+
+
+@named("text", ["[" * 10**6, '{"a":' * 10**5, "9" * 10**6, '"\\ud800"', '{"format": NaN}'])
+def test_a_selection_file_of_deep_or_endless_json_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(text)
+    with refused(tmp_path, "is not a saved selection"):
+        SavedSelection.load(tmp_path / "s.json")
+
+
+# Names
+
+
+@named("n", [1, MAX_NAME_NBYTES])
+def test_long_names_are_kept(tmp_path: Path, n: int) -> None:
+    check_names("a.tar", ["x" * n, "é" * (n // 2) + "y" * (n % 2)])
+
+
+def test_names_of_one_hash_are_no_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arraystore.sources.sample_table._may_repeat", lambda names: True)
+    check_names("a.tar", ["b", "a"])
+
+
+@named("name", ["x" * 10_240, "é" * 2049, "a\0b", ""])
+def test_names_too_long_or_with_nul_are_refused_in_few_words(name: str) -> None:
+    from arraystore import SourceError
+
+    with pytest.raises(SourceError) as caught:
+        check_names("a.tar", ["ok", name])
+    assert len(str(caught.value)) < 400
+
+
+# What is no file
+
+
+@named("key", ["zarr.json", "train/zarr.json", "train/label/c/0", f"{PAYLOAD}/c/0"])
+@named("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_refused_without_waiting(store: Path, key: str, kind: str) -> None:
+    (store / key).unlink()
+    if kind == "pipe":
+        os.mkfifo(store / key)
+    elif kind == "folder":
+        (store / key).mkdir()
+    else:
+        (store / key).symlink_to("/dev/zero")
+    with refused(store, kind=ArrayStoreError):
+        use(store)
+
+
+def test_a_pipe_in_a_folder_that_is_converted_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", {"a/1.jpg": picture()})
+    os.mkfifo(tmp_path / "in/a/2.jpg")
+    with pytest.raises(ArrayStoreError, match="pipe"):
+        arraystore.convert(f"folder:{tmp_path}/in", tmp_path / "a.zarr")
+
+
+# Offsets
+
+
+@named(
+    ("start", "nbytes"),
+    [
+        (2**63 - 1, 1),
+        (2**63 - 1, 2**63 - 1),
+        (1, 2**63 - 1),
+        (-1, 1),
+        (-(2**63), 2**63 - 1),
+        (0, 2**40),
+    ],
+)
+def test_offsets_that_wrap_around_are_refused(
+    tmp_path: Path, start: int, nbytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests import support
+
+    monkeypatch.setattr(support, "image_starts", lambda sizes: np.array([0, start]))
+    path = write_store(tmp_path / "a.zarr", ["a", "b"], [0, 0], [b"1", b"2"], classes=["x"])
+    stored = arraystore.open(path)["train"]
+    (part,) = stored._parts
+    part.stored.column("image_nbytes")
+    values = part.stored._columns["image_nbytes"].copy()
+    values[1] = nbytes
+    part.stored._columns["image_nbytes"] = values
+    with refused(path, "outside the payload"):
+        _ = stored.image_bytes[0]
+
+
+def test_images_that_overlap_are_read_as_they_say_and_not_copied(tmp_path: Path) -> None:
+    from tests import support
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(support, "image_starts", lambda sizes: np.array([0, 0]))
+        path = write_store(tmp_path / "a.zarr", ["a", "b"], [0, 0], [b"12", b"34"], classes=["x"])
+    with pytest.raises(StorageError, match="crc32c must be"):
+        _ = arraystore.open(path, checksum="always")["train"].image_bytes[:]
+    with refused(path, "running sum"):
+        arraystore.copy(path, tmp_path / "b.h5")
+    assert payload_file(path).exists()

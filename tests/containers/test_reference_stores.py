@@ -1,0 +1,37 @@
+"""Stores written by earlier releases are read as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import arraystore
+
+STORES = sorted((Path(__file__).parents[1] / "data").glob("v*/polygons.*"))
+DIGESTS = {
+    "v1.0": {
+        "test": "49ff9c9d5c46172b5efcfd633bd7bb898d9e889b13b6ae82d06780836db1237f",
+        "train": "99bc6d5114aa1948dad64f302f9f5ea92ee2bfe4263639879ceefda2553a4798",
+    },
+}
+"""Content digest of each split of the stores of each version."""
+
+
+@pytest.mark.parametrize("path", STORES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_store_of_each_version_of_the_format_is_read(path: Path) -> None:
+    store = arraystore.open(path, checksum="always")
+    assert store.info.label_names == ("four corners", "three corners")
+    for name, digest in DIGESTS[path.parent.name].items():
+        split = store[name]
+        assert store.info.splits[name].content_digest == digest
+        assert all(image.shape == (30, 40, 3) for image in split.image[:])
+        assert [len(image) for image in split.image_bytes[:]] == split.image_nbytes.tolist()
+
+
+def test_there_is_a_store_of_this_version_in_each_container() -> None:
+    version = ".".join(map(str, arraystore.schema.FORMAT_VERSION))
+    assert {p.name for p in STORES if p.parent.name == f"v{version}"} == {
+        "polygons.zarr",
+        "polygons.h5",
+    }

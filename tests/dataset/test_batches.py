@@ -1,0 +1,467 @@
+"""Batches, episodes and mapped samples: what comes, in which order, and what is read for it."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import arraystore
+from arraystore import ChecksumError
+from arraystore.reading.read_ahead import ahead
+from tests.support import SUFFIXES, count_reads, no_threads_are_left, picture, write_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+N = 60
+CLASSES = ["a", "b", "c", "d"]
+LABELS = [i % 4 if i % 7 else -1 for i in range(N)]
+NAMES = [f"{i:02}.jpg" for i in range(N)]
+
+named = pytest.mark.parametrize
+on_one_store = settings(
+    deadline=None,
+    max_examples=30,
+    # The fixtures are stores that nothing changes.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(scope="module", params=SUFFIXES)
+def looped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 60 small pictures of 4 classes, some without a label."""
+    target = tmp_path_factory.mktemp("loops") / f"loops{request.param}"
+    images = [picture(8 + i % 3, 8 + i % 5, seed=i) for i in range(N)]
+    return write_store(target, NAMES, LABELS, images, classes=CLASSES, order="source")
+
+
+@pytest.fixture
+def train(looped: Path) -> arraystore.Split:
+    return arraystore.open(looped)["train"]
+
+
+orders: dict[str, st.SearchStrategy[Any]] = {
+    "batch_size": st.integers(1, 25),
+    "seed": st.integers(0, 3),
+    "epoch": st.integers(0, 3),
+    "shuffle": st.sampled_from(["full", "block", False, True]),
+    "buffer_size": st.integers(1, 40),
+}
+
+
+def order_of(split: arraystore.Split, **options: Any) -> list[int]:
+    return [i for part in split.batches(**options).positions() for i in part.tolist()]
+
+
+# Which samples come
+
+
+@on_one_store
+@given(options=st.fixed_dictionaries(orders))
+def test_every_sample_comes_once_an_epoch(looped: Path, options: dict[str, Any]) -> None:
+    split = arraystore.open(looped)["train"]
+    assert sorted(order_of(split, **options)) == list(range(N))
+    assert order_of(split, **options) == order_of(split, **options)
+
+
+@on_one_store
+@given(options=st.fixed_dictionaries(orders), world_size=st.integers(1, 7))
+def test_the_parts_of_several_processes_are_disjoint_and_equally_long(
+    looped: Path, options: dict[str, Any], world_size: int
+) -> None:
+    split = arraystore.open(looped)["train[3:]"]
+    parts = [
+        order_of(split, **options, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    assert {len(part) for part in parts} == {len(split) // world_size}
+    batches = split.batches(**options, rank=0, world_size=world_size)
+    assert len(batches) == sum(1 for _ in batches.positions())
+    seen = [i for part in parts for i in part]
+    assert len(set(seen)) == len(seen)
+
+
+@on_one_store
+@given(options=st.fixed_dictionaries(orders), start=st.integers(0, 70), drop_last=st.booleans())
+def test_an_epoch_goes_on_from_any_batch(
+    looped: Path, options: dict[str, Any], start: int, drop_last: bool
+) -> None:
+    split = arraystore.open(looped)["train"]
+    whole = [p.tolist() for p in split.batches(**options, drop_last=drop_last).positions()]
+    rest = split.batches(**options, drop_last=drop_last, start_batch=start)
+    assert [p.tolist() for p in rest.positions()] == whole[start:]
+    assert len(rest) == len(whole[start:])
+    sizes = {len(batch) for batch in whole[:-1]} | (
+        {len(whole[-1])} if drop_last and whole else set()
+    )
+    assert sizes <= {options["batch_size"]}
+
+
+@on_one_store
+@given(seed=st.integers(0, 9), batch_size=st.integers(1, 30))
+def test_balanced_batches_have_as_many_of_every_label(
+    looped: Path, seed: int, batch_size: int
+) -> None:
+    split = arraystore.open(looped)["train"].select(np.arange(N) < 50)
+    labelled = int((split.label >= 0).sum())
+    batches = [
+        split.label[positions]
+        for positions in split.batches(batch_size, seed=seed, balanced=True).positions()
+    ]
+    assert sum(map(len, batches)) == labelled
+    for label in batches:
+        counts = np.bincount(label, minlength=4)
+        assert counts.max() - counts.min() <= 2
+    counts = np.bincount(np.concatenate(batches), minlength=4)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_each_epoch_and_each_seed_has_an_order_of_its_own(train: arraystore.Split) -> None:
+    found = [
+        order_of(train, batch_size=8, seed=seed, epoch=epoch, shuffle=shuffle)
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for shuffle in ("full", "block")
+    ]
+    assert len({tuple(order) for order in found}) == 8
+
+
+# What comes of them
+
+
+@named("shuffle", ["full", "block", False])
+@named("size", [None, 6, (5, 7)])
+def test_batches_hold_the_samples_of_their_positions(
+    train: arraystore.Split, shuffle: str | bool, size: Any
+) -> None:
+    batches = train.batches(16, epoch=2, shuffle=shuffle, buffer_size=24, size=size)
+    loaded = list(batches)
+    assert len(loaded) == len(batches) == 4
+    for batch, positions in zip(loaded, batches.positions(), strict=True):
+        assert batch.label.tolist() == train.label[positions].tolist()
+        assert batch.file_name.tolist() == train.file_name[positions].tolist()
+        expected = train.image[positions] if size is None else train.resized(size)[positions]
+        assert type(batch.image) is type(expected)
+        for found, wanted in zip(batch.image, expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_batches_of_a_joined_split_hold_its_samples(looped: Path) -> None:
+    joined = arraystore.open(looped)["train[40:]+train[:20]"].sample(30, seed=3)
+    for shuffle in ("full", "block"):
+        names = [
+            n for b in joined.batches(7, shuffle=shuffle, size=4) for n in b.file_name.tolist()
+        ]
+        assert sorted(names) == sorted(joined.file_name.tolist())
+
+
+def test_batches_can_be_looped_over_again(train: arraystore.Split) -> None:
+    batches = train.batches(32, size=4)
+    first, second = ([b.file_name.tolist() for b in batches] for _ in range(2))
+    assert first == second
+    assert repr(batches).startswith("<2 batches of <Split 'train' of ")
+
+
+def test_a_split_without_samples_has_no_batches(train: arraystore.Split) -> None:
+    for shuffle in ("full", "block"):
+        assert list(train.select([]).batches(4, shuffle=shuffle, size=3)) == []
+    assert list(train.where(label=0).batches(4, balanced=True, start_batch=99)) == []
+
+
+def test_blocks_are_read_in_large_pieces(train: arraystore.Split) -> None:
+    reads = count_reads(train)
+    n_batches = sum(1 for _ in train.batches(10, shuffle="block", buffer_size=32, size=4))
+    assert n_batches == 6
+    assert reads.nbytes == int(train.image_nbytes.sum())  # each image once
+    assert len(reads.ranges) <= 2 * 16
+    assert len(reads.ranges) < N // 2
+
+
+def test_only_what_a_resumed_epoch_needs_is_read(train: arraystore.Split) -> None:
+    reads = count_reads(train)
+    (last,) = train.batches(20, shuffle="block", buffer_size=16, start_batch=2, size=4)
+    assert reads.nbytes == int(train.image_nbytes[[train.find(n) for n in last.file_name]].sum())
+
+
+@named("shuffle", ["full", "block"])
+def test_a_loop_that_is_left_stops_reading(train: arraystore.Split, shuffle: str) -> None:
+    reads = count_reads(train)
+    for _ in train.batches(4, shuffle=shuffle, buffer_size=8, size=4):
+        break
+    assert no_threads_are_left()
+    assert 0 < reads.nbytes < int(train.image_nbytes.sum())
+
+
+@named("shuffle", ["full", "block"])
+def test_a_failing_image_ends_the_loop_with_its_name(
+    looped: Path, tmp_path: Path, shuffle: str
+) -> None:
+    images = [picture(8, 8, seed=i) for i in range(12)]
+    target = write_store(
+        tmp_path / f"bad{looped.suffix}",
+        NAMES[:12],
+        [0] * 12,
+        images,
+        classes=CLASSES,
+        order="source",
+    )
+    (file,) = (
+        f for f in (target, *target.rglob("*")) if f.is_file() and images[7] in f.read_bytes()
+    )
+    file.write_bytes(file.read_bytes().replace(images[7], images[7][:-9] + b"123456789"))
+    train = arraystore.open(target)["train"]
+    with pytest.raises(ChecksumError, match=r"'07\.jpg'"):
+        list(train.batches(4, shuffle=shuffle, buffer_size=8))
+    assert no_threads_are_left()
+
+
+@named(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"batch_size": -1}, "batch_size must be 1 or more, got -1"),
+        ({"size": 0}, "size must be 1 or more, got 0"),
+        ({"shuffle": "blocks"}, "shuffle must be one of full, block or False, got 'blocks'"),
+        ({"balanced": True, "shuffle": False}, "balanced batches are shuffled in full"),
+        ({"balanced": True, "shuffle": "block"}, "balanced batches are shuffled in full"),
+        ({"rank": 2, "world_size": 2}, r"rank must be in range\(world_size\), got 2 of 2"),
+        ({"world_size": 0}, "rank must be in"),
+        ({"buffer_size": 0, "shuffle": "block"}, "buffer_size must be 1 or more"),
+        ({"start_batch": -1}, "start_batch must be 0 or more"),
+        ({"seed": -1}, "seed must be"),
+        ({"epoch": 2**63}, "epoch must be"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    train: arraystore.Split, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train.batches(**({"batch_size": 4} | options))
+
+
+@named("size", [True, "224", (1, 2, 3), [8, 8], 1.5])
+def test_a_size_that_is_none_is_refused_before_the_loop(train: arraystore.Split, size: Any) -> None:
+    with pytest.raises(TypeError):
+        train.batches(4, size=size)
+    with pytest.raises(TypeError):
+        train.episodes(2, 1, 1, size=size)
+    with pytest.raises(TypeError):
+        train.resized(size)
+
+
+def test_a_full_shuffle_reads_two_batches_ahead_and_no_more(train: arraystore.Split) -> None:
+    reads = count_reads(train)
+    batches = iter(train.batches(4, size=4))
+    next(batches)
+    assert len(reads.ranges) <= 4 * 3
+    batches.close()  # type: ignore[attr-defined] # it is a generator
+    assert no_threads_are_left()
+
+
+# Episodes
+
+
+def test_episodes_hold_support_and_query_of_their_labels(train: arraystore.Split) -> None:
+    episodes = train.episodes(n_way=3, k_shot=2, n_query=4, seed=5, n_episodes=6, size=4)
+    assert len(episodes) == 6
+    for number, task in enumerate(episodes):
+        labels, support, query = episodes.positions(number)
+        assert task.number == number
+        assert task.labels.tolist() == labels.tolist()
+        assert task.support.label.tolist() == np.repeat(labels, 2).tolist()
+        assert task.query.label.tolist() == np.repeat(labels, 4).tolist()
+        assert task.support.file_name.tolist() == train.file_name[support.reshape(-1)].tolist()
+        assert not set(task.support.file_name) & set(task.query.file_name)
+        np.testing.assert_array_equal(task.query.image, train.resized(4)[query.reshape(-1)])
+
+
+def test_episodes_go_on_from_any_number_and_need_have_no_end(train: arraystore.Split) -> None:
+    def names(**options: Any) -> list[list[str]]:
+        episodes = train.episodes(2, 1, 1, seed=1, **options)
+        return [task.query.file_name.tolist() for task in islice(episodes, 6)]
+
+    assert names(start=4)[:2] == names()[4:6]
+    assert len(names(n_episodes=3)) == 3
+    assert len({tuple(some) for some in names()}) > 1
+    with pytest.raises(TypeError, match="no end"):
+        len(train.episodes(2, 1, 1))
+    assert no_threads_are_left()
+
+
+def test_a_label_with_just_enough_samples_is_drawn(looped: Path) -> None:
+    split = arraystore.open(looped)["train"].per_label(3)
+    assert len(list(split.episodes(4, 1, 2, n_episodes=2).positions(1))) == 3
+    with pytest.raises(ValueError, match="there are 0"):
+        split.episodes(1, 2, 2)
+
+
+def test_a_sample_that_is_there_twice_is_not_taught_and_tested(train: arraystore.Split) -> None:
+    twice = train.sample(3 * N, replace=True)
+    names = twice.file_name
+    for number in range(30):
+        _, support, query = twice.episodes(2, 2, 2, seed=1).positions(number)
+        both = [*names[support.reshape(-1)], *names[query.reshape(-1)]]
+        assert len(set(both)) == len(both)
+    assert sorted(twice.per_label(2).file_name) == sorted(
+        train.where(file_name=list(dict.fromkeys(names.tolist()))).per_label(2).file_name
+    )
+
+
+@named(
+    ("arguments", "message"),
+    [
+        ((5, 1, 1), "5 labels with 2 samples each are needed for an episode, there are 4"),
+        ((2, 10, 10), "2 labels with 20 samples each are needed for an episode, there are 0"),
+        ((0, 1, 1), "n_way must be 1 or more"),
+        ((1, -1, 1), "k_shot must be 1 or more"),
+        ((1, 0, 1), "k_shot must be 1 or more"),
+    ],
+)
+def test_episodes_that_cannot_be_are_refused(
+    train: arraystore.Split, arguments: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train.episodes(*arguments)
+
+
+# Mapped samples
+
+
+def file_name_of(sample: arraystore.Sample) -> str:
+    return sample.file_name
+
+
+def test_a_mapped_split_is_a_sequence_that_pickles(train: arraystore.Split) -> None:
+    mapped = pickle.loads(pickle.dumps(train.map(file_name_of)))
+    assert len(mapped) == N
+    assert mapped[3] == "03.jpg"
+    assert mapped[-1] == NAMES[-1]
+    assert mapped[2:4] == mapped.__getitems__([2, 3]) == ["02.jpg", "03.jpg"]
+    assert mapped[train.label == 0] == train.where(label=0).file_name.tolist()
+    assert list(mapped) == NAMES
+    assert repr(mapped).startswith("<file_name_of of <Split 'train' of ")
+
+
+def test_a_mapped_split_reads_a_batch_at_a_time(train: arraystore.Split) -> None:
+    reads = count_reads(train)
+    train.map(file_name_of).__getitems__([5, 6, 7])
+    assert len(reads.ranges) == 1
+
+
+def stop(sample: arraystore.Sample) -> str:
+    if sample.file_name == NAMES[2]:
+        raise StopIteration(sample.label)
+    return sample.file_name
+
+
+@named(
+    "use",
+    [list, lambda mapped: mapped[2], lambda mapped: mapped[:]],
+    ids=["loop", "integer", "slice"],
+)
+def test_stop_iteration_in_a_transform_is_an_error(
+    train: arraystore.Split, use: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(RuntimeError, match=r"<stop of .* StopIteration for '02.jpg'") as raised:
+        use(train.map(stop))
+    assert isinstance(raised.value.__cause__, StopIteration)
+    assert raised.value.__cause__.value == train.label[2]
+
+
+def test_stop_iteration_in_work_ahead_is_an_error() -> None:
+    def work(i: int) -> int:
+        return next(iter(())) if i == 3 else i
+
+    done: list[int] = []
+    with pytest.raises(RuntimeError, match="StopIteration") as raised:
+        done.extend(ahead((i for i in range(9)), work))
+    assert isinstance(raised.value.__cause__, StopIteration)
+
+
+def test_supervised_samples_are_images_with_labels(train: arraystore.Split) -> None:
+    image, label = train.as_supervised()[9]
+    np.testing.assert_array_equal(image, train.image[9])
+    assert label == train.label[9]
+
+
+# Work ahead
+
+
+def numbers(closed: list[bool], n: int = 100) -> Generator[int]:
+    try:
+        yield from range(n)
+    finally:
+        closed.append(True)
+
+
+@given(st.integers(0, 9), st.integers(1, 5), st.integers(1, 3))
+def test_what_is_done_ahead_comes_in_order(n: int, n_ahead: int, n_threads: int) -> None:
+    closed: list[bool] = []
+    done = ahead(numbers(closed, n), lambda i: -i, n_ahead=n_ahead, n_threads=n_threads)
+    assert list(done) == [-i for i in range(n)]
+    assert closed == [True]
+
+
+def test_an_error_comes_where_its_item_would_have_and_ends_all() -> None:
+    def work(i: int) -> int:
+        if i == 3:
+            raise KeyError(i)
+        return i
+
+    closed: list[bool] = []
+    loop = ahead(numbers(closed), work, n_ahead=4, n_threads=2)
+    assert [next(loop) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError, match="3"):
+        next(loop)
+    assert closed == [True]
+    assert no_threads_are_left()
+
+
+def test_an_error_of_the_items_comes_after_what_was_good() -> None:
+    def items() -> Generator[int]:
+        yield from range(4)
+        raise OSError("the disk is gone")
+
+    loop = ahead(items(), lambda i: i, n_ahead=3)
+    assert [next(loop) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(loop)
+    assert no_threads_are_left()
+
+
+def test_what_has_not_begun_when_a_loop_is_left_is_not_done() -> None:
+    begun: list[int] = []
+    is_at_work, may_go_on = threading.Event(), threading.Event()
+
+    def work(i: int) -> int:
+        begun.append(i)
+        if i == 1:
+            is_at_work.set()
+            may_go_on.wait(60)
+        return i
+
+    loop = ahead(numbers([]), work, n_ahead=4)
+    assert next(loop) == 0
+    assert is_at_work.wait(60)
+    loop.close()  # does not wait for what is being worked on
+    may_go_on.set()
+    assert no_threads_are_left()
+    assert begun == [0, 1]
+
+
+def test_no_more_is_worked_on_than_may_be_ahead() -> None:
+    begun: list[int] = []
+    closed: list[bool] = []
+    loop = ahead(numbers(closed), begun.append, n_ahead=3)
+    for i in range(5):
+        next(loop)
+        assert len(begun) <= i + 4
+    loop.close()
+    assert closed == [True]

@@ -1,0 +1,77 @@
+"""Positions of a part of a split, against plain Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arraystore.indexing.positions import (
+    among,
+    as_mask,
+    compact,
+    is_ascending,
+    places_in,
+    rows,
+    take,
+    union,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+small = st.lists(st.integers(0, 12), max_size=9).map(lambda values: np.array(values, np.int64))
+ranges = st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda ends: range(*sorted(ends)))
+owned = small | ranges
+
+
+@given(small)
+def test_only_consecutive_positions_become_a_range(positions: Ints) -> None:
+    values = positions.tolist()
+    found = compact(positions)
+    assert list(found) == values
+    is_consecutive = values == list(range(values[0], values[0] + len(values))) if values else True
+    assert isinstance(found, range) == is_consecutive
+
+
+@given(owned, st.data())
+def test_taking_is_indexing(own: range | Ints, data: st.DataObject) -> None:
+    n = len(own)
+    places = data.draw(
+        st.lists(st.integers(0, n - 1), max_size=5).map(lambda v: np.array(v, np.int64))
+        if n
+        else st.just(np.empty(0, np.int64))
+    )
+    start, stop = sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n))))
+    assert np.asarray(take(own, places)).tolist() == [int(own[i]) for i in places.tolist()]
+    assert list(take(own, range(start, stop))) == [int(own[i]) for i in range(start, stop)]
+    column = np.arange(13) * 10
+    assert rows(column, own).tolist() == [i * 10 for i in own]
+
+
+@given(owned, small)
+def test_the_first_place_of_each_position_is_found(own: range | Ints, positions: Ints) -> None:
+    values = list(own)
+    expected = [values.index(i) if i in values else -1 for i in positions.tolist()]
+    assert places_in(own, positions).tolist() == expected
+
+
+@given(owned, small)
+def test_what_is_among_the_wanted_keeps_its_place(own: range | Ints, wanted: Ints) -> None:
+    expected = [at for at, i in enumerate(own) if i in wanted]
+    assert among(own, np.unique(wanted)).tolist() == expected
+
+
+@given(owned)
+def test_ascending_means_that_none_comes_twice(own: range | Ints) -> None:
+    assert is_ascending(own) == (list(own) == sorted(set(own)))
+
+
+@given(st.lists(small.map(np.unique), max_size=4), small)
+def test_unions_and_masks_are_those_of_sets(some: list[Ints], one: Ints) -> None:
+    assert union(some).tolist() == sorted({i for part in some for i in part.tolist()})
+    assert np.flatnonzero(as_mask(13, one)).tolist() == sorted(set(one.tolist()))

@@ -1,0 +1,186 @@
+"""Images as files again, and nowhere but below their folder."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import arraystore
+from arraystore import ChecksumError, FormatError
+from arraystore.cli.commands import main
+from arraystore.integrations.export import export
+from arraystore.writing.progress import Meter
+from tests.reading.test_damaged_stores import rewrite_column
+from tests.support import SUFFIXES, picture, write_folder, write_store
+from tests.test_reader import flip_bit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_every_image_becomes_a_file_of_its_class(train: arraystore.Split, tmp_path: Path) -> None:
+    assert export(train, tmp_path / "out", meter=Meter()) == 30
+    assert files_below(tmp_path / "out") == {
+        f"{name.split('_')[0]}/{name}": data
+        for name, data in zip(train.file_name.tolist(), train.image_bytes[:], strict=True)
+    }
+
+
+def test_a_damaged_image_is_told_and_how_many_files_there_are(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    train = arraystore.open(copy)["train"]
+    name, data = str(train.file_name[11]), train.image_bytes[11]
+    flip_bit(copy, data, 1000)
+    with pytest.raises(ChecksumError, match=name) as caught:
+        export(arraystore.open(copy)["train"], tmp_path / "out", meter=Meter())
+    n_files = len(files_below(tmp_path / "out"))
+    (note,) = caught.value.__notes__
+    assert f"keeps {n_files} of 30 files" in note
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_folder_that_was_converted_comes_back_as_it_was(suffix: str, tmp_path: Path) -> None:
+    files = {f"{c}/{i}.jpg": picture(seed=i) for c in ("cat", "dog") for i in range(3)}
+    source = write_folder(tmp_path / "in", files)
+    arraystore.convert(f"folder:{source}", tmp_path / f"a{suffix}")
+    export(arraystore.open(tmp_path / f"a{suffix}")["train"], tmp_path / "out", meter=Meter())
+    assert files_below(tmp_path / "out") == files
+
+
+def test_joined_splits_have_a_folder_each(store: arraystore.Store, tmp_path: Path) -> None:
+    joined = store["train[:2]+validation[:3]"]
+    export(joined, tmp_path / "out", meter=Meter())
+    names = files_below(tmp_path / "out")
+    assert sorted(name.split("/")[0] for name in names) == ["train"] * 2 + ["validation"] * 3
+    assert sorted(name.split("/")[2] for name in names) == sorted(joined.file_name.tolist())
+
+
+def test_a_sample_that_is_there_twice_is_written_once(
+    train: arraystore.Split, tmp_path: Path
+) -> None:
+    assert export(train.select([1, 2, 1]), tmp_path / "out", meter=Meter()) == 2
+
+
+def test_images_without_a_label_have_a_folder_too(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.h5", ["x.jpg"], [-1], [b"x"], classes=["a"])
+    export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+    assert files_below(tmp_path / "out") == {"unlabelled/x.jpg": b"x"}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("../x", "a"),
+        ("b/../../../x", "a"),
+        ("/x", "a"),
+        ("x/", "a"),
+        (".", "a"),
+        ("b//c", "a"),
+        ("x", ".."),
+        ("x", "/tmp"),
+        ("x", "b/../.."),
+        ("x" * 10_240, "a"),
+        ("é" * 128, "a"),
+        ("x/" * 1600 + "y", "a"),
+        ("x", "y" * 256),
+    ],
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    suffix: str, name: str, folder: str, tmp_path: Path
+) -> None:
+    path = write_store(
+        tmp_path / f"a{suffix}", ["ok", name], [0, 0], [b"1", b"2"], classes=[folder]
+    )
+    before = files_below(tmp_path)
+    with pytest.raises(FormatError, match="is no name for a file below a folder"):
+        export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+    assert files_below(tmp_path) == before
+
+
+def test_two_images_of_one_file_are_refused(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.h5", ["a/x", "x"], [0, 0], [b"1", b"2"], classes=["a"])
+    with pytest.raises(FormatError, match="two images would be the file 'a/x'"):
+        export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\x1b[2J.jpg",
+        "a\nb",
+        "\u202egpj.exe",
+        "..\\..\\x",
+        "~",
+        "~root/x",
+        "-rf",
+        "$(reboot)",
+        "C:x",
+    ],
+)
+def test_an_odd_name_is_a_file_below_the_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    path = write_store(tmp_path / "s" / "a.zarr", [name], [0], [b"1"], classes=["a"])
+    export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+    assert files_below(tmp_path / "out") == {f"a/{name}": b"1"}
+    assert {file.name for file in tmp_path.iterdir()} == {"s", "out"}
+
+
+@pytest.mark.parametrize("names", [["x", "x/y"], ["x/y/z", "x"], ["a/x", "x/y"]])
+def test_a_file_that_would_be_a_folder_too_is_refused(names: list[str], tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.h5", names, [0, 0], [b"1", b"2"], classes=["a"])
+    with pytest.raises(FormatError, match=r"would be (both a file and a folder|the file)"):
+        export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("n_names", [1, 3])
+def test_labels_without_a_name_for_each_class_are_refused(
+    suffix: str, n_names: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_store(tmp_path / f"a{suffix}", ["x", "y"], [0, 1], [b"1", b"2"], classes="ab")
+    rewrite_column(path, "label_name", lambda values: np.resize(values, n_names))
+    for command in (["ls"], ["show"], ["export", "-o", str(tmp_path / "out")]):
+        assert main([command[0], str(path), *command[1:]]) == 1
+        assert f"label_name: must have 2 values, one a class of train, got {n_names}" in (
+            capsys.readouterr().err
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(
+    train: arraystore.Split, tmp_path: Path
+) -> None:
+    write_folder(tmp_path, {"out/mine": b"1"})
+    for taken in (tmp_path / "out", tmp_path / "out" / "mine"):
+        with pytest.raises(FileExistsError, match="is not an empty folder"):
+            export(train, taken, meter=Meter())
+    assert files_below(tmp_path / "out") == {"mine": b"1"}
+
+
+def test_the_command_exports_what_its_options_select(
+    path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "fewshot.json"
+    options = ["--per-label", "2", "--seed", "3", "--save-selection", str(saved)]
+    assert main(["export", str(path), *options, "-o", str(tmp_path / "out")]) == 0
+    assert "12 images of train.per_label(2, seed=3)" in capsys.readouterr().out
+    few = train.per_label(2, seed=3)
+    names = sorted(name.split("/")[1] for name in files_below(tmp_path / "out"))
+    assert names == sorted(few.file_name.tolist())
+    assert train.select(saved).file_name.tolist() == few.file_name.tolist()
+    assert main(["export", str(path), "-o", str(tmp_path / "out")]) == 1
+    assert "is not an empty folder" in capsys.readouterr().err

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import io
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import arraystore
+from arraystore.integrations.xarray_backend import ArraystoreBackend
+from arraystore.reading.image_reader import Payload
+from arraystore.reading.stored_split import StoredSplit
+from tests.support import picture, write_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+VARIABLES = ("label", "file_name", "image_height", "image_width", "image_nbytes", "image_bytes")
+SELECTIONS = {
+    "slice": slice(3, 20, 4),
+    "backwards": slice(20, 3, -4),
+    "list": [7, -1, 7, 0],
+    "mask": np.arange(30) % 7 == 2,
+    "empty": [],
+    "nothing": slice(0, 0),
+}
+
+
+@pytest.fixture
+def dataset(path: Path) -> xr.Dataset:
+    """The train split of `path`: 30 samples."""
+    return xr.open_dataset(path, engine="arraystore", group="train")
+
+
+@pytest.fixture
+def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every read of an image fail."""
+
+    def refuse(self: StoredSplit, positions: NDArray[np.int64]) -> list[memoryview]:
+        raise AssertionError(f"images {positions} were read")
+
+    monkeypatch.setattr(StoredSplit, "read", refuse)
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_variables_are_those_of_the_split(
+    name: str, dataset: xr.Dataset, train: arraystore.Split
+) -> None:
+    assert dataset[name].dims == ("sample",)
+    assert dataset[name].values.tolist() == list(getattr(train, name)[:])
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_data_type_is_told_before_anything_is_read(name: str, dataset: xr.Dataset) -> None:
+    assert dataset[name].dtype == dataset[name].values.dtype
+
+
+def test_text_and_images_are_python_objects(dataset: xr.Dataset) -> None:
+    assert {type(name) for name in dataset.file_name.values} == {str}
+    assert {type(image) for image in dataset.image_bytes.values} == {bytes}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+@pytest.mark.parametrize("name", VARIABLES)
+def test_isel_follows_numpy(
+    name: str, selection: Any, dataset: xr.Dataset, train: arraystore.Split
+) -> None:
+    expected = list(getattr(train, name)[selection])
+    assert dataset.isel(sample=selection)[name].values.tolist() == expected
+
+
+def test_isel_can_be_repeated(dataset: xr.Dataset, train: arraystore.Split) -> None:
+    few = dataset.isel(sample=slice(10, None)).isel(sample=[3, 1])
+    assert few.image_bytes.values.tolist() == train.image_bytes[[13, 11]]
+
+
+def test_index_of_two_dimensions_gives_two(dataset: xr.Dataset, train: arraystore.Split) -> None:
+    grid = xr.DataArray([[0, 5], [9, 0]], dims=("row", "column"))
+    found = dataset.image_bytes.isel(sample=grid)
+    assert found.dims == ("row", "column")
+    assert found.values.ravel().tolist() == train.image_bytes[[0, 5, 9, 0]]
+
+
+def test_one_image_is_bytes(dataset: xr.Dataset, train: arraystore.Split) -> None:
+    assert dataset.isel(sample=5).image_bytes.item() == train.image_bytes[5]
+    assert dataset.isel(sample=-1).file_name.item() == train.file_name[-1]
+
+
+def test_samples_of_a_label_are_selected_by_mask(
+    dataset: xr.Dataset, train: arraystore.Split
+) -> None:
+    label = int(train.label[0])
+    found = dataset.isel(sample=(dataset.label == label).values).image_bytes
+    assert found.values.tolist() == train.image_bytes[train.label == label]
+
+
+def test_where_drops_samples(dataset: xr.Dataset, train: arraystore.Split) -> None:
+    label = int(train.label[0])
+    found = dataset.where(dataset.label == label, drop=True)
+    assert found.image_bytes.values.tolist() == train.image_bytes[train.label == label]
+    assert found.file_name.values.tolist() == train.file_name[train.label == label].tolist()
+
+
+def test_load_reads_once_and_keeps(
+    dataset: xr.Dataset, train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train.image_bytes[:]
+    dataset.load()
+    monkeypatch.setattr(StoredSplit, "read", None)
+    assert dataset.image_bytes.values.tolist() == expected
+
+
+def test_trailing_zeros_of_an_image_are_kept(tmp_path: Path) -> None:
+    data = picture() + b"\0\0"
+    source = write_folder(tmp_path / "source", {"train/a/1.jpg": data})
+    arraystore.convert(f"folder:{source}", tmp_path / "store.zarr", sync=False)
+    dataset = xr.open_dataset(tmp_path / "store.zarr", engine="arraystore", group="train")
+    assert dataset.image_bytes.values.tolist() == [data]
+    assert dataset.image_bytes[0].item() == data
+
+
+def test_opening_printing_and_selecting_read_no_image(path: Path, no_images: None) -> None:
+    tree = xr.open_datatree(path, engine="arraystore")
+    dataset = xr.open_dataset(path, engine="arraystore", group="train[:50%]")
+    few: Any = dataset.isel(sample=[1, 2])
+    assert "image_bytes" in repr(tree) + repr(dataset) + repr(few.image_bytes)
+    assert "image_bytes" in few._repr_html_()
+    assert len(few.label.values) == 2
+
+
+def test_only_the_wanted_bytes_are_read(
+    dataset: xr.Dataset, train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset.image_bytes[0].load()  # columns and the chunk manifest
+    seen: list[int] = []
+    real = Payload.copies
+
+    def spy(self: Payload, start: NDArray[Any], nbytes: NDArray[Any]) -> list[bytes]:
+        seen.extend(nbytes.tolist())
+        return real(self, start, nbytes)
+
+    wanted = [5, 3, 22, 3]
+    expected = train.image_bytes[wanted]
+    monkeypatch.setattr(Payload, "copies", spy)
+    assert dataset.isel(sample=wanted).image_bytes.values.tolist() == expected
+    assert sorted(seen) == sorted(train.image_nbytes[[3, 5, 22]].tolist())
+
+
+def test_a_value_that_is_written_to_is_a_copy(dataset: xr.Dataset) -> None:
+    first = dataset.label[:5].values
+    first[:] = -7
+    assert dataset.label[:5].values.min() >= 0
+
+
+def test_pickle_is_small_and_reads_the_same(dataset: xr.Dataset, no_images: None) -> None:
+    pickled = pickle.dumps(dataset)
+    assert len(pickled) < 4096
+    assert pickle.loads(pickled)[["label", "file_name"]].identical(dataset[["label", "file_name"]])
+
+
+def test_images_are_read_after_pickling(dataset: xr.Dataset) -> None:
+    again = pickle.loads(pickle.dumps(dataset.isel(sample=slice(3, 6))))
+    assert again.image_bytes.values.tolist() == dataset.image_bytes.values[3:6].tolist()
+
+
+def test_many_threads_read_one_dataset(dataset: xr.Dataset, train: arraystore.Split) -> None:
+    positions = list(range(len(train))) * 5
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: dataset.image_bytes[i].item(), positions))
+    assert found == train.image_bytes[positions]
+
+
+@pytest.mark.parametrize("group", [None, "/", ""])
+def test_root_has_the_classes(group: str | None, path: Path, store: arraystore.Store) -> None:
+    root = xr.open_dataset(path, engine="arraystore", group=group)
+    assert root.sizes == {"class": 1000}
+    assert root.label_name.values.tolist() == list(store.info.label_names)
+    assert root.label_words.values.tolist() == list(store.info.label_words)
+
+
+def test_attributes_of_the_root_are_those_on_disk(path: Path, store: arraystore.Store) -> None:
+    attributes = xr.open_dataset(path, engine="arraystore").attrs
+    assert attributes["dataset_name"] == "imagenet2012_subset"
+    assert attributes["dataset_version"] == "5.0.0"
+    assert attributes["citation"] == store.info.citation
+    engine = "zarr" if path.suffix == ".zarr" else "h5netcdf"
+    with xr.open_dataset(path, engine=engine) as plain:
+        assert attributes == {name: plain.attrs[name] for name in attributes}
+
+
+def test_attributes_of_a_split_are_those_on_disk(dataset: xr.Dataset, path: Path) -> None:
+    engine = "zarr" if path.suffix == ".zarr" else "h5netcdf"
+    with xr.open_dataset(path, engine=engine, group="train") as plain:
+        assert dataset.attrs == {name: plain.attrs[name] for name in dataset.attrs}
+    assert dataset.attrs.keys() == {"num_samples", "num_bytes", "order", "seed", "content_digest"}
+
+
+@pytest.mark.parametrize("group", ["train[:10%]", "train[5:9]", "validation+train[:3]", "/train"])
+def test_group_is_read_like_a_split_string(group: str, path: Path, store: arraystore.Store) -> None:
+    dataset = xr.open_dataset(path, engine="arraystore", group=group)
+    split = store[group.strip("/")]
+    assert dataset.attrs["num_samples"] == len(split)
+    assert dataset.file_name.values.tolist() == split.file_name.tolist()
+    assert dataset.image_bytes.values.tolist() == split.image_bytes[:]
+
+
+def test_part_does_not_claim_the_digest_of_the_whole(path: Path) -> None:
+    part = xr.open_dataset(path, engine="arraystore", group="train[:3]")
+    assert part.attrs == {"split": "train[:3]", "num_samples": 3}
+
+
+def test_unknown_group_is_named_with_those_there_are(path: Path) -> None:
+    with pytest.raises(KeyError, match="'trian'; there are train, validation") as caught:
+        xr.open_dataset(path, engine="arraystore", group="trian")
+    assert str(path) in caught.value.__notes__[0]
+
+
+def test_malformed_group_is_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a split"):
+        xr.open_dataset(path, engine="arraystore", group="train[")
+
+
+@pytest.mark.parametrize("drop", ["image_bytes", ["image_bytes", "label", "unknown"]])
+def test_variables_can_be_dropped(drop: str | list[str], path: Path) -> None:
+    dropped = xr.open_dataset(path, engine="arraystore", group="train", drop_variables=drop)
+    gone = {drop} if isinstance(drop, str) else set(drop)
+    assert list(dropped) == [name for name in VARIABLES if name not in gone]
+
+
+def test_variables_are_dropped_from_every_group(path: Path) -> None:
+    groups = xr.open_groups(path, engine="arraystore", drop_variables=iter(["label"]))
+    assert all("label" not in dataset for dataset in groups.values())
+
+
+def test_groups_are_the_root_and_the_splits(path: Path, dataset: xr.Dataset) -> None:
+    groups = xr.open_groups(path, engine="arraystore")
+    assert list(groups) == ["/", "/train", "/validation"]
+    assert groups["/train"].identical(dataset)
+
+
+def test_tree_has_the_root_and_the_splits(path: Path, dataset: xr.Dataset) -> None:
+    tree = xr.open_datatree(path, engine="arraystore")
+    assert tree.sizes == {"class": 1000}
+    assert list(tree.children) == ["train", "validation"]
+    found = tree.children["train"].to_dataset(inherit=False)
+    assert found.identical(dataset)
+    assert found.image_bytes[3].item() == dataset.image_bytes[3].item()
+
+
+def test_tree_can_be_pickled(path: Path) -> None:
+    tree = xr.open_datatree(path, engine="arraystore")
+    assert pickle.loads(pickle.dumps(tree)).identical(tree)
+
+
+def test_zarr_store_is_opened_without_an_engine(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", {"train/a/1.jpg": picture()})
+    arraystore.convert(f"folder:{source}", tmp_path / "store.zarr", sync=False)
+    assert "image_bytes" in xr.open_dataset(tmp_path / "store.zarr", group="train")
+    assert "image_bytes" in xr.open_datatree(tmp_path / "store.zarr")["train"]
+
+
+def test_stores_are_recognized(path: Path) -> None:
+    backend = ArraystoreBackend()
+    assert backend.guess_can_open(path)
+    assert backend.guess_can_open(str(path))
+
+
+def test_trailing_slash_does_not_matter(path: Path) -> None:
+    name = f"{path}/" if path.is_dir() else str(path)
+    assert ArraystoreBackend().guess_can_open(name)
+
+
+def test_store_of_a_later_format_is_recognized_and_then_refused(tmp_path: Path) -> None:
+    attributes = {"format": "arraystore", "format_version": "2.0"}
+    zarr.create_group(tmp_path / "later.zarr", attributes=attributes)
+    with pytest.raises(arraystore.VersionError, match=r"format version 2\.0"):
+        xr.open_dataset(tmp_path / "later.zarr")
+
+
+def others(folder: Path) -> dict[str, Any]:
+    """Write files of other people, and other things that are not stores."""
+    group = zarr.create_group(folder / "group.zarr", attributes={"format": "other"})
+    group.create_array("label", shape=(3,), dtype="int64")
+    zarr.create_group(folder / "v2.zarr", zarr_format=2)
+    zarr.create_array(folder / "array.zarr", shape=(3,), dtype="int64")
+    (folder / "empty.zarr").mkdir()
+    for name, text in (("list", "[1]"), ("broken", "{"), ("deep", "[" * 100_000)):
+        (folder / f"{name}.zarr").mkdir()
+        (folder / f"{name}.zarr" / "zarr.json").write_text(text)
+    (folder / "text.h5").write_text("no HDF5")
+    (folder / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(20))
+    xr.Dataset({"label": ("sample", [1, 2])}).to_netcdf(folder / "netcdf.h5", engine="h5netcdf")
+    with h5py.File(folder / "odd.h5", "w") as file:
+        file.attrs["nothing"] = h5py.Empty("f4")
+        file.attrs["place"] = file.ref
+        file.attrs["pair"] = np.zeros((), dtype=[("a", "i4"), ("b", "S3")])
+        file.attrs["text"] = "variable length"
+        bits = h5py.h5t.STD_B8LE
+        h5py.h5a.create(file.id, b"bits", bits, h5py.h5s.create(h5py.h5s.SCALAR))
+    (folder / "store.nc").write_bytes((folder / "netcdf.h5").read_bytes())
+    names = [path.name for path in folder.iterdir()]
+    return {name: folder / name for name in names} | {
+        "missing": folder / "missing.zarr",
+        "nobody's home": "~nobody-of-that-name/store.zarr",
+        "remote": "s3://bucket/store.zarr",
+        "bytes": b"\x89HDF\r\n\x1a\n",
+        "number": 5,
+    }
+
+
+def test_files_of_others_are_left_to_them(tmp_path: Path) -> None:
+    backend = ArraystoreBackend()
+    found = {name: backend.guess_can_open(other) for name, other in others(tmp_path).items()}
+    assert len(found) == 17
+    assert not any(found.values()), found
+
+
+def test_other_zarr_groups_are_opened_by_zarr(tmp_path: Path) -> None:
+    path = tmp_path / "other.zarr"
+    xr.Dataset({"label": ("sample", [1, 2])}).to_zarr(path, zarr_format=3, consolidated=False)
+    assert xr.open_dataset(path, consolidated=False).label.values.tolist() == [1, 2]
+
+
+def test_only_paths_are_opened() -> None:
+    with pytest.raises(TypeError, match="opens a path, got"):
+        xr.open_dataset(io.BytesIO(), engine="arraystore")
+
+
+@pytest.mark.parametrize("group", ["/", "train"])
+def test_columns_and_attributes_can_be_written_as_netcdf(
+    group: str, path: Path, tmp_path: Path
+) -> None:
+    dataset = xr.open_dataset(path, engine="arraystore", group=group, drop_variables="image_bytes")
+    dataset.to_netcdf(tmp_path / "copy.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "copy.nc", engine="h5netcdf") as copy:
+        assert copy.equals(dataset)
+        assert copy.attrs.keys() == dataset.attrs.keys()

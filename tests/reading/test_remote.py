@@ -1,0 +1,607 @@
+"""Reading a store where it lies: the same as from a disk, in few round trips, exactly the bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import threading
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import pytest
+import xarray as xr
+from obstore.store import HTTPStore, LocalStore, MemoryStore, S3Store
+from typing_extensions import override
+
+import arraystore
+from arraystore import containers
+from arraystore._checksum import crc32c
+from arraystore._threads import Scope, WorkCancelledError
+from arraystore.containers.hdf5 import block_cache as blocks_room
+from arraystore.errors import StorageError
+from arraystore.images import decode as image
+from arraystore.storage.objects import connection as stores
+from arraystore.storage.objects import event_loop as loop
+from arraystore.storage.objects import reader as reader_room
+from arraystore.storage.objects.reader import ObjectReader
+from tests.support import SUFFIXES, picture, write_folder
+from tests.true_size import SIZES, write_true_size
+from tests.web import PATIENCE, Asked, WebServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from arraystore.indexing.byte_range import ByteRange
+
+KEYS: Final = {"key": "me", "secret": "mine", "region": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[WebServer]:
+    """One server for all that do not disturb it."""
+    with WebServer() as server:
+        yield server
+
+
+def in_memory(path: Path) -> arraystore.Store:
+    store = stores.connect_memory()
+    for name, data in objects_of(path).items():
+        store.put(f"in/memory/{name}", data)
+    return arraystore.open(f"memory://in/memory/{path.name}")
+
+
+def objects_of(path: Path) -> dict[str, bytes]:
+    """The store's objects, by their paths below its parent."""
+    server = WebServer()
+    server.put(path, path.name)
+    return server.objects
+
+
+def behind_a_web_server(path: Path, web: WebServer) -> arraystore.Store:
+    web.put(path, f"a folder/{path.name}")
+    return arraystore.open(f"{web.url}/a%20folder/{path.name}")
+
+
+def in_a_bucket(path: Path, web: WebServer) -> arraystore.Store:
+    web.put(path, f"bucket/with/{path.name}")
+    options = KEYS | {"endpoint_url": web.url}
+    return arraystore.open(f"s3://bucket/with/{path.name}", storage_options=options)
+
+
+PLACES: Final[dict[str, Callable[[Path, WebServer], arraystore.Store]]] = {
+    "disk": lambda path, web: arraystore.open(path),
+    "memory": lambda path, web: in_memory(path),
+    "web": behind_a_web_server,
+    "bucket": in_a_bucket,
+}
+
+
+@pytest.fixture(params=list(PLACES))
+def placed(request: pytest.FixtureRequest, path: Path, web: WebServer) -> arraystore.Store:
+    """The same store in different places."""
+    web.asked.clear()
+    return PLACES[request.param](path, web)
+
+
+@pytest.fixture
+def known(path: Path) -> arraystore.Split:
+    return arraystore.open(path)["train"]
+
+
+# What is read
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "train[10:]+validation[:50%]"])
+def test_a_store_reads_the_same_wherever_it_lies(
+    placed: arraystore.Store, path: Path, split: str
+) -> None:
+    found, expected = placed[split], arraystore.open(path)[split]
+    assert found.image_bytes[:] == expected.image_bytes[:]
+    assert found.label.tolist() == expected.label.tolist()
+    assert found.file_name.tolist() == expected.file_name.tolist()
+    for one, other in zip(found.image[::7], expected.image[::7], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("selection", [[5, 3, 5, -1], slice(None, None, -1), 7, [], slice(3, 9)])
+def test_images_come_back_in_the_order_asked(
+    placed: arraystore.Store, known: arraystore.Split, selection: Any
+) -> None:
+    assert placed["train"].image_bytes[selection] == known.image_bytes[selection]
+
+
+def test_what_a_store_says_of_itself_is_the_same_wherever_it_lies(
+    placed: arraystore.Store, path: Path
+) -> None:
+    assert placed.info == arraystore.open(path).info
+
+
+def test_rows_of_a_column_are_the_same_wherever_it_lies(
+    placed: arraystore.Store, known: arraystore.Split
+) -> None:
+    found = placed.opened[1].read_column("train/label", "int64", (3, 7))
+    assert found.tolist() == known.label[3:7].tolist()
+
+
+def test_nothing_is_listed_or_changed(path: Path, web: WebServer) -> None:
+    web.asked.clear()
+    train = in_a_bucket(path, web)["train"]
+    assert train[3].file_name
+    assert {asked.path.split("/")[0] for asked in web.asked} == {"bucket"}
+    assert {asked.method for asked in web.asked} <= {"GET", "HEAD"}
+    assert all(asked.path.removeprefix("bucket/") for asked in web.asked)
+
+
+def test_a_store_on_the_disk_is_read_without_obstore(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_room, "run", None)
+    monkeypatch.setattr(stores, "connect", None)
+    assert arraystore.open(f"file://{path}")["train"][3].file_name
+
+
+@pytest.mark.parametrize("path", [".zarr"], indirect=True)
+def test_consolidated_metadata_is_not_needed(path: Path, web: WebServer) -> None:
+    web.put(path, "plain.zarr")
+    root = json.loads(web.objects["plain.zarr/zarr.json"])
+    del root["consolidated_metadata"]
+    web.objects["plain.zarr/zarr.json"] = json.dumps(root).encode()
+    found, expected = arraystore.open(f"{web.url}/plain.zarr")["train"], arraystore.open(path)
+    assert found.image_bytes[:] == expected["train"].image_bytes[:]
+    assert found.file_name.tolist() == expected["train"].file_name.tolist()
+
+
+@pytest.mark.parametrize("suffix", [".data", ""])
+def test_the_name_need_not_say_which_container_it_is(
+    path: Path, web: WebServer, suffix: str
+) -> None:
+    name = f"bucket/unnamed-{path.suffix[1:]}{suffix}"
+    web.put(path, name)
+    store = arraystore.open(f"{web.url}/{name}")
+    assert len(store["train"]) == 30
+
+
+def test_a_store_of_obstore_is_opened_at_its_root_or_at_a_key_in_it(path: Path) -> None:
+    expected = arraystore.open(path)["train"].image_bytes[3]
+    outside = LocalStore(path.parent)
+    assert arraystore.open((outside, path.name))["train"].image_bytes[3] == expected
+    if path.is_dir():
+        assert arraystore.open(LocalStore(path))["train"].image_bytes[3] == expected
+
+
+def test_an_hdf5_file_may_be_the_prefix_of_a_store_of_obstore(path: Path, web: WebServer) -> None:
+    in_a_bucket(path, web)
+    store = S3Store(
+        "bucket",
+        prefix=f"with/{path.name}",
+        endpoint=web.url,
+        access_key_id="me",
+        secret_access_key="mine",
+        client_options={"allow_http": True},
+    )
+    assert len(arraystore.open(store)["train"]) == 30
+
+
+def test_what_is_no_store_of_obstore_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="must be a path, an address or an obstore store, got 5"):
+        arraystore.open(5)
+
+
+def test_xarray_opens_an_address_with_options(path: Path, web: WebServer) -> None:
+    address = in_a_bucket(path, web).address
+    options = KEYS | {"endpoint_url": web.url}
+    expected = arraystore.open(path)["train"]
+    with xr.open_dataset(
+        address, engine="arraystore", group="train", storage_options=options
+    ) as dataset:
+        assert dataset.image_bytes[5].item() == expected.image_bytes[5]
+    tree = xr.open_datatree(address, engine="arraystore", storage_options=options)
+    assert tree["train"].label.values.tolist() == expected.label.tolist()
+
+
+def test_many_threads_read_from_one_remote_store(
+    path: Path, web: WebServer, known: arraystore.Split
+) -> None:
+    train = in_a_bucket(path, web)["train"]
+    expected = known.image_bytes[:]
+    found: dict[int, list[bytes]] = {}
+    start = threading.Barrier(8, timeout=PATIENCE)
+
+    def work(number: int) -> None:
+        start.wait()
+        found[number] = train.image_bytes[:]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert found == dict.fromkeys(range(8), expected)
+
+
+# How it is asked for
+
+
+class Round(NamedTuple):
+    """One call of a reader: what it asks for, it asks for at once."""
+
+    requests: tuple[tuple[str, int], ...]
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
+    """The rounds of all remote readers from now on, and in each the key and size of a request."""
+    seen: list[Round] = []
+
+    class Counted(ObjectReader):
+        @override
+        def size(self, key: str) -> int:
+            if key not in self._seen:
+                seen.append(Round(((key, 0),)))
+            return super().size(key)
+
+        @override
+        def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
+            if ranges:
+                seen.append(Round(tuple((wanted.key, wanted.nbytes) for wanted in ranges)))
+            return super().arrivals(ranges)
+
+        @override
+        def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
+            data = super().read_objects(keys)
+            sizes = zip(keys, map(len, data), strict=True)
+            seen.append(Round(tuple(sizes)))
+            return data
+
+        @override
+        def read_ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
+            seen.append(Round(((key, first), (key, last))))
+            return super().read_ends(key, first, last)
+
+    monkeypatch.setattr(reader_room, "ObjectReader", Counted)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def true_size(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Return a store of a config's true number of samples; each tenth image is there."""
+    folder = tmp_path_factory.mktemp("true")
+
+    def made(config: str, suffix: str) -> Path:
+        path = folder / f"{config}{suffix}"
+        if not path.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                write_true_size(path, SIZES[config], picture(), patch, every=10)
+        return path
+
+    return made
+
+
+MOST_ROUNDS: Final = {".zarr": 4, ".h5": 5}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("config", list(SIZES))
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_first_decoded_sample_is_a_few_round_trips_away(
+    true_size: Callable[[str, str], Path],
+    rounds: list[Round],
+    config: str,
+    suffix: str,
+    split: str,
+) -> None:
+    path = true_size(config, suffix)
+    sample = arraystore.open((LocalStore(path.parent), path.name))[split][5000]
+    assert sample.image.shape == (12, 16, 3)
+    assert 1 < len(rounds) <= MOST_ROUNDS[suffix], rounds
+
+
+def test_columns_that_bytes_need_are_asked_for_together(
+    true_size: Callable[[str, str], Path], rounds: list[Round]
+) -> None:
+    path = true_size("1pct", ".zarr")
+    _ = arraystore.open((LocalStore(path.parent), path.name))["train"].image_bytes[10]
+    names = [sorted(key.split("/")[1] for key, _ in asked.requests) for asked in rounds[1:]]
+    assert names == [["image_crc32c", "image_nbytes", "image_start"], ["image_payload"]]
+
+
+def test_the_chunks_of_columns_in_hdf5_are_asked_for_together(
+    true_size: Callable[[str, str], Path],
+    rounds: list[Round],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for room in (containers, blocks_room):
+        monkeypatch.setattr(room, "BLOCK_NBYTES", 2**15)  # so that they do not lie in the tail
+    path = true_size("1pct", ".h5")
+    stored = arraystore.open((LocalStore(path.parent), path.name)).stored("train")
+    _ = stored.info
+    rounds.clear()
+    stored.load(("image_start", "image_nbytes", "image_crc32c"))
+    *_, last = rounds
+    assert len(last.requests) >= 3
+    assert sum(len(asked.requests) > 1 for asked in rounds) == 1
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_batch_after_the_first_is_one_round_trip(
+    true_size: Callable[[str, str], Path], rounds: list[Round], suffix: str
+) -> None:
+    path = true_size("1pct", suffix)
+    train = arraystore.open((LocalStore(path.parent), path.name))["train"]
+    _ = train[10]
+    rounds.clear()
+    _ = train[[20, 5000, 40, 12000]]
+    assert len(rounds) == 1
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_random_samples_cost_a_request_each_and_no_other_bytes(
+    true_size: Callable[[str, str], Path], rounds: list[Round], suffix: str
+) -> None:
+    path = true_size("1pct", suffix)
+    train = arraystore.open((LocalStore(path.parent), path.name))["train"]
+    _ = train[10]
+    rounds.clear()
+    positions = np.random.default_rng(0).permutation(len(train) // 10)[:256] * 10
+    wanted = sum(map(len, train.image_bytes[positions]))
+    (batch,) = rounds
+    assert len(batch.requests) <= 257
+    assert sum(nbytes for _, nbytes in batch.requests) <= 1.01 * wanted
+
+
+@pytest.fixture(params=SUFFIXES)
+def large(
+    request: pytest.FixtureRequest, tmp_path: Path, web: WebServer
+) -> tuple[arraystore.Split, WebServer]:
+    """Thirty pictures of about a megabyte each, behind a web server."""
+    image = picture(600, 800)
+    padded = image + bytes(2**20 - len(image))  # what comes after the end is no matter
+    folder = write_folder(tmp_path, {f"in/train/a/{i:02}.jpg": padded for i in range(30)})
+    path = tmp_path / f"large{request.param}"
+    arraystore.convert(f"folder:{folder}/in", path, order="label", sync=False)
+    web.put(path, path.name)
+    return arraystore.open(f"{web.url}/{path.name}")["train"], web
+
+
+def test_a_long_run_is_read_in_parts_that_are_asked_for_at_once(
+    large: tuple[arraystore.Split, WebServer],
+) -> None:
+    train, web = large
+    first = train.image_bytes[0]
+    web.asked.clear()
+    web.together = threading.Barrier(8)  # 30 MiB in parts of 4 MiB: one alone would wait for ever
+    try:
+        assert train.image_bytes[:] == [first] * 30
+    finally:
+        web.together = None
+    assert len(web.asked) == 8
+
+
+def hold_one(web: WebServer, until: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next request wait; a client that does not go on meanwhile asks once more."""
+    is_first = threading.Lock()
+
+    def answer(asked: Asked) -> None:
+        if is_first.acquire(blocking=False):
+            until.wait(PATIENCE)
+
+    web.asked.clear()
+    monkeypatch.setattr(web, "answer", answer)
+
+
+def test_what_has_come_is_checked_while_the_rest_is_under_way(
+    path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.put(path, path.name)
+    train = arraystore.open(f"{web.url}/{path.name}", max_gap=0)["train"]
+    expected = arraystore.open(path)["train"].image_bytes[[0, 2, 4]]
+    _ = train.image_bytes[0]
+    one_is_checked = threading.Event()
+
+    def crc32c_seen(data: memoryview) -> int:
+        one_is_checked.set()
+        return crc32c(data)
+
+    monkeypatch.setattr("arraystore.reading.stored_split.crc32c", crc32c_seen)
+    hold_one(web, one_is_checked, monkeypatch)
+    assert train.image_bytes[[0, 2, 4]] == expected
+    assert len(web.asked) == 3
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_images_are_decoded_while_others_are_under_way(
+    path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, size: int | None
+) -> None:
+    web.put(path, path.name)
+    train = arraystore.open(f"{web.url}/{path.name}", max_gap=0)["train"]
+    local = arraystore.open(path)["train"]
+    _ = train.image_bytes[0]
+    one_is_decoded = threading.Event()
+    name = "decode" if size is None else "decode_resized"
+    real = getattr(image, name)
+
+    def decode_seen(*arguments: Any) -> Any:
+        try:
+            return real(*arguments)
+        finally:
+            one_is_decoded.set()
+
+    def images(split: arraystore.Split) -> Any:
+        return (split.image if size is None else split.resized(size))[[0, 2, 4]]
+
+    expected = images(local)
+    monkeypatch.setattr(image, name, decode_seen)
+    hold_one(web, one_is_decoded, monkeypatch)
+    for found, wanted in zip(images(train), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert len(web.asked) == 3
+
+
+async def _endless(ended: threading.Event) -> int:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ended.set()
+    return 0
+
+
+async def _one() -> int:
+    return 1
+
+
+async def _failing() -> int:
+    raise StorageError("no")
+
+
+def test_what_nobody_waits_for_any_more_is_ended() -> None:
+    ended = threading.Event()
+    found = loop.arrivals([_endless(ended), _one()])
+    assert next(found) == (1, 1)
+    found.close()
+    assert ended.wait(PATIENCE)
+
+
+def test_what_fails_ends_the_others_and_is_raised() -> None:
+    ended = threading.Event()
+    with pytest.raises(StorageError, match=r"^no$"):
+        list(loop.arrivals([_endless(ended), _failing()]))
+    assert ended.wait(PATIENCE)
+
+
+def test_what_a_cancelled_scope_waits_for_is_ended() -> None:
+    ended, waits = threading.Event(), threading.Event()
+    scope = Scope()
+
+    async def endless() -> int:
+        waits.set()
+        return await _endless(ended)
+
+    def wait_for_it() -> None:
+        with pytest.raises(WorkCancelledError):
+            scope.run(loop.run, endless())
+        left.set()
+
+    left = threading.Event()
+    thread = threading.Thread(target=wait_for_it)
+    thread.start()
+    assert waits.wait(PATIENCE)
+    scope.cancel()
+    assert left.wait(PATIENCE)
+    assert ended.wait(PATIENCE)
+    thread.join(PATIENCE)
+
+
+def test_requests_cancelled_before_they_begin_leave_no_warning() -> None:
+    def cancel_and_read(scope: Scope) -> None:
+        scope.cancel()
+        next(loop.arrivals([_one(), _one()]))
+
+    for _ in range(20):
+        scope = Scope()
+        with pytest.raises(WorkCancelledError):
+            scope.run(cancel_and_read, scope)
+    assert loop.run(_one()) == 1  # all before it are cancelled by now
+    gc.collect()
+
+
+def test_no_more_requests_are_in_flight_than_allowed(
+    true_size: Callable[[str, str], Path], web: WebServer
+) -> None:
+    path = true_size("1pct", ".zarr")
+    web.put(path / "zarr.json", "few/zarr.json")
+    for name in ("image_start", "image_nbytes", "image_crc32c"):
+        web.put(path / "train" / name, f"few/train/{name}")
+    web.put(path / "train/image_payload/c/0", "few/train/image_payload/c/0")
+    train = arraystore.open(f"{web.url}/few", max_in_flight=3)["train"]
+    expected = arraystore.open(path)["train"].image_bytes[:500:10]
+    waiting, most, lock = 0, 0, threading.Lock()
+
+    class Gate(threading.Barrier):
+        @override
+        def wait(self, timeout: float | None = None) -> int:
+            nonlocal waiting, most
+            with lock:
+                waiting += 1
+                most = max(most, waiting)
+            super().wait(timeout)
+            with lock:
+                waiting -= 1
+            return 0
+
+    _ = train.image_bytes[0]
+    web.together = Gate(3)
+    try:
+        assert train.image_bytes[0:480:10] == expected[:48]
+    finally:
+        web.together = None
+    assert most == 3
+
+
+def test_images_that_lie_close_are_one_request_unless_told_otherwise(
+    path: Path, web: WebServer
+) -> None:
+    web.put(path, path.name)
+    every_other = slice(0, 10, 2)
+
+    def n_requests(**options: Any) -> int:
+        train = arraystore.open(f"{web.url}/{path.name}", **options)["train"]
+        _ = train.image_bytes[0]
+        web.asked.clear()
+        assert (
+            train.image_bytes[every_other]
+            == arraystore.open(path)["train"].image_bytes[every_other]
+        )
+        return len(web.asked)
+
+    assert n_requests(max_gap=0) == 5
+    assert n_requests(max_gap=2**20) == 1
+
+
+def test_a_gap_that_is_allowed_on_the_disk_is_read_through(path: Path) -> None:
+    expected = arraystore.open(path)["train"].image_bytes[::2]
+    assert arraystore.open(path, max_gap=2**30)["train"].image_bytes[::2] == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("max_gap", -1), ("max_in_flight", 0), ("checksum", "never")]
+)
+def test_a_keyword_that_cannot_be_is_refused(path: Path, option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{option} must be .* got {value!r}$"):
+        arraystore.open(path, **{option: value})
+
+
+def test_azure_cannot_count_from_the_end_which_costs_a_round_trip(
+    path: Path, web: WebServer
+) -> None:
+    web.put(path, path.name)
+    web.answer = lambda asked: "no-suffix"
+    try:
+        assert len(arraystore.open(f"{web.url}/{path.name}")["train"]) == 30
+    finally:
+        web.answer = lambda asked: None
+
+
+def test_an_object_is_asked_for_by_the_etag_of_its_first_answer(path: Path, web: WebServer) -> None:
+    web.put(path, path.name)
+    train = arraystore.open(f"{web.url}/{path.name}", max_gap=0)["train"]
+    _ = train.image_bytes[0]
+    web.asked.clear()
+    _ = train.image_bytes[[3, 7]]
+    assert len(web.asked) == 2
+    assert all(asked.if_match for asked in web.asked)
+
+
+def test_a_weak_etag_is_compared_but_not_sent(path: Path, web: WebServer) -> None:
+    name = f"weak/{path.name}"
+    web.put(path, name)
+    web.etags |= {key: 'W/"1"' for key in web.objects if key.startswith(name)}
+    train = arraystore.open(f"{web.url}/{name}")["train"]
+    assert train.image_bytes[:] == arraystore.open(path)["train"].image_bytes[:]
+    assert not any(asked.if_match for asked in web.asked if asked.path.startswith("weak"))
+
+
+def test_stores_of_obstore_are_told_apart_in_messages() -> None:
+    for store, name in ((MemoryStore(), "MemoryStore"), (HTTPStore("http://a.b"), "HTTPStore")):
+        assert stores.connection_to(store).where == f"<{name}>/"

@@ -1,0 +1,436 @@
+"""Folders of images as a source: what is found, how it is named, what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import arraystore
+from arraystore.errors import SourceError
+from arraystore.images.decode import IMAGE_SUFFIXES
+from arraystore.reading.read_ahead import ahead
+from arraystore.sources.folder import load
+from arraystore.storage.open_files import OpenFile
+from arraystore.writing import plan
+from tests.support import SUFFIXES, picture, write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from arraystore.sources.sample_table import Source
+
+PICTURE: Final = picture()
+every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
+
+
+def encoded(form: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((24, 18)).convert("RGB").save(file, form, **options)
+    return file.getvalue()
+
+
+def convert(folder: Path, target: Path) -> arraystore.ConvertReport:
+    return arraystore.convert(f"folder:{folder}", target, order="source", sync=False)
+
+
+def samples(source: Source) -> dict[str, list[tuple[str, str]]]:
+    """File name and name of the class of each sample, split by split."""
+    return {
+        name: [
+            (file_name, source.label_name[label])
+            for file_name, label in zip(table.file_name, table.label, strict=True)
+        ]
+        for name, table in source.splits.items()
+    }
+
+
+# What is found
+
+
+@pytest.mark.parametrize("slash", ["", "/", "//", "/."])
+def test_split_class_file_is_found(slash: str, tmp_path: Path) -> None:
+    names = ["train/dog/2.jpg", "train/cat/1.jpg", "test/dog/3.jpg", "train/dog/10.jpg"]
+    write_folder(tmp_path, dict.fromkeys(names, PICTURE))
+    assert samples(load(Path(f"{tmp_path}{slash}"))) == {
+        "test": [("dog/3.jpg", "dog")],
+        "train": [("cat/1.jpg", "cat"), ("dog/10.jpg", "dog"), ("dog/2.jpg", "dog")],
+    }
+
+
+def test_class_file_is_one_train_split(tmp_path: Path) -> None:
+    write_folder(tmp_path, dict.fromkeys(["dog/2.jpg", "cat/1.jpg"], PICTURE))
+    assert samples(load(tmp_path)) == {"train": [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]}
+
+
+@every_suffix
+def test_classes_of_all_splits_together_are_sorted(suffix: str, tmp_path: Path) -> None:
+    names = ["a/zebra/1.jpg", "a/Zebra/1.jpg", "b/ant/1.jpg", "b/zebra/1.jpg", "b/été/1.jpg"]
+    write_folder(tmp_path / "in", dict.fromkeys(names, PICTURE))
+    convert(tmp_path / "in", tmp_path / f"out{suffix}")
+    store = arraystore.open(tmp_path / f"out{suffix}")
+    assert store.info.label_names == store.info.label_words == ("Zebra", "ant", "zebra", "été")
+    assert store["a"].label.tolist() == [0, 2]
+    assert store["b"].label.tolist() == [1, 2, 3]
+
+
+@every_suffix
+def test_images_of_every_kind_keep_their_bytes(suffix: str, tmp_path: Path) -> None:
+    files = {
+        "a/jpeg.jpg": encoded("JPEG"),
+        "a/png.png": encoded("PNG"),
+        "a/webp.webp": encoded("WEBP"),
+        "b/gif.gif": encoded("GIF"),
+        "b/bmp.bmp": encoded("BMP"),
+        "b/tiff.tif": encoded("TIFF"),
+        "c/cmyk.jpg": cmyk(),
+        "c/png.jpg": encoded("PNG"),
+    }
+    report = convert(write_folder(tmp_path / "in", files), tmp_path / f"out{suffix}")
+    train = arraystore.open(tmp_path / f"out{suffix}")["train"]
+    assert dict(zip(train.file_name.tolist(), train.image_bytes[:], strict=True)) == files
+    assert report.splits["train"].reencoded == ()
+    assert train.image_height.tolist() == [18] * len(files)
+    assert train.image_width.tolist() == [24] * len(files)
+    assert [image.shape for image in train.image[:]] == [(18, 24, 3)] * len(files)
+
+
+def cmyk() -> bytes:
+    file = io.BytesIO()
+    Image.new("CMYK", (24, 18), (10, 20, 30, 40)).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_a_suffix_may_be_in_capitals(suffix: str, tmp_path: Path) -> None:
+    names = [f"cat/1{suffix}", f"cat/2{suffix.upper()}"]
+    source = load(write_folder(tmp_path, dict.fromkeys(names, b"")))
+    assert list(source.splits["train"].file_name) == names
+
+
+def test_hidden_files_and_folders_are_passed_over_in_silence(tmp_path: Path) -> None:
+    hidden = [".DS_Store", ".git/a/1.jpg", "cat/.2.jpg", "cat/._1.jpg", "cat/.thumbs/a/b/1.jpg"]
+    write_folder(tmp_path, dict.fromkeys(["cat/1.jpg", *hidden], PICTURE))
+    source = load(tmp_path)
+    assert samples(source) == {"train": [("cat/1.jpg", "cat")]}
+    assert source.notes == ()
+
+
+def test_other_files_are_counted_in_the_report(tmp_path: Path) -> None:
+    others = ["README", "cat/notes.txt", "cat/movie.mp4", "dog/deep/down/labels.csv", "x/jpg"]
+    write_folder(tmp_path / "in", dict.fromkeys(["cat/1.jpg", *others], PICTURE))
+    report = convert(tmp_path / "in", tmp_path / "out.h5")
+    assert report.notes == (
+        "5 names (README, cat/movie.mp4, cat/notes.txt, …) without the suffix of an image left out",
+    )
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"there/dog/1.jpg": PICTURE, "in/cat/1.jpg": PICTURE})
+    (tmp_path / "in" / "dog").symlink_to(tmp_path / "there" / "dog")
+    (tmp_path / "in" / "cat" / "2.jpg").symlink_to("1.jpg")
+    found = [("cat/1.jpg", "cat"), ("cat/2.jpg", "cat"), ("dog/1.jpg", "dog")]
+    assert samples(load(tmp_path / "in"))["train"] == found
+
+
+@every_suffix
+def test_a_split_without_images_is_there_and_empty(suffix: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", {"train/cat/1.jpg": PICTURE})
+    (tmp_path / "in" / "test").mkdir()
+    (tmp_path / "in" / "validation" / "dog").mkdir(parents=True)
+    convert(tmp_path / "in", tmp_path / f"out{suffix}")
+    store = arraystore.open(tmp_path / f"out{suffix}")
+    assert {name: len(store[name]) for name in store} == {"test": 0, "train": 1, "validation": 0}
+
+
+@every_suffix
+def test_a_class_without_images_has_a_label(suffix: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE, "dog/1.jpg": PICTURE})
+    (tmp_path / "in" / "cow").mkdir()
+    convert(tmp_path / "in", tmp_path / f"out{suffix}")
+    store = arraystore.open(tmp_path / f"out{suffix}")
+    assert store.label_names == ("cat", "cow", "dog")
+    assert store["train"].label.tolist() == [0, 2]
+
+
+@every_suffix
+def test_one_image_makes_a_store(suffix: str, tmp_path: Path) -> None:
+    convert(write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE}), tmp_path / f"out{suffix}")
+    (sample,) = arraystore.open(tmp_path / f"out{suffix}")["train"]
+    assert (sample.label, sample.file_name) == (0, "cat/1.jpg")
+
+
+def test_a_folder_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "my pets", {"cat/1.jpg": PICTURE, "cat/2.jpg": PICTURE})
+    monkeypatch.chdir(folder)
+    for root in (folder, Path(), Path("..", "my pets")):
+        source = load(root)
+        assert (source.name, source.config, source.version) == ("my pets", "", "")
+        assert source.origins == (("my pets", 2 * len(PICTURE)),)
+
+
+def test_a_folder_may_be_below_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
+    report = arraystore.convert("folder:~/in", "~/out.h5", sync=False)
+    assert report.splits["train"].num_samples == 1
+    assert (tmp_path / "out.h5").exists()
+
+
+# Names
+
+
+ODD_NAMES: Final = [
+    "été/été.jpg",
+    "e\u0301te\u0301/decomposed.jpg",
+    "猫/猫 1.jpg",
+    "🐈/🐈\u200d⬛.jpg",
+    "with space/ a b .jpg",
+    "quotes/'it''s' \"so\".jpg",
+    "lines/one\ntwo\r.jpg",
+    "tab\t/\t.jpg",
+    "back\\slash/a\\b.jpg",
+    "percent%2F/%00.jpg",
+    "star*/[a]?.jpg",
+    "-rf/--help.jpg",
+    "colon:/a:b.jpg",
+    "x/" + "n" * 251 + ".jpg",
+    "~/~.jpg",
+]
+
+
+@every_suffix
+def test_any_name_comes_back_as_it_is(suffix: str, tmp_path: Path) -> None:
+    files = {name: picture(seed=k) for k, name in enumerate(ODD_NAMES)}
+    convert(write_folder(tmp_path / "in", files), tmp_path / f"out{suffix}")
+    store = arraystore.open(tmp_path / f"out{suffix}")
+    assert stored_samples(store) == {
+        name: (name.partition("/")[0], data) for name, data in files.items()
+    }
+
+
+def stored_samples(store: arraystore.Store) -> dict[str, tuple[str, bytes]]:
+    train = store["train"]
+    rows = zip(train.file_name.tolist(), train.label.tolist(), train.image_bytes[:], strict=True)
+    return {name: (store.label_names[label], data) for name, label, data in rows}
+
+
+parts = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+visible = parts.filter(lambda part: part[0] != "." and len(part.encode()) < 200)
+
+
+@every_suffix
+@settings(
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(names=st.sets(st.tuples(visible, visible), min_size=1, max_size=6))
+def test_drawn_names_come_back_as_they_are(
+    suffix: str, names: set[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("drawn")
+    files = {f"{of}/{name}.jpg": PICTURE for of, name in names}
+    convert(write_folder(folder / "in", files), folder / f"out{suffix}")
+    expected = {name: (name.partition("/")[0], data) for name, data in files.items()}
+    assert stored_samples(arraystore.open(folder / f"out{suffix}")) == expected
+
+
+@every_suffix
+@pytest.mark.parametrize(
+    "name", ["val-2", "a.b", "_x", "__MACOSX", "c", "0", "sample", "TRAIN", "class_"]
+)
+def test_a_split_has_the_name_of_its_folder(name: str, suffix: str, tmp_path: Path) -> None:
+    files = {f"{name}/cat/1.jpg": PICTURE, "train/dog/1.jpg": PICTURE}
+    convert(write_folder(tmp_path / "in", files), tmp_path / f"out{suffix}")
+    store = arraystore.open(tmp_path / f"out{suffix}")
+    assert set(store) == {name, "train"}
+    assert store[name].file_name.tolist() == ["cat/1.jpg"]
+
+
+@every_suffix
+@pytest.mark.parametrize(
+    "name",
+    ["label_name", "label_words", "selections", "class", "a+b", "a b", "été", "a[1]", "zarr.json"],
+)
+def test_a_split_that_cannot_have_the_name_of_its_folder_is_refused(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
+    files = {f"{name}/cat/1.jpg": PICTURE, "train/dog/1.jpg": PICTURE}
+    folder = write_folder(tmp_path / "in", files)
+    message = f"{folder}: a split cannot be named {name!r}: letters, digits, '_', '-' and '.' make"
+    with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
+        convert(folder, tmp_path / f"out{suffix}")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("name", [b"\xff.jpg", b"caf\xe9/1.jpg", b"\xed\xa0\x80.jpg"])
+def test_a_name_that_is_not_utf_8_is_refused(name: bytes, tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat/1.jpg": PICTURE})
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/" + name))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(PICTURE)
+    with pytest.raises(SourceError, match=r"^b'/.*': file names must be UTF-8$"):
+        load(tmp_path)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("names", "examples"),
+    [
+        (["1.jpg"], "1 as 1.jpg"),
+        (["1.jpg", "2.jpg", "cat/3.jpg"], "2 as 1.jpg and 1 as cat/3.jpg"),
+        (["cat/1.jpg", "cat/2.jpg", "train/cat/3.jpg"], "2 as cat/1.jpg and 1 as train/cat/3.jpg"),
+        (["a/b/c/1.jpg"], "1 as a/b/c/1.jpg"),
+        (
+            ["train/cat/1.jpg", "train/cat/x/2.jpg"],
+            "1 as train/cat/1.jpg and 1 as train/cat/x/2.jpg",
+        ),
+        (["cat/1.jpg", "cat/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/x/y/2.jpg"),
+        (["cat/1.jpg", "cat/x/y/z/2.jpg"], "1 as cat/1.jpg and 1 as cat/x/y/z/2.jpg"),
+        (["cat/1.jpg", "cat/v/w/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/v"),
+        (["cat/1.jpg", "cat/u/v/w/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/u"),
+    ],
+)
+def test_images_at_other_depths_or_at_several_are_refused(
+    names: list[str], examples: str, tmp_path: Path
+) -> None:
+    write_folder(tmp_path, dict.fromkeys(names, PICTURE))
+    expected = "expected split/class/file, or class/file as one train split"
+    message = f"{tmp_path}: {expected}, got {examples}"
+    with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
+        load(tmp_path)
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
+    os.mkfifo(tmp_path / "in" / "cat" / "fifo.jpg")
+    real = os.open
+
+    def spy(path: str, *args: Any, **kwargs: Any) -> int:
+        assert not str(path).endswith("fifo.jpg"), "to open it would be to wait for ever"
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", spy)
+    with pytest.raises(SourceError, match=r"fifo\.jpg"):
+        convert(tmp_path / "in", tmp_path / "out.h5")
+
+
+def test_a_link_that_leads_back_up_is_refused_and_not_followed_for_ever(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cat/1.jpg": PICTURE})
+    (tmp_path / "cat" / "up").symlink_to(tmp_path)
+    with pytest.raises(SourceError, match="expected split/class/file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"README": b""}, {"cat/.1.jpg": b""}, {"cat/1.txt": b""}], ids=str
+)
+def test_a_folder_without_images_is_refused(files: Mapping[str, bytes], tmp_path: Path) -> None:
+    write_folder(tmp_path, files)
+    message = f"{tmp_path}: no images in it; expected split/class/file, or class/file"
+    with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
+        load(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_python_s_own_error(tmp_path: Path) -> None:
+    message = re.escape(f"{tmp_path / 'absent'}: is not a folder; folder:PATH takes split/class")
+    with pytest.raises(FileNotFoundError, match=message):
+        load(tmp_path / "absent")
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"1.jpg": PICTURE})
+    message = re.escape(f"{tmp_path / '1.jpg'}: is not a folder; folder:PATH takes split/class")
+    with pytest.raises(NotADirectoryError, match=message):
+        load(tmp_path / "1.jpg")
+
+
+# Where the store may be
+
+
+def paths_below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+@every_suffix
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("target", ["in", "in/a", "in/cat/a", "in/no/such/a", "link/a"])
+def test_a_store_in_the_folder_that_is_converted_is_refused(
+    target: str, suffix: str, overwrite: bool, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / f"in{suffix}", {"cat/1.jpg": PICTURE, "zarr.json": b"{}"})
+    (tmp_path / "in").symlink_to(folder.name)
+    (tmp_path / "link").symlink_to("in/cat")
+    before = paths_below(tmp_path)
+    with pytest.raises(ValueError, match=rf"{suffix}: lies in .*/in, which is converted"):
+        arraystore.convert(
+            f"folder:{tmp_path}/in", tmp_path / f"{target}{suffix}", overwrite=overwrite
+        )
+    assert paths_below(tmp_path) == before
+
+
+def test_a_store_that_holds_the_folder_that_is_converted_is_not_overwritten(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "a.zarr"
+    folder = write_folder(target / "in", {"cat/1.jpg": PICTURE})
+    convert(write_folder(tmp_path / "other", {"cat/1.jpg": PICTURE}), tmp_path / "b.zarr")
+    (tmp_path / "b.zarr" / "zarr.json").rename(target / "zarr.json")
+    with pytest.raises(ValueError, match=r"a\.zarr: holds .*/in, which is converted"):
+        arraystore.convert(f"folder:{folder}", target, overwrite=True)
+    assert (folder / "cat" / "1.jpg").read_bytes() == PICTURE
+
+
+@every_suffix
+def test_a_store_beside_the_folder_that_is_converted_may_have_the_beginning_of_its_name(
+    suffix: str, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
+    assert convert(folder, tmp_path / f"in{suffix}").splits["train"].num_samples == 1
+
+
+@pytest.mark.parametrize(("cached", "n_probers"), [(True, 1), (False, 2)])
+def test_two_probe_only_where_images_are_not_in_memory(
+    cached: bool, n_probers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = []
+
+    def noted(*arguments: Any, n_ahead: int, n_threads: int) -> Any:
+        pools.append(n_threads)
+        return ahead(*arguments, n_ahead=n_ahead, n_threads=n_threads)
+
+    def probe(file: OpenFile, offset: int, *, unknown: bool) -> bool:
+        return cached or unknown
+
+    monkeypatch.setattr(plan, "ahead", noted)
+    monkeypatch.setattr(OpenFile, "is_cached", probe)
+    source = write_folder(tmp_path / "photos", {"a/0.png": picture(), "a/1.png": picture()})
+    arraystore.convert(f"folder:{source}", tmp_path / "a.h5", sync=False)
+    assert pools == [n_probers]
+
+
+def test_a_folder_without_its_prefix_is_told_how_to_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=r"'photos' \(the folder of that name is folder:photos\)"):
+        arraystore.convert("photos", tmp_path / "a.zarr")
+
+
+def test_an_image_behind_a_link_has_the_size_of_the_image(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
+    (source / "cat" / "2.jpg").symlink_to(source / "cat" / "1.jpg")
+    assert load(source).splits["train"].nbytes.tolist() == [len(PICTURE)] * 2

@@ -1,0 +1,44 @@
+"""Conversions that are killed: nothing lost, nothing wrong. `benchmarks.kills` does more of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import SUFFIXES
+
+ROOT = Path(__file__).parents[2]
+
+
+def kills(*options: str) -> dict[str, int]:
+    """Run `benchmarks.kills` in a process of its own, because it forks."""
+    module = [sys.executable, "-m", "benchmarks.kills"]
+    done = subprocess.run(
+        [*module, *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    counts: dict[str, int] = json.loads(done.stdout)
+    return counts
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_killed_conversion_leaves_nothing_or_all_and_is_resumed_to_the_same_bytes(
+    suffix: str, tmp_path: Path
+) -> None:
+    counts = kills("--rounds", "20", "--suffix", suffix, "--folder", str(tmp_path))
+    assert counts["rounds"] == 20
+    assert counts["process_kills"] + counts["power_kills"] >= 20
+    assert min(counts["process_kills"], counts["power_kills"], counts["resumes"]) > 5
+
+
+@pytest.mark.parametrize("option", [(), ("--no-exchange",)])
+def test_killed_overwriting_leaves_a_store_that_opens(
+    option: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = "--folder", str(tmp_path)
+    counts = kills("--rounds", "4", "--suffix", ".zarr", "--overwrite", *folder, *option)
+    assert counts["overwritings_killed"] >= 4

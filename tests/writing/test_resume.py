@@ -1,0 +1,979 @@
+"""Conversions that were stopped, and go on: from what the disk has, to the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+from contextlib import nullcontext
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from click.testing import CliRunner
+from typing_extensions import override
+
+import arraystore
+from arraystore.cli.commands import cli, main
+from arraystore.containers.zarr import writer as zarr_writer
+from arraystore.errors import SourceChangedError, SourceError, StorageError
+from arraystore.indexing.layout import blocks
+from arraystore.storage.file_states import FileState
+from arraystore.writing import fill as fill_room
+from arraystore.writing import fingerprint as fingerprint_room
+from arraystore.writing import journal as journal_room
+from arraystore.writing import store_writer as draft_room
+from arraystore.writing.fill import FilePlaces
+from arraystore.writing.journal import BlockKey, JournalWriter, as_text, read_journal
+from arraystore.writing.local import LocalDraft
+from arraystore.writing.progress import Meter
+from benchmarks.kills import tree
+from tests.support import HOSTILE_LINES, SUFFIXES, checked, picture, write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from arraystore.cli.synthetic_archives import DrawnArchives
+    from arraystore.writing.fill import Filled, FillTask
+
+convert_room: Final = import_module("arraystore.convert")  # not the function of the same name
+
+BLOCK_NBYTES: Final = 2_000
+GROUP_NBYTES: Final = 2 * BLOCK_NBYTES
+PHOTOS: Final = {
+    f"{split}/{name}/{number}.jpg": picture(10 + number, 20, seed=number)
+    for split in ("train", "validation")
+    for name in ("ant", "bee")
+    for number in range(8)
+}
+N_BLOCKS: Final = sum(
+    -(-sum(len(data) for name, data in PHOTOS.items() if name.startswith(split)) // BLOCK_NBYTES)
+    for split in ("train", "validation")
+)
+UNFINISHED: Final = (
+    "holds an unfinished conversion to {name}; give resume=True (--resume) to finish it, or "
+    "overwrite=True (--overwrite) to start again"
+)
+
+every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
+
+
+class BoomError(Exception):
+    """What stops a conversion here."""
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let blocks, shards and groups be so small that the photos need many."""
+    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=BLOCK_NBYTES))
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", BLOCK_NBYTES)
+    monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", 500)
+    monkeypatch.setattr(journal_room, "GROUP_NBYTES", GROUP_NBYTES)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "photos", PHOTOS)
+
+
+@pytest.fixture(params=SUFFIXES)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / f"a{request.param}"
+
+
+def convert(folder: Path, target: Path, **options: Any) -> arraystore.ConvertReport:
+    return arraystore.convert(f"folder:{folder}", target, **options)
+
+
+def work_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def undisturbed(folder: Path, target: Path, **options: Any) -> dict[str, bytes | None]:
+    whole = target.parent.parent / f"whole{target.suffix}"
+    convert(folder, whole, **options)
+    return tree(whole)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Filling:
+    """Counts the blocks that are filled, and fails at one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n_filled = 0
+        self.fails_at = 0
+        self._lock = threading.Lock()
+        monkeypatch.setattr(draft_room, "fill", self.fill)
+
+    def fill(self, task: FillTask) -> Filled:
+        if task.target == FilePlaces():  # compared with the source, and not filled
+            return fill_room.fill(task)
+        with self._lock:
+            self.n_filled += 1
+            if self.n_filled == self.fails_at:
+                raise BoomError
+        return fill_room.fill(task)
+
+
+@pytest.fixture
+def filling(monkeypatch: pytest.MonkeyPatch) -> Filling:
+    return Filling(monkeypatch)
+
+
+@pytest.fixture
+def unfinished(photos: Path, target: Path, filling: Filling) -> Path:
+    """The work folder of a conversion that failed when two thirds were done."""
+    filling.fails_at = 2 * N_BLOCKS // 3
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    filling.n_filled = filling.fails_at = 0
+    return work_of(target)
+
+
+def recorded(work: Path) -> dict[BlockKey, NDArray[np.uint32]]:
+    found = read_journal(work / "journal")
+    assert found is not None
+    return found.blocks
+
+
+# Going on
+
+
+def test_what_is_resumed_has_the_bytes_of_an_undisturbed_conversion(
+    photos: Path, target: Path, unfinished: Path
+) -> None:
+    report = convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+    assert report.splits["train"].num_samples == 16
+    assert names(target.parent) == [target.name]
+    assert unfinished.name not in names(target.parent)
+
+
+def test_only_what_is_not_recorded_is_filled_again(
+    photos: Path, target: Path, unfinished: Path, filling: Filling
+) -> None:
+    n_recorded = len(recorded(unfinished))
+    assert n_recorded > N_BLOCKS // 3
+    convert(photos, target, resume=True)
+    assert filling.n_filled == N_BLOCKS - n_recorded
+
+
+def test_all_blocks_are_recorded_before_the_store_is_sealed(
+    photos: Path, target: Path, filling: Filling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(monkeypatch, target, "set_attributes")
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    assert len(recorded(work_of(target))) == N_BLOCKS
+    monkeypatch.undo()
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, target: Path, method: str) -> None:
+    """Let a method of the target's writer fail."""
+    from arraystore.containers import writer_for
+
+    def fail(*args: object, **options: object) -> None:
+        raise BoomError
+
+    monkeypatch.setattr(writer_for(target), method, fail)
+
+
+@pytest.mark.parametrize("method", ["write_column", "set_attributes", "close"])
+@pytest.mark.parametrize("destroy", [False, True])
+def test_it_does_not_matter_how_far_the_sealing_went(
+    destroy: bool, method: str, photos: Path, target: Path, unfinished: Path
+) -> None:
+    lay_out = LocalDraft.lay_out
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fails_later(*args: Any) -> None:
+            lay_out(*args)
+            fail_at(patch, target, method)
+
+        patch.setattr(LocalDraft, "lay_out", fails_later)
+        with pytest.raises(BoomError):
+            convert(photos, target, resume=True)
+    if destroy:
+        destroy_what_was_not_synced(unfinished / "store")
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+def destroy_what_was_not_synced(store: Path) -> None:
+    if store.is_dir():
+        for path in store.rglob("*"):
+            if path.is_file() and path.parent.parent.name != "image_payload":
+                path.write_bytes(b"lost")
+    else:
+        with store.open("r+b") as file:
+            file.write(b"lost" * 20)
+            file.seek(0, os.SEEK_END)
+            file.write(b"more" * 5000)
+
+
+def test_a_conversion_may_be_stopped_many_times(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    filling.fails_at = 5
+    for _ in range(N_BLOCKS):
+        filling.n_filled = 0
+        try:
+            convert(photos, target, resume=True)
+        except BoomError:
+            continue
+        break
+    filling.fails_at = 0
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_there_need_be_nothing_to_resume(photos: Path, target: Path) -> None:
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_images_that_were_encoded_anew_are_resumed(
+    drawn: DrawnArchives, target: Path, filling: Filling
+) -> None:
+    whole = target.with_name(f"whole{target.suffix}")
+    options: dict[str, Any] = {"manual_dir": drawn.folder, "partial": True}
+    arraystore.convert("imagenet2012", whole, **options)
+    filling.n_filled, filling.fails_at = 0, 10
+    with pytest.raises(BoomError):
+        arraystore.convert("imagenet2012", target, **options)
+    filling.fails_at = 0
+    report = arraystore.convert("imagenet2012", target, resume=True, **options)
+    assert report.splits["train"].reencoded
+    assert tree(target) == tree(whole)
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_leaves_what_can_be_resumed(
+    photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, added = JournalWriter.add, list[BlockKey]()
+
+    def interrupted(self: JournalWriter, key: BlockKey, *args: Any) -> None:
+        add(self, key, *args)
+        added.append(key)
+        if len(added) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalWriter, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(photos, target)
+    assert list(recorded(work_of(target))) == added
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+class Told(Meter):
+    """Keeps what it is told of copying."""
+
+    def __init__(self) -> None:
+        self.at_first: list[tuple[int, int]] = []
+        self.now = self.total = 0
+
+    @override
+    def start(
+        self, message: str, n_images: int, n_bytes: int = 0, *, done: tuple[int, int] = (0, 0)
+    ) -> None:
+        if "copying" in message:
+            self.at_first.append(done)
+            self.total += n_bytes
+
+    @override
+    def advance(self, n_images: int, n_bytes: int = 0) -> None:
+        self.now += n_bytes
+
+
+def test_what_is_not_copied_again_is_not_counted_as_copied_now(
+    photos: Path, target: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, before = Told(), recorded(unfinished)
+    monkeypatch.setattr(convert_room, "meter", lambda _: nullcontext(told))
+    convert(photos, target, resume=True)
+    nbytes = sum(block.stop - block.start for block in before)
+    assert sum(images for images, _ in told.at_first) == sum(map(len, before.values())) > 0
+    assert sum(done for _, done in told.at_first) == nbytes
+    assert told.now == told.total - nbytes > 0
+
+
+# Left alone
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_an_unfinished_store_is_reported_and_left_alone(photos: Path, target: Path) -> None:
+    before = tree(target.parent)
+    with pytest.raises(FileExistsError) as caught:
+        convert(photos, target)
+    assert str(caught.value) == f"{work_of(target)}: " + UNFINISHED.format(name=target.name)
+    assert tree(target.parent) == before
+
+
+@pytest.mark.usefixtures("unfinished")
+def test_overwrite_starts_anew(photos: Path, target: Path, filling: Filling) -> None:
+    convert(photos, target, order="label", overwrite=True)
+    assert filling.n_filled == N_BLOCKS
+    assert tree(target) == undisturbed(photos, target, order="label")
+    assert names(target.parent) == [target.name]
+
+
+def test_a_store_that_is_overwritten_can_be_resumed(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    convert(photos, target, order="label")
+    old = tree(target)
+    filling.n_filled, filling.fails_at = 0, N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target, overwrite=True)
+    assert tree(target) == old
+    with pytest.raises(FileExistsError, match="exists; choose another name"):
+        convert(photos, target, resume=True)
+    filling.n_filled = filling.fails_at = 0
+    convert(photos, target, overwrite=True, resume=True)
+    assert 0 < filling.n_filled < N_BLOCKS
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_what_failed_before_a_block_was_filled_leaves_nothing(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    filling.fails_at = 1
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    assert names(target.parent) == []
+
+
+def test_without_sync_nothing_is_left_to_resume(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target, sync=False)
+    assert names(target.parent) == []
+
+
+def test_resuming_needs_sync(photos: Path, target: Path) -> None:
+    message = rf"{target.name}: resume=True \(--resume\) needs sync=True \(--sync\)"
+    with pytest.raises(ValueError, match=message):
+        convert(photos, target, resume=True, sync=False)
+
+
+def test_a_second_conversion_that_would_resume_is_refused_while_the_first_runs(
+    photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second: list[str] = []
+
+    def fill(task: FillTask) -> Filled:
+        with pytest.raises(StorageError, match="another process is converting"):
+            convert(photos, target, resume=True)
+        second.append("refused")
+        return fill_room.fill(task)
+
+    monkeypatch.setattr(draft_room, "fill", fill)
+    convert(photos, target)
+    assert len(second) == N_BLOCKS
+
+
+def test_what_somebody_else_put_there_is_kept_and_so_is_the_unfinished_store(
+    photos: Path, target: Path, unfinished: Path, filling: Filling
+) -> None:
+    lay_out = LocalDraft.lay_out
+    with pytest.MonkeyPatch.context() as patch:
+
+        def meanwhile(*args: Any) -> None:
+            lay_out(*args)
+            write_folder(target, {"theirs": b"precious"})
+
+        patch.setattr(LocalDraft, "lay_out", meanwhile)
+        with pytest.raises(FileExistsError, match="by somebody else in the meantime"):
+            convert(photos, target, resume=True)
+    assert tree(target) == {".": None, "theirs": b"precious"}
+    target.rename(target.with_name("theirs"))
+    filling.n_filled = 0
+    convert(photos, target, resume=True)
+    assert filling.n_filled == 0
+    assert tree(target) == undisturbed(photos, target)
+    assert not unfinished.exists()
+
+
+# What has changed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 1}, "option seed was 0 and is 1 now"),
+        ({"order": "label"}, "option order was shuffled and is label now"),
+        ({"on_error": "skip"}, "option on_error was raise and is skip now"),
+        ({"seed": 1, "order": "source"}, "option order .*; option seed was 0 and is 1 now"),
+    ],
+)
+def test_another_option_is_told_before_the_source_is_looked_at(
+    options: dict[str, Any], message: str, photos: Path, target: Path, unfinished: Path
+) -> None:
+    before = without_spool(target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert_room, "load_source", None)
+        told = f"cannot be resumed, because {message}; go back to what"
+        with pytest.raises(ValueError, match=told) as caught:
+            convert(photos, target, resume=True, **options)
+    assert not hasattr(caught.value, "__notes__")  # that it could be resumed
+    assert without_spool(target) == before
+    convert(photos, target, resume=True)
+    assert not unfinished.exists()
+
+
+def without_spool(target: Path) -> dict[str, bytes | None]:
+    return {name: data for name, data in tree(target.parent).items() if "/spool" not in name}
+
+
+def touch(photo: Path) -> None:
+    os.utime(photo, ns=(0, photo.stat().st_mtime_ns + 1))
+
+
+def grow(photo: Path) -> None:
+    photo.write_bytes(photo.read_bytes() + b"\0")
+
+
+def rename(photo: Path) -> None:
+    photo.rename(photo.with_name("other.jpg"))
+
+
+CHANGES: Final[dict[str, Callable[[Path], None]]] = {
+    "its time": touch,
+    "its size": grow,
+    "gone": Path.unlink,
+    "renamed": rename,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("max_files", [1, 1000])
+def test_a_source_that_has_changed_is_told_before_its_images_are_looked_at(
+    max_files: int,
+    change: str,
+    photos: Path,
+    target: Path,
+    filling: Filling,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fingerprint_room, "_MAX_FILES", max_files)
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    before = without_spool(target)
+    CHANGES[change](photos / "train" / "ant" / "3.jpg")
+    where = "train/ant" if max_files == 1 else r"train/ant/3\.jpg"
+    monkeypatch.setattr(convert_room, "_plans", None)
+    with pytest.raises(SourceError, match=rf"cannot be resumed, because .*source {where} was .*"):
+        convert(photos, target, resume=True)
+    assert without_spool(target) == before
+
+
+def test_another_data_set_is_told(photos: Path, target: Path, unfinished: Path) -> None:
+    assert unfinished.exists()
+    other = write_folder(target.parent.parent / "others", PHOTOS)
+    with pytest.raises(ValueError, match="because data set name was photos and is others now"):
+        convert(other, target, resume=True)
+    assert photos.exists()
+
+
+def test_another_version_is_told(
+    photos: Path, target: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert unfinished.exists()
+    monkeypatch.setattr(fingerprint_room, "__version__", "9.9")
+    with pytest.raises(ValueError, match=r"version of arraystore was .* and is 9\.9 now"):
+        convert(photos, target, resume=True)
+
+
+@pytest.mark.parametrize("nbytes", [None, 100])
+def test_a_file_of_the_store_that_is_not_what_it_was_is_told(
+    nbytes: int | None, photos: Path, target: Path, unfinished: Path
+) -> None:
+    store = unfinished / "store"
+    path = store / "train" / "image_payload" / "c" / "0" if store.is_dir() else store
+    if nbytes is None and path != store:
+        path.unlink()
+    else:
+        os.truncate(path, nbytes or 100)
+    with pytest.raises(StorageError, match="it was changed since the conversion was stopped; give"):
+        convert(photos, target, resume=True)
+
+
+# The journal
+
+
+def test_a_torn_line_is_passed_over(photos: Path, target: Path, unfinished: Path) -> None:
+    journal = unfinished / "journal"
+    data, n_blocks = journal.read_bytes(), len(recorded(unfinished))
+    last = data.rstrip(b"\n").rindex(b"\n") + 1
+    counts = set()
+    for length in range(last, len(data)):
+        journal.write_bytes(data[:length])
+        counts.add(len(recorded(unfinished)))
+    assert len(counts) == 1
+    assert counts.pop() < n_blocks
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_journal_is_relied_on_up_to_the_damage(
+    seed: int, photos: Path, target: Path, unfinished: Path, filling: Filling
+) -> None:
+    journal = unfinished / "journal"
+    data = bytearray(journal.read_bytes())
+    at = random.Random(seed).randrange(len(data))
+    data[at] ^= 1 << seed
+    journal.write_bytes(data)
+    right = bytes(data[: bytes(data[:at]).rfind(b"\n") + 1])
+    found = read_journal(journal)
+    (journal.parent / "right").write_bytes(right)
+    expected = read_journal(journal.parent / "right")
+    (journal.parent / "right").unlink()
+    assert (found and [*found.blocks]) == (expected and [*expected.blocks])
+    convert(photos, target, resume=True)
+    n_recorded = 0 if found is None else len(found.blocks)
+    assert filling.n_filled == N_BLOCKS - n_recorded
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_a_journal_that_was_torn_goes_on_where_it_is_right(
+    photos: Path, target: Path, unfinished: Path, filling: Filling
+) -> None:
+    with (unfinished / "journal").open("ab") as file:
+        file.write(b"0123")
+    n_recorded = len(recorded(unfinished))
+    filling.fails_at = (N_BLOCKS - n_recorded) // 2 + 1
+    with pytest.raises(BoomError):
+        convert(photos, target, resume=True)
+    assert len(recorded(unfinished)) > n_recorded
+
+
+def assert_refused(photos: Path, target: Path, told: str) -> None:
+    """Resume an unfinished store that cannot be, and begin again."""
+    work, before = work_of(target), tree(work_of(target) / "store")
+    with pytest.raises(FileExistsError, match="holds an unfinished conversion"):
+        convert(photos, target)
+    with pytest.raises(StorageError, match=rf"^{work}/journal: {told}.*; give overwrite=True") as e:
+        convert(photos, target, resume=True)
+    assert not hasattr(e.value, "__notes__")
+    assert tree(work / "store") == before
+    convert(photos, target, overwrite=True)
+    assert tree(target) == undisturbed(photos, target)
+    assert names(target.parent) == [target.name]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE_LINES)
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_hostile_line_of_a_journal_is_refused(
+    hostile: str, place: str, photos: Path, target: Path, unfinished: Path
+) -> None:
+    journal, line = unfinished / "journal", checked(HOSTILE_LINES[hostile])
+    journal.write_bytes(line if place == "first" else journal.read_bytes() + line)
+    assert_refused(photos, target, "(line [0-9]+ |)must ")
+
+
+def test_giant_line_of_a_journal_is_refused(photos: Path, target: Path, unfinished: Path) -> None:
+    os.truncate(unfinished / "journal", 2**40)
+    assert_refused(photos, target, "line [0-9]+ has more than 67108864 bytes")
+
+
+def test_block_with_a_wrong_number_of_checksums_is_copied_again(
+    photos: Path, target: Path, unfinished: Path
+) -> None:
+    journal = unfinished / "journal"
+    data, blocks_there = journal.read_bytes(), recorded(unfinished)
+    key = next(key for key, checksums in blocks_there.items() if len(checksums) > 1)
+    cut = [[*key, as_text(blocks_there[key][1:])]]
+    journal.write_bytes(data + checked(json.dumps(cut).encode()))
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_a_block_is_recorded_when_the_disk_has_it(
+    photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsynced: set[int] = set()
+    blocks_of: dict[tuple[str, int], int] = {}
+    pwrite, fsync, write = os.pwrite, os.fsync, os.write
+    told: list[BlockKey] = []
+    lock = threading.Lock()
+
+    def note_write(fd: int, data: Any, offset: int) -> int:
+        with lock:
+            unsynced.add(len(blocks_of))
+            blocks_of[str(os.fstat(fd).st_ino), offset] = len(blocks_of)
+        return pwrite(fd, data, offset)
+
+    def note_sync(fd: int) -> None:
+        with lock:
+            mine = {n for (inode, _), n in blocks_of.items() if inode == str(os.fstat(fd).st_ino)}
+        fsync(fd)
+        with lock:
+            unsynced.difference_update(mine)
+
+    def note_line(fd: int, data: memoryview) -> int:
+        text = bytes(data)[9:]
+        if text.startswith(b"[") and not told:
+            # The first group alone: later ones are written while others are filled.
+            told.extend(BlockKey(*key[:3]) for key in json.loads(text))
+            for key in told:
+                for path, offset, _ in places[key]:
+                    place = str(Path(path).stat().st_ino), offset
+                    assert blocks_of[place] not in unsynced
+        return write(fd, data)
+
+    places: dict[BlockKey, tuple[tuple[str, int, int], ...]] = {}
+    record = LocalDraft.record
+
+    def note_places(self: LocalDraft, split: str, block: Any, *args: Any) -> None:
+        places[BlockKey(split, block.start, block.stop)] = self.target(split, block).places
+        record(self, split, block, *args)
+
+    monkeypatch.setattr(os, "pwrite", note_write)
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "write", note_line)
+    monkeypatch.setattr(LocalDraft, "record", note_places)
+    convert(photos, target)
+    assert told
+
+
+def test_what_was_laid_out_is_on_the_disk_before_the_journal_begins(
+    photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    missing: list[str] = []
+    fsync, begin = os.fsync, JournalWriter.begin
+
+    def note(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def check(path: Path, plan: Any) -> JournalWriter:
+        store = path.parent / "store"
+        parts = [store, *store.rglob("*"), target.parent]
+        missing.extend(str(part) for part in parts if part.stat().st_ino not in synced)
+        synced.clear()
+        journal = begin(path, plan)
+        assert {path.stat().st_ino, path.parent.stat().st_ino} <= synced
+        return journal
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(JournalWriter, "begin", check)
+    convert(photos, target)
+    assert synced
+    assert missing == []
+
+
+# Full disks
+
+
+class FullDisk:
+    """Lets calls that need room on the disk fail, from a certain one on."""
+
+    CALLS: Final = ("pwrite", "write", "posix_fallocate", "fsync", "mkdir")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        self.n_calls = 0
+        self._at, self._lock = at, threading.Lock()
+        for name in self.CALLS:
+            monkeypatch.setattr(os, name, partial(self._call, getattr(os, name)))
+
+    def _call(self, real: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        with self._lock:
+            self.n_calls += 1
+            is_full = self._at and self.n_calls >= self._at
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args, **options)
+
+
+@every_suffix
+def test_a_full_disk_is_told_and_what_was_done_is_resumed(suffix: str, tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos", PHOTOS)
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / f"a{suffix}"
+    with pytest.MonkeyPatch.context() as patch:
+        counter = FullDisk(patch, 0)
+        convert(photos, tmp_path / f"whole{suffix}")
+    whole, points = tree(tmp_path / f"whole{suffix}"), random.Random(0)
+    n_kept = 0
+    for at in sorted(points.sample(range(1, counter.n_calls), 20)):
+        with pytest.MonkeyPatch.context() as patch:
+            FullDisk(patch, at)
+            with pytest.raises(StorageError, match="no room for"):
+                convert(photos, target)
+        assert not target.exists()
+        n_kept += work_of(target).exists()
+        convert(photos, target, resume=True)
+        assert tree(target) == whole
+        remove(target)
+        assert names(target.parent) == []
+    assert n_kept > 10
+
+
+def remove(target: Path) -> None:
+    for path in [*sorted(target.rglob("*"), reverse=True), target]:
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+# A source that was touched or changed in place
+
+
+def in_place(photo: Path) -> None:
+    """Change the end of an image, and keep its size and modification time."""
+    status = photo.stat()
+    with photo.open("r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        file.write(b"!")
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def chmod(photo: Path) -> None:
+    photo.chmod(0o600)
+
+
+def link(photo: Path) -> None:
+    photo.with_name(f".{photo.name}").hardlink_to(photo)
+
+
+def restore(photo: Path) -> None:
+    """Put an identical copy in its place, as from a backup."""
+    copy = photo.with_name(".copy")
+    shutil.copy2(photo, copy)
+    copy.replace(photo)
+
+
+@pytest.mark.parametrize("touch", [chmod, link, restore])
+@pytest.mark.parametrize("max_files", [1, 1000])
+def test_a_touched_source_is_compared_and_resumed(
+    max_files: int,
+    touch: Callable[[Path], None],
+    photos: Path,
+    target: Path,
+    filling: Filling,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fingerprint_room, "_MAX_FILES", max_files)
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    for photo in [*photos.rglob("*.jpg")]:
+        touch(photo)
+    filling.n_filled = filling.fails_at = 0
+    convert(photos, target, resume=True)
+    assert 0 < filling.n_filled < N_BLOCKS
+    assert tree(target) == undisturbed(photos, target)
+
+
+@pytest.mark.parametrize("max_files", [1, 1000])
+def test_a_source_changed_in_place_is_refused_on_resume(
+    max_files: int,
+    photos: Path,
+    target: Path,
+    filling: Filling,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fingerprint_room, "_MAX_FILES", max_files)
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    filling.n_filled = filling.fails_at = 0
+    for photo in photos.rglob("*.jpg"):
+        in_place(photo)
+    for _ in range(2):
+        with pytest.raises(SourceChangedError, match="other bytes than when they were copied; can"):
+            convert(photos, target, resume=True)
+    assert filling.n_filled == 0
+    assert not target.exists()
+
+
+def test_a_change_of_what_was_not_copied_gives_a_store_of_the_new_source(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    filling.fails_at = 5
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    filling.fails_at = 0
+    for photo in (photos / "validation").rglob("*.jpg"):
+        in_place(photo)
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+def test_a_sample_is_compared_where_no_time_has_changed(
+    photos: Path, target: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for photo in photos.rglob("*.jpg"):
+        in_place(photo)
+    # As on a file system that keeps no status change times.
+    monkeypatch.setattr(LocalDraft, "is_source_touched", property(lambda _: False, lambda *_: None))
+    with pytest.raises(SourceChangedError, match="other bytes than when they were copied"):
+        convert(photos, target, resume=True)
+    assert unfinished.exists()
+
+
+# Complete already
+
+
+def test_resume_of_a_complete_store_reports_it(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    first = convert(photos, target)
+    before, filling.n_filled = tree(target), 0
+    report = convert(photos, target, resume=True)
+    assert (first.was_complete, report.was_complete, filling.n_filled) == (False, True, 0)
+    assert (report.splits, report.dataset) == (first.splits, first.dataset)
+    assert names(target.parent) == [target.name]
+    assert tree(target) == before
+
+
+def test_resume_of_a_complete_imagenet_store_reports_it(drawn: DrawnArchives, target: Path) -> None:
+    options: dict[str, Any] = {"manual_dir": drawn.folder, "partial": True}
+    first = arraystore.convert("imagenet2012", target, order="label", **options)
+    options |= {"order": "label", "seed": 3}  # a seed that has no meaning
+    report = arraystore.convert("imagenet2012", target, resume=True, **options)
+    assert report.was_complete
+    assert report.splits == first.splits
+    assert report.splits["train"].reencoded
+    with pytest.raises(ValueError, match="option partial was True and is False now"):
+        arraystore.convert(
+            "imagenet2012", target, resume=True, manual_dir=drawn.folder, order="label"
+        )
+    with pytest.raises(ValueError, match=r"data set version was 5\.0\.0 and is 2\.0\.0 now"):
+        arraystore.convert("imagenet2012:2.0.0", target, resume=True, **options)
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"order": "label"}])
+def test_resume_of_a_complete_store_of_other_options_is_refused(
+    options: dict[str, Any], photos: Path, target: Path
+) -> None:
+    convert(photos, target)
+    before = tree(target)
+    (name,) = options
+    with pytest.raises(ValueError, match=f"cannot be resumed, because option {name} was "):
+        convert(photos, target, resume=True, **options)
+    assert tree(target) == before
+
+
+def test_resume_where_something_else_lies_is_refused(photos: Path, target: Path) -> None:
+    write_folder(target, {"theirs": b"precious"})
+    with pytest.raises(
+        FileExistsError, match=rf"{target.name}: exists; .* \(.*is not an arraystore"
+    ):
+        convert(photos, target, resume=True)
+
+
+def test_resume_of_an_unfinished_replacement_needs_overwrite(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    convert(photos, target)
+    filling.n_filled, filling.fails_at = 0, N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target, overwrite=True)
+    filling.fails_at = 0
+    with pytest.raises(FileExistsError, match="exists; choose another name, or give overwrite"):
+        convert(photos, target, resume=True)
+    assert not convert(photos, target, resume=True, overwrite=True).was_complete
+
+
+def test_resume_of_a_published_store_clears_what_a_kill_left(photos: Path, target: Path) -> None:
+    convert(photos, target)
+    work_of(target).mkdir()
+    (work_of(target) / "lock").touch()
+    assert convert(photos, target, resume=True).was_complete
+    assert names(target.parent) == [target.name]
+
+
+def test_the_command_reports_a_complete_store_with_status_0(photos: Path, target: Path) -> None:
+    arguments = ["convert", f"folder:{photos}", str(target), "--resume"]
+    for message in ("", "The store was complete already; nothing was converted."):
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0
+        assert message in done.stdout
+
+
+# Times that no 64-bit number of nanoseconds holds
+
+
+def test_a_file_of_any_date_has_a_state() -> None:
+    for year in (1800, 2262, 2300, 9000):
+        seconds = (year - 1970) * 31_556_952 + 40_000_000
+        ns = seconds * 10**9 + 7
+        status = os.stat_result(
+            (0o100644, 2**64 - 1, 1, 1, 0, 0, 5, 0, seconds, seconds),
+            {"st_mtime_ns": ns, "st_ctime_ns": ns},
+        )
+        state = FileState.of(status)
+        assert state.date.startswith(str(year + 1))
+        assert state.date.endswith(".000000007")
+        assert max(map(abs, state)) <= 2**63
+
+
+def test_a_source_of_the_far_future_is_converted_and_resumed(
+    photos: Path, target: Path, filling: Filling
+) -> None:
+    for photo in photos.rglob("*.jpg"):
+        os.utime(photo, (0, 10**10))  # in 2286
+    filling.fails_at = N_BLOCKS
+    with pytest.raises(BoomError):
+        convert(photos, target)
+    filling.fails_at = 0
+    convert(photos, target, resume=True)
+    assert tree(target) == undisturbed(photos, target)
+
+
+# The command
+
+
+def test_the_command_resumes(photos: Path, target: Path, unfinished: Path) -> None:
+    arguments = ["convert", f"folder:{photos}", str(target)]
+    refused = CliRunner().invoke(cli, arguments)
+    assert isinstance(refused.exception, FileExistsError)
+    assert unfinished.exists()
+    done = CliRunner().invoke(cli, [*arguments, "--resume"])
+    assert (done.exit_code, unfinished.exists()) == (0, False)
+    assert tree(target) == undisturbed(photos, target)
+
+
+@pytest.mark.parametrize("kind", [StorageError, KeyboardInterrupt])
+def test_the_command_says_that_what_was_copied_is_kept(
+    kind: type[BaseException],
+    photos: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*args: object) -> None:
+        raise kind("the disk is full")
+
+    monkeypatch.setattr(LocalDraft, "publish", fail)
+    is_interrupt = kind is KeyboardInterrupt
+    assert main(["convert", f"folder:{photos}", str(target)]) == (130 if is_interrupt else 1)
+    what = "interrupted" if is_interrupt else "the disk is full"
+    kept = f"{work_of(target)} keeps what was copied; resume=True (--resume) goes on from there"
+    assert capsys.readouterr().err.strip().endswith(f"arraystore: {what}; {kept}")
