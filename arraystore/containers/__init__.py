@@ -15,7 +15,7 @@ from arraystore.containers.hdf5.reader import SIGNATURE, HDF5Reader
 from arraystore.containers.hdf5.writer import HDF5Writer
 from arraystore.containers.zarr.reader import METADATA, ZarrReader
 from arraystore.containers.zarr.writer import ZarrWriter
-from arraystore.errors import FormatError, StorageError, changed, escaped
+from arraystore.errors import FormatError, StorageError, escaped, store_changed
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.storage.range_reader import LocalReader
 from arraystore.storage.server_answers import strange_answer
@@ -99,7 +99,7 @@ def open_local(
     except (FormatError, OSError):
         now = _status(path)
         if now is None or not os.path.samestat(now, status):
-            raise changed(str(path)) from None
+            raise store_changed(str(path)) from None
         raise
 
 

@@ -203,7 +203,9 @@ class _Verification:
     ) -> None:
         self._store = store
         self._reader, self._container = store.opened
-        self._info = DatasetInfo.from_attributes(self._container.attributes(), where=store.address)
+        self._info = DatasetInfo.from_attributes(
+            self._container.attributes(), location=store.address
+        )
         self._findings = findings
         self._shown = shown
         self._is_of_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
