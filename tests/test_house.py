@@ -31,8 +31,11 @@ ONLY_IN = {
     "h5py": {"containers/hdf5/reader.py", "containers/hdf5/guard.py", "containers/hdf5/writer.py"},
     "obstore": {"storage/objects/connection.py"},
     "boto3": {"storage/objects/connection.py"},
-    "simplejpeg": {"images/decode.py"},
-    "PIL": {"images/decode.py", "cli/synthetic_archives.py", "cli/contact_sheet.py"},
+    "simplejpeg": {"images/decode.py", "images/reencode.py"},
+    "PIL": {
+        *("images/decode.py", "images/pillow.py", "images/resize.py"),
+        *("cli/synthetic_archives.py", "cli/contact_sheet.py"),
+    },
     "xarray": {"integrations/xarray_backend.py"},
     "rich": {"writing/progress.py", "cli/tables.py"},
     "click": {"cli/commands.py", "cli/options.py"},
@@ -53,7 +56,8 @@ HARMLESS = {
     *(f"', '.join({names})" for names in ("SHUFFLES", "_WRITERS", "choices", "sorted(_RESERVED)")),
     "', '.join((f'{known}://' for known in KINDS))",
     *("count", "height", "label", "least", "length", "n", "n_scans", "n_values", "nbytes", "size"),
-    *("start", "stop", "width", "components", "found", "position", "precision", "max_gap"),
+    *("start", "stop", "width", "components", "found", "offset", "position", "precision"),
+    "max_gap",
     *("archive.nbytes", "index.ndim", "index.size", "index[outside][0]", "self._n_way"),
     *("memoryview(data).nbytes", "sum(sizes)", "MAX_CHUNK_NBYTES", "_MAX_SCANS"),
 }
