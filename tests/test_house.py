@@ -28,7 +28,10 @@ ONLY_IN = {
         "reader.py",
     },
     "numcodecs": {"containers/zarr/column_codec.py"},
-    "h5py": {"containers/hdf5/reader.py", "containers/hdf5/guard.py", "containers/hdf5/writer.py"},
+    "h5py": {
+        *("containers/hdf5/checks.py", "containers/hdf5/datasets.py", "containers/hdf5/links.py"),
+        *("containers/hdf5/reader.py", "containers/hdf5/writer.py"),
+    },
     "obstore": {"storage/objects/connection.py"},
     "boto3": {"storage/objects/connection.py"},
     "simplejpeg": {"images/decode.py", "images/reencode.py"},

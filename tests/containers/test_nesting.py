@@ -98,7 +98,7 @@ def test_a_copy_of_more_groups_than_any_store_has_is_refused(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("arraystore.containers.protocol.MAX_NODES", 20)
-    monkeypatch.setattr("arraystore.containers.hdf5.guard.MAX_NODES", 20)
+    monkeypatch.setattr("arraystore.containers.hdf5.links.MAX_NODES", 20)
     for number in range(20):
         if store.is_dir():
             (store / f"g{number}").mkdir()
