@@ -261,17 +261,18 @@ class ContainerWriter(Protocol):
     Parameters
     ----------
     path : Path
-        File or folder of the root, created if it is not there.
+        File or folder of the root; created if it does not exist.
     is_skeleton : bool, default False
-        Whether the payloads are going to be somewhere else, so that they take no
-        space here: they are holes in a file, or missing files.
+        Whether the payloads are stored elsewhere and take no space here: they are holes in a
+        file, or missing files.
 
     Attributes
     ----------
     root_key : str
-        The object below the store that makes one of it; empty if it is all in one.
+        Key, below the store, of the object that identifies the container; empty if the store is
+        one object.
     root_nbytes : int
-        How much of that object's beginning `is_root` needs.
+        Number of bytes of that object's beginning that `is_root` needs.
     """
 
     root_key: ClassVar[str]
@@ -281,12 +282,12 @@ class ContainerWriter(Protocol):
 
     @staticmethod
     def is_root(data: bytes) -> bool:
-        """Whether the beginning of the object at `root_key` is that of this container."""
+        """Return whether the object at `root_key`, by its beginning, is of this container."""
         ...
 
     @staticmethod
     def import_libraries() -> None:
-        """Import all that writing needs, which takes up to a second the first time."""
+        """Import the libraries that writing needs, which takes up to a second the first time."""
         ...
 
     @staticmethod
@@ -296,15 +297,26 @@ class ContainerWriter(Protocol):
 
     @staticmethod
     def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
-        """Return the key of the object with the payload's bytes ``[start, stop)``, and its end.
+        """Return the key of the object for a fill block of a payload, and the object's last bytes.
 
-        They are a block: a shard's, or what there is of the last. The end is what
-        comes after them in the object. Not for a container that is all in one.
+        Only for containers that store payloads as objects of their own.
+
+        Parameters
+        ----------
+        path : str
+            The payload.
+        start, stop : int
+            The fill block: the bytes ``[start, stop)`` of the payload.
+
+        Returns
+        -------
+        str, bytes
+            The key, and the bytes that follow the fill block in the object.
         """
         ...
 
     def create_group(self, path: str) -> None:
-        """Create a group; the root is there from the start."""
+        """Create a group; the root exists from the start."""
         ...
 
     def create_payload(self, path: str, nbytes: int) -> None:
@@ -313,8 +325,8 @@ class ContainerWriter(Protocol):
         Raises
         ------
         StorageError
-            If the disk has not that much room. A container may notice only
-            when it is closed.
+            If the disk has too little free space. A container may notice this only when it is
+            closed.
         """
         ...
 
@@ -327,7 +339,7 @@ class ContainerWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish what was written since the writer was opened, and hold nothing open after."""
+        """Complete the container, and close all files."""
         ...
 
 
