@@ -14,7 +14,7 @@ from typing_extensions import override
 from arraystore._checksum import crc32c
 from arraystore.cli.synthetic_archives import encode
 from arraystore.containers import open_local, writer_for
-from arraystore.images.decode import probe
+from arraystore.images.probe import probe
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.indexing.layout import content_digest, image_starts, label_index, sample_order
 from arraystore.reading.stored_split import SAMPLE_COLUMNS
