@@ -40,23 +40,35 @@ _WRITERS: Final[dict[str, type[ContainerWriter]]] = {
 }
 
 
-def writer_for(target: PurePath) -> type[ContainerWriter]:
-    """Return the writer of the container that a name's suffix asks for.
+def writer_for(target: PurePath, location: str = "") -> type[ContainerWriter]:
+    """Return the writer of the container that the suffix of a name chooses.
+
+    Parameters
+    ----------
+    target : PurePath
+        Path or key of the store.
+    location : str, optional
+        What an error message calls the store; `target` by default.
 
     Raises
     ------
     ValueError
-        If it asks for none.
+        If the suffix is not one of a container.
     """
     try:
         return _WRITERS[target.suffix.lower()]
     except KeyError:
         raise ValueError(
             escaped(
-                f"{target}: the suffix chooses the container and must be one of "
+                f"{location or target}: the suffix chooses the container and must be one of "
                 f"{', '.join(_WRITERS)}, got {target.suffix!r}"
             )
         ) from None
+
+
+def is_container(path: Path) -> bool:
+    """Whether a file or folder on the local disk looks like a container, even if damaged."""
+    return any(writer.is_at(path) for writer in _WRITERS.values())
 
 
 def open_local(

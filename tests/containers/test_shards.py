@@ -16,9 +16,9 @@ from arraystore.containers.zarr import writer as zarr_room
 from arraystore.containers.zarr.shards import shard_object_nbytes
 from arraystore.indexing.layout import blocks
 from arraystore.schema import INNER_CHUNK_NBYTES, PAYLOAD, SHARD_NBYTES
-from arraystore.writing import fill as fill_room
-from arraystore.writing import store_writer as draft_room
-from arraystore.writing.fill import FilePlaces, FillTask, fill
+from arraystore.writing import fill as fill_module
+from arraystore.writing import store_writer
+from arraystore.writing.fill import FilePlace, FillTask, fill
 from arraystore.writing.image_source import FileRanges
 from tests.support import picture, write_folder
 
@@ -57,14 +57,14 @@ def write_ours(folder: Path, payload: bytes, *, buffer_nbytes: int = 5) -> Path:
     nbytes = np.minimum(11, len(payload) - starts)
     images = FileRanges((str(source),), np.zeros_like(starts), starts, nbytes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fill_room, "BUFFER_NBYTES", buffer_nbytes)
+        patch.setattr(fill_module, "BUFFER_NBYTES", buffer_nbytes)
         for index, block in enumerate(blocks(nbytes, block_nbytes=SHARD)):
             shard = root / "train" / PAYLOAD / "c" / str(index)
             fill(
                 FillTask(
                     images=images.rows(block.first, block.last),
                     skip=block.skip,
-                    target=FilePlaces(((str(shard), 0, block.stop - block.start),)),
+                    place=FilePlace(((str(shard), 0, block.stop - block.start),)),
                 )
             )
     return root / "train" / PAYLOAD
@@ -155,7 +155,7 @@ def test_a_converted_store_has_the_shards_that_zarr_python_writes(
 ) -> None:
     monkeypatch.setattr(zarr_room, "SHARD_NBYTES", 2048)
     monkeypatch.setattr(zarr_room, "INNER_CHUNK_NBYTES", 256)
-    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=2048))
+    monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=2048))
     store = tmp_path / "a.zarr"
     arraystore.convert(f"folder:{write_folder(tmp_path / 'in', IMAGES)}", store, sync=False)
     payload = payload_of(store)
