@@ -24,6 +24,8 @@ from arraystore.writing.store_writer import StoreWriter
 from arraystore.writing.workspace import StoreExistsError
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from arraystore.containers.protocol import ContainerWriter
     from arraystore.storage.objects.writer import ObjectWriter
 
@@ -80,20 +82,24 @@ class BucketStoreWriter(StoreWriter):
         return self
 
     @override
-    def __exit__(self, *exception: object) -> None:
-        error = exception[1]
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         try:
             if not self._lock.is_lost:
                 kept = self._unlock()
-                if kept and isinstance(error, BaseException):
+                if kept and error is not None:
                     error.add_note(escaped(how_to_resume(kept, error)))
         except OSError as another:
-            if not isinstance(error, BaseException):
+            if error is None:
                 raise
             error.add_note(escaped(f"objects sent so far are left as they are: {another}"))
         finally:
             close_idle_files()  # or the spool would keep its disk space
-            self._stack.__exit__(*exception)  # type: ignore[arg-type] # the three of a with statement
+            self._stack.__exit__(kind, error, traceback)
 
     def _unlock(self) -> str:
         """Give up the lock; return a text on what is kept to be resumed, if anything is."""

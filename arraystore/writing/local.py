@@ -28,6 +28,7 @@ from arraystore.writing.workspace import workspace
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from concurrent.futures import Executor
+    from types import TracebackType
 
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
@@ -79,20 +80,24 @@ class LocalStoreWriter(StoreWriter):
         return self
 
     @override
-    def __exit__(self, *exception: object) -> None:
-        error = exception[1]
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         try:
             self._close_journal()
         except OSError as another:
-            if not isinstance(error, BaseException):
+            if error is None:
                 raise
             error.add_note(escaped(f"the last blocks could not be recorded: {another}"))
         finally:
             is_kept = self._work.is_unfinished and not self._is_refused
-            if isinstance(error, BaseException) and is_kept:
+            if error is not None and is_kept:
                 kept = f"{self._work.folder} keeps the blocks copied so far"
                 error.add_note(escaped(how_to_resume(kept, error)))
-            self._stack.__exit__(*exception)  # type: ignore[arg-type] # the three of a with statement
+            self._stack.__exit__(kind, error, traceback)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ from arraystore.writing.resuming import blocks_to_compare, check_recorded
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
+    from types import TracebackType
 
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
@@ -146,7 +147,12 @@ class StoreWriter(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, *exception: object) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
     def fill(
         self,

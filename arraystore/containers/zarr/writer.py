@@ -220,10 +220,9 @@ class ZarrWriter(ContainerWriter):
         filled.
         """
         if self._group is None:
-            # Another thread may import them at this moment. If two threads import modules of a
-            # package that import each other, one gets incomplete modules, unless both begin with
-            # the same module.
-            self.import_libraries()
+            # The same module first as in `import_libraries`, which another thread may call at this
+            # moment: two threads that begin with different modules of a package whose modules
+            # import each other may get incomplete ones.
             from zarr.api.asynchronous import open_group
 
             root = open_group(self._path, mode="a", zarr_format=3, use_consolidated=False)
