@@ -17,7 +17,8 @@ from arraystore.containers.hdf5.cached_object import (
 )
 from arraystore.containers.hdf5.reader import SIGNATURE, HDF5Reader
 from arraystore.containers.hdf5.writer import HDF5Writer
-from arraystore.containers.zarr.reader import METADATA, ZarrReader
+from arraystore.containers.zarr.metadata import METADATA
+from arraystore.containers.zarr.reader import ZarrReader
 from arraystore.containers.zarr.writer import ZarrWriter
 from arraystore.errors import FormatError, StorageError, escaped, store_changed
 from arraystore.indexing.byte_range import ByteRange

@@ -15,7 +15,7 @@ import numpy as np
 from typing_extensions import override
 
 from arraystore.containers.protocol import ContainerWriter, as_string_array
-from arraystore.containers.zarr.reader import METADATA
+from arraystore.containers.zarr.metadata import METADATA
 from arraystore.containers.zarr.shards import (
     ShardKeys,
     shard_footer,
