@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import pytest
     from numpy.typing import NDArray
 
     from arraystore.dataset.split import Split
@@ -184,6 +186,13 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def set_chunk_rows(patch: pytest.MonkeyPatch, rows: int) -> None:
+    """Give all columns chunks of so many rows, so that few samples have several."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("arraystore.") and hasattr(module, "COLUMN_CHUNK_ROWS"):
+            patch.setattr(module, "COLUMN_CHUNK_ROWS", rows)
 
 
 def threads_of_arraystore() -> list[threading.Thread]:

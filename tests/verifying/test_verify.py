@@ -33,7 +33,7 @@ from tests.reading.test_damaged_stores import (
     rewrite_payload,
     set_attribute,
 )
-from tests.support import SUFFIXES, picture, write_folder, write_store
+from tests.support import SUFFIXES, picture, set_chunk_rows, write_folder, write_store
 from tests.web import Answer, WebServer
 
 if TYPE_CHECKING:
@@ -377,8 +377,11 @@ def test_a_document_that_is_not_what_the_root_says_of_it_is_reported(copy: Path)
 
 
 @named("suffix", SUFFIXES)
-def test_every_damaged_chunk_of_a_column_is_reported(suffix: str, tmp_path: Path) -> None:
-    n = 200_000
+def test_every_damaged_chunk_of_a_column_is_reported(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, rows = 390, 128
+    set_chunk_rows(monkeypatch, rows)
     labels = np.random.default_rng(0).integers(0, 2, n)
     names = list(map(str, range(n)))
     path = write_store(tmp_path / f"a{suffix}", names, labels, classes=["a", "b"])
@@ -387,10 +390,10 @@ def test_every_damaged_chunk_of_a_column_is_reported(suffix: str, tmp_path: Path
             (path / f"train/label/c/{number}").unlink()
         else:
             with h5py.File(path, "r+") as root:
-                root["train/label"].id.write_direct_chunk((number * 2**16,), b"no gzip")
+                root["train/label"].id.write_direct_chunk((number * rows,), b"no gzip")
     report = arraystore.verify(path)
     told = [p.message for p in report.problems if "train/label" in p.message]
-    assert [line.rpartition("(rows ")[2].split()[0] for line in told] == ["65536", "196608"]
+    assert [line.rpartition("(rows ")[2].split()[0] for line in told] == ["128", "384"]
 
 
 def test_a_number_of_samples_beyond_all_bounds_takes_no_longer_to_tell(copy: Path) -> None:
