@@ -292,7 +292,7 @@ def test_offsets_that_wrap_around_raise(
     tmp_path: Path, start: int, nbytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        sys.modules["arraystore.convert"], "image_starts", lambda sizes: np.array([0, start])
+        sys.modules["arraystore.writing.seal"], "image_starts", lambda sizes: np.array([0, start])
     )
     path = write_store(tmp_path / "a.zarr", ["a", "b"], [0, 0], [b"1", b"2"], classes=["x"])
     stored = arraystore.open(path)["train"]
@@ -308,7 +308,7 @@ def test_offsets_that_wrap_around_raise(
 def test_overlapping_images_are_not_copied(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            sys.modules["arraystore.convert"], "image_starts", lambda sizes: np.array([0, 0])
+            sys.modules["arraystore.writing.seal"], "image_starts", lambda sizes: np.array([0, 0])
         )
         path = write_store(tmp_path / "a.zarr", ["a", "b"], [0, 0], [b"12", b"34"], classes=["x"])
     with pytest.raises(StorageError, match="crc32c must be"):

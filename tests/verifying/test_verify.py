@@ -232,7 +232,7 @@ def test_wrong_split_attribute_is_reported(copy: Path, name: str, value: Any, fa
         ("train/label", {"dimension_names": None}, "its dimension must be 'sample', got ''"),
         ("train/label", {"fill_value": 0}, "its fill value must be -1, got 0"),
         ("train/label", {"data_type": "int32"}, "must hold int64, got int32"),
-        ("train/label", {"shape": [5, 6]}, "not a 1-d array"),
+        ("train/label", {"shape": [5, 6]}, "not the metadata of a 1-d array"),
         (PAYLOAD, {"dimension_names": ["b"]}, "its dimension must be 'byte'"),
         ("label_name", {"dimension_names": ["label"]}, "must be ('string', 'class')"),
         ("train/image_nbytes", {"attributes": {}}, "'sample_dimension' must be 'byte'"),
@@ -359,7 +359,7 @@ def test_end_of_a_shard_is_compared(copy: Path) -> None:
     file.write_bytes(whole[:at] + b"\1" + whole[at + 1 :])
     assert_reported(problems(copy), f"{PAYLOAD}/c/0", "must be zeros")
     file.write_bytes(whole[:-7] + b"\1" + whole[-6:])
-    assert_reported(problems(copy), f"{PAYLOAD}/c/0", "the shard's index is not that")
+    assert_reported(problems(copy), f"{PAYLOAD}/c/0", "the shard's index must be that")
     file.write_bytes(whole + b"\1")
     assert_reported(problems(copy), f"{PAYLOAD}/c/0", "got more")
 
