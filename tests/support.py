@@ -16,7 +16,6 @@ from arraystore.containers import open_local, writer_for
 from arraystore.images.decode import probe
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.indexing.layout import content_digest, image_starts, label_index, sample_order
-from arraystore.reading.stored_split import SAMPLE_COLUMNS
 from arraystore.schema import COLUMNS, ROOT_COLUMNS, SELECTIONS, Column, DatasetInfo, SplitInfo
 from arraystore.storage.range_reader import RangeReader
 
@@ -153,18 +152,13 @@ class CountingReader(RangeReader):
 
 
 def count_reads(split: Split) -> CountingReader:
-    """Let the reads of images of a split with one part go through a counter, from now on.
+    """Record every read of images from now on, of a store that has not read one yet.
 
-    Columns and the chunk manifest are loaded first, so that only images are counted. A memory
-    map is done without, since nobody can count what is read through it.
+    Columns are read by the container, with a reader of its own.
     """
-    (part,) = split._parts
-    stored = part.stored
-    stored.load(SAMPLE_COLUMNS)
-    _ = stored._payload.manifest, stored._ranges
-    counting = CountingReader(stored._reader)
-    stored._reader = stored._payload._reader = counting
-    stored._payload._local = None
+    handle = split._root.handle
+    counting = CountingReader(handle.reader)
+    handle._opened = counting, handle.container
     return counting
 
 

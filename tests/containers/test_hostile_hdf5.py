@@ -234,7 +234,7 @@ def test_a_bomb_of_gzip_is_refused_by_the_size_of_a_chunk(store: Path) -> None:
 
     replaced(store, "train/label", make)
     with refused(f"{store}/train/label", "chunks may have"):
-        _ = arraystore.open(store).stored("train").column("label")
+        _ = arraystore.open(store).stored("train").columns["label"]
 
 
 # Attributes

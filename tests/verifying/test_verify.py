@@ -136,7 +136,7 @@ def test_every_image_is_read_once_and_little_is_held(
         seen.extend(ranges)
         return real(self, ranges)
 
-    manifest = arraystore.open(path).stored("train")._payload.manifest
+    manifest = arraystore.open(path).stored("train")._images.manifest
     images = arraystore.open(path)["train"].image_nbytes
     monkeypatch.setattr(LocalReader, "read_ranges", spy)
     assert problems(path) == []
