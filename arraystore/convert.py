@@ -300,7 +300,7 @@ def _report_complete(
 
 
 def _stored_names(split: StoredSplit, names: tuple[str, ...]) -> tuple[str, ...]:
-    stored = set(split.column("file_name").tolist())
+    stored = set(split.columns["file_name"].tolist())
     return tuple(name for name in names if name in stored)
 
 

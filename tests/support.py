@@ -138,9 +138,9 @@ def count_reads(split: Split) -> CountingReader:
 
     Columns are read by the container, with a reader of its own.
     """
-    opening = split._store._opening  # type: ignore[attr-defined] # the store that opened it
-    counting = CountingReader(opening.reader)
-    opening._opened = counting, opening.container
+    handle = split._root.handle
+    counting = CountingReader(handle.reader)
+    handle._opened = counting, handle.container
     return counting
 
 

@@ -123,7 +123,7 @@ def names(folder: Path) -> list[str]:
 
 
 def column(path: Path, name: str, split: str = "train") -> NDArray[Any]:
-    return arraystore.open(path).stored(split).column(name)
+    return arraystore.open(path).stored(split).columns[name]
 
 
 def payload(path: Path, split: str = "train") -> bytes:

@@ -123,7 +123,7 @@ def test_an_iteration_goes_on_in_a_forked_child(path: Path) -> None:
         "import os, signal, sys, warnings, arraystore\n"
         "warnings.simplefilter('ignore')  # that a process with threads is forked\n"
         "split = arraystore.open(sys.argv[1])['train']\n"
-        "arraystore.dataset.samples._READ_AHEAD = 4\n"
+        "arraystore.dataset.sample_reader._READ_AHEAD = 4\n"
         "samples = iter(split)\n"
         "first = [next(samples).file_name for _ in range(3)]\n"
         "pid = os.fork()\n"

@@ -163,7 +163,7 @@ def copy(
         writer.create_arrays({name: info.num_bytes for name, info in splits.items()})
         with states.unchanged():
             for name in splits:
-                checksums = store.stored(name).column("image_crc32c")
+                checksums = store.stored(name).columns["image_crc32c"]
                 writer.fill(name, images[name], shown, expected=checksums)
             shown.status("sealing")
             with writer.sealing() as copied:
@@ -293,9 +293,9 @@ def _stored_images(
     store: Store, split: str, reader: RangeReader, container: ContainerReader
 ) -> StoredImages:
     stored = store.stored(split)
-    nbytes = stored.column("image_nbytes")
+    nbytes = stored.columns["image_nbytes"]
     location = f"{store.address}/{split}"
-    if not np.array_equal(stored.column("image_start"), image_starts(nbytes)):
+    if not np.array_equal(stored.columns["image_start"], image_starts(nbytes)):
         raise FormatError(f"{location}/image_start: must be the running sum of image_nbytes")
     manifest = container.manifest(f"{split}/{PAYLOAD}")
     if not 0 <= stored.info.seed < 2**63:
@@ -310,7 +310,7 @@ def _stored_images(
                 f"{stated}"
             )
     _check_is_stored(reader, manifest)
-    names = stored.column("file_name")
+    names = stored.columns["file_name"]
     return StoredImages(reader, manifest, image_starts(nbytes), nbytes, names, location)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 import arraystore
 from arraystore.cli.commands import main
 from arraystore.cli.contact_sheet import captions, contact_sheet
-from arraystore.dataset.class_names import Vocabulary
+from arraystore.dataset.class_names import ClassNames
 from arraystore.writing.local import LocalStoreWriter
 from tests.reading.test_damaged_stores import edited
 from tests.support import SUFFIXES, picture, write_folder
@@ -167,7 +167,7 @@ def test_info_names_the_selections_that_a_store_keeps(
     assert main(["info", target]) == 0
     assert "1pct (of train)" in capsys.readouterr().out
     assert main(["ls", target, "--selection", "1pc"]) == 1
-    assert "keeps no selection '1pc'; it keeps 1pct" in capsys.readouterr().err
+    assert "has no selection '1pc', it has 1pct" in capsys.readouterr().err
 
 
 def test_show_draws_the_samples_of_a_class(
@@ -253,15 +253,15 @@ def test_what_selects_nothing_cannot_be_shown(
 def test_a_class_is_found_by_number_id_and_word_in_any_case(store: arraystore.Store) -> None:
     names, words = store.label_names, store.label_words
     spelled = ["1", "n01443537", "goldfish", "GOLDFISH", "carassius auratus", words[1]]
-    assert {Vocabulary(names, words).label(text) for text in spelled} == {1}
+    assert {ClassNames(names, words).label(text) for text in spelled} == {1}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("crane", r"several classes: 134 n02012849 \(crane\), 517 n03126707 \(crane\)"),
-        ("goldfsh", "near it: goldfish"),
-        ("n01443538", "near it: n01443537"),
+        ("goldfsh", "did you mean goldfish"),
+        ("n01443538", "did you mean n01443537"),
         ("1000", r"not in range\(1000\)"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_class_that_is_not_one_is_refused_with_what_there_is(
     text: str, message: str, store: arraystore.Store
 ) -> None:
     with pytest.raises(KeyError, match=message):
-        store.vocabulary.label(text)
+        store.str2int(text)
 
 
 def test_demo_proves_itself_and_can_be_run_again(

@@ -296,11 +296,11 @@ def test_offsets_that_wrap_around_raise(
     )
     path = write_store(tmp_path / "a.zarr", ["a", "b"], [0, 0], [b"1", b"2"], classes=["x"])
     stored = arraystore.open(path)["train"]
-    (part,) = stored._parts
-    part.stored.column("image_nbytes")
-    values = part.stored._columns["image_nbytes"].copy()
+    (part,) = stored.sample_set
+    part.stored.columns.load(("image_nbytes",))
+    values = part.stored.columns._whole["image_nbytes"].copy()
     values[1] = nbytes
-    part.stored._columns["image_nbytes"] = values
+    part.stored.columns._whole["image_nbytes"] = values
     with refused(path, "outside the payload"):
         _ = stored.image_bytes[0]
 

@@ -430,7 +430,7 @@ def test_the_password_of_a_web_address_is_sent_and_never_repeated(
         repr(store),
         store.address,
         told(lambda: store["train"].image_bytes[5]),
-        repr(store._opening.options),
+        repr(store._handle.options),
     ]
     web.answer = lambda asked: None
     texts.append(told(lambda: arraystore.open(f"{address}/no.zarr"), FileNotFoundError))
@@ -445,7 +445,7 @@ def test_secrets_are_never_repeated(
     web.answer = lambda asked: answer
     texts = [
         repr(store),
-        repr(store._opening.options),
+        repr(store._handle.options),
         repr(store.opened),
         told(lambda: store["train"].image_bytes[3]),
     ]

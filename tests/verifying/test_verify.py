@@ -132,7 +132,7 @@ def test_images_are_read_once_in_windows(path: Path, monkeypatch: pytest.MonkeyP
         seen.extend(ranges)
         return real(self, ranges)
 
-    manifest = arraystore.open(path).stored("train")._payload.manifest
+    manifest = arraystore.open(path).stored("train")._images.manifest
     images = arraystore.open(path)["train"].image_nbytes
     monkeypatch.setattr(LocalReader, "read_ranges", spy)
     assert problems(path) == []
