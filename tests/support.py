@@ -14,11 +14,11 @@ from typing_extensions import override
 from arraystore._checksum import crc32c
 from arraystore.cli.synthetic_archives import encode
 from arraystore.containers import open_local, writer_for
-from arraystore.containers.hdf5 import foreign_arrays
+from arraystore.containers.hdf5 import datasets as hdf5_datasets
 from arraystore.containers.hdf5 import writer as hdf5_writer
 from arraystore.containers.zarr import reader as zarr_reader
 from arraystore.containers.zarr import writer as zarr_writer
-from arraystore.images.decode import probe
+from arraystore.images.probe import probe
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.indexing.layout import content_digest, image_starts, label_index, sample_order
 from arraystore.reading import column_reader, stored_split
@@ -196,7 +196,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
 def set_chunk_rows(patch: pytest.MonkeyPatch, rows: int) -> None:
     """Let all columns have chunks of so many rows, so that few samples have several."""
     for module in (
-        hdf5_writer, foreign_arrays, zarr_writer, zarr_reader, column_reader, stored_split,
+        hdf5_writer, hdf5_datasets, zarr_writer, zarr_reader, column_reader, stored_split,
         verified_columns,
     ):  # fmt: skip
         patch.setattr(module, "COLUMN_CHUNK_ROWS", rows)

@@ -108,7 +108,7 @@ def test_a_list_of_ones_own_is_not_called_the_published_one(store: arraystore.St
     [("imagenet2012", "subset_list"), ("folder:.", "subset_list"), ("folder:.", "manual_dir")],
 )
 def test_an_option_without_a_meaning_is_refused(dataset: str, option: str, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=f"takes no {option}"):
+    with pytest.raises(SourceError, match=f"does not take {option}"):
         arraystore.convert(dataset, tmp_path / "a.h5", **{option: tmp_path})  # type: ignore[arg-type] # chosen by name
 
 

@@ -857,6 +857,6 @@ def test_a_local_document_that_is_cut_short_says_so(copy: Path, nbytes: int) -> 
         pytest.skip("has no documents")
     document = copy / "zarr.json"
     document.write_bytes(document.read_bytes()[:nbytes])
-    message = f"zarr.json: must be JSON, but ends in the middle, after {nbytes} bytes; the file is"
+    message = f"zarr.json: must be JSON, but ends after {nbytes} bytes; the file is"
     with pytest.raises(FormatError, match=message):
         arraystore.open(copy)

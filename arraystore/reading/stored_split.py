@@ -273,7 +273,7 @@ class StoredSplit(StoredColumns):
 
     def _located(self, positions: Ints) -> tuple[Payload, Ints, Ints]:
         """Return the payload, where in it some images begin, and their sizes."""
-        with self._opening.container.held():
+        with self._opening.container.keep_open():
             return self._payload, *self._where(positions)
 
     def _where(self, positions: Ints) -> tuple[Ints, Ints]:

@@ -18,7 +18,7 @@ import arraystore
 from arraystore.cli.commands import main
 from arraystore.cli.contact_sheet import captions, contact_sheet
 from arraystore.dataset.class_names import Vocabulary
-from arraystore.writing.local import LocalDraft
+from arraystore.writing.local import LocalStoreWriter
 from tests.reading.test_damaged_stores import edited
 from tests.support import SUFFIXES, picture, write_folder
 
@@ -302,7 +302,7 @@ def test_demo_proves_itself_and_can_be_run_again(
         (["show", "STORE", "-o", "no/a.png"], "--output: there is no folder no; create it first"),
         (["show", "STORE", "-o", "text.txt/a.png"], "--output: there is no folder text.txt; "),
         (["show", "STORE", "-o", "."], "--output: . is a folder; it must be a file"),
-        (["convert", "cifar10", "out.zarr"], "there is no data set 'cifar10'; there are"),
+        (["convert", "cifar10", "out.zarr"], "unknown data set 'cifar10'; known are"),
         (["convert", "imagenet2012:4.0.0", "out.zarr"], "2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0"),
         (["convert", "folder:.", "out.zip"], "the suffix chooses the container"),
         (["convert", "folder:.", "s3://b/x"], "s3://b/x: the suffix chooses the container"),
@@ -337,13 +337,15 @@ def test_an_interrupt_is_one_line_that_says_what_is_left_and_status_130(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LocalDraft, "writer", interrupted)
+    monkeypatch.setattr(LocalStoreWriter, "sealing", interrupted)
     command = ["convert", f"folder:{photos}", str(tmp_path / "a.zarr")]
     assert main(command) == 130
     printed = capsys.readouterr()
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     assert printed.err.startswith("arraystore: interrupted; ")
-    assert ".a.zarr.partial keeps what was copied; resume=True (--resume) goes on" in printed.err
+    assert (
+        ".a.zarr.partial keeps the blocks copied so far; pass resume=True (--resume)" in printed.err
+    )
     monkeypatch.undo()
     assert main([*command, "--resume"]) == 0
 

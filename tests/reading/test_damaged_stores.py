@@ -863,7 +863,7 @@ def test_a_shard_whose_index_points_outside_of_it_is_refused(
     body = index.tobytes()
     checksum = struct.pack("<I", google_crc32c.value(body))
     payload_file(path).write_bytes(data[: -len(body) - 4] + body + checksum)
-    with refused(payload_file(path), "the shard's index points outside of it"):
+    with refused(payload_file(path), "the shard's index points outside the shard"):
         _ = arraystore.open(path)["train"].image_bytes[0]
 
 

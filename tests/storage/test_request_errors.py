@@ -471,8 +471,8 @@ CUT: Final = '{"zarr_format": 3, "attributes": {"form'
 @pytest.mark.parametrize(
     ("body", "kind", "message"),
     [
-        (CUT, ShortReadError, "must be JSON, but ends in the middle, after 39 bytes; the answer"),
-        ("", ShortReadError, "must be JSON, but ends in the middle, after 0 bytes; the answer"),
+        (CUT, ShortReadError, "must be JSON, but ends after 39 bytes; the response"),
+        ("", ShortReadError, "must be JSON, but ends after 0 bytes; the response"),
         (PAGE, StorageError, "must be JSON, but the server sent an HTML page, as for a login"),
         ("\x1f\x8b\x08", StorageError, "must be JSON, but the server sent it compressed by gzip"),
         ("{,}", FormatError, "must be JSON: Expecting"),

@@ -373,7 +373,7 @@ def test_what_lies_behind_the_images_is_compared(copy: Path) -> None:
 @only_zarr
 def test_a_document_that_is_not_what_the_root_says_of_it_is_reported(copy: Path) -> None:
     edit_json(copy / "train/zarr.json", lambda node: node["attributes"].update(seed=7))
-    assert_told(problems(copy), "train/zarr.json", "is not what the root's consolidated")
+    assert_told(problems(copy), "train/zarr.json", "differs from the root's consolidated")
 
 
 @named("suffix", SUFFIXES)

@@ -15,8 +15,8 @@ from arraystore.indexing.layout import blocks
 from arraystore.storage.objects import event_loop
 from arraystore.writing import bucket as bucket_module
 from arraystore.writing import store_writer
-from arraystore.writing.hdf5_bucket import OneObjectDraft
-from arraystore.writing.zarr_bucket import ManyObjectsDraft
+from arraystore.writing.hdf5_bucket import HDF5BucketWriter
+from arraystore.writing.zarr_bucket import ZarrBucketWriter
 from tests.support import objects_on_disk, picture, write_folder
 from tests.web import Asked, WebServer
 
@@ -112,7 +112,7 @@ def test_interrupt_does_not_wait_for_an_answer(
 def test_interrupted_conversion_to_a_bucket_is_resumed(
     photos: Path, web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ManyObjectsDraft, "max_in_flight", 1)
+    monkeypatch.setattr(ZarrBucketWriter, "max_in_flight", 1)
     silent_from(web, REQUESTS["third shard"][1], on=False)
     with pytest.raises(KeyboardInterrupt) as caught:
         convert(photos, web, ".zarr")
@@ -136,7 +136,7 @@ def test_interrupted_upload_is_aborted(
             yield bytes(self._objects.key, "utf-8")
             signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(OneObjectDraft, "_payload", interrupted)
+        monkeypatch.setattr(HDF5BucketWriter, "_payload", interrupted)
     else:
         monkeypatch.setattr(event_loop, "TIDYING_SECONDS", 0.1)
         silent_from(web, REQUESTS["part"][1], on=False)
