@@ -116,17 +116,17 @@ class Split:
         self, selection: int | np.integer[Any] | Selection
     ) -> Sample | Batch[list[Pixels]]:
         if is_one(selection):
-            (sample,) = self.reader.samples([as_position(selection, len(self))])
+            (sample,) = self._reader.samples([as_position(selection, len(self))])
             return sample
-        return self.reader.batch(as_positions(selection, len(self)))
+        return self._reader.batch(as_positions(selection, len(self)))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return the samples at some positions; the DataLoader of torch calls this for a batch."""
-        return self.reader.samples(indices)
+        return self._reader.samples(indices)
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield every sample in order, and read the next ones meanwhile."""
-        return iter(self.reader)
+        return iter(self._reader)
 
     def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:
         raise TypeError(
@@ -141,7 +141,7 @@ class Split:
         return type(self), (self._root, self.name, self._samples)
 
     @cached_property
-    def reader(self) -> SampleReader:
+    def _reader(self) -> SampleReader:
         """Reader of the samples. Internal."""
         return SampleReader(self._samples, repr(self))
 
@@ -208,14 +208,14 @@ class Split:
     @property
     def image(self) -> LazyImages[Pixels, list[Pixels]]:
         """Pixels: ``split.image[5]`` is uint8 (height, width, 3), a slice gives a list of them."""
-        return LazyImages("image", self, self.reader.images)
+        return LazyImages("image", self, self._reader.images)
 
     @cached_property
     def image_bytes(self) -> LazyImages[bytes, list[bytes]]:
         """Encoded images, byte for byte as stored: ``split.image_bytes[5]`` is bytes."""
         whole = self._samples.whole
-        copy = whole.copy if whole else self.reader.copy
-        return LazyImages("image_bytes", self, self.reader.copies, copy)
+        copy = whole.copy if whole else self._reader.copy
+        return LazyImages("image_bytes", self, self._reader.copies, copy)
 
     @property
     def image_views(self) -> LazyImages[memoryview, list[memoryview]]:
@@ -225,7 +225,7 @@ class Split:
         ``mmap=False`` or ``checksum="always"``) they are views of memory that was read into. A view
         keeps its memory alive: the map of a file, or everything that was read together with it.
         """
-        return LazyImages("image_views", self, self.reader.views)
+        return LazyImages("image_views", self, self._reader.views)
 
     def image_arena(self, selection: Selection) -> Arena:
         """Read encoded images into one array, without a Python object per image.
@@ -246,7 +246,7 @@ class Split:
         >>> len(offsets), offsets[-1] == len(data)
         (4, np.True_)
         """
-        return Arena.of(self.reader.views(as_positions(selection, len(self))))
+        return Arena.of(self._reader.views(as_positions(selection, len(self))))
 
     def resized(self, size: int | tuple[int, int]) -> LazyImages[Pixels, Pixels]:
         """Pixels of images resized to one size, so that several make one array.
@@ -273,7 +273,7 @@ class Split:
         return LazyImages(
             f"resized(({height}, {width}))",
             self,
-            lambda positions: self.reader.images(positions, (height, width)),
+            lambda positions: self._reader.images(positions, (height, width)),
         )
 
     def read_plan(self, selection: Selection | None = None) -> ReadPlan:
@@ -295,7 +295,7 @@ class Split:
         >>> train.read_plan(slice(0, 10)).requests      # neighbours are read together
         1
         """
-        return self.reader.plan(as_positions(... if selection is None else selection, len(self)))
+        return self._reader.plan(as_positions(... if selection is None else selection, len(self)))
 
     # Classes
 
@@ -755,7 +755,7 @@ class Split:
             buffer_size=as_count(buffer_size, "buffer_size", least=1),
         )
         return Batches(
-            self.reader,
+            self._reader,
             as_count(batch_size, "batch_size", least=1),
             order,
             first=as_count(start_batch, "start_batch"),
@@ -819,7 +819,7 @@ class Split:
             as_count(n_query, "n_query"),
         )
         return Episodes(
-            self.reader,
+            self._reader,
             self.name,
             self._groups,
             shape,
@@ -852,7 +852,7 @@ class Split:
         >>> heights[5], heights[:3]
         (333, [500, 240, 333])
         """
-        return Mapped(self.reader, transform)
+        return Mapped(self._reader, transform)
 
     def as_supervised(self) -> Mapped[tuple[Pixels, int]]:
         """Return ``(image, label)`` of each sample, as TFDS does with ``as_supervised=True``."""

@@ -62,7 +62,7 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     groups = (slice(first, first + _GROUP) for first in range(0, len(paths), _GROUP))
     n_written = 0
     try:
-        for group, images in ahead(groups, lambda g: (g, split.reader.checked(positions[g]))):
+        for group, images in ahead(groups, lambda g: (g, split._reader.checked(positions[g]))):
             for path, data in zip(paths[group], images, strict=True):
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)

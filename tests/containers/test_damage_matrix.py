@@ -431,7 +431,7 @@ def store_of(path: Path, n: int) -> Path:
 
 @pytest.fixture(scope="module", params=SUFFIXES)
 def chunked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose columns have two chunks of `CHUNK_ROWS` rows."""
+    """Return a store whose columns have two chunks of `CHUNK_ROWS` rows."""
     with pytest.MonkeyPatch.context() as patch:
         set_chunk_rows(patch, CHUNK_ROWS)
         return store_of(tmp_path_factory.mktemp("chunked") / f"large{request.param}", N_CHUNKED)
