@@ -180,14 +180,14 @@ def test_what_is_missing_is_named_in_the_report_and_in_its_notes(
     assert main(["convert", "imagenet2012:5.1.0", str(tmp_path / "a.h5"), *options]) == 0
     printed = capsys.readouterr().out
     assert "ILSVRC2012_img_test.tar not found; its split is left out" in printed
-    assert "ILSVRC2012_img_val.tar: 20 images found, there should be 50,000" in printed
+    assert "ILSVRC2012_img_val.tar: 20 images found, expected 50,000" in printed
 
 
 def test_a_list_that_is_none_is_refused_even_of_a_partial_source(
     drawn: DrawnArchives, tmp_path: Path
 ) -> None:
     (tmp_path / "list.txt").write_text("import os\n")
-    with pytest.raises(SourceError, match=r"none of the 1 name .*is that a subset list"):
+    with pytest.raises(SourceError, match=r"none of the 1 name .*; pass another subset_list"):
         arraystore.convert(
             "imagenet2012_subset/1pct",
             tmp_path / "a.h5",
