@@ -15,7 +15,7 @@ from obstore.store import LocalStore
 
 import arraystore
 from arraystore import containers
-from arraystore.containers.hdf5 import block_cache as blocks_room
+from arraystore.containers.hdf5 import block_cache
 from arraystore.containers.hdf5 import writer as hdf5_room
 from arraystore.containers.zarr import writer as zarr_room
 from arraystore.containers.zarr.shards import ShardKeys, ShardManifest
@@ -219,14 +219,12 @@ def test_what_is_asked_for_does_not_hang_on_the_number_of_samples(
     assert large_nbytes < 2 * small_nbytes + 8192
 
 
-def test_what_a_batch_needs_of_large_columns_is_one_round_trip_from_afar(
-    grown: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for room in (containers, blocks_room):
-        monkeypatch.setattr(room, "BLOCK_NBYTES", 2**10)  # the columns do not lie in the tail
-    monkeypatch.setattr(containers, "HEAD_NBYTES", 2**9)  # nor in the head
-    store = from_afar(grown)
-    _ = store["train"].image_bytes[5]
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of requests in each round trip from now on, where no column lies in a file's ends."""
+    for module in (containers, block_cache):
+        monkeypatch.setattr(module, "BLOCK_NBYTES", 2**10)
+    monkeypatch.setattr(containers, "HEAD_NBYTES", 2**9)
     trips: list[int] = []
     for name in ("arrivals", "read_objects"):
         real = getattr(ObjectReader, name)
@@ -237,9 +235,39 @@ def test_what_a_batch_needs_of_large_columns_is_one_round_trip_from_afar(
             return real(self, wanted)
 
         monkeypatch.setattr(ObjectReader, name, counting)
-    _ = store["train"].image_bytes[[10, 20, 30, 40]]
+    return trips
+
+
+def test_remote_batch_takes_large_columns_in_one_round_trip(grown: Path, trips: list[int]) -> None:
+    train = from_afar(grown)["train"]
+    _ = train.image_bytes[5]
+    trips.clear()
+    _ = train.image_bytes[[10, 20, 30, 40]]
     columns, _ = trips
     assert columns == 12
+
+
+def test_remote_samples_take_large_columns_in_one_round_trip(grown: Path, trips: list[int]) -> None:
+    train = from_afar(grown)["train"]
+    _ = train.reader.read(np.array([5]))
+    trips.clear()
+    _ = train.reader.read(np.array([10, 20, 30, 40]))
+    columns, _ = trips
+    assert columns == 20
+
+
+@named(("labels", "n_trips"), [(3, 2), ([0, 2, 4], 2), ("c3", 3)])
+def test_remote_label_query_of_large_split_takes_two_round_trips(
+    grown: Path, trips: list[int], labels: Any, n_trips: int
+) -> None:
+    store = from_afar(grown)
+    columns = {"train/label_indptr": "int64", "train/label_order": "int64"}
+    columns |= {"label_name": "string", "label_words": "string"}
+    assert len(store["train"])
+    list(store.opened[1].read_rows([(*column, (0, 0)) for column in columns.items()]))
+    trips.clear()
+    store["train"].where(label=labels)
+    assert len(trips) == n_trips
 
 
 def test_chunks_are_read_once_while_they_are_kept(grown: Path) -> None:
