@@ -83,7 +83,7 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
 def _places(split: Split) -> dict[str, int]:
     """Return the path of each image below the folder, and its position in the split."""
     names, labels = split.file_name.tolist(), split.label.tolist()
-    located = list(split.sample_set.locate(np.arange(len(split), dtype=np.int64)))
+    located = list(split._sample_set.locate(np.arange(len(split), dtype=np.int64)))
     several = len({stored.location for stored, _, _ in located}) > 1
     places: dict[str, int] = {}
     origins: dict[str, tuple[str, int]] = {}

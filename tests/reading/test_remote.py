@@ -336,6 +336,46 @@ def test_a_batch_after_the_first_is_one_round_trip(
     assert len(rounds) == 1
 
 
+QUERIES: Final[dict[str, tuple[int, Callable[[arraystore.Store], Any]]]] = {
+    "number": (1, lambda store: store["train"].where(label=5)),
+    "numbers": (1, lambda store: store["train"].where(label=[5, 7])),
+    "id": (2, lambda store: store["train"].where(label="n00000005")),
+    "names": (1, lambda store: (store.label_names, store.label_words)),
+    "counts": (1, lambda store: store["train"].label_counts()),
+    "groups": (1, lambda store: store["train"].per_label(2)),
+}
+"""Round trips of queries after the metadata of the columns."""
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("query", list(QUERIES))
+def test_query_round_trips(
+    true_size: Callable[[str, str], Path],
+    rounds: list[Round],
+    suffix: str,
+    query: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (open_container, cached_object):
+        monkeypatch.setattr(module, "PAGE_NBYTES", 2**12)  # the columns do not lie in the tail
+    path = true_size("1pct", suffix)
+    store = arraystore.open((LocalStore(path.parent), path.name))
+    read_metadata(store)
+    rounds.clear()
+    n_rounds, ask = QUERIES[query]
+    ask(store)
+    assert len(rounds) == n_rounds, rounds
+
+
+def read_metadata(store: arraystore.Store) -> None:
+    """Read where the columns of labels and classes are, and none of their values."""
+    columns = {"train/label_indptr": "int64", "train/label_order": "int64"}
+    columns |= {"label_name": "string", "label_words": "string"}
+    assert len(store["train"])
+    found = store.opened[1].read_rows([(*column, (0, 0)) for column in columns.items()])
+    assert [len(values) for values in found] == [0] * len(columns)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_random_samples_cost_a_request_each_and_no_other_bytes(
     true_size: Callable[[str, str], Path], rounds: list[Round], suffix: str
