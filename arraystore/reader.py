@@ -17,9 +17,10 @@ from arraystore.dataset.sample_set import Part, Parts
 from arraystore.dataset.split import Split
 from arraystore.errors import StoreChangedError, brief, escaped
 from arraystore.indexing.selection import parse_split_string
-from arraystore.reading.store_handle import OpenOptions, open_place
+from arraystore.reading.store_handle import Opening, OpenOptions
 from arraystore.reading.stored_split import StoredSplit
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
+from arraystore.storage.location import Location
 
 if TYPE_CHECKING:
     import os
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from zarr import Group
 
     from arraystore.containers.protocol import ContainerReader
-    from arraystore.reading.store_handle import ObjectStore, Opening
+    from arraystore.storage.location import ObjectStore
     from arraystore.storage.range_reader import RangeReader
 
 
@@ -426,12 +427,13 @@ def open_store(
     >>> arraystore.open("1pct.h5")["train"][5].image.shape
     (333, 500, 3)
     """
-    options = OpenOptions(checksum, storage_options, max_gap, max_in_flight, mmap)
-    store = Store(open_place(address, options))
+    location = Location.parse(address, storage_options)
+    options = OpenOptions(checksum, max_gap, max_in_flight, mmap)
+    store = Store(Opening(location, options))
     for _ in range(_TRIES - 1):
         with suppress(StoreChangedError):  # replaced between two reads: take the new one
             store.read_root()
             return store
-        store = Store(open_place(address, options))
+        store = Store(Opening(location, options))
     store.read_root()
     return store

@@ -7,9 +7,7 @@ but what is indexed.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -20,11 +18,11 @@ from xarray.backends import BackendArray, BackendEntrypoint
 # Not in xarray's list of public names, but where its guide to writing a backend says to look.
 from xarray.core import indexing
 
-from arraystore._arguments import as_path
 from arraystore.containers import open_local
 from arraystore.errors import ArrayStoreError, escaped
 from arraystore.reader import Store, open_store
 from arraystore.schema import COLUMNS, FORMAT_NAME, ROOT_COLUMNS, STRING
+from arraystore.storage.location import Location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -81,16 +79,14 @@ class ArraystoreBackend(BackendEntrypoint):
         A store of a version that this release cannot read is one as well: opening it
         tells so. xarray asks the netCDF engines first, which take every HDF5 file.
         """
-        if not isinstance(filename_or_obj, str | os.PathLike):
-            return False
-        path = Path(os.fsdecode(filename_or_obj))
-        if path.suffix.lower() not in _SUFFIXES:
-            return False
         try:
-            _, container = open_local(as_path(path))
+            location = Location.parse(filename_or_obj)
+            if not location.is_local or location.suffix.lower() not in _SUFFIXES:
+                return False
+            _, container = open_local(location.path)
             return container.attributes().get("format") == FORMAT_NAME
         except (ArrayStoreError, OSError, RuntimeError, TypeError, ValueError):
-            # Somebody else's file, of which nothing is known.
+            # A file of another program, about which nothing is known.
             return False
 
     @override
@@ -127,7 +123,11 @@ class ArraystoreBackend(BackendEntrypoint):
         ValueError
             If `group` is malformed, or a bound is outside the split.
         """
-        return _dataset(_open(filename_or_obj, storage_options), group, _names(drop_variables))
+        return _dataset(
+            open_store(filename_or_obj, storage_options=storage_options),
+            group,
+            _names(drop_variables),
+        )
 
     @override
     def open_groups_as_dict(
@@ -138,7 +138,7 @@ class ArraystoreBackend(BackendEntrypoint):
         storage_options: Mapping[str, Any] | None = None,
     ) -> dict[str, Dataset]:
         """Open the root, which is ``"/"``, and every split, such as ``"/train"``."""
-        store = _open(filename_or_obj, storage_options)
+        store = open_store(filename_or_obj, storage_options=storage_options)
         names = _names(drop_variables)
         return {
             path: _dataset(store, path, names) for path in ("/", *(f"/{name}" for name in store))
@@ -189,12 +189,6 @@ class LazySamples(BackendArray):
         # A copy, since xarray hands it out to be written to and columns are shared; of the
         # dtype that was promised, since NumPy alone would cut the trailing zeros of `bytes`.
         return np.array(found, dtype=self.dtype)
-
-
-def _open(filename_or_obj: object, storage_options: Mapping[str, Any] | None) -> Store:
-    if not isinstance(filename_or_obj, str | os.PathLike):
-        raise TypeError(f"engine 'arraystore' opens a path, got {filename_or_obj!r}")
-    return open_store(os.fsdecode(filename_or_obj), storage_options=storage_options)
 
 
 def _dataset(store: Store, group: str | None, drop_variables: Iterable[str]) -> Dataset:

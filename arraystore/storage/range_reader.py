@@ -277,7 +277,7 @@ class LocalReader(RangeReader):
                 status = os.stat(path)  # noqa: PTH116 - once for each batch
             except (FileNotFoundError, NotADirectoryError):
                 raise StoreChangedError(
-                    f"{path}: has vanished since the store was opened; open it again"
+                    f"{path}: no longer exists, but did when the store was opened; open it again"
                 ) from None
             self._check(self._first, identity_of(status))
 

@@ -436,7 +436,7 @@ def test_long_list_of_damaged_archives_is_cut_short(
     if command == "verify":  # problems of an image, which come after those of the source
         with edited(Path(target)) as root:
             root["train/image_height"][:] = 5
-    module = sys.modules[f"arraystore.{command}"]
+    module = sys.modules[getattr(arraystore, command).__module__]
     load_source = vars(module)["load_source"]
 
     def load_damaged(*args: Any, **options: Any) -> Any:
