@@ -126,5 +126,5 @@ def test_cancelled_scope_ends_feed_and_consumer() -> None:
             raise
 
     with pytest.raises(WorkCancelledError):
-        scope.run(feed, take, range(1000))
+        scope.run(feed, consume, range(1000))
     assert cancelled.wait(60)

@@ -719,7 +719,7 @@ def test_full_disk_raises_and_is_resumed(suffix: str, tmp_path: Path) -> None:
     for at in sorted(points.sample(range(1, counter.n_calls), 20)):
         with pytest.MonkeyPatch.context() as patch:
             FullDisk(patch, at)
-            with pytest.raises(StorageError, match="no room for"):
+            with pytest.raises(StorageError, match="No space left on device"):
                 convert(photos, target)
         assert not target.exists()
         n_kept += work_of(target).exists()
