@@ -181,8 +181,8 @@ def _parsed_url(text: str) -> Location:
     if scheme not in KINDS:
         raise ValueError(
             escaped(
-                f"{root}{path.partition('?')[0]}: a location must be a path or begin with one of "
-                f"{', '.join(f'{known}://' for known in KINDS)}"
+                f"{root}{path.partition('?')[0]}: must be a path or begin with s3://, gs://, "
+                "az://, https://, http://, file:// or memory://"
             )
         )
     kind = KINDS[scheme]

@@ -92,7 +92,7 @@ def test_azure_url_may_name_the_account() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ftp://me:Tr0ub4dor@h/a?sig=Tr0ub4dor", r"^ftp://h/a: a location must be a path or begin"),
+        ("ftp://me:Tr0ub4dor@h/a?sig=Tr0ub4dor", r"^ftp://h/a: must be a path or begin with s3://"),
         ("s3://me:Tr0ub4dor@b/a", r"^s3://b/a: must not contain a user or password"),
         ("az://me:Tr0ub4dor@b/a", r"^az://b/a: must not contain a user or password"),
         ("https://h/a.h5?sig=Tr0ub4dor", r"^https://h/a\.h5: must not have a query"),

@@ -905,7 +905,7 @@ def test_resume_of_published_store_deletes_workspace(photos: Path, target: Path)
 
 def test_command_exits_0_for_complete_store(photos: Path, target: Path) -> None:
     arguments = ["convert", f"folder:{photos}", str(target), "--resume"]
-    for message in ("", "The store was complete already; nothing was converted."):
+    for message in ("", "The store was already complete; nothing was converted."):
         done = CliRunner().invoke(cli, arguments)
         assert done.exit_code == 0
         assert message in done.stdout
