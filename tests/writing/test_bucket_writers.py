@@ -452,7 +452,7 @@ def test_upload_that_could_not_begin_is_retried(bucket: Bucket) -> None:
     [
         ("http://localhost/a.zarr", {}, r"http://localhost/a\.zarr: stores can be written to a"),
         ("s3://bucket/a.tar", {}, r"^s3://bucket/a\.tar: the suffix chooses the container"),
-        ("s3://bucket", {}, "^s3://bucket: the suffix chooses the container"),
+        ("s3://bucket", {}, "^s3://bucket/: the suffix chooses the container"),
         ("ftp://bucket/a.zarr", {}, r"ftp://bucket/a\.zarr: must be a path or begin with"),
         ("s3://bucket/a.zarr", {"regoin": "x"}, "'regoin' is unknown"),
         ("a.zarr", {"region": "x"}, r"a\.zarr: is a path; storage_options need"),
