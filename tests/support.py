@@ -20,6 +20,7 @@ from arraystore.indexing.layout import image_starts, sample_order
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.sources.sample_table import SampleTable, Source
 from arraystore.storage.file_states import FileStates
+from arraystore.storage.location import Location
 from arraystore.storage.range_reader import RangeReader
 from arraystore.writing.image_source import FileRanges
 from arraystore.writing.open_writer import open_writer
@@ -82,7 +83,7 @@ def write_store(
         origins=(),
         selections={name: {"train": positions} for name, positions in kept.items()},
     )
-    with open_writer(path, sync=False) as writer, meter(show=False) as shown:
+    with open_writer(Location.parse(path), sync=False) as writer, meter(show=False) as shown:
         writer.spool.write_bytes(b"".join(encoded))
         writer.create_arrays({"train": int(nbytes.sum())})
         states = FileStates.of([str(writer.spool)])

@@ -30,6 +30,7 @@ from arraystore.schema import (
 from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.published import published_counts
 from arraystore.sources.registry import CONFIGS, folder_of, load_source
+from arraystore.storage.location import Location
 from arraystore.verifying.columns import Columns, ColumnsCheck
 from arraystore.verifying.images import ImagesCheck
 from arraystore.verifying.problems import MAX_KEPT, Findings, Problem, ProblemGroup
@@ -161,14 +162,15 @@ def verify(
     """
     check_bools(decode=decode, progress=False if progress is None else progress)
     began = time.perf_counter()
-    findings, splits, name, where = Findings(), {}, "", str(address)
+    location = Location.parse(address, storage_options)
+    findings, splits, name = Findings(), {}, ""
     damage: tuple[str, ...] = ()
     try:
-        store = open_store(address, storage_options=storage_options)
+        store = open_store(location)
     except (FormatError, ShortReadError) as error:
         findings.add(Problem(str(error)))
     else:
-        name, where = store.dataset, store.address
+        name = store.dataset
         origin = None if source is None else os.fspath(source)
         names = None if subset_list is None else as_path(subset_list)
         with meter(progress) as shown:
@@ -177,7 +179,7 @@ def verify(
                 splits = verification.run(decode=decode)
             damage = verification.source_damage
     return VerifyReport(
-        store=where,
+        store=str(location),
         dataset=name,
         splits=splits,
         decoded=decode,

@@ -273,7 +273,7 @@ def test_a_batch_is_read_and_not_mapped_when_others_were_not_in_the_page_cache_l
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: False)
     assert n_read() == len(train)
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: True)
-    assert [n_read() for _ in range(storage._DOUBTS)] == [len(train)] * 15 + [0]
+    assert [n_read() for _ in range(storage._UNCACHED_BATCHES)] == [len(train)] * 15 + [0]
 
 
 def test_the_disk_is_asked_for_little_more_than_is_read_next(
@@ -299,7 +299,7 @@ def test_the_disk_is_asked_for_little_more_than_is_read_next(
 
 def test_mmap_false_survives_pickling(path: Path) -> None:
     train = pickle.loads(pickle.dumps(arraystore.open(path, mmap=False)["train"]))
-    assert not train._sample_set.only.stored._handle.reader.mmap
+    assert not train._sample_set.only.stored._handle.reader.has_maps
 
 
 @named("options", [{}, {"mmap": False}], ids=str)

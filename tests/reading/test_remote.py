@@ -21,6 +21,7 @@ from arraystore.containers import open_container
 from arraystore.containers.hdf5 import cached_object
 from arraystore.errors import StorageError
 from arraystore.images import decode as image
+from arraystore.storage.location import Location
 from arraystore.storage.objects import connection as stores
 from arraystore.storage.objects import event_loop as loop
 from arraystore.storage.objects import reader as reader_room
@@ -185,7 +186,7 @@ def test_an_hdf5_file_may_be_the_prefix_of_a_store_of_obstore(path: Path, web: W
 
 
 def test_what_is_no_store_of_obstore_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="must be a path, an address or an obstore store, got 5"):
+    with pytest.raises(TypeError, match="must be a path, a URL or an obstore store, got 5"):
         arraystore.open(5)
 
 
@@ -642,6 +643,6 @@ def test_a_weak_etag_is_compared_but_not_sent(path: Path, web: WebServer) -> Non
     assert not any(asked.if_match for asked in web.asked if asked.path.startswith("weak"))
 
 
-def test_stores_of_obstore_are_told_apart_in_messages() -> None:
+def test_stores_of_obstore_are_named_in_messages() -> None:
     for store, name in ((MemoryStore(), "MemoryStore"), (HTTPStore("http://a.b"), "HTTPStore")):
-        assert stores.connection_to(store).where == f"<{name}>/"
+        assert str(Location.parse((store, "a/b"))) == f"<{name}>/a/b"
