@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Helpers of several test files."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def picture(height: int = 12, width: int = 16, seed: int = 0) -> bytes:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write files, by their paths below a folder."""
+    """Write files by their paths below a folder."""
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,21 +158,21 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def threads_of_arraystore() -> list[threading.Thread]:
+def arraystore_threads() -> list[threading.Thread]:
     """Return the threads that decode and read ahead."""
     names = ("arraystore-decode", "arraystore-read-ahead")
     return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
 def no_threads_are_left() -> bool:
-    """Whether all threads that decode and read ahead end, as they do when there is no work."""
-    for thread in threads_of_arraystore():
+    """Wait for all threads that decode and read ahead; return whether they ended."""
+    for thread in arraystore_threads():
         thread.join(60)
-    return not threads_of_arraystore()
+    return not arraystore_threads()
 
 
 class Bucket:
-    """A store of obstore's, in memory, that notes what is done to it and fails when told to."""
+    """An obstore store in memory that records calls, and can fail before or after them."""
 
     def __init__(self) -> None:
         self.inner = MemoryStore()
@@ -207,7 +207,7 @@ def objects_on_disk(store: Path) -> dict[str, bytes]:
 
 
 def checked(text: bytes) -> bytes:
-    """Return a line of a journal that holds a text, and is not torn."""
+    """Return a complete journal line with a text."""
     return f"{crc32c(text):08x} ".encode() + text + b"\n"
 
 
@@ -221,4 +221,4 @@ HOSTILE_LINES: Final = {
     "too many": b'[["train", 0, 1, "", "", ""]]',
     "no JSON": b"\xff",
 }
-"""Lines of journals and claims that are not torn, and that arraystore does not write."""
+"""Lines of journals and lock objects with a right checksum that arraystore does not write."""
