@@ -152,12 +152,10 @@ def _digits(value: Any) -> str:
 
 
 def _connected(options: dict[str, Any]) -> object:
-    from arraystore.storage.objects.address import parse_address
+    from arraystore.storage.location import Location
     from arraystore.storage.objects.connection import connect
 
-    address = parse_address("http://127.0.0.1:9/a.zarr")
-    assert address is not None
-    return connect(address, options)
+    return connect(Location.parse("http://127.0.0.1:9/a.zarr", options))
 
 
 def main(path: Path) -> None:

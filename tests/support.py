@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,23 +14,25 @@ from typing_extensions import override
 
 from arraystore._checksum import crc32c
 from arraystore.cli.synthetic_archives import encode
-from arraystore.convert import _seal
-from arraystore.images.decode import probe
+from arraystore.images.probe import probe
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.indexing.layout import image_starts, sample_order
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.sources.sample_table import SampleTable, Source
 from arraystore.storage.file_states import FileStates
+from arraystore.storage.location import Location
 from arraystore.storage.range_reader import RangeReader
 from arraystore.writing.image_source import FileRanges
-from arraystore.writing.open_writer import open_draft
+from arraystore.writing.open_writer import open_writer
 from arraystore.writing.plan import SplitPlan
 from arraystore.writing.progress import meter
+from arraystore.writing.seal import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import pytest
     from numpy.typing import NDArray
 
     from arraystore.dataset.split import Split
@@ -79,15 +83,15 @@ def write_store(
         origins=(),
         selections={name: {"train": positions} for name, positions in kept.items()},
     )
-    with open_draft(path, sync=False) as draft, meter(show=False) as shown:
-        draft.spool.write_bytes(b"".join(encoded))
-        draft.lay_out({"train": int(nbytes.sum())})
-        states = FileStates.of([str(draft.spool)])
+    with open_writer(Location.parse(path), sync=False) as writer, meter(show=False) as shown:
+        writer.spool.write_bytes(b"".join(encoded))
+        writer.create_arrays({"train": int(nbytes.sum())})
+        states = FileStates.of([str(writer.spool)])
         ranges = FileRanges(states.paths, table.file, table.offset, nbytes, states)
-        draft.fill("train", ranges, shown)
-        with draft.writer() as writer:
-            _seal(writer, source, {"train": plan}, {"train": crc}, order=order, seed=seed)
-        draft.publish(shown)
+        writer.fill("train", ranges, shown)
+        with writer.sealing() as container:
+            seal(container, source, {"train": plan}, {"train": crc}, order=order, seed=seed)
+        writer.publish(shown)
     return path
 
 
@@ -135,9 +139,9 @@ def count_reads(split: Split) -> CountingReader:
 
     Columns are read by the container, with a reader of its own.
     """
-    opening = split._store._opening  # type: ignore[attr-defined] # the store that opened it
-    counting = CountingReader(opening.reader)
-    opening._opened = counting, opening.container
+    handle = split._root.handle
+    counting = CountingReader(handle.reader)
+    handle._opened = counting, handle.container
     return counting
 
 
@@ -158,7 +162,14 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def arraystore_threads() -> list[threading.Thread]:
+def set_chunk_rows(patch: pytest.MonkeyPatch, rows: int) -> None:
+    """Give all columns chunks of so many rows, so that few samples have several."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("arraystore.") and hasattr(module, "COLUMN_CHUNK_ROWS"):
+            patch.setattr(module, "COLUMN_CHUNK_ROWS", rows)
+
+
+def threads_of_arraystore() -> list[threading.Thread]:
     """Return the threads that decode and read ahead."""
     names = ("arraystore-decode", "arraystore-read-ahead")
     return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
@@ -166,13 +177,16 @@ def arraystore_threads() -> list[threading.Thread]:
 
 def no_threads_are_left() -> bool:
     """Wait for all threads that decode and read ahead; return whether they ended."""
-    for thread in arraystore_threads():
+    for thread in threads_of_arraystore():
         thread.join(60)
-    return not arraystore_threads()
+    return not threads_of_arraystore()
 
 
 class Bucket:
-    """An obstore store in memory that records calls, and can fail before or after them."""
+    """An obstore store in memory that records calls, and can fail before or after them.
+
+    Methods go by their names without ``_async``. `before` and `after` run in their own thread.
+    """
 
     def __init__(self) -> None:
         self.inner = MemoryStore()
@@ -181,14 +195,23 @@ class Bucket:
         self.after: Callable[[str, Any], None] = lambda method, key: None
 
     def __getattr__(self, method: str) -> Any:
+        name = method.removesuffix("_async")
+
         def call(key: Any, *args: Any, **keywords: Any) -> Any:
-            self.calls.append((method, key, keywords))
-            self.before(method, key)
+            self.calls.append((name, key, keywords))
+            self.before(name, key)
             result = getattr(self.inner, method)(key, *args, **keywords)
-            self.after(method, key)
+            self.after(name, key)
             return result
 
-        return call
+        async def call_async(key: Any, *args: Any, **keywords: Any) -> Any:
+            self.calls.append((name, key, keywords))
+            await asyncio.to_thread(self.before, name, key)
+            result = await getattr(self.inner, method)(key, *args, **keywords)
+            await asyncio.to_thread(self.after, name, key)
+            return result
+
+        return call_async if method.endswith("_async") else call
 
     @property
     def objects(self) -> dict[str, bytes]:

@@ -137,7 +137,7 @@ def test_steps_of_a_conversion_are_timed(
     )
     steps.status("")
     expected = ["import", "reading the headers", "probing images", "copying images"]
-    expected += ["comparing the source with what it was", "sealing"]
+    expected += ["comparing the source with its earlier state", "sealing"]
     assert [*steps.found] == expected
 
 

@@ -64,7 +64,7 @@ def test_soak_reports_wrong_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["soak", "--rounds", "1", "--part", "faults"])
-    monkeypatch.setattr(StoredSplit, "_check", lambda *_: None)
+    monkeypatch.setattr(StoredSplit, "check", lambda *_: None)
     assert soak.main() == 1
     assert "wrong results: 0" not in capsys.readouterr().out
 

@@ -1,24 +1,25 @@
-"""What a container can do; `zarr` and `hdf5` beside this file are its two sisters.
+"""What a container can do: the protocol that `zarr` and `hdf5` implement.
 
-A container holds groups with attributes, columns (small, compressed arrays) and
-payloads (one-dimensional uint8 arrays, uncompressed). Paths are like
-``train/label``; the root is the empty path.
+A container holds groups with attributes, columns (small, compressed arrays) and payloads
+(one-dimensional uint8 arrays, uncompressed). A path is like ``train/label``; the root is the empty
+path.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from arraystore.errors import FormatError, brief
+from arraystore.errors import FormatError, brief, escaped
 from arraystore.schema import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
+    from types import TracebackType
 
     from numpy.typing import NDArray
     from zarr import Group
@@ -26,25 +27,27 @@ if TYPE_CHECKING:
     from arraystore.indexing.byte_range import ChunkManifest
     from arraystore.schema import Column
 
-    Rows = tuple[str, str, tuple[int, int]]
+    ColumnRows = tuple[str, str, tuple[int, int] | None]
+    """Path and data type of a column, and the rows ``[start, stop)`` of it; None means all."""
 
 MAX_NODES: Final = 100_000
 """Most groups and arrays of a store that are listed."""
 
+_RESERVED_PARTS: Final = frozenset({"", ".", "..", "zarr.json"})
 _MAX_PATH_NBYTES: Final = 2048
-_MAX_PART_NBYTES: Final = 255
-"""Longest path of a group or array, and longest name: what file systems have room for."""
+_MAX_NAME_NBYTES: Final = 255
+"""Longest path of a group or array, and longest name in it, that file systems can hold."""
 
 
 class Tree(NamedTuple):
-    """What a container holds.
+    """The groups and arrays of a container.
 
     Attributes
     ----------
     groups : tuple of str
-        Their paths without the root's, parents first.
+        Paths of all groups except the root, parents first.
     columns : dict of str to Column
-        What can be read with `ContainerReader.read_column`, by path.
+        Arrays that `ContainerReader.read_column` can read, by path.
     others : tuple of str
         Everything else: payloads, arrays of other kinds, and links of HDF5.
     """
@@ -54,54 +57,89 @@ class Tree(NamedTuple):
     others: tuple[str, ...]
 
 
-def check_nodes(paths: Collection[str], where: str) -> None:
+class Fault(NamedTuple):
+    """A deviation from ``docs/format.md`` that reading does not notice.
+
+    Attributes
+    ----------
+    key : str
+        The stored object, or the path of the array.
+    kind : str
+        ``"missing"``: the object does not exist. ``"size"``: it has another length.
+        ``"content"``: its bytes differ from what they must be. ``"layout"``: the array is stored
+        in another way than specified.
+    text : str
+        What is wrong, expected and found, for people.
+    """
+
+    key: str
+    kind: Literal["missing", "size", "content", "layout"]
+    text: str
+
+
+def check_nodes(paths: Collection[str], location: str) -> None:
     """Refuse groups and arrays that are nested too deeply, or too many, or have too long names.
 
     Parameters
     ----------
     paths : collection of str
-        Of groups and arrays.
-    where : str
+        Paths of groups and arrays.
+    location : str
         Address of the store, for messages.
 
     Raises
     ------
     FormatError
         If there are more than `MAX_NODES`, or one is more than `MAX_DEPTH` levels deep, or
-        its path or a part of it is longer than a file system takes.
+        its path or a name in it is longer than file systems allow.
     """
     if len(paths) > MAX_NODES:
         raise FormatError(
-            f"{where}: has more than {MAX_NODES:,} groups and arrays; no more are copied"
+            f"{location}: has more than {MAX_NODES:,} groups and arrays; no more are copied"
         )
     for path in paths:
         if path.count("/") >= MAX_DEPTH:
             raise FormatError(
-                f"{where}: {brief(path)} is nested {path.count('/') + 1} levels deep, at most "
+                f"{location}: {brief(path)} is nested {path.count('/') + 1} levels deep, at most "
                 f"{MAX_DEPTH} are copied; move it up or delete it"
             )
         if len(path.encode(errors="replace")) > _MAX_PATH_NBYTES or any(
-            len(part.encode(errors="replace")) > _MAX_PART_NBYTES for part in path.split("/")
+            len(part.encode(errors="replace")) > _MAX_NAME_NBYTES for part in path.split("/")
         ):
             raise FormatError(
-                f"{where}: {brief(path)} has {len(path)} characters; a path may have "
-                f"{_MAX_PATH_NBYTES} bytes, a name in it {_MAX_PART_NBYTES}"
+                f"{location}: {brief(path)} has {len(path)} characters; a path may have "
+                f"{_MAX_PATH_NBYTES} bytes, a name in it {_MAX_NAME_NBYTES}"
             )
 
 
-class ContainerReader(Protocol):
-    """Read a container through a `arraystore.storage.range_reader.RangeReader`.
+def check_path(path: str) -> None:
+    """Refuse a path of a group or column that one of the containers cannot hold.
 
-    Whatever is not as ``docs/format.md`` says is a `FormatError` that names the
-    place, what was expected and what was found.
+    Raises
+    ------
+    FormatError
+        If a part of it is empty, has a meaning in file systems, or is a file of Zarr.
+    """
+    if _RESERVED_PARTS & {*path.split("/")} or "\0" in path:
+        raise FormatError(f"{path[:80]!r} is not a path of a group or column that can be copied")
+
+
+class ContainerReader(Protocol):
+    """Read a container through an `arraystore.storage.range_reader.RangeReader`.
+
+    Anything that does not follow ``docs/format.md`` raises a `FormatError` that names the place,
+    what was expected and what was found.
     """
 
-    def held(self) -> AbstractContextManager[None]:
-        """Whatever this thread asks meanwhile is asked of one open file, where there is one."""
+    def keep_open(self) -> AbstractContextManager[None]:
+        """Keep the file open for this thread's calls, if the container is one file."""
         return nullcontext()
 
+    def import_libraries(self) -> None:
+        """Import what reading columns would import, before threads read them."""
+
     def attributes(self, path: str = "") -> dict[str, Any]:
-        """Return the attributes of a group, or of an array, as plain Python values."""
+        """Return the attributes of a group or array as plain Python values."""
         ...
 
     def read_column(
@@ -114,21 +152,22 @@ class ContainerReader(Protocol):
         path : str
             Such as ``train/label``.
         data_type : str
-            What the column must hold: a NumPy name, or ``"string"``, which
-            comes back as `numpy.dtypes.StringDType`.
+            Type that the column must have: a NumPy name, or ``"string"``, which is returned as
+            `numpy.dtypes.StringDType`.
         rows : (int, int), optional
-            The rows ``[start, stop)``, cut off where the column ends. Only the
-            chunks that hold them are read; without `rows`, all.
+            The rows ``[start, stop)``, clipped to the length of the column. Only the chunks that
+            contain them are read; without `rows`, all.
 
         Raises
         ------
         FormatError
             If the column or a chunk of it is missing, damaged or of another type.
         """
-        ...
+        (values,) = self.read_rows([(path, data_type, rows)])
+        return values
 
     def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
-        """Return whole columns, read together in as few round trips as can be.
+        """Return whole columns, read in as few round trips as possible.
 
         Parameters
         ----------
@@ -140,14 +179,17 @@ class ContainerReader(Protocol):
         FormatError
             See `read_column`.
         """
-        ...
+        return list(self.read_rows([(*column, None) for column in columns.items()]))
 
-    def read_rows(self, wanted: Sequence[Rows]) -> Iterator[NDArray[Any]]:
-        """Yield rows of columns, asked for together from afar, one after another from a disk.
+    def read_rows(self, columns: Sequence[ColumnRows]) -> Iterator[NDArray[Any]]:
+        """Yield rows of columns.
+
+        A remote store receives all requests at once. On a local disk, one column is read after
+        another.
 
         Parameters
         ----------
-        wanted : sequence of (str, str, (int, int))
+        columns : sequence of (str, str, (int, int) or None)
             Path, data type and rows of each, see `read_column`.
 
         Raises
@@ -158,7 +200,7 @@ class ContainerReader(Protocol):
         ...
 
     def check_column(self, path: str, data_type: str, length: int) -> None:
-        """Compare what a column states with what is stored of it, and read no values.
+        """Compare the length that a column states with what is stored, without reading values.
 
         Raises
         ------
@@ -167,44 +209,44 @@ class ContainerReader(Protocol):
         """
         ...
 
-    def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
+    def manifest(self, path: str, recheck: Collection[str] = ()) -> ChunkManifest:
         """Return where the chunks of a payload are stored.
 
         Parameters
         ----------
         path : str
             Such as ``train/image_payload``.
-        doubted : collection of str
-            Keys of objects of which it is looked up, though the store promises it.
+        recheck : collection of str
+            Keys of objects to look into, although the store's metadata states their content.
         """
         ...
 
+    def manifest_from_metadata(self, path: str) -> ChunkManifest | None:
+        """Return where the metadata alone puts the chunks of a payload; None if it does not."""
+        del path
+        return None
+
     def tree(self) -> Tree:
-        """Return what there is.
+        """Return the groups and arrays of the container.
 
         Raises
         ------
         FormatError
             If there is more than `check_nodes` allows.
         StorageError
-            If the store cannot be listed, and its metadata does not list what it holds.
+            If the store cannot be listed, and its metadata does not list its groups and arrays.
         """
         ...
 
-    def described(self, path: str) -> Column:
-        """Return the data type, dimension and fill value that an array has.
+    def describe_array(self, path: str) -> Column:
+        """Return the data type, dimension and fill value of an array.
 
         Raises
         ------
         FormatError
-            If there is none, or one of more than one dimension.
+            If the array does not exist, or has more than one dimension.
         """
         ...
-
-    def promised(self, path: str) -> ChunkManifest | None:
-        """Return where a payload's chunks must be, if its metadata alone promises that."""
-        del path
-        return None
 
     def as_zarr(self) -> Group:
         """Return the store as `arraystore.reader.Store.zarr` does."""
@@ -214,44 +256,40 @@ class ContainerReader(Protocol):
         """Return the store as `arraystore.reader.Store.h5py` does."""
         ...
 
-    def faults(self, path: str) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with how something is stored, and reading may pass over.
+    def faults(self, path: str) -> Iterator[Fault]:
+        """Yield deviations from the specification that reading does not notice.
 
         Parameters
         ----------
         path : str
-            A payload or a column; or empty, for what is not of one array.
-
-        Yields
-        ------
-        str, str
-            The stored object, and what is wrong with it.
+            A payload or a column; or empty, for what does not belong to one array.
         """
         del path
         yield from ()
 
 
 class ContainerWriter(Protocol):
-    """Write a container on the local disk, to be closed and opened again in between.
+    """Write a container on the local disk.
 
-    A payload's place is made by `create_payload`; its bytes are then written to
-    the places that a reader's `ContainerReader.manifest` tells, while no writer
-    is open.
+    First `create_group` and `create_payload` reserve the places of the payloads. After `release`
+    the caller fills these places, which the returned manifests give. Columns and attributes come
+    next, and `close` completes the container. As a context a writer releases itself at the end.
 
     Parameters
     ----------
     path : Path
-        File or folder of the root, created if it is not there.
+        File or folder of the root; created if it does not exist.
     is_skeleton : bool, default False
-        Whether the payloads are going to be somewhere else, so that they take no
-        space here: they are holes in a file, or missing files.
+        Whether the payloads are stored elsewhere and take no space here: they are holes in a
+        file, or missing files.
 
     Attributes
     ----------
     root_key : str
-        The object below the store that makes one of it; empty if it is all in one.
+        Key, below the store, of the object that identifies the container; empty if the store is
+        one object.
     root_nbytes : int
-        How much of that object's beginning `is_root` needs.
+        Number of bytes of that object's beginning that `is_root` needs.
     """
 
     root_key: ClassVar[str]
@@ -261,12 +299,17 @@ class ContainerWriter(Protocol):
 
     @staticmethod
     def is_root(data: bytes) -> bool:
-        """Whether the beginning of the object at `root_key` is that of this container."""
+        """Return whether the object at `root_key`, by its beginning, is of this container."""
+        ...
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether a file or folder on the local disk looks like this container, even if damaged."""
         ...
 
     @staticmethod
     def import_libraries() -> None:
-        """Import all that writing needs, which takes up to a second the first time."""
+        """Import the libraries that writing needs, which takes up to a second the first time."""
         ...
 
     @staticmethod
@@ -276,25 +319,86 @@ class ContainerWriter(Protocol):
 
     @staticmethod
     def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
-        """Return the key of the object with the payload's bytes ``[start, stop)``, and its end.
+        """Return the key of the object for a fill block of a payload, and the object's last bytes.
 
-        They are a block: a shard's, or what there is of the last. The end is what
-        comes after them in the object. Not for a container that is all in one.
+        Only for containers that store payloads as objects of their own.
+
+        Parameters
+        ----------
+        path : str
+            The payload.
+        start, stop : int
+            The fill block: the bytes ``[start, stop)`` of the payload.
+
+        Returns
+        -------
+        str, bytes
+            The key, and the bytes that follow the fill block in the object.
         """
         ...
 
     def create_group(self, path: str) -> None:
-        """Create a group; the root is there from the start."""
+        """Create a group; the root exists from the start."""
         ...
 
-    def create_payload(self, path: str, nbytes: int) -> None:
+    def create_payload(self, path: str, nbytes: int) -> ChunkManifest:
         """Create a payload and reserve the disk space of all its chunks.
+
+        Returns
+        -------
+        ChunkManifest
+            Where its bytes belong; the keys are paths of files.
 
         Raises
         ------
         StorageError
-            If the disk has not that much room. A container may notice only
-            when it is closed.
+            If the disk has too little free space. A container may notice this only in `release`
+            or `close`.
+        """
+        ...
+
+    def create_payloads(self, payloads: Mapping[str, int]) -> list[ChunkManifest]:
+        """Create payloads, each in a new group, and release the writer.
+
+        Parameters
+        ----------
+        payloads : mapping of str to int
+            Path and length of each.
+
+        Returns
+        -------
+        list of ChunkManifest
+            See `create_payload`.
+        """
+        manifests = []
+        for path, nbytes in payloads.items():
+            self.create_group(path.rpartition("/")[0])
+            manifests.append(self.create_payload(path, nbytes))
+        self.release()
+        return manifests
+
+    def reset_layout(self, payloads: Mapping[str, int], scratch: Path) -> list[ChunkManifest]:
+        """Return a container to the state after `create_payloads`, and keep the payloads' bytes.
+
+        For a container that an earlier process began. This process may be killed meanwhile; then
+        the next one calls this again.
+
+        Parameters
+        ----------
+        payloads : mapping of str to int
+            What `create_payloads` was called with.
+        scratch : Path
+            A path on the same file system, where nothing exists.
+
+        Returns
+        -------
+        list of ChunkManifest
+            See `create_payload`.
+
+        Raises
+        ------
+        FormatError
+            If the container is shorter than it was when the payloads were created.
         """
         ...
 
@@ -306,9 +410,34 @@ class ContainerWriter(Protocol):
         """Set attributes of a group or an array: str, int, float, bool, list of str or numbers."""
         ...
 
-    def close(self) -> None:
-        """Finish what was written since the writer was opened, and hold nothing open after."""
+    def release(self) -> None:
+        """Hold nothing open, so that payloads can be filled; the writer can be used afterwards."""
         ...
+
+    def close(self) -> None:
+        """Complete the container and hold nothing open."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release the writer.
+
+        A library that keeps unwritten data would write it later, when another process may have
+        resumed the store.
+        """
+        try:
+            self.release()
+        except (OSError, RuntimeError, ValueError) as another:
+            if error is None:
+                raise
+            error.add_note(escaped(f"in addition, unwritten data was lost: {another}"))
 
 
 def as_string_array(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:

@@ -120,7 +120,7 @@ class ColumnsCheck:
         expected = COLUMNS.get(name)
         data_type, dimension = ("uint8", "byte") if expected is None else expected[:2]
         with record_errors(self._findings, self._split, is_remote=self._is_remote):
-            found = self._container.described(f"{self._split}/{name}")
+            found = self._container.describe_array(f"{self._split}/{name}")
             if found.data_type != data_type:
                 self._add(f"must hold {data_type}, got {found.data_type}", name)
             if found.dimension != dimension:
@@ -163,7 +163,7 @@ class ColumnsCheck:
         """Return the error of each chunk that cannot be read; none if all fail for one reason."""
         messages: list[str] = []
         try:
-            self._container.described(path)
+            self._container.describe_array(path)
             self._container.read_column(path, data_type, (0, 0))
         except READ_ERRORS:
             return messages  # the array itself is wrong, not a chunk

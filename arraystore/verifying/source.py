@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arraystore.errors import SourceError
-from arraystore.images import decode as image
+from arraystore.images.probe import probe
+from arraystore.images.reencode import needs_reencoding
 from arraystore.sources.sample_table import first_few
 from arraystore.storage.open_files import open_file, read_at
 from arraystore.verifying.problems import Findings, Problem
@@ -109,13 +110,13 @@ class SourceCheck:
 def _reencoding_fault(origin: bytes, data: memoryview) -> str:
     """Return the fault of an image that was re-encoded; empty if there is none."""
     try:
-        before = image.probe(lambda start, stop: origin[start:stop], len(origin))
+        before = probe(lambda start, stop: origin[start:stop], len(origin))
     except ValueError as error:
         raise SourceError(f"an image of the source {error}") from None
-    now = image.probe(lambda start, stop: data[start:stop], len(data))
-    if not image.needs_reencoding(before):
+    now = probe(lambda start, stop: data[start:stop], len(data))
+    if not needs_reencoding(before):
         return f"is recorded as re-encoded, but the source's {before.format} need not be"
-    if image.needs_reencoding(now):
+    if needs_reencoding(now):
         return f"must be an RGB JPEG, got {now.format} of {now.components} components"
     if (before.height, before.width) != (now.height, now.width):
         was, is_now = (f"{h.height} by {h.width}" for h in (before, now))

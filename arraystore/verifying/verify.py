@@ -30,6 +30,7 @@ from arraystore.schema import (
 from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.published import published_counts
 from arraystore.sources.registry import CONFIGS, folder_of, load_source
+from arraystore.storage.location import Location
 from arraystore.verifying.columns import Columns, ColumnsCheck
 from arraystore.verifying.images import ImagesCheck
 from arraystore.verifying.problems import MAX_KEPT, Findings, Problem, ProblemGroup
@@ -161,14 +162,15 @@ def verify(
     """
     check_bools(decode=decode, progress=False if progress is None else progress)
     began = time.perf_counter()
-    findings, splits, name, where = Findings(), {}, "", str(address)
+    location = Location.parse(address, storage_options)
+    findings, splits, name = Findings(), {}, ""
     damage: tuple[str, ...] = ()
     try:
-        store = open_store(address, storage_options=storage_options)
+        store = open_store(location)
     except (FormatError, ShortReadError) as error:
         findings.add(Problem(str(error)))
     else:
-        name, where = store.dataset, store.address
+        name = store.dataset
         origin = None if source is None else os.fspath(source)
         names = None if subset_list is None else as_path(subset_list)
         with meter(progress) as shown:
@@ -177,7 +179,7 @@ def verify(
                 splits = verification.run(decode=decode)
             damage = verification.source_damage
     return VerifyReport(
-        store=where,
+        store=str(location),
         dataset=name,
         splits=splits,
         decoded=decode,
@@ -203,7 +205,9 @@ class _Verification:
     ) -> None:
         self._store = store
         self._reader, self._container = store.opened
-        self._info = DatasetInfo.from_attributes(self._container.attributes(), where=store.address)
+        self._info = DatasetInfo.from_attributes(
+            self._container.attributes(), location=store.address
+        )
         self._findings = findings
         self._shown = shown
         self._is_from_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
@@ -249,7 +253,7 @@ class _Verification:
         lengths = []
         for name, column in ROOT_COLUMNS.items():
             with self._recording():
-                found = self._container.described(name)
+                found = self._container.describe_array(name)
                 if found[:2] != column[:2]:
                     self._add(f"must be {column[:2]}, got {found[:2]}", key=name)
                 self._add_faults(name, "")
@@ -272,7 +276,7 @@ class _Verification:
             return
         path, dimension = f"{SELECTIONS}/{name}/{split}", f"selected_{split}"
         with self._recording(split):
-            found = self._container.described(path).dimension
+            found = self._container.describe_array(path).dimension
             if found != dimension:
                 self._add(f"its dimension must be {dimension!r}, got {found!r}", split, path)
             self._add_faults(path, split)
@@ -319,10 +323,10 @@ class _Verification:
         """Record the faults of stored objects; return the keys of those that are missing."""
         missing = set()
         # A damaged length may promise more objects than can be asked for.
-        for key, fault in islice(self._container.faults(path), MAX_KEPT):
-            self._add(fault, split, key)
-            if "is missing" in fault:
-                missing.add(key)
+        for fault in islice(self._container.faults(path), MAX_KEPT):
+            self._add(fault.text, split, fault.key)
+            if fault.kind == "missing":
+                missing.add(fault.key)
         return frozenset(missing)
 
     def _manifest(self, name: str, info: SplitInfo, *, is_reported: bool) -> ChunkManifest | None:
@@ -337,7 +341,7 @@ class _Verification:
             if not is_reported:
                 self._add(str(error), name)
             with self._recording(name):
-                found = self._container.promised(path) if is_reported else None
+                found = self._container.manifest_from_metadata(path) if is_reported else None
         if found is not None and found.nbytes != info.num_bytes:
             self._add(f"must have {info.num_bytes} bytes, got {found.nbytes}", name, path)
             return None

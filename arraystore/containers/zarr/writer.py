@@ -1,7 +1,7 @@
-"""Zarr v3, written by zarr-python; payloads are laid out here and filled in place.
+"""Write a Zarr v3 store through zarr-python; shards of payloads are created here.
 
-The shards of a payload are inner chunks back to back and an index that depends on
-lengths alone, so any process can write any part of them.
+A shard of a payload consists of inner chunks one after another and an index that depends only on
+lengths, so any process can fill any part of it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ import numpy as np
 from typing_extensions import override
 
 from arraystore.containers.protocol import ContainerWriter, as_string_array
-from arraystore.containers.zarr.reader import METADATA
-from arraystore.containers.zarr.shards import shard_footer, shard_object_nbytes, split_length
+from arraystore.containers.zarr.metadata import METADATA
+from arraystore.containers.zarr.shards import (
+    ShardKeys,
+    shard_footer,
+    shard_object_nbytes,
+    split_length,
+)
 from arraystore.errors import FormatError
+from arraystore.indexing.byte_range import ChunkManifest
 from arraystore.schema import (
     COLUMN_CHUNK_ROWS,
     INNER_CHUNK_NBYTES,
@@ -50,7 +56,7 @@ _KEYS: Final = (
     "node_type",
     "storage_transformers",
 )
-"""The order of the keys of a metadata document, see `canonical`."""
+"""Order of the keys of a metadata document, see `canonical`."""
 
 
 class ZarrWriter(ContainerWriter):
@@ -66,19 +72,23 @@ class ZarrWriter(ContainerWriter):
     root_nbytes = 2**24
 
     def __init__(self, path: Path, *, is_skeleton: bool = False) -> None:
-        from zarr.api.asynchronous import open_group
-
+        path.mkdir(exist_ok=True)
         self._path = path
         self._is_skeleton = is_skeleton
-        self._loop = _Loop()
-        root = open_group(path, mode="a", zarr_format=3, use_consolidated=False)
-        self._root = self._loop.run(root)
+        self._loop: _Loop | None = None
+        self._group: Any = None
+        self._new_nodes: list[tuple[str, int | None]] = []
+
+    @override
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        return (path / METADATA).is_file()
 
     @override
     @staticmethod
     def import_libraries() -> None:
         import zarr.api.asynchronous
-        import zarr.codecs  # noqa: F401 - for those who import them later
+        import zarr.codecs  # noqa: F401 - later imports are then fast
 
     @override
     @staticmethod
@@ -105,24 +115,25 @@ class ZarrWriter(ContainerWriter):
 
     @override
     def create_group(self, path: str) -> None:
-        self._loop.run(self._root.create_group(_checked(path)))
+        self._new_nodes.append((_checked(path), None))
 
     @override
-    def create_payload(self, path: str, nbytes: int) -> None:
-        self._create_array(
-            path,
+    def create_payload(self, path: str, nbytes: int) -> ChunkManifest:
+        self._new_nodes.append((_checked(path), nbytes))
+        lengths = split_length(nbytes, SHARD_NBYTES)
+        if not self._is_skeleton:
+            self._create_shards(self._path / path / "c", lengths)
+        return ChunkManifest(
+            ShardKeys(str(self._path / path), len(lengths)),
+            np.arange(len(lengths), dtype=np.int64),
+            np.zeros(len(lengths), dtype=np.int64),
+            SHARD_NBYTES,
             nbytes,
-            Column("uint8", "byte"),
-            chunks=(INNER_CHUNK_NBYTES,),
-            shards=(SHARD_NBYTES,),
-            compressors=None,
-            attributes={"dense": True},
         )
-        if self._is_skeleton:
-            return
-        folder = self._path / path / "c"
-        for index, length in enumerate(split_length(nbytes, SHARD_NBYTES)):
-            folder.mkdir(exist_ok=True)
+
+    def _create_shards(self, folder: Path, lengths: Sequence[int]) -> None:
+        for index, length in enumerate(lengths):
+            folder.mkdir(parents=True, exist_ok=True)
             shard = folder / str(index)
             reserve(shard, shard_object_nbytes(length, SHARD_NBYTES, INNER_CHUNK_NBYTES))
             with shard.open("r+b") as file:
@@ -131,16 +142,31 @@ class ZarrWriter(ContainerWriter):
                 file.write(footer)
 
     @override
+    def reset_layout(self, payloads: Mapping[str, int], scratch: Path) -> list[ChunkManifest]:
+        shards = [self._path / path / "c" for path in payloads]
+        for path in sorted(self._path.rglob("*"), reverse=True):
+            if any(path == folder or folder in path.parents for folder in shards):
+                continue
+            if not path.is_dir() or path.is_symlink():
+                path.unlink()
+            elif not any(path in folder.parents for folder in shards):
+                path.rmdir()
+        self._is_skeleton = True  # the shards exist
+        return self.create_payloads(payloads)
+
+    @override
     def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
+        root = self._root()
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
         array = self._create_array(
+            root,
             path,
             len(values),
             column,
             chunks=(COLUMN_CHUNK_ROWS,),
             compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
-            # By default chunks of nothing but the fill value are left out; a chunk that is missing
+            # By default, chunks that contain only the fill value are not stored. A missing chunk
             # must be a loss that the reader can report.
             config={"write_empty_chunks": True},
         )
@@ -148,20 +174,29 @@ class ZarrWriter(ContainerWriter):
         for start in range(0, len(values), COLUMN_CHUNK_ROWS):
             rows = values[start : start + COLUMN_CHUNK_ROWS]
             data = as_string_array(rows) if is_text else np.asarray(rows)
-            self._loop.run(array.setitem(slice(start, start + len(data)), data))
+            self._run(array.setitem(slice(start, start + len(data)), data))
 
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
+        root = self._root()
+
         async def update() -> None:
-            node = await self._root.getitem(path) if path else self._root
+            node = await root.getitem(path) if path else root
             await node.update_attributes(dict(attributes))
 
-        self._loop.run(update())
+        self._run(update())
+
+    @override
+    def release(self) -> None:
+        loop, self._loop, self._group = self._loop, None, None
+        if loop is not None:
+            loop.close()
 
     @override
     def close(self) -> None:
-        """Write all metadata documents as `canonical` has them, and gather them in the root's."""
-        self._loop.close()
+        """Rewrite all metadata documents in the form of `canonical`, and consolidate them."""
+        self._root()
+        self.release()
         nodes = {}
         for file in sorted(self._path.rglob(METADATA)):
             text = file.read_text()
@@ -169,8 +204,7 @@ class ZarrWriter(ContainerWriter):
             nodes[str(file.parent.relative_to(self._path))] = node
             _replace(file, text, node)
         root = nodes.pop(".")
-        # `zarr.consolidate_metadata` would do the same, but for the order, which is another in
-        # each version, and a warning.
+        # `zarr.consolidate_metadata` would warn, and write another order in each version.
         root["consolidated_metadata"] = {
             "kind": "inline",
             "must_understand": False,
@@ -178,31 +212,69 @@ class ZarrWriter(ContainerWriter):
         }
         _replace(self._path / METADATA, "", root)
 
-    def _create_array(self, path: str, length: int, column: Column, **options: Any) -> Any:
+    def _root(self) -> Any:
+        """Return the root, after writing the documents of new groups and payloads.
+
+        They are written as late as this, so that zarr-python can be imported while payloads are
+        filled.
+        """
+        if self._group is None:
+            # The same module first as in `import_libraries`, which another thread may call at this
+            # moment: two threads that begin with different modules of a package whose modules
+            # import each other may get incomplete ones.
+            from zarr.api.asynchronous import open_group
+
+            root = open_group(self._path, mode="a", zarr_format=3, use_consolidated=False)
+            self._group = self._run(root)
+        new_nodes, self._new_nodes = self._new_nodes, []
+        for path, nbytes in new_nodes:
+            if nbytes is None:
+                self._run(self._group.create_group(path))
+                continue
+            self._create_array(
+                self._group,
+                path,
+                nbytes,
+                Column("uint8", "byte"),
+                chunks=(INNER_CHUNK_NBYTES,),
+                shards=(SHARD_NBYTES,),
+                compressors=None,
+                attributes={"dense": True},
+            )
+        return self._group
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            self._loop = _Loop()
+        return self._loop.run(work)
+
+    def _create_array(
+        self, root: Any, path: str, length: int, column: Column, **options: Any
+    ) -> Any:
         from zarr.codecs import BytesCodec
         from zarr.dtype import parse_dtype
 
         is_text = column.data_type == STRING
         kind = parse_dtype(str if is_text else column.data_type, zarr_format=3)
-        array = self._root.create_array(
+        array = root.create_array(
             _checked(path),
             shape=(length,),
             dtype=kind,
             filters=None,
             serializer="auto" if is_text else BytesCodec(endian="little"),
-            # In a Zarr store it is as in JSON, in an HDF5 file it is a number.
+            # A fill value read from a Zarr store is as in JSON; from an HDF5 file, a number.
             fill_value=kind.from_json_scalar(column.fill, zarr_format=3),
             dimension_names=[column.dimension],
             **options,
         )
-        return self._loop.run(array)
+        return self._run(array)
 
 
 def canonical(node: dict[str, Any]) -> dict[str, Any]:
-    """Return a metadata document in the one form that all versions of zarr-python come to.
+    """Return a metadata document in a form that does not depend on the version of zarr-python.
 
-    Keys are in order, nothing is null, and the codec ``bytes`` of a column names its order, also
-    where values have one byte.
+    Keys are in order, nothing is null, and the codec ``bytes`` of a column states its byte order,
+    even if values have one byte.
 
     Examples
     --------
@@ -218,17 +290,19 @@ def canonical(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(path: str) -> str:
-    if "\\" in path:  # zarr-python would make a slash of it
-        raise FormatError(f"{path[:80]!r} is no path in a Zarr store; rename it")
+    if "\\" in path:  # zarr-python would replace it by a slash
+        raise FormatError(
+            f"{path[:80]!r} is not a path in a Zarr store: it has a backslash; rename it"
+        )
     return path
 
 
 class _Loop:
-    """An event loop in a thread of its own, which runs coroutines of zarr-python one by one.
+    """An event loop in its own thread, which runs coroutines of zarr-python one by one.
 
-    The loop that zarr-python keeps for a whole process would run on after Ctrl-C, and write to a
-    folder that is removed or resumed; and its threads would be there when the process is forked.
-    The caller's thread may have a loop that runs, as in Jupyter.
+    zarr-python's own loop lives as long as the process. It would keep running after Ctrl-C, and
+    write to a folder that is removed or resumed; and its threads would exist when the process
+    forks. The caller's thread may already run a loop, as in Jupyter.
     """
 
     def __init__(self) -> None:
@@ -239,7 +313,7 @@ class _Loop:
         self.close.atexit = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of a coroutine when all of it has ended, also after Ctrl-C."""
+        """Return the result of a coroutine when it has ended; wait for its end after Ctrl-C too."""
         future = self._thread.submit(self._runner.run, work)
         try:
             return future.result()
@@ -253,6 +327,6 @@ def _end(thread: ThreadPoolExecutor, runner: Runner) -> None:
 
 
 def _replace(file: Path, text: str, node: dict[str, Any]) -> None:
-    """Write a metadata document, if it is not there already."""
-    if (wanted := json.dumps(node, indent=2)) != text:
-        file.write_text(wanted)
+    """Write a metadata document if it differs from the text in the file."""
+    if (new_text := json.dumps(node, indent=2)) != text:
+        file.write_text(new_text)
