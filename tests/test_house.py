@@ -75,6 +75,7 @@ NAMES_A_CONTAINER = {
     "reader.py": {"zarr", "h5py", "as_zarr", "as_h5py"},
     "schema.py": {"zarr.json"},  # a split cannot have this name
     "writing/hdf5_bucket.py": {"HDF5BucketWriter", ".zarr"},  # its name; a remedy in a message
+    "storage/location.py": {".zarr"},  # examples in messages
     "writing/zarr_bucket.py": {"ZarrBucketWriter"},
     # The suffix of the target chooses between them, by `ContainerWriter.root_key`.
     "writing/open_writer.py": {
@@ -90,8 +91,6 @@ OPENS_FILES = {
     "convert.py": {"open"},  # the spool of re-encoded images
     "dataset/saved_selection.py": {"open", "write_bytes"},  # files of saved selections
     "integrations/export.py": {"open"},  # writes images as files
-    # to be removed: single images of a memory map
-    "reading/image_reader.py": {"LocalReader", "read_at"},
     "verifying/source.py": {"open_file", "read_at"},  # files of the source
 }
 """What opens, reads or writes files outside `OPENING_FOLDERS`, and why."""
