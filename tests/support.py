@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Helpers of several test files."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def picture(height: int = 12, width: int = 16, seed: int = 0) -> bytes:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write files, by their paths below a folder."""
+    """Write files by their paths below a folder."""
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,16 +176,16 @@ def threads_of_arraystore() -> list[threading.Thread]:
 
 
 def no_threads_are_left() -> bool:
-    """Whether all threads that decode and read ahead end, as they do when there is no work."""
+    """Wait for all threads that decode and read ahead; return whether they ended."""
     for thread in threads_of_arraystore():
         thread.join(60)
     return not threads_of_arraystore()
 
 
 class Bucket:
-    """A store of obstore's, in memory, that notes what is done to it and fails when told to.
+    """An obstore store in memory that records calls, and can fail before or after them.
 
-    Methods go by their names without ``_async``; `before` and `after` run in a thread of their own.
+    Methods go by their names without ``_async``. `before` and `after` run in their own thread.
     """
 
     def __init__(self) -> None:
@@ -230,7 +230,7 @@ def objects_on_disk(store: Path) -> dict[str, bytes]:
 
 
 def checked(text: bytes) -> bytes:
-    """Return a line of a journal that holds a text, and is not torn."""
+    """Return a complete journal line with a text."""
     return f"{crc32c(text):08x} ".encode() + text + b"\n"
 
 
@@ -244,4 +244,4 @@ HOSTILE_LINES: Final = {
     "too many": b'[["train", 0, 1, "", "", ""]]',
     "no JSON": b"\xff",
 }
-"""Lines of journals and claims that are not torn, and that arraystore does not write."""
+"""Lines of journals and lock objects with a right checksum that arraystore does not write."""
