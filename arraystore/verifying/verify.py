@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +29,9 @@ from arraystore.schema import (
 )
 from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.published import published_counts
-from arraystore.sources.registry import CONFIGS, folder_of, load_source
+from arraystore.sources.registry import CONFIGS, folder_of, load_source, pattern_of
+from arraystore.sources.source_options import SourceOptions
+from arraystore.storage.open_files import close_idle_files
 from arraystore.verifying.columns import Columns, ColumnsCheck
 from arraystore.verifying.images import ImagesCheck
 from arraystore.verifying.problems import MAX_KEPT, Findings, Problem, ProblemGroup
@@ -39,7 +41,7 @@ from arraystore.verifying.source import SourceCheck
 from arraystore.writing.progress import Meter, meter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -107,6 +109,9 @@ def verify(
     decode: bool = False,
     source: str | os.PathLike[str] | None = None,
     subset_list: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
+    fields: Mapping[str, str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> VerifyReport:
@@ -125,11 +130,13 @@ def verify(
         Decode every image, too.
     source : path-like, optional
         What the store was made from: the folder of the ImageNet archives; or the folder of the
-        images, with ``folder:`` before it or without. Samples, labels and the bytes of every
-        image are compared with it; of images that were encoded anew format and size. So are
-        the counts of each class with what the data set publishes.
+        images, with ``folder:`` before it or without; or ``wds:PATTERN`` and the like. Samples,
+        labels and the bytes of every image are compared with it; of images that were encoded
+        anew format and size. So are the counts of each class with what the data set publishes.
     subset_list : path-like, optional
         The training images of the subset; see `arraystore.convert`.
+    split, classes, fields : optional
+        Those that the store was converted with; see `arraystore.convert`.
     storage_options : mapping, optional
         See `arraystore.open`.
     progress : bool, optional
@@ -171,8 +178,10 @@ def verify(
         name, where = store.dataset, store.address
         origin = None if source is None else os.fspath(source)
         names = None if subset_list is None else as_path(subset_list)
-        with meter(progress) as shown:
-            verification = _Verification(store, findings, shown, origin, names)
+        options = SourceOptions(split, classes, dict(fields or {}))
+        options.check()
+        with meter(progress) as shown, _temporary_spool(origin) as spool:
+            verification = _Verification(store, findings, shown, origin, names, options, spool)
             with verification.source_unchanged():
                 splits = verification.run(decode=decode)
             damage = verification.source_damage
@@ -190,6 +199,21 @@ def verify(
     )
 
 
+@contextmanager
+def _temporary_spool(source: str | None) -> Iterator[Path | None]:
+    """Give a place for the images of compressed files of a source, if it may have some."""
+    if source is None or not pattern_of(source)[0]:
+        yield None
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="arraystore-") as folder:
+        try:
+            yield as_path(folder) / "spool"
+        finally:
+            close_idle_files()  # otherwise the space of the spool would be kept
+
+
 class _Verification:
     """Verifies an open store, part by part."""
 
@@ -200,6 +224,8 @@ class _Verification:
         shown: Meter,
         source: str | None,
         subset_list: Path | None,
+        options: SourceOptions,
+        spool: Path | None,
     ) -> None:
         self._store = store
         self._reader, self._container = store.opened
@@ -208,8 +234,16 @@ class _Verification:
         self._shown = shown
         self._is_of_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
         self._subset_list = subset_list
-        self._folder = None if source is None else self._folder_of(source)
-        self._source = None if self._folder is None else self._load_source(self._folder)
+        self._options = replace(options, partial=self._info.partial)
+        self._folder = None
+        self._source = None
+        if source is not None and pattern_of(source)[0]:
+            self._source = load_source(
+                source, spool=spool, options=self._options, status=shown.status
+            )
+        elif source is not None:
+            self._folder = self._folder_of(source)
+            self._source = self._load_source(self._folder)
 
     def source_unchanged(self) -> AbstractContextManager[None]:
         """Refuse to report differences from a source that changes meanwhile."""
