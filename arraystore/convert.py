@@ -23,6 +23,7 @@ import numpy as np
 from arraystore._arguments import as_path, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
 from arraystore.errors import FormatError, SourceError, StorageError, escaped
+from arraystore.images.encode import as_encoding
 from arraystore.indexing.layout import content_digest, image_starts, label_index
 from arraystore.reading.store_handle import OpenOptions, open_place
 from arraystore.reading.stored_split import StoredSplit
@@ -38,7 +39,6 @@ from arraystore.schema import (
     check_version,
 )
 from arraystore.sources import records
-from arraystore.sources.records import as_encoding
 from arraystore.sources.registry import folder_of, load_source, names_of
 from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.file_states import FileStates

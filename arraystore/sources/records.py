@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from arraystore._arguments import as_count, as_integer, as_path, check_choice
+from arraystore._arguments import as_integer, as_path
 from arraystore._checksum import crc32c
 from arraystore._threads import n_cpus
-from arraystore.errors import SourceError, brief
+from arraystore.errors import SourceError, brief, escaped
+from arraystore.images.encode import LOSSLESS, Encoding
 from arraystore.reading.read_ahead import ahead
 from arraystore.schema import check_split_name
 from arraystore.sources.assemble import assemble
@@ -34,73 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from arraystore.sources.sample_table import Source, Status
     from arraystore.sources.source_options import SourceOptions
 
-ENCODINGS: Final = ("png", "jpeg")
-"""What arrays and pictures may be encoded as; the first is the default, and lossless."""
-
-_PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
-_JPEG_MODES: Final = frozenset({"L", "RGB"})
 _BATCH_RECORDS: Final = 64
 _BATCH_NBYTES: Final = 2**23
 _STATUS_EVERY: Final = 2**12
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How arrays and pictures are encoded.
-
-    Attributes
-    ----------
-    format : {"png", "jpeg"}
-    quality : int
-        Of JPEG, 1 to 100.
-    """
-
-    format: str = ENCODINGS[0]
-    quality: int = 95
-
-    def encode(self, image: Any) -> bytes:
-        """Return an array or picture of Pillow, encoded.
-
-        Raises
-        ------
-        ValueError
-            If it cannot be encoded without a change of its pixels, or not at all.
-        """
-        from PIL import Image
-
-        picture = image if hasattr(image, "save") else Image.fromarray(_pixels(image))
-        modes = _PNG_MODES if self.format == "png" else _JPEG_MODES
-        if picture.mode not in modes:
-            raise ValueError(
-                f"is a picture of mode {brief(picture.mode)}, which {self.format.upper()} cannot "
-                "hold; convert it first, such as with .convert('RGB')"
-            )
-        out = io.BytesIO()
-        if self.format == "png":
-            picture.save(out, "PNG")
-        else:
-            picture.save(out, "JPEG", quality=self.quality)
-        return out.getvalue()
-
-
-def _pixels(image: Any) -> NDArray[np.uint8]:
-    array = np.asarray(image)
-    if array.dtype != np.uint8:
-        raise ValueError(f"is an array of {array.dtype}, expected uint8")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
-        hint = "; transpose it" if array.ndim == 3 and array.shape[0] == 3 else ""
-        raise ValueError(
-            f"is an array of shape {array.shape}, expected (height, width, 3) or (height, width)"
-            f"{hint}"
-        )
-    return np.ascontiguousarray(array)
 
 
 def check_splits(splits: object) -> None:
@@ -117,7 +54,7 @@ def load(
     options: SourceOptions,
     spool_path: Path,
     *,
-    encoding: Encoding,
+    encoding: Encoding = LOSSLESS,
     status: Status = silent,
 ) -> Source:
     """Read records front to back, once, and spool their images.
@@ -318,7 +255,7 @@ def _pairs(split: str, images: Any, labels: Any) -> Iterator[dict[str, Any]]:
 def _checked(split: str, records: Iterable[Any], fields: Mapping[str, str]) -> Iterator[_Record]:
     for i, record in enumerate(records):
         if not isinstance(record, Mapping):
-            raise TypeError(f"{split}: record {i} must be a mapping, got {brief(record)}")
+            raise TypeError(escaped(f"{split}: record {i} must be a mapping, got {brief(record)}"))
         for field in ("image", "label"):
             if fields[field] and fields[field] not in record:
                 raise no_field(f"{split}: record {i}", "field", field, (), list(map(str, record)))
@@ -331,7 +268,9 @@ def _checked(split: str, records: Iterable[Any], fields: Mapping[str, str]) -> I
             if name is None and path and fields["file_name"]:
                 name = os.path.basename(path) if os.path.isabs(path) else path  # noqa: PTH117, PTH119
         if not isinstance(name, str | None):
-            raise TypeError(f"{split}: record {i}: file_name must be a text, got {brief(name)}")
+            raise TypeError(
+                escaped(f"{split}: record {i}: file_name must be a text, got {brief(name)}")
+            )
         label = _label(record[fields["label"]], f"{split}: record {i}") if fields["label"] else None
         is_pixels = not isinstance(image, bytes | bytearray | memoryview | str | os.PathLike | None)
         yield _Record(image, label, name, set(map(str, record)), is_pixels)
@@ -380,9 +319,3 @@ def _image_of(image: Any, encoding: Encoding) -> bytes | str | _Fault:
         return encoding.encode(image)
     except (ValueError, OSError, TypeError) as error:
         return _Fault(str(error))
-
-
-def as_encoding(encoding: str, quality: int) -> Encoding:
-    """Return how arrays are encoded; `ValueError` if it is not one of `ENCODINGS`."""
-    check_choice(encoding, "encoding", ENCODINGS)
-    return Encoding(encoding, as_count(quality, "quality", least=1, most=100))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from arraystore._arguments import as_path
-from arraystore.errors import SourceError
+from arraystore.errors import SourceError, brief
 from arraystore.sources import (
     array_record,
     csv_table,
@@ -74,7 +74,7 @@ def load_source(
         if kind in csv_table.DELIMITERS:
             return csv_table.load(kind, pattern, options, status=status)
         if spool is None:
-            raise ValueError(f"{kind}: needs a spool")
+            raise ValueError(f"{brief(dataset)} needs a spool")
         return PATTERNS[kind](pattern, options, spool, status=status)
     _refuse(dataset, **dict.fromkeys(options.stated(), True))
     root = folder_of(dataset)

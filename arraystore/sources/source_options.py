@@ -50,10 +50,10 @@ class SourceOptions:
         for name, place in self.fields.items():
             if name not in FIELDS:
                 raise ValueError(
-                    f"fields may name {', '.join(FIELDS)}, got {brief(name)}={brief(place)}"
+                    f"fields may name {brief(FIELDS)}, got {brief(name)}={brief(place)}"
                 )
             if not isinstance(place, str):
-                raise TypeError(f"field {name} must be a text, got {brief(place)}")
+                raise TypeError(f"field {brief(name)} must be a text, got {brief(place)}")
         if self.split is not None:
             check_split_name(self.split)
 

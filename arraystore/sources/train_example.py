@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from arraystore.errors import brief
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -76,7 +78,9 @@ def parse_example(record: bytes | memoryview) -> dict[str, Feature]:
     features: dict[str, Feature] = {}
     for field, start, stop in _delimited(record, 0, len(record)):
         if field != 1:
-            raise ValueError(f"has field {field}, expected the features of a tf.train.Example")
+            raise ValueError(
+                f"has field {brief(field)}, expected the features of a tf.train.Example"
+            )
         for entry, first, last in _delimited(record, start, stop):
             if entry == 1:
                 key, feature = _entry(record, first, last)
@@ -134,7 +138,7 @@ def _delimited(record: bytes | memoryview, start: int, stop: int) -> Iterator[tu
     """Yield number and bounds of each field, all of which must have bounds."""
     for field, wire, first, last in _fields(record, start, stop):
         if wire != _DELIMITED:
-            raise ValueError(f"has a field of wire type {wire} where a message is expected")
+            raise ValueError(f"has a field of wire type {brief(wire)} where a message is expected")
         yield field, first, last
 
 
@@ -154,7 +158,7 @@ def _fields(
         elif wire in (_FIXED64, _FIXED32):
             nbytes = 8 if wire == _FIXED64 else 4
         else:
-            raise ValueError(f"has a field of wire type {wire}")
+            raise ValueError(f"has a field of wire type {brief(wire)}")
         if field == 0 or start + nbytes > stop:
             raise ValueError("is not a message: a field reaches beyond its end")
         yield field, wire, start, start + nbytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -27,6 +28,7 @@ from arraystore.schema import (
     DatasetInfo,
     SplitInfo,
 )
+from arraystore.sources import records
 from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.published import published_counts
 from arraystore.sources.registry import CONFIGS, folder_of, load_source, pattern_of
@@ -41,7 +43,7 @@ from arraystore.verifying.source import SourceCheck
 from arraystore.writing.progress import Meter, meter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -107,7 +109,7 @@ def verify(
     address: str | os.PathLike[str],
     *,
     decode: bool = False,
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     subset_list: str | os.PathLike[str] | None = None,
     split: str | None = None,
     classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
@@ -128,9 +130,10 @@ def verify(
         The store: a path, or an address; see `arraystore.open`.
     decode : bool, default False
         Decode every image, too.
-    source : path-like, optional
+    source : path-like, or mapping of str to iterable, optional
         What the store was made from: the folder of the ImageNet archives; or the folder of the
-        images, with ``folder:`` before it or without; or ``wds:PATTERN`` and the like. Samples,
+        images, with ``folder:`` before it or without; or ``wds:PATTERN`` and the like; or what
+        was passed to `arraystore.write`, whose arrays and pictures must be stored as PNG. Samples,
         labels and the bytes of every image are compared with it; of images that were encoded
         anew format and size. So are the counts of each class with what the data set publishes.
     subset_list : path-like, optional
@@ -176,7 +179,7 @@ def verify(
         findings.add(Problem(str(error)))
     else:
         name, where = store.dataset, store.address
-        origin = None if source is None else os.fspath(source)
+        origin = source if source is None or isinstance(source, Mapping) else os.fspath(source)
         names = None if subset_list is None else as_path(subset_list)
         options = SourceOptions(split, classes, dict(fields or {}))
         options.check()
@@ -190,7 +193,7 @@ def verify(
         dataset=name,
         splits=splits,
         decoded=decode,
-        source="" if source is None else str(source),
+        source="" if source is None else "records" if isinstance(source, Mapping) else str(source),
         problems=tuple(findings.kept),
         num_problems=findings.count,
         groups=tuple(findings.groups),
@@ -200,9 +203,9 @@ def verify(
 
 
 @contextmanager
-def _temporary_spool(source: str | None) -> Iterator[Path | None]:
-    """Give a place for the images of compressed files of a source, if it may have some."""
-    if source is None or not pattern_of(source)[0]:
+def _temporary_spool(source: str | Mapping[str, Any] | None) -> Iterator[Path | None]:
+    """Give a place for images that are not byte ranges of files, if a source may have some."""
+    if source is None or (isinstance(source, str) and not pattern_of(source)[0]):
         yield None
         return
     import tempfile
@@ -222,7 +225,7 @@ class _Verification:
         store: Store,
         findings: Findings,
         shown: Meter,
-        source: str | None,
+        source: str | Mapping[str, Any] | None,
         subset_list: Path | None,
         options: SourceOptions,
         spool: Path | None,
@@ -237,7 +240,12 @@ class _Verification:
         self._options = replace(options, partial=self._info.partial)
         self._folder = None
         self._source = None
-        if source is not None and pattern_of(source)[0]:
+        if isinstance(source, Mapping):
+            assert spool is not None  # `_temporary_spool` gives one
+            self._source = records.load(
+                self._info.name, source, self._options, spool, status=shown.status
+            )
+        elif source is not None and pattern_of(source)[0]:
             self._source = load_source(
                 source, spool=spool, options=self._options, status=shown.status
             )
