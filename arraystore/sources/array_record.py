@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import SourceError
 from arraystore.sources.assemble import assemble
-from arraystore.sources.classes import as_classes
 from arraystore.sources.extras import need
 from arraystore.sources.sample_collector import SampleCollector
 from arraystore.sources.sample_table import silent
 from arraystore.sources.shards import find_shards
 from arraystore.sources.spool import SPOOL, Spool
-from arraystore.sources.tfrecord import ExampleReader, Record, classes_beside
+from arraystore.sources.tfrecord import ExampleReader, Record, classes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,15 +74,16 @@ def load(
             for record in records_of(path):
                 reader.add(str(path), record, collector, place)
     reader.check(shards.name)
+    classes, notes = classes_of(shards.files, options)
     return assemble(
         shards.name,
         f"ArrayRecord files of {shards.name}",
         collectors,
-        classes=as_classes(options.classes) or classes_beside(shards.files),
+        classes=classes,
         files=shards.files,
         states=shards.states,
         origins=shards.origins,
         spool=spool,
-        notes=(*shards.notes, *shards.guesses, *reader.notes()),
+        notes=(*shards.notes, *shards.guesses, *reader.notes(), *notes),
         partial=shards.partial,
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from arraystore._checksum import crc32c
 from arraystore.errors import SourceError, brief
 from arraystore.sources.assemble import assemble
-from arraystore.sources.classes import Classes, as_classes, checked
+from arraystore.sources.classes import as_classes
 from arraystore.sources.compressed import decompressed, is_compressed
 from arraystore.sources.image_suffix import N_BYTES
 from arraystore.sources.sample_collector import SampleCollector
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
+    from arraystore.sources.classes import Classes
     from arraystore.sources.sample_table import Source, Status
     from arraystore.sources.source_options import SourceOptions
 
@@ -334,13 +335,12 @@ def _first_of(names: Sequence[str], there: Sequence[str]) -> str | None:
     return next((name for name in names if name in there), None)
 
 
-def classes_beside(files: Sequence[Path]) -> Classes | None:
-    """Return the classes that TFDS lists beside its files; None if it does not."""
+def classes_of(files: Sequence[Path], options: SourceOptions) -> tuple[Classes | None, list[str]]:
+    """Return the classes that are stated, or that TFDS lists beside its files, and a note."""
     path = files[0].parent / _CLASS_FILE
-    if not path.is_file():
-        return None
-    names = tuple(path.read_text("utf-8").splitlines())
-    return checked(names, names, where=str(path))
+    if options.classes is not None or not path.is_file():
+        return as_classes(options.classes), []
+    return as_classes(path), [f"classes are those of {_CLASS_FILE} beside the files"]
 
 
 def _spooled(spool: Spool, data: memoryview, offset: int) -> tuple[int, int]:
@@ -389,9 +389,7 @@ def load(
                 for record in records:
                     reader.add(str(path), record, collector, place)
     reader.check(shards.name)
-    classes, notes = as_classes(options.classes), list(reader.notes())
-    if classes is None and (classes := classes_beside(shards.files)) is not None:
-        notes.append(f"classes are those of {_CLASS_FILE} beside the files")
+    classes, notes = classes_of(shards.files, options)
     return assemble(
         shards.name,
         f"TFRecord files of {shards.name}",
@@ -401,6 +399,6 @@ def load(
         states=shards.states,
         origins=shards.origins,
         spool=spool,
-        notes=(*shards.notes, *shards.guesses, *notes),
+        notes=(*shards.notes, *shards.guesses, *reader.notes(), *notes),
         partial=shards.partial,
     )

@@ -197,6 +197,7 @@ def array_record(folder: Path) -> str:
         for record in tfds_examples(samples):
             writer.write(record)
         writer.close()
+    (folder / "label.labels.txt").write_text("\n".join(CLASSES))
     return f"array_record:{folder}"
 
 

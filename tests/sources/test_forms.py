@@ -59,7 +59,8 @@ def test_same_images_have_same_digest(
     store = arraystore.open(target)
     assert store.label_names == CLASSES
     for split, samples in SAMPLES.items():
-        rows = zip(store[split].file_name, store[split].label, store[split].image_bytes[:])
+        part = store[split]
+        rows = zip(part.file_name, part.label, part.image_bytes[:], strict=True)
         assert sorted(rows) == sorted((s.name, s.label, s.image) for s in samples)
     found = arraystore.verify(target, source=datasets[form], **OPTIONS.get(form, {}))
     assert (found.problems, found.source) == ((), datasets[form])
@@ -189,5 +190,5 @@ def test_commands_take_options_of_sources(
 def test_options_of_patterns_are_refused_for_others(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(SourceError, match="imagenet2012 takes no (split|classes|field label)"):
+    with pytest.raises(SourceError, match=r"imagenet2012 takes no (split|classes|field label)"):
         arraystore.convert("imagenet2012", tmp_path / "a.zarr", **options)
