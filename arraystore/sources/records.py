@@ -159,7 +159,7 @@ class _Reader:
         self._others |= record.keys - set(fields.values())
         name, label = record.name, record.label
         if isinstance(image, _Fault):
-            collector.append_fault(name, label, SPOOL, image.reason)
+            collector.append_fault(name, label, image.reason)
         elif isinstance(image, bytes):
             self._digest.update(crc32c(image).to_bytes(4, "little"))
             self._n_encoded += record.is_pixels
@@ -172,7 +172,7 @@ class _Reader:
                 with open(image, "rb") as file:  # noqa: PTH123 - a path as text
                     start = file.read(N_BYTES)
             except OSError as error:
-                collector.append_fault(name, label, SPOOL, f"{image}: {error.strerror}")
+                collector.append_fault(name, label, f"{image}: {error.strerror}")
                 return
             collector.append(name, label, len(self.states), 0, state.nbytes, start=start)
             self.states.append((image, state))
