@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from arraystore.errors import SourceError, brief
-from arraystore.images.decode import IMAGE_SUFFIXES
+from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.sources.assemble import assemble
 from arraystore.sources.classes import as_classes
 from arraystore.sources.compressed import decompressed, is_compressed
