@@ -16,6 +16,7 @@ from arraystore._arguments import as_integer, as_path
 from arraystore._checksum import crc32c
 from arraystore._threads import n_cpus
 from arraystore.errors import SourceError, brief, escaped
+from arraystore.images.decode import import_decoders
 from arraystore.images.encode import LOSSLESS, Encoding
 from arraystore.reading.read_ahead import ahead
 from arraystore.schema import check_split_name
@@ -136,6 +137,7 @@ class _Reader:
                 f"{brief(split)}: records must be an iterable of mappings, or a pair of arrays "
                 f"(images, labels), got {brief(records)}"
             )
+        import_decoders()
         n_threads = n_cpus()
         encoded = ahead(
             _batches(_checked(split, records, fields)),
