@@ -227,8 +227,8 @@ class _Verification:
         shown: Meter,
         source: str | Mapping[str, Any] | None,
         subset_list: Path | None,
-        options: SourceOptions,
-        spool: Path | None,
+        options: SourceOptions = SourceOptions(),
+        spool: Path | None = None,
     ) -> None:
         self._store = store
         self._reader, self._container = store.opened
