@@ -394,9 +394,10 @@ def load(
                 place = partial(_spooled, spool) if is_spooled else partial(_in_file, i)
                 for record in records:
                     reader.add(str(path), record, collector, place)
-    reader.check(shards.name)
+    reader.check(f"tfrecord:{pattern}")
     classes, notes = classes_of(shards.files, options)
     return assemble(
+        f"tfrecord:{pattern}",
         shards.name,
         f"TFRecord files of {shards.name}",
         collectors,

@@ -239,6 +239,7 @@ def load(
                 damage += shard.members.unread
                 reader.read(str(path), shard, i, collector)
     return assemble(
+        f"wds:{pattern}",
         shards.name,
         f"WebDataset shards of {shards.name}",
         collectors,

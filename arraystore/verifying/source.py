@@ -81,6 +81,8 @@ class SourceCheck:
         if i is None:
             return ""  # it is told with the names
         table = self._table
+        if reason := self._source.faults.get(self._split, {}).get(i):
+            return f"its source cannot be read: {reason}"
         path, offset, nbytes = (int(c[i]) for c in (table.file, table.offset, table.nbytes))
         file = open_file(str(self._source.places[path]))
         origin = read_at(file, offset, nbytes)

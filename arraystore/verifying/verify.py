@@ -227,7 +227,7 @@ class _Verification:
         shown: Meter,
         source: str | Mapping[str, Any] | None,
         subset_list: Path | None,
-        options: SourceOptions = SourceOptions(),
+        options: SourceOptions | None = None,
         spool: Path | None = None,
     ) -> None:
         self._store = store
@@ -239,7 +239,7 @@ class _Verification:
         self._shown = shown
         self._is_of_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
         self._subset_list = subset_list
-        self._options = replace(options, partial=self._info.partial)
+        self._options = replace(options or SourceOptions(), partial=self._info.partial)
         self._folder = None
         self._source = None
         if isinstance(source, Mapping):
