@@ -1,9 +1,8 @@
-"""ILSVRC 2012 as its authors pack it: two archives that each user downloads.
+"""Read the archives of ILSVRC 2012 (ImageNet), which each user downloads.
 
-``ILSVRC2012_img_train.tar`` holds one archive a class, named after the class's
-WordNet id; ``ILSVRC2012_img_val.tar`` and ``ILSVRC2012_img_test.tar`` hold images.
-Names, versions and splits are those of TFDS's ``imagenet2012`` and
-``imagenet2012_subset``; the subsets are the lists of SimCLR
+``ILSVRC2012_img_train.tar`` holds one archive per class, named after the WordNet id of the class;
+``ILSVRC2012_img_val.tar`` and ``ILSVRC2012_img_test.tar`` hold images. Names, versions and splits
+follow TFDS's ``imagenet2012`` and ``imagenet2012_subset``; the subsets are the lists of SimCLR
 (https://arxiv.org/abs/2002.05709).
 """
 
@@ -44,19 +43,19 @@ VALIDATION_ARCHIVE: Final = "ILSVRC2012_img_val.tar"
 TEST_ARCHIVE: Final = "ILSVRC2012_img_test.tar"
 
 VERSIONS: Final = ("5.0.0", "5.1.0", "3.0.0", "2.0.1", "2.0.0")
-"""The versions TFDS published; the first is the default."""
+"""The versions that TFDS published; the first is the default."""
 
 TEST_VERSIONS: Final = frozenset({"5.1.0"})
-"""Versions that have a test split."""
+"""Versions with a test split."""
 
 AS_FOUND_VERSIONS: Final = frozenset({"2.0.0", "2.0.1"})
-"""Versions whose images keep the bytes they have in the archive, without exception."""
+"""Versions that re-encode no images."""
 
 SPLIT_SIZES: Final = {"train": 1_281_167, "validation": 50_000, "test": 100_000}
 """Number of images in each complete archive."""
 
 MANUAL_DIR: Final = Path("~/tensorflow_datasets/downloads/manual")
-"""Where TFDS looks for archives that are downloaded by hand."""
+"""TFDS's folder for manual downloads."""
 
 HOMEPAGE: Final = "https://image-net.org/"
 
@@ -65,7 +64,7 @@ _SMALLER: Final[dict[str, tuple[str, ...]]] = {
     "10pct": ("1pct",),
     "": ("1pct", "10pct"),
 }
-"""The subsets inside of each, which are stored as named selections."""
+"""The smaller subsets of each config, which are stored as named selections."""
 
 _WALKERS: Final = 8
 _PROBES: Final = 16
@@ -101,7 +100,7 @@ _SUBSET_CITATION: Final = """\
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The members of one archive that are samples, and what the archive is."""
+    """An archive, and its members that are samples."""
 
     path: Path
     state: FileState
@@ -130,30 +129,30 @@ def load(
     Parameters
     ----------
     config : {"1pct", "10pct", ""}
-        Which subset of the training images; empty for all of them.
+        Subset of the training images; empty for all of them.
     version : str
         One of `VERSIONS`.
     manual_dir : Path, optional
         Folder of the archives, `MANUAL_DIR` by default.
     subset_list : Path, optional
-        The list of training images, one file name a line. By default it is
-        looked for in `manual_dir`, then downloaded once.
+        The list of training images, one file name a line. By default the published list in
+        `manual_dir`, else downloaded once.
     partial : bool, default False
-        Accept archives, classes and images that are missing.
+        Accept missing archives, classes and images.
     status : callable, optional
-        Told which archive is being read.
+        Shows which archive is being read.
 
     Returns
     -------
     Source
-        Splits ``train``, ``validation`` and, from 5.1.0 on, ``test``. A file name
-        is the base name of the archive's member.
+        Splits ``train``, ``validation`` and, from 5.1.0 on, ``test``. A file name is the base
+        name of a member of an archive.
 
     Raises
     ------
     SourceError
-        If an archive is missing, damaged, or not what it should be; if
-        it does not hold all it should and `partial` is false.
+        If an archive is missing, damaged or another one; if it is incomplete and `partial` is
+        false.
     """
     folder = as_path(manual_dir or MANUAL_DIR)
     readers = {"train": TRAIN_ARCHIVE, "validation": VALIDATION_ARCHIVE}
@@ -164,7 +163,7 @@ def load(
     if absent and not (partial and present):
         raise SourceError(
             f"{folder}: {' and '.join(absent)} not found; download from {HOMEPAGE} (after "
-            "registering) into one folder, and name it with manual_dir (--manual-dir)"
+            "registering) into one folder, and pass it as manual_dir (--manual-dir)"
         )
     subset = find_subset_list(config, subset_list, folder) if config else None
     read: dict[str, _Found] = {}
@@ -173,12 +172,13 @@ def load(
         read[split] = _read_archive(split, path, subset, partial=partial)
         check_names(path.name, read[split].file_name)
     lacks = [f"{name} not found; its split is left out" for name in absent]
-    # Damage of any archive is an error before the advice to take what there is.
+    # All archives are read first: damage is reported before the advice to pass partial=True.
     for split, found in read.items():
         lack = _lack(split, found, subset)
         if lack and not partial:
             raise SourceError(
-                f"{found.path.name}: {lack}; give partial=True (--partial) to convert what is there"
+                f"{found.path.name}: {lack}; pass partial=True (--partial) to convert the images "
+                "found"
             )
         if lack:
             lacks.append(f"{found.path.name}: {lack}")
@@ -215,7 +215,7 @@ def load(
 def _smaller_subsets(
     config: str, folder: Path, tables: dict[str, SampleTable]
 ) -> tuple[dict[str, dict[str, Ints]], list[SubsetList], list[str]]:
-    """Return what is in the subsets that are inside of this one, their lists, and what lacks."""
+    """Return rows of the smaller subsets of a config, their lists, and notes on missing parts."""
     found: dict[str, dict[str, Ints]] = {}
     lists: list[SubsetList] = []
     notes: list[str] = []
@@ -229,14 +229,14 @@ def _smaller_subsets(
         except SourceError as error:
             notes.append(f"{left_out}: {error}")
             continue
-        where = {name: i for i, name in enumerate(file_name) if name in listed.names}
-        missing = [name for name in listed.names if name not in where]
-        if not where:
+        rows = {name: i for i, name in enumerate(file_name) if name in listed.names}
+        missing = [name for name in listed.names if name not in rows]
+        if not rows:
             notes.append(f"{left_out}: none of its images is in train")
             continue
         if missing:
             notes.append(f"the selection {name} lacks {first_few(missing)}: not in train")
-        found[name] = {"train": np.fromiter(where.values(), np.int64, len(where))}
+        found[name] = {"train": np.fromiter(rows.values(), np.int64, len(rows))}
         lists.append(listed)
     return found, lists, notes
 
@@ -256,7 +256,7 @@ def _read_archive(split: str, path: Path, subset: SubsetList | None, *, partial:
 def _read_train(
     path: Path, archive: Archive, wanted: Collection[str] | None, *, partial: bool
 ) -> _Found:
-    """Walk the archive of class archives; keep the images that are wanted."""
+    """Walk the archive of class archives; keep the images of the subset."""
     outer = walk(archive, partial=partial)
     label_of = {wnid: k for k, wnid in enumerate(wnids())}
     labels = []
@@ -265,21 +265,21 @@ def _read_train(
         if base.suffix != ".tar" or base.stem not in label_of:
             raise SourceError(
                 f"{archive.name}/{name}: must be the archive of a class of ILSVRC 2012, such as "
-                f"{wnids()[0]}.tar; the name is no known one"
+                f"{wnids()[0]}.tar; the class is unknown"
             )
         labels.append(label_of[base.stem])
 
     def read_class(i: int) -> tuple[bytes, Ints, Ints, tuple[str, ...]]:
         start, nbytes = int(outer.offsets[i]), int(outer.nbytes[i])
-        where = f"{archive.name}/{outer.names[i]}"
-        inner = walk(archive, start=start, stop=start + nbytes, where=where, partial=partial)
+        location = f"{archive.name}/{outer.names[i]}"
+        inner = walk(archive, location, start=start, stop=start + nbytes, partial=partial)
         names, unread = _base_names(inner), inner.unread
         if wanted is None:
             return packed(names), inner.offsets, inner.nbytes, unread
         keep = np.array([j for j, name in enumerate(names) if name in wanted], dtype=np.int64)
         return packed([names[j] for j in keep]), inner.offsets[keep], inner.nbytes[keep], unread
 
-    # They grow in one place: what the threads leave behind they cannot give back to others.
+    # One buffer each, because memory that a thread frees is not available to the others.
     file_name, offsets, sizes = bytearray(), bytearray(), bytearray()
     counts, unread = [], [*outer.unread]
     n_walkers = _n_walkers(path, archive, outer)
@@ -303,10 +303,10 @@ def _read_train(
 
 
 def _n_walkers(path: Path, archive: Archive, outer: TarMembers) -> int:
-    """Return how many walk at a time.
+    """Return the number of threads to walk with: one if the headers are cached, else several.
 
-    On a cold disk each header waits for a seek: several walkers keep the disk's queue full. Where
-    there is nothing to wait for they are only in each other's way.
+    On a cold disk each header waits for a seek, and several threads keep the disk's queue full.
+    Threads that never wait only compete for the interpreter.
     """
     some = outer.offsets[:: max(1, len(outer.offsets) // _PROBES)].tolist()
     file = open_file(str(path))
@@ -314,12 +314,12 @@ def _n_walkers(path: Path, archive: Archive, outer: TarMembers) -> int:
     return 1 if all(cached) else _WALKERS
 
 
-def _labels_of(split: str, where: str, names: list[str]) -> Ints:
-    """Return the label of each member of an archive of one split; -1 in test."""
+def _labels_of(split: str, archive: str, names: list[str]) -> Ints:
+    """Return the label of each member of the archive of a split; -1 in test."""
     if split == "validation":
-        numbers = _numbers(where, names, _VALIDATION_NAME, SPLIT_SIZES[split])
+        numbers = _numbers(archive, names, _VALIDATION_NAME, SPLIT_SIZES[split])
         return validation_labels()[numbers - 1]
-    _numbers(where, names, _TEST_NAME, SPLIT_SIZES[split])
+    _numbers(archive, names, _TEST_NAME, SPLIT_SIZES[split])
     return np.full(len(names), -1)
 
 
@@ -327,15 +327,15 @@ def _base_names(members: TarMembers) -> list[str]:
     return [name.rpartition("/")[2] for name in members.names]
 
 
-def _numbers(where: str, names: list[str], pattern: re.Pattern[str], limit: int) -> Ints:
-    """Return the number in each name; labels belong to names, not to the archive's order."""
+def _numbers(archive: str, names: list[str], pattern: re.Pattern[str], limit: int) -> Ints:
+    """Return the number in each name; labels belong to names, not to the order of an archive."""
     numbers = []
     for name in names:
         match = pattern.fullmatch(name)
         number = int(match[1]) if match else 0
         if not 1 <= number <= limit:
             raise SourceError(
-                f"{where}: member {name!r} is not an image of this archive; expected names like "
+                f"{archive}: member {name!r} is not an image of this archive; expected names like "
                 f"{pattern.pattern} with numbers 1 to {limit}"
             )
         numbers.append(number)
@@ -343,12 +343,12 @@ def _numbers(where: str, names: list[str], pattern: re.Pattern[str], limit: int)
 
 
 def _lack(split: str, found: _Found, subset: SubsetList | None) -> str:
-    """Say what an archive lacks; nothing if it has all it should.
+    """Describe what an archive lacks; return an empty text if it is complete.
 
     Raises
     ------
     SourceError
-        If there is nothing of what the subset's list names, so that it cannot be the one meant.
+        If the archive has none of the images in the subset list: the list must be a wrong one.
     """
     if split == "train" and subset:
         have = set(found.file_name)
@@ -356,14 +356,14 @@ def _lack(split: str, found: _Found, subset: SubsetList | None) -> str:
         if missing and not have:
             raise SourceError(
                 f"{found.path.name}: has none of the {first_few(missing)} listed in "
-                f"{subset.origin[0]}; is that a subset list?"
+                f"{subset.origin[0]}; pass another subset_list (--subset-list)"
             )
         return f"{first_few(missing)} listed in {subset.origin[0]} not found" if missing else ""
     expected = SPLIT_SIZES[split]
-    n_found = len(found.file_name)  # no name is there twice
+    n_found = len(found.file_name)  # names are unique
     if n_found == expected:
         return ""
-    lack = f"{n_found:,} images found, there should be {expected:,}"
+    lack = f"{n_found:,} images found, expected {expected:,}"
     if split == "validation":
         have = set(found.file_name)
         every = (f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, expected + 1))
