@@ -5,7 +5,7 @@
 'n04200800_7.JPEG'
 """
 
-from arraystore.convert import convert
+from arraystore.convert import convert, write
 from arraystore.dataset.batch import Batch, Sample
 from arraystore.dataset.batches import Batches
 from arraystore.dataset.episodes import Episode, Episodes
@@ -63,4 +63,5 @@ __all__ = [
     "copy",
     "open",
     "verify",
+    "write",
 ]

@@ -996,7 +996,8 @@ def test_unreadable_image_is_named(name: str, suffix: str, tmp_path: Path) -> No
 def test_further_unreadable_images_are_counted(suffix: str, tmp_path: Path) -> None:
     files = {name: data for name, (data, _) in BROKEN.items()}
     folder = write_folder(tmp_path / "in", {"cat/1.jpg": picture()} | files)
-    with pytest.raises(SourceError, match=r"cat/cut\.jpg: is a truncated.*; 3 more in train; pass"):
+    message = r"cat/cut\.jpg: is a truncated.*; 3 more in train: 3 names \(.*\); pass"
+    with pytest.raises(SourceError, match=message):
         convert(folder, tmp_path / f"a{suffix}")
 
 

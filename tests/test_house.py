@@ -36,7 +36,7 @@ ONLY_IN = {
     "botocore": {"storage/objects/aws_profile.py"},
     "simplejpeg": {"images/decode.py", "images/reencode.py"},
     "PIL": {
-        *("images/decode.py", "images/pillow.py", "images/resize.py"),
+        *("images/decode.py", "images/encode.py", "images/pillow.py", "images/resize.py"),
         *("cli/synthetic_archives.py", "cli/contact_sheet.py"),
     },
     "xarray": {"integrations/xarray_backend.py"},

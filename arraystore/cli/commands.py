@@ -27,6 +27,7 @@ from arraystore.cli.options import (
     SUBSET_LIST,
     new_file,
     selecting,
+    source_options,
     storage_option,
 )
 from arraystore.errors import ArrayStoreError, escaped, escaped_json
@@ -72,6 +73,7 @@ def cli() -> None:
 @click.option("--manual-dir", type=PATH, help="Folder of the ImageNet archives.")
 @SUBSET_LIST
 @click.option("--partial", is_flag=True, help="Convert an incomplete source as far as it goes.")
+@source_options
 @click.option(
     "--order",
     type=click.Choice(ORDERS),
@@ -114,8 +116,9 @@ def convert(
     """Convert DATASET to a store at TARGET.
 
     DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, optionally
-    followed by :VERSION (2.0.0, 2.0.1, 3.0.0, 5.0.0 or 5.1.0); or folder:PATH for a folder of
-    images, arranged as split/class/file or class/file.
+    followed by :VERSION (2.0.0, 2.0.1, 3.0.0, 5.0.0 or 5.1.0); folder:PATH for a folder of
+    images, arranged as split/class/file or class/file; or files that match a pattern:
+    wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN, csv:FILE, tsv:FILE.
 
     TARGET is a path or an address such as s3://BUCKET/KEY, outside that folder. Its suffix
     chooses the format: .zarr, or .h5 or .hdf5.
@@ -180,9 +183,10 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
 @click.option(
     "--source",
     help="Also compare STORE with its source: the folder of the archives, or of the images (PATH "
-    "or folder:PATH).",
+    "or folder:PATH), or wds:PATTERN and the like.",
 )
 @SUBSET_LIST
+@source_options
 @PROGRESS
 @JSON
 def verify(store: str, storage_option: dict[str, Any], as_json: bool, **options: Any) -> int:

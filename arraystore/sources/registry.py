@@ -7,12 +7,30 @@ from pathlib import Path
 from typing import Final
 
 from arraystore._arguments import as_path
-from arraystore.errors import SourceError
-from arraystore.sources import folder, imagenet2012
+from arraystore.errors import SourceError, brief
+from arraystore.sources import (
+    array_record,
+    csv_table,
+    folder,
+    imagenet2012,
+    parquet,
+    shards,
+    tfrecord,
+    webdataset,
+)
 from arraystore.sources.sample_table import Source, Status, silent
+from arraystore.sources.source_options import SourceOptions
 
 CONFIGS: Final = {"imagenet2012_subset": ("1pct", "10pct"), "imagenet2012": ("",)}
 """Configs of each data set; the first is the default."""
+
+PATTERNS: Final = {
+    "wds": webdataset.load,
+    "tfrecord": tfrecord.load,
+    "parquet": parquet.load,
+    "array_record": array_record.load,
+}
+"""What reads the files of a pattern such as ``wds:train-*.tar``, by the word before the colon."""
 
 _FOLDER: Final = "folder:"
 _NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^/:]+))?(:(?P<version>[^/:]+))?")
@@ -24,6 +42,8 @@ def load_source(
     manual_dir: Path | None = None,
     subset_list: Path | None = None,
     partial: bool = False,
+    spool: Path | None = None,
+    options: SourceOptions | None = None,
     status: Status = silent,
 ) -> Source:
     """List the samples of a data set.
@@ -31,10 +51,14 @@ def load_source(
     Parameters
     ----------
     dataset : str
-        ``name/config:version``, where config and version may be left out, or
-        ``folder:PATH``.
+        ``name/config:version``, where config and version may be left out; ``folder:PATH``; or a
+        pattern of files, such as ``wds:PATTERN``.
     manual_dir, subset_list, partial, status
         See `arraystore.sources.imagenet2012.load`.
+    spool : Path, optional
+        Takes images that are not byte ranges of files; see `arraystore.sources.spool`.
+    options : SourceOptions, optional
+        For patterns of files.
 
     Raises
     ------
@@ -42,6 +66,17 @@ def load_source(
         If the data set, config or version is unknown; the message lists the known ones. If the
         source is missing, incomplete or damaged.
     """
+    options = options or SourceOptions(partial=partial)
+    kind, pattern = pattern_of(dataset)
+    if kind:
+        _refuse(f"{kind}:PATTERN", manual_dir=manual_dir, subset_list=subset_list)
+        status(f"listing files of {dataset}")
+        if kind in csv_table.DELIMITERS:
+            return csv_table.load(kind, pattern, options, status=status)
+        if spool is None:
+            raise ValueError(f"{brief(dataset)} needs a spool")
+        return PATTERNS[kind](pattern, options, spool, status=status)
+    _refuse(dataset, **dict.fromkeys(options.stated(), True))
     root = folder_of(dataset)
     if root is not None:
         _refuse("folder:PATH", manual_dir=manual_dir, subset_list=subset_list, partial=partial)
@@ -75,6 +110,9 @@ def names_of(dataset: str) -> tuple[str, str, str]:
     >>> names_of("folder:some/photos")
     ('photos', '', '')
     """
+    kind, pattern = pattern_of(dataset)
+    if kind:
+        return shards.name_of(pattern), "", ""
     root = folder_of(dataset)
     if root is not None:
         return folder.name_of(root), "", ""
@@ -121,6 +159,18 @@ def folder_of(dataset: str) -> Path | None:
     return as_path(dataset.removeprefix(_FOLDER))
 
 
+def pattern_of(dataset: str) -> tuple[str, str]:
+    """Return kind and pattern of a data set such as ``wds:PATTERN``; two empty texts of others.
+
+    Examples
+    --------
+    >>> pattern_of("wds:train-*.tar"), pattern_of("imagenet2012")
+    (('wds', 'train-*.tar'), ('', ''))
+    """
+    kind, _, pattern = dataset.partition(":")
+    return (kind, pattern) if kind in PATTERNS or kind in csv_table.DELIMITERS else ("", "")
+
+
 def _refuse(dataset: str, **options: object) -> None:
     """Raise `SourceError` for options that a data set does not have."""
     given = [name for name, value in options.items() if value]
@@ -134,4 +184,6 @@ def _known() -> str:
         for name, configs in CONFIGS.items()
         for config in configs
     ]
-    return ", ".join([*names, "folder:PATH"])
+    patterns = [f"{kind}:PATTERN" for kind in PATTERNS]
+    tables = [f"{kind}:FILE" for kind in csv_table.DELIMITERS]
+    return ", ".join([*names, "folder:PATH", *patterns, *tables])

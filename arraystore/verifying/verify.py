@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,10 +28,13 @@ from arraystore.schema import (
     DatasetInfo,
     SplitInfo,
 )
+from arraystore.sources import records
 from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.published import published_counts
-from arraystore.sources.registry import CONFIGS, folder_of, load_source
+from arraystore.sources.registry import CONFIGS, folder_of, load_source, pattern_of
+from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.location import Location
+from arraystore.storage.open_files import close_idle_files
 from arraystore.verifying.columns import Columns, ColumnsCheck
 from arraystore.verifying.images import ImagesCheck
 from arraystore.verifying.problems import MAX_KEPT, Findings, Problem, ProblemGroup
@@ -40,7 +44,7 @@ from arraystore.verifying.source import SourceCheck
 from arraystore.writing.progress import Meter, meter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -106,8 +110,11 @@ def verify(
     address: str | os.PathLike[str],
     *,
     decode: bool = False,
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     subset_list: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
+    fields: Mapping[str, str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> VerifyReport:
@@ -124,13 +131,16 @@ def verify(
         Path or address of the store; see `arraystore.open`.
     decode : bool, default False
         Also decode every image.
-    source : path-like, optional
-        The source of the store: the folder of the ImageNet archives, or the folder of the images
-        with or without the prefix ``folder:``. Samples, labels and the bytes of every image are
-        compared with it (of re-encoded images: format and size), and the number of samples of
-        each class with the published one.
+    source : path-like, or mapping of str to iterable, optional
+        The source of the store: the folder of the ImageNet archives; the folder of the images
+        with or without the prefix ``folder:``; a pattern of files such as ``wds:PATTERN``; or
+        the samples that were passed to `arraystore.write`, with arrays and pictures as PNG.
+        Samples, labels and the bytes of every image are compared with it (of re-encoded images:
+        format and size), and the number of samples of each class with the published one.
     subset_list : path-like, optional
         Training images of the subset; see `arraystore.convert`.
+    split, classes, fields : optional
+        Those that the store was converted with; see `arraystore.convert`.
     storage_options : mapping, optional
         See `arraystore.open`.
     progress : bool, optional
@@ -171,10 +181,12 @@ def verify(
         findings.add(Problem(str(error)))
     else:
         name = store.dataset
-        origin = None if source is None else os.fspath(source)
+        origin = source if source is None or isinstance(source, Mapping) else os.fspath(source)
         names = None if subset_list is None else as_path(subset_list)
-        with meter(progress) as shown:
-            verification = _Verification(store, findings, shown, origin, names)
+        options = SourceOptions(split, classes, dict(fields or {}))
+        options.check()
+        with meter(progress) as shown, _temporary_spool(origin) as spool:
+            verification = _Verification(store, findings, shown, origin, names, options, spool)
             with verification.source_unchanged():
                 splits = verification.run(decode=decode)
             damage = verification.source_damage
@@ -183,13 +195,28 @@ def verify(
         dataset=name,
         splits=splits,
         decoded=decode,
-        source="" if source is None else str(source),
+        source="" if source is None else "records" if isinstance(source, Mapping) else str(source),
         problems=tuple(findings.kept),
         num_problems=findings.count,
         groups=tuple(findings.groups),
         seconds=time.perf_counter() - began,
         source_damage=damage,
     )
+
+
+@contextmanager
+def _temporary_spool(source: str | Mapping[str, Any] | None) -> Iterator[Path | None]:
+    """Give a place for images that are not byte ranges of files, if a source may have some."""
+    if source is None or (isinstance(source, str) and not pattern_of(source)[0]):
+        yield None
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="arraystore-") as folder:
+        try:
+            yield as_path(folder) / "spool"
+        finally:
+            close_idle_files()  # otherwise the space of the spool would be kept
 
 
 class _Verification:
@@ -200,8 +227,10 @@ class _Verification:
         store: Store,
         findings: Findings,
         shown: Meter,
-        source: str | None,
+        source: str | Mapping[str, Any] | None,
         subset_list: Path | None,
+        options: SourceOptions | None = None,
+        spool: Path | None = None,
     ) -> None:
         self._store = store
         self._reader, self._container = store.opened
@@ -212,8 +241,21 @@ class _Verification:
         self._shown = shown
         self._is_from_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
         self._subset_list = subset_list
-        self._folder = None if source is None else self._folder_of(source)
-        self._source = None if self._folder is None else self._load_source(self._folder)
+        self._options = replace(options or SourceOptions(), partial=self._info.partial)
+        self._folder = None
+        self._source = None
+        if isinstance(source, Mapping):
+            assert spool is not None  # `_temporary_spool` gives one
+            self._source = records.load(
+                self._info.name, source, self._options, spool, status=shown.status
+            )
+        elif source is not None and pattern_of(source)[0]:
+            self._source = load_source(
+                source, spool=spool, options=self._options, status=shown.status
+            )
+        elif source is not None:
+            self._folder = self._folder_of(source)
+            self._source = self._load_source(self._folder)
 
     def source_unchanged(self) -> AbstractContextManager[None]:
         """Raise `SourceChangedError` if the source changes in this context."""

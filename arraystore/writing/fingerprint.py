@@ -52,14 +52,17 @@ def of_source(source: Source) -> Fingerprint:
     totals = {f"{name} (total)": f"{nbytes:,} bytes" for name, nbytes in source.origins}
     named = {"name": source.name, "config": source.config, "version": source.version}
     files = source.states.take(np.arange(len(source.files)))
+    content = {"of images from Python": source.content} if source.content else {}
     return {
         "data set": named,
-        "source": _files(files) | totals,
+        "source": _files(files) | totals | content,
         IDENTITY: {"source files": _digest([files.values[:, 3:].tobytes()])},
     }
 
 
-def of_images(source: Source, plans: Mapping[str, SplitPlan], spool: Path) -> Fingerprint:
+def of_images(
+    source: Source, plans: Mapping[str, SplitPlan], spool: Path, *, start: int = 0
+) -> Fingerprint:
     """Return the part that is known when all images are probed: digests of samples and classes.
 
     Parameters
@@ -69,12 +72,14 @@ def of_images(source: Source, plans: Mapping[str, SplitPlan], spool: Path) -> Fi
         The plan of each split.
     spool : Path
         File of the re-encoded images.
+    start : int, default 0
+        Offset of the first of them. Images before it are known by their origin.
     """
     return {
         IMAGES: {name: _plan_digest(plan) for name, plan in plans.items()}
         | {
             "classes": _digest([source.label_name, source.label_words]),
-            "re-encoded images": _file_digest(spool),
+            "re-encoded images": _file_digest(spool, start),
         },
     }
 
@@ -117,6 +122,7 @@ def _digest(values: Iterable[object]) -> str:
     return f"sha256 {digest.hexdigest()}"
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, start: int) -> str:
     with path.open("rb") as file:
+        file.seek(start)
         return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

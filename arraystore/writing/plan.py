@@ -17,6 +17,7 @@ from arraystore.images.probe import ImageHeader, probe
 from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
 from arraystore.indexing.layout import sample_order
 from arraystore.reading.read_ahead import ahead
+from arraystore.sources.sample_table import first_few
 from arraystore.storage.open_files import OpenFile, open_file, read_at
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def plan_split(
     name : str
         The split.
     spool : binary file
-        Re-encoded images are appended to it.
+        That of the source, or an empty one. Re-encoded images are appended to it.
     order, seed
         See `arraystore.indexing.layout.sample_order`.
     on_error : {"raise", "skip"}
@@ -102,12 +103,14 @@ def plan_split(
     table = source.splits[name]
     meter.start(f"{name}: probing images", len(table))
     height, width, to_reencode, faults = _probe(source, table, meter)
+    faults |= source.faults.get(name, {})
     spooled = _reencode(source, table, to_reencode, spool, faults)
     if faults and on_error == "raise":
-        i = min(faults)
+        i, *others = sorted(faults)
+        names = [table.file_name[j] for j in others]
         raise SourceError(
-            f"{_location(source.files, table, i)}: {faults[i]}"
-            + (f"; {len(faults) - 1} more in {name}" if len(faults) > 1 else "")
+            f"{_location(source, name, i)}: {faults[i]}"
+            + (f"; {len(others)} more in {name}: {first_few(names)}" if others else "")
             + "; pass on_error='skip' (--on-error skip) to leave such images out"
         )
     keep = np.delete(np.arange(len(table)), sorted(faults))
@@ -141,7 +144,7 @@ def _probe(
     n_probers = _n_probers(source, table)
     probed = ahead(
         batches,
-        lambda rows: (rows.start, _probe_rows(source.files, table, rows)),
+        lambda rows: (rows.start, _probe_rows(source.places, table, rows)),
         n_ahead=2 * n_probers,
         n_threads=n_probers,
         prepare=import_decoders,
@@ -164,8 +167,13 @@ def _n_probers(source: Source, table: SampleTable) -> int:
     Threads that never wait for a disk only compete for the interpreter.
     """
     rows = slice(None, None, max(1, len(table) // _SAMPLE))
-    places = zip(table.file[rows].tolist(), table.offset[rows].tolist(), strict=True)
-    files = ((open_file(str(source.files[number])), offset) for number, offset in places)
+    columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
+    places = zip(*(column.tolist() for column in columns), strict=True)
+    files = (
+        (open_file(str(source.places[number])), offset)
+        for number, offset, nbytes in places
+        if nbytes
+    )
     cached = (file.is_cached(offset, unknown=False) for file, offset in files)
     return 1 if all(cached) else _PROBERS
 
@@ -178,6 +186,9 @@ def _probe_rows(
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     opened = -1
     for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
+        if not nbytes:
+            found.append("is empty (0 bytes)")
+            continue
         if number != opened:
             file, opened = open_file(str(files[number])), number
         try:
@@ -203,7 +214,7 @@ def _reencode(
     """Append images as RGB JPEGs to the spool; return offset and size of each row there."""
     spooled = {}
     for i in rows:
-        origin = open_file(str(source.files[table.file[i]]))
+        origin = open_file(str(source.places[table.file[i]]))
         try:
             data = reencode_as_jpeg(read_at(origin, int(table.offset[i]), int(table.nbytes[i])))
         except ValueError as error:
@@ -222,7 +233,10 @@ def _selected(rows: Ints, keep: Ints, n: int) -> Ints:
     return np.flatnonzero(is_selected[keep])
 
 
-def _location(files: tuple[Path, ...], table: SampleTable, i: int) -> str:
-    path, offset = files[table.file[i]], int(table.offset[i])
+def _location(source: Source, split: str, i: int) -> str:
+    table = source.splits[split]
     name = table.file_name[i]
+    if table.file[i] == len(source.files):  # the spool, which is gone when this is read
+        return f"{source.location(split, i)}: {name}"
+    path, offset = source.places[table.file[i]], int(table.offset[i])
     return f"{path}" if offset == 0 else f"{path}: {name} (at byte {offset:,})"

@@ -232,7 +232,10 @@ def test_earlier_versions_have_no_test_split(version: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["imagenet", "", "imagenet2012:", "imagenet2012_subset/", "a/b/c"])
 def test_unknown_data_set_raises(name: str) -> None:
-    known = "imagenet2012_subset/1pct, imagenet2012_subset/10pct, imagenet2012, folder:PATH"
+    known = (
+        "imagenet2012_subset/1pct, imagenet2012_subset/10pct, imagenet2012, folder:PATH, "
+        "wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN, csv:FILE, tsv:FILE"
+    )
     message = f"unknown data set {name!r}; known are {known}"
     with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):
         load_source(name)
