@@ -97,9 +97,7 @@ def conversions(tmp_path: Path) -> Any:
 
 
 @forks
-def test_threads_and_processes_read_right_while_another_converts(
-    path: Path, tmp_path: Path, conversions: Any
-) -> None:
+def test_reading_while_converting(path: Path, tmp_path: Path, conversions: Any) -> None:
     mine = tmp_path / path.name  # in the folder that the other process writes to
     (shutil.copytree if path.is_dir() else shutil.copy)(path, mine)
     store = arraystore.open(mine)
@@ -133,7 +131,7 @@ only_hdf5 = named("path", [".h5"], indirect=True, scope="session")
 
 
 @only_hdf5
-def test_a_file_that_a_writer_has_locked_is_read_all_the_same(path: Path) -> None:
+def test_locked_file_is_read(path: Path) -> None:
     expected = fingerprint(arraystore.open(path))
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,7 +211,7 @@ def replace_in_place(old: Path, new: Path) -> None:
 @named("replace", [replace_by_rename, replace_in_place])
 @named("used", USES.values(), ids=USES)
 @named("then", [use for name, use in USES.items() if name != "nothing"], ids=list(USES)[1:])
-def test_a_store_replaced_under_a_reader_is_told_and_never_mixed(
+def test_replaced_store_is_never_mixed(
     pair: tuple[Path, Path],
     replace: Callable[[Path, Path], None],
     used: Callable[[arraystore.Store], Any],
@@ -242,7 +240,7 @@ OTHER_USES: Final[dict[str, Callable[[arraystore.Store, Path], Any]]] = {
 
 @named("use", OTHER_USES.values(), ids=OTHER_USES)
 @named("is_other_container", [False, True])
-def test_a_store_replaced_under_any_use_raises(
+def test_replaced_store_raises_for_any_use(
     pair: tuple[Path, Path],
     use: Callable[[arraystore.Store, Path], Any],
     is_other_container: bool,
@@ -259,7 +257,7 @@ def test_a_store_replaced_under_any_use_raises(
         use(store, tmp_path)
 
 
-def test_a_store_replaced_while_it_is_opened_is_opened_again(
+def test_store_replaced_while_opening_is_reopened(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = pair
@@ -277,9 +275,7 @@ def test_a_store_replaced_while_it_is_opened_is_opened_again(
 
 
 @pytest.mark.parametrize("suffix", [".zarr"])
-def test_an_object_of_the_next_store_in_a_bucket_is_no_missing_chunk(
-    suffix: str, pair: tuple[Path, Path]
-) -> None:
+def test_object_of_next_remote_store_raises_changed(suffix: str, pair: tuple[Path, Path]) -> None:
     old, new = pair
     if old.suffix != suffix:
         pytest.skip("one file")
@@ -294,7 +290,7 @@ def test_an_object_of_the_next_store_in_a_bucket_is_no_missing_chunk(
             _ = store["train"].label
 
 
-def test_an_object_written_after_its_root_is_compared_with_the_root_once_more(
+def test_newer_object_is_compared_with_root(
     pair: tuple[Path, Path],
 ) -> None:
     old, new = pair
@@ -320,7 +316,7 @@ def test_an_object_written_after_its_root_is_compared_with_the_root_once_more(
 
 @named("used", USES.values(), ids=USES)
 @named("then", ["info", "names", "all"])
-def test_a_store_replaced_behind_a_server_is_told_and_never_mixed(
+def test_replaced_remote_store_is_never_mixed(
     pair: tuple[Path, Path],
     used: Callable[[arraystore.Store], Any],
     then: str,
@@ -338,9 +334,7 @@ def test_a_store_replaced_behind_a_server_is_told_and_never_mixed(
             assert "changed" in str(error)  # noqa: PT017 - either will do
 
 
-def test_a_loop_over_a_store_that_is_replaced_ends_with_an_error_or_the_old_images(
-    path: Path, tmp_path: Path
-) -> None:
+def test_loop_over_replaced_store(path: Path, tmp_path: Path) -> None:
     mine = tmp_path / path.name
     (shutil.copytree if path.is_dir() else shutil.copy)(path, mine)
     source = write_folder(

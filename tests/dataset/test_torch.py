@@ -45,22 +45,20 @@ def web() -> Iterator[WebServer]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_loader_of_workers_reads_a_local_split(train: arraystore.Split, method: str) -> None:
+def test_loader_reads_local_split(train: arraystore.Split, method: str) -> None:
     expected = [name_and_size(sample) for sample in train]
     assert loaded(train, multiprocessing_context=method) == expected
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_loader_of_workers_reads_a_remote_split(path: Path, web: WebServer, method: str) -> None:
+def test_loader_reads_remote_split(path: Path, web: WebServer, method: str) -> None:
     web.put(path, f"far/{path.name}")
     far = arraystore.open(f"{web.url}/far/{path.name}")["train"]
     near = arraystore.open(path)["train"]
     assert loaded(far, multiprocessing_context=method) == [name_and_size(s) for s in near]
 
 
-def test_a_loader_that_forks_is_told_what_to_do_about_a_remote_split(
-    path: Path, web: WebServer
-) -> None:
+def test_forking_loader_of_remote_split_raises(path: Path, web: WebServer) -> None:
     web.put(path, f"far/{path.name}")
     far = arraystore.open(f"{web.url}/far/{path.name}")["train"]
     _ = far.image_bytes[0]
@@ -68,9 +66,7 @@ def test_a_loader_that_forks_is_told_what_to_do_about_a_remote_split(
         loaded(far, multiprocessing_context="fork")
 
 
-def test_a_loader_asks_for_a_batch_at_a_time(
-    train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loader_reads_batches(train: arraystore.Split, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     read = arraystore.Split.__getitems__
 
@@ -85,7 +81,7 @@ def test_a_loader_asks_for_a_batch_at_a_time(
     assert asked == [7, 7, 7, 7, 2]
 
 
-def test_supervised_samples_of_one_size_make_tensors(train: arraystore.Split) -> None:
+def test_loader_makes_tensors(train: arraystore.Split) -> None:
     same = train.select((train.image_height == 375) & (train.image_width == 500))
     (images, labels), *_ = data.DataLoader(same.as_supervised(), batch_size=len(same))
     assert images.shape == (len(same), 375, 500, 3)

@@ -97,7 +97,7 @@ def warm(path: Path) -> arraystore.Split:
     return train
 
 
-def test_one_image_costs_no_system_call_but_for_a_look_now_and_then(
+def test_single_image_needs_no_system_call(
     warm: arraystore.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seconds, calls in ((-1, {"stat": 100, "fstat": 100}), (1e9, {})):
@@ -111,9 +111,7 @@ def test_one_image_costs_no_system_call_but_for_a_look_now_and_then(
 
 
 @named("form", ["image_bytes", "image_views"])
-def test_a_batch_from_the_page_cache_costs_no_calls_a_sample(
-    warm: arraystore.Split, form: str
-) -> None:
+def test_cached_batch_needs_no_call_per_sample(warm: arraystore.Split, form: str) -> None:
     costs = []
     for n in (64, 1024):
         positions = np.random.default_rng(0).integers(0, N, n)
@@ -125,7 +123,7 @@ def test_a_batch_from_the_page_cache_costs_no_calls_a_sample(
     assert costs[1] <= costs[0] + 10 < 150  # ten, if garbage happens to be collected meanwhile
 
 
-def test_one_image_read_without_a_map_costs_a_look_at_both_files_and_a_read(path: Path) -> None:
+def test_single_image_without_map_system_calls(path: Path) -> None:
     train = arraystore.open(path, mmap=False)["train"]
     _ = train.image_bytes[0], train.image_bytes[0]
     with counted() as counts:
@@ -134,7 +132,7 @@ def test_one_image_read_without_a_map_costs_a_look_at_both_files_and_a_read(path
     assert counts.system == {"stat": 100, "fstat": 100, "pread": 100}
 
 
-def test_a_batch_read_without_a_map_costs_a_read_for_each_image_and_no_other_system_calls(
+def test_batch_without_map_system_calls(
     path: Path,
 ) -> None:
     train = arraystore.open(path, mmap=False)["train"]
@@ -157,9 +155,7 @@ OPENING: Final = {
 """System calls from opening a store until a batch is there, and openings by libhdf5, at most."""
 
 
-def test_opening_a_store_and_reading_a_batch_cost_few_calls(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_opening_and_batch_system_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _ = arraystore.open(path)["train"].image_bytes[::2]  # what is imported, and compiled, once
     close_idle_files()
     opened = []
@@ -180,9 +176,7 @@ def test_opening_a_store_and_reading_a_batch_cost_few_calls(
     assert counts.python < {".zarr": 650, ".h5": 2700}[path.suffix]
 
 
-def test_the_disk_is_asked_for_all_that_is_known_before_any_of_it_is_read(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_columns_are_announced_before_reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = arraystore.open(path).stored("train")
     called = noted(monkeypatch, "posix_fadvise", "pread")
     stored.columns.load(COLUMNS)
@@ -190,7 +184,7 @@ def test_the_disk_is_asked_for_all_that_is_known_before_any_of_it_is_read(
     assert [name for name, *_ in called] == ["posix_fadvise"] * n + ["pread"] * n
 
 
-def test_the_ends_of_an_hdf5_file_are_asked_for_before_it_is_read(
+def test_hdf5_ends_are_announced_before_reading(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if path.is_dir():
@@ -212,7 +206,7 @@ def test_the_ends_of_an_hdf5_file_are_asked_for_before_it_is_read(
         "where(label=3).label",
     ],
 )
-def test_opening_and_reading_import_no_more_than_what_decodes_columns(path: Path, act: str) -> None:
+def test_reading_imports_only_decoders(path: Path, act: str) -> None:
     """An import takes longer than all else until the first image is there."""
     code = (
         "import sys, arraystore, numcodecs.zstd, h5py\n"
@@ -225,7 +219,7 @@ def test_opening_and_reading_import_no_more_than_what_decodes_columns(path: Path
 
 
 @named("selection", [slice(100, 900), np.arange(0, N, 3), np.arange(5)[::-1]], ids=str)
-def test_no_byte_is_read_that_is_not_wanted(path: Path, selection: Any) -> None:
+def test_no_extra_byte_is_read(path: Path, selection: Any) -> None:
     train = arraystore.open(path)["train"]
     reads = count_reads(train)
     data = train.image_bytes[selection]
@@ -243,7 +237,7 @@ def test_no_byte_is_read_that_is_not_wanted(path: Path, selection: Any) -> None:
     ],
     ids=["where", "image_bytes", "block shuffle"],
 )
-def test_python_does_not_loop_over_the_samples(
+def test_no_loop_over_samples(
     path: Path, tmp_path: Path, act: Callable[[arraystore.Store], Any]
 ) -> None:
     names = [f"{i:06d}.jpg" for i in range(N // 8)]

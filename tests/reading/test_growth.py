@@ -128,7 +128,7 @@ def whole(grown: Path) -> dict[str, NDArray[Any]]:
         max_size=4,
     )
 )
-def test_rows_taken_are_those_of_the_whole_column(
+def test_take_matches_whole_column(
     grown: Path,
     whole: dict[str, NDArray[Any]],
     opened: Callable[[Path], arraystore.Store],
@@ -148,7 +148,7 @@ def test_rows_taken_are_those_of_the_whole_column(
 
 
 @from_everywhere
-def test_samples_of_a_large_split_are_those_of_a_small_one(
+def test_large_split_reads_as_small(
     grown: Path, opened: Callable[[Path], arraystore.Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = opened(grown)["train[5:20]+train[30:]"]
@@ -161,7 +161,7 @@ def test_samples_of_a_large_split_are_those_of_a_small_one(
     assert file_name.tolist() == small.file_name[:9].tolist()
 
 
-def test_a_column_is_loaded_when_half_of_its_chunks_have_been_wanted(
+def test_column_is_loaded_after_half_its_chunks(
     grown: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(columns_room, "WHOLE_SAMPLES", N)
@@ -202,9 +202,7 @@ READS: Final[dict[str, Callable[[arraystore.Split], Any]]] = {
 
 
 @named("read", list(READS))
-def test_what_is_asked_for_does_not_hang_on_the_number_of_samples(
-    small_and_large: tuple[Path, Path], read: str
-) -> None:
+def test_reads_do_not_grow_with_samples(small_and_large: tuple[Path, Path], read: str) -> None:
     counts = []
     for path in small_and_large:
         store = arraystore.open(path)
@@ -270,7 +268,7 @@ def test_remote_label_query_of_large_split_takes_two_round_trips(
     assert len(trips) == n_trips
 
 
-def test_chunks_are_read_once_while_they_are_kept(grown: Path) -> None:
+def test_cached_chunks_are_not_read_again(grown: Path) -> None:
     store = arraystore.open(grown)
     stored = store.stored("train")
     stored.columns.take(OF_SAMPLES, np.arange(N))
@@ -279,7 +277,7 @@ def test_chunks_are_read_once_while_they_are_kept(grown: Path) -> None:
     assert reads.ranges == []
 
 
-def test_what_is_kept_of_a_store_is_bounded(grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_cache_is_limited(grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = arraystore.open(grown)
     store._handle.chunks = ChunkCache(max_nbytes=1000)
     stored = store.stored("train")
@@ -324,7 +322,7 @@ TestCache = CacheMachine.TestCase
 TestCache.settings = settings(max_examples=25, stateful_step_count=20)
 
 
-def test_text_is_counted_with_what_numpy_keeps_beside_it() -> None:
+def test_chunk_cache_counts_text() -> None:
     cache = ChunkCache(max_nbytes=1000)
     cache.put("few", np.array(["x" * 400], dtype=np.dtypes.StringDType()))
     assert cache.nbytes > 400
@@ -349,7 +347,7 @@ def chunk_of(path: Path, name: str, number: int) -> tuple[Path, int, int]:
 
 @from_everywhere
 @named("name", ["image_start", "file_name"])
-def test_a_damaged_chunk_is_told_when_it_is_needed(
+def test_damaged_chunk_raises_when_needed(
     copy: Path, name: str, opened: Callable[[Path], arraystore.Store]
 ) -> None:
     file, start, stop = chunk_of(copy, name, 2)
@@ -362,7 +360,7 @@ def test_a_damaged_chunk_is_told_when_it_is_needed(
         stored.columns.take((name,), np.array([0, 2 * ROWS]))
 
 
-def test_a_chunk_that_is_missing_is_told(copy: Path) -> None:
+def test_missing_chunk_raises(copy: Path) -> None:
     if not copy.is_dir():
         pytest.skip("the chunks of HDF5 are no files")
     (copy / "train/label/c/2").unlink()
@@ -392,7 +390,7 @@ def written_wrong(grown: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_a_label_that_is_no_class_is_told_with_its_position(
+def test_label_out_of_range_raises(
     written_wrong: Callable[..., Path],
 ) -> None:
     wrong = written_wrong(label=lambda label: np.where(np.arange(N) == 20, N_CLASSES, label))
@@ -402,7 +400,7 @@ def test_a_label_that_is_no_class_is_told_with_its_position(
         stored.columns.take(("label",), np.array([0, 30, 20]))
 
 
-def test_an_image_outside_of_the_payload_is_told_with_its_position(
+def test_image_outside_payload_raises(
     written_wrong: Callable[..., Path],
 ) -> None:
     wrong = written_wrong(image_start=lambda start: np.where(np.arange(N) == 20, 2**40, start))
@@ -413,9 +411,7 @@ def test_an_image_outside_of_the_payload_is_told_with_its_position(
 
 
 @named("length", [N - 3, N + 3])
-def test_a_column_of_another_length_is_told_where_it_ends(
-    written_wrong: Callable[..., Path], length: int
-) -> None:
+def test_column_length_mismatch_raises(written_wrong: Callable[..., Path], length: int) -> None:
     wrong = written_wrong(image_crc32c=lambda crc: np.resize(crc, length))
     stored = arraystore.open(wrong).stored("train")
     with pytest.raises(FormatError, match="image_crc32c: must have 50 values, one a sample"):
@@ -425,12 +421,12 @@ def test_a_column_of_another_length_is_told_where_it_ends(
 # Loops
 
 
-def test_an_order_that_is_none_takes_no_memory() -> None:
+def test_unshuffled_order_takes_no_memory() -> None:
     order = Epoch(None, 0, 0, None, rank=1, world_size=2, buffer_size=1)
     assert order.positions(10**12) == range(5 * 10**11, 10**12)
 
 
-def test_a_shuffle_by_blocks_takes_little_for_each_block() -> None:
+def test_block_shuffle_memory() -> None:
     n = 10**7
     tracemalloc.start()
     try:
@@ -442,7 +438,7 @@ def test_a_shuffle_by_blocks_takes_little_for_each_block() -> None:
     assert peak < 4 * 8 * n / 64 + 2**20  # a block is 64 samples
 
 
-def test_a_shuffle_by_blocks_reads_a_buffer_at_a_time(grown: Path) -> None:
+def test_block_shuffle_has_every_sample(grown: Path) -> None:
     train = arraystore.open(grown)["train"]
     seen = [batch.tolist() for batch in train.batches(4, shuffle="block").positions()]
     assert sorted(chain.from_iterable(seen)) == list(range(N))
@@ -505,9 +501,7 @@ def each_byte(manifest: ChunkManifest, start: Any, nbytes: Any) -> list[tuple[in
 
 
 @given(shards(), st.data())
-def test_shards_looked_at_one_by_one_are_where_they_would_be_found_at_once(
-    some: Shards, data: st.DataObject
-) -> None:
+def test_lazy_shards_match_eager(some: Shards, data: st.DataObject) -> None:
     n = some.lazy.nbytes
     for _ in range(2):
         bounds = data.draw(st.lists(st.tuples(st.integers(0, n), st.integers(0, n)), max_size=4))
@@ -525,7 +519,7 @@ def test_shards_looked_at_one_by_one_are_where_they_would_be_found_at_once(
 
 
 @given(shards())
-def test_a_shard_that_is_whole_is_where_each_of_its_bytes_is(some: Shards) -> None:
+def test_whole_shard_matches_its_bytes(some: Shards) -> None:
     length = some.lazy.chunk_nbytes
     for shard in range(some.n):
         start, nbytes = shard * length, min(length, some.lazy.nbytes - shard * length)
@@ -539,7 +533,7 @@ def test_a_shard_that_is_whole_is_where_each_of_its_bytes_is(some: Shards) -> No
     assert some.lazy.whole(some.n) is None
 
 
-def test_a_hundred_thousand_shards_take_little_memory_and_no_look() -> None:
+def test_many_shards_memory() -> None:
     tracemalloc.start()
     try:
         some = Shards(512, 2**17, 2**27, {})
@@ -573,7 +567,7 @@ def two_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return store_of(tmp_path / "a.zarr", N)
 
 
-def test_only_the_shards_that_are_read_from_are_looked_at(
+def test_only_shards_that_are_read_are_examined(
     two_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[str] = []
@@ -599,7 +593,7 @@ def stored_column(train: arraystore.Split, name: str) -> NDArray[Any]:
     return part.stored.columns[name]
 
 
-def test_a_shard_that_cannot_be_looked_at_is_looked_at_again() -> None:
+def test_failed_shard_is_examined_again() -> None:
     def look_up(shard: int) -> None:
         raise FormatError(f"shard {shard}")
 

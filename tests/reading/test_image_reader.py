@@ -90,7 +90,7 @@ def _cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     | st.slices(N)
     | st.lists(st.booleans(), min_size=N, max_size=N).map(np.array)
 )
-def test_every_way_of_reading_gives_the_bytes_that_numpy_selects(
+def test_every_form_matches_numpy(
     small_shards: tuple[Path, list[bytes]],
     read: Callable[[arraystore.Split, Any], list[bytes]],
     options: dict[str, Any],
@@ -105,7 +105,7 @@ def test_every_way_of_reading_gives_the_bytes_that_numpy_selects(
 
 @named("options", [{}, {"mmap": False}], ids=str)
 @named("trusted", [-1, 1e9], ids=["looked at each time", "trusted"])
-def test_each_single_image_is_what_it_is_among_all(
+def test_single_image_matches_batch(
     small_shards: tuple[Path, list[bytes]],
     options: dict[str, Any],
     trusted: float,
@@ -122,7 +122,7 @@ def test_each_single_image_is_what_it_is_among_all(
 
 
 @every_way
-def test_joined_splits_are_read_in_their_order(
+def test_joined_splits_keep_order(
     store: arraystore.Store, read: Callable[[arraystore.Split, Any], list[bytes]]
 ) -> None:
     both = store["validation[3:9]+train[:4]"]
@@ -132,7 +132,7 @@ def test_joined_splits_are_read_in_their_order(
 
 
 @pytest.mark.usefixtures("_cache")
-def test_a_view_cannot_be_written_to_and_outlives_its_store(
+def test_view_is_read_only_and_outlives_store(
     small_shards: tuple[Path, list[bytes]], tmp_path: Path
 ) -> None:
     path, images = small_shards
@@ -145,7 +145,7 @@ def test_a_view_cannot_be_written_to_and_outlives_its_store(
     assert list(map(bytes, views)) == images
 
 
-def test_a_view_is_of_the_map_and_no_copy(small_shards: tuple[Path, list[bytes]]) -> None:
+def test_view_is_not_a_copy(small_shards: tuple[Path, list[bytes]]) -> None:
     path, _ = small_shards
     first, second = (
         np.frombuffer(arraystore.open(path)["train"].image_views[0], np.uint8) for _ in range(2)
@@ -156,7 +156,7 @@ def test_a_view_is_of_the_map_and_no_copy(small_shards: tuple[Path, list[bytes]]
 @every_way
 @named("before", [False, True], ids=["not read before", "read before"])
 @pytest.mark.usefixtures("_cache")
-def test_a_file_that_was_cut_short_is_told(
+def test_truncated_file_raises(
     small_shards: tuple[Path, list[bytes]],
     tmp_path: Path,
     read: Callable[[arraystore.Split, Any], list[bytes]],
@@ -181,7 +181,7 @@ def test_a_file_that_was_cut_short_is_told(
 
 
 @named("options", [{}, {"mmap": False}], ids=str)
-def test_a_shard_that_was_cut_short_before_is_told_by_a_single_image(
+def test_truncated_shard_raises_for_single_image(
     small_shards: tuple[Path, list[bytes]], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     path, images = small_shards
@@ -200,7 +200,7 @@ def test_a_shard_that_was_cut_short_before_is_told_by_a_single_image(
     assert train.image_bytes[N - 1] == images[-1]
 
 
-def test_more_shards_than_files_may_be_open_are_read_and_few_stay_open(
+def test_many_shards_keep_few_files_open(
     small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, images = small_shards
@@ -216,7 +216,7 @@ def n_descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def test_views_of_more_files_than_may_be_open_take_no_descriptors(
+def test_views_of_many_files_take_no_descriptors(
     small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, images = small_shards
@@ -229,7 +229,7 @@ def test_views_of_more_files_than_may_be_open_take_no_descriptors(
     assert list(map(bytes, views)) == images
 
 
-def test_what_is_not_in_the_page_cache_is_asked_for_before_it_is_read(
+def test_uncached_images_are_announced(
     train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = train.image_bytes[::4]
@@ -251,7 +251,7 @@ def test_what_is_not_in_the_page_cache_is_asked_for_before_it_is_read(
     assert called == ["posix_fadvise"] * len(expected) + ["pread"] * len(expected)
 
 
-def test_a_batch_is_read_and_not_mapped_when_others_were_not_in_the_page_cache_lately(
+def test_batches_after_cache_miss_are_read(
     train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The few images that are looked at do not tell of all."""
@@ -276,7 +276,7 @@ def test_a_batch_is_read_and_not_mapped_when_others_were_not_in_the_page_cache_l
     assert [n_read() for _ in range(storage._DOUBTS)] == [len(train)] * 15 + [0]
 
 
-def test_the_disk_is_asked_for_little_more_than_is_read_next(
+def test_announcements_have_limited_lead(
     train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = train.image_bytes[:]
@@ -297,14 +297,14 @@ def test_the_disk_is_asked_for_little_more_than_is_read_next(
     assert lead[-1] == 0
 
 
-def test_mmap_false_survives_pickling(path: Path) -> None:
+def test_mmap_false_is_pickled(path: Path) -> None:
     train = pickle.loads(pickle.dumps(arraystore.open(path, mmap=False)["train"]))
     assert not train.sample_set.only.stored._handle.reader.mmap
 
 
 @named("options", [{}, {"mmap": False}], ids=str)
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_an_image_that_ends_a_little_after_its_shard_has_nothing_of_the_index_in_it(
+def test_image_across_shards_excludes_index(
     suffix: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
@@ -318,7 +318,7 @@ def test_an_image_that_ends_a_little_after_its_shard_has_nothing_of_the_index_in
     assert [train.image_bytes[i] for i in (0, 1)] == [first, last]
 
 
-def test_chunks_that_are_not_stored_are_zeros(train: arraystore.Split) -> None:
+def test_missing_chunks_are_zeros(train: arraystore.Split) -> None:
     _ = train.image_bytes[0]
     only = train.sample_set.only
     assert only is not None
@@ -335,7 +335,7 @@ def test_chunks_that_are_not_stored_are_zeros(train: arraystore.Split) -> None:
 
 
 @named("options", [{}, {"mmap": False}], ids=str)
-def test_an_empty_range_at_the_end_is_empty(path: Path, options: dict[str, Any]) -> None:
+def test_empty_range_at_end(path: Path, options: dict[str, Any]) -> None:
     only = arraystore.open(path, **options)["train"].sample_set.only
     assert only is not None
     stored = only.stored._images
@@ -344,9 +344,7 @@ def test_an_empty_range_at_the_end_is_empty(path: Path, options: dict[str, Any])
     assert stored.copies(np.array([end, 0]), np.array([0, 0])) == [b"", b""]
 
 
-def test_a_file_that_is_being_closed_cannot_be_taken_up_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_file_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python calls `__del__` while weak references still return the object."""
     (tmp_path / "a").write_bytes(b"a")
     file = OpenFile(str(tmp_path / "a"))
@@ -364,7 +362,7 @@ def test_a_file_that_is_being_closed_cannot_be_taken_up_again(
 
 
 @named("trusted", [-1, 1e9], ids=["looked at each time", "trusted"])
-def test_an_image_across_thousands_of_chunks_is_read(
+def test_image_across_many_chunks(
     train: arraystore.Split, trusted: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(payload, "SECONDS_TRUSTED", trusted)
@@ -383,7 +381,7 @@ def test_an_image_across_thousands_of_chunks_is_read(
     assert stored.copy(start, 5) == expected[:5]
 
 
-def test_copies_hold_one_map_at_a_time_and_views_few_where_they_take_descriptors(
+def test_copies_hold_one_map_at_a_time(
     small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, images = small_shards
@@ -410,9 +408,7 @@ def test_copies_hold_one_map_at_a_time_and_views_few_where_they_take_descriptors
 
 
 @named("options", [{}, {"mmap": False}], ids=str)
-def test_an_image_that_ends_behind_its_file_is_told_however_it_is_read(
-    path: Path, options: dict[str, Any]
-) -> None:
+def test_image_beyond_file_raises(path: Path, options: dict[str, Any]) -> None:
     train = arraystore.open(path, **options)["train"]
     _ = train.image_bytes[0]
     only = train.sample_set.only
@@ -432,7 +428,7 @@ def test_an_image_that_ends_behind_its_file_is_told_however_it_is_read(
             read(*places)
 
 
-def test_a_store_that_has_changed_is_told_by_each_single_image_and_not_by_the_first_alone(
+def test_changed_store_raises_for_every_single_image(
     small_shards: tuple[Path, list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = small_shards

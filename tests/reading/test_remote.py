@@ -94,9 +94,7 @@ def known(path: Path) -> arraystore.Split:
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "train[10:]+validation[:50%]"])
-def test_a_store_reads_the_same_wherever_it_lies(
-    placed: arraystore.Store, path: Path, split: str
-) -> None:
+def test_store_reads_the_same_everywhere(placed: arraystore.Store, path: Path, split: str) -> None:
     found, expected = placed[split], arraystore.open(path)[split]
     assert found.image_bytes[:] == expected.image_bytes[:]
     assert found.label.tolist() == expected.label.tolist()
@@ -106,26 +104,24 @@ def test_a_store_reads_the_same_wherever_it_lies(
 
 
 @pytest.mark.parametrize("selection", [[5, 3, 5, -1], slice(None, None, -1), 7, [], slice(3, 9)])
-def test_images_come_back_in_the_order_asked(
+def test_images_keep_order(
     placed: arraystore.Store, known: arraystore.Split, selection: Any
 ) -> None:
     assert placed["train"].image_bytes[selection] == known.image_bytes[selection]
 
 
-def test_what_a_store_says_of_itself_is_the_same_wherever_it_lies(
-    placed: arraystore.Store, path: Path
-) -> None:
+def test_info_is_the_same_everywhere(placed: arraystore.Store, path: Path) -> None:
     assert placed.info == arraystore.open(path).info
 
 
-def test_rows_of_a_column_are_the_same_wherever_it_lies(
+def test_column_rows_are_the_same_everywhere(
     placed: arraystore.Store, known: arraystore.Split
 ) -> None:
     found = placed.opened[1].read_column("train/label", "int64", (3, 7))
     assert found.tolist() == known.label[3:7].tolist()
 
 
-def test_nothing_is_listed_or_changed(path: Path, web: WebServer) -> None:
+def test_reading_only_gets_objects(path: Path, web: WebServer) -> None:
     web.asked.clear()
     train = in_a_bucket(path, web)["train"]
     assert train[3].file_name
@@ -134,16 +130,14 @@ def test_nothing_is_listed_or_changed(path: Path, web: WebServer) -> None:
     assert all(asked.path.removeprefix("bucket/") for asked in web.asked)
 
 
-def test_a_store_on_the_disk_is_read_without_obstore(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_store_needs_no_obstore(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_room, "run", None)
     monkeypatch.setattr(stores, "connect", None)
     assert arraystore.open(f"file://{path}")["train"][3].file_name
 
 
 @pytest.mark.parametrize("path", [".zarr"], indirect=True)
-def test_consolidated_metadata_is_not_needed(path: Path, web: WebServer) -> None:
+def test_consolidated_metadata_is_optional(path: Path, web: WebServer) -> None:
     web.put(path, "plain.zarr")
     root = json.loads(web.objects["plain.zarr/zarr.json"])
     del root["consolidated_metadata"]
@@ -154,16 +148,14 @@ def test_consolidated_metadata_is_not_needed(path: Path, web: WebServer) -> None
 
 
 @pytest.mark.parametrize("suffix", [".data", ""])
-def test_the_name_need_not_say_which_container_it_is(
-    path: Path, web: WebServer, suffix: str
-) -> None:
+def test_name_without_suffix(path: Path, web: WebServer, suffix: str) -> None:
     name = f"bucket/unnamed-{path.suffix[1:]}{suffix}"
     web.put(path, name)
     store = arraystore.open(f"{web.url}/{name}")
     assert len(store["train"]) == 30
 
 
-def test_a_store_of_obstore_is_opened_at_its_root_or_at_a_key_in_it(path: Path) -> None:
+def test_obstore_store_and_key(path: Path) -> None:
     expected = arraystore.open(path)["train"].image_bytes[3]
     outside = LocalStore(path.parent)
     assert arraystore.open((outside, path.name))["train"].image_bytes[3] == expected
@@ -171,7 +163,7 @@ def test_a_store_of_obstore_is_opened_at_its_root_or_at_a_key_in_it(path: Path) 
         assert arraystore.open(LocalStore(path))["train"].image_bytes[3] == expected
 
 
-def test_an_hdf5_file_may_be_the_prefix_of_a_store_of_obstore(path: Path, web: WebServer) -> None:
+def test_obstore_prefix_may_be_hdf5_file(path: Path, web: WebServer) -> None:
     in_a_bucket(path, web)
     store = S3Store(
         "bucket",
@@ -184,12 +176,12 @@ def test_an_hdf5_file_may_be_the_prefix_of_a_store_of_obstore(path: Path, web: W
     assert len(arraystore.open(store)["train"]) == 30
 
 
-def test_what_is_no_store_of_obstore_is_a_type_error() -> None:
+def test_other_object_raises() -> None:
     with pytest.raises(TypeError, match="must be a path, an address or an obstore store, got 5"):
         arraystore.open(5)
 
 
-def test_xarray_opens_an_address_with_options(path: Path, web: WebServer) -> None:
+def test_xarray_opens_address_with_options(path: Path, web: WebServer) -> None:
     address = in_a_bucket(path, web).address
     options = KEYS | {"endpoint_url": web.url}
     expected = arraystore.open(path)["train"]
@@ -201,9 +193,7 @@ def test_xarray_opens_an_address_with_options(path: Path, web: WebServer) -> Non
     assert tree["train"].label.values.tolist() == expected.label.tolist()
 
 
-def test_many_threads_read_from_one_remote_store(
-    path: Path, web: WebServer, known: arraystore.Split
-) -> None:
+def test_threads_share_remote_store(path: Path, web: WebServer, known: arraystore.Split) -> None:
     train = in_a_bucket(path, web)["train"]
     expected = known.image_bytes[:]
     found: dict[int, list[bytes]] = {}
@@ -285,7 +275,7 @@ MOST_ROUNDS: Final = {".zarr": 4, ".h5": 5}
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("config", list(SIZES))
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_the_first_decoded_sample_is_a_few_round_trips_away(
+def test_first_sample_round_trips(
     true_size: Callable[[str, str], Path],
     rounds: list[Round],
     config: str,
@@ -298,7 +288,7 @@ def test_the_first_decoded_sample_is_a_few_round_trips_away(
     assert 1 < len(rounds) <= MOST_ROUNDS[suffix], rounds
 
 
-def test_columns_that_bytes_need_are_asked_for_together(
+def test_columns_are_requested_together(
     true_size: Callable[[str, str], Path], rounds: list[Round]
 ) -> None:
     path = true_size("1pct", ".zarr")
@@ -307,7 +297,7 @@ def test_columns_that_bytes_need_are_asked_for_together(
     assert names == [["image_crc32c", "image_nbytes", "image_start"], ["image_payload"]]
 
 
-def test_the_chunks_of_columns_in_hdf5_are_asked_for_together(
+def test_hdf5_chunks_are_requested_together(
     true_size: Callable[[str, str], Path],
     rounds: list[Round],
     monkeypatch: pytest.MonkeyPatch,
@@ -325,7 +315,7 @@ def test_the_chunks_of_columns_in_hdf5_are_asked_for_together(
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_batch_after_the_first_is_one_round_trip(
+def test_later_batch_is_one_round_trip(
     true_size: Callable[[str, str], Path], rounds: list[Round], suffix: str
 ) -> None:
     path = true_size("1pct", suffix)
@@ -377,7 +367,7 @@ def read_metadata(store: arraystore.Store) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_random_samples_cost_a_request_each_and_no_other_bytes(
+def test_random_samples_are_one_request_each(
     true_size: Callable[[str, str], Path], rounds: list[Round], suffix: str
 ) -> None:
     path = true_size("1pct", suffix)
@@ -405,7 +395,7 @@ def large(
     return arraystore.open(f"{web.url}/{path.name}")["train"], web
 
 
-def test_a_long_run_is_read_in_parts_that_are_asked_for_at_once(
+def test_long_run_is_requested_in_parts(
     large: tuple[arraystore.Split, WebServer],
 ) -> None:
     train, web = large
@@ -431,7 +421,7 @@ def hold_one(web: WebServer, until: threading.Event, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(web, "answer", answer)
 
 
-def test_what_has_come_is_checked_while_the_rest_is_under_way(
+def test_images_are_checked_while_others_arrive(
     path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.put(path, path.name)
@@ -451,7 +441,7 @@ def test_what_has_come_is_checked_while_the_rest_is_under_way(
 
 
 @pytest.mark.parametrize("size", [None, 8])
-def test_images_are_decoded_while_others_are_under_way(
+def test_images_are_decoded_while_others_arrive(
     path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, size: int | None
 ) -> None:
     web.put(path, path.name)
@@ -495,7 +485,7 @@ async def _failing() -> int:
     raise StorageError("no")
 
 
-def test_what_nobody_waits_for_any_more_is_ended() -> None:
+def test_abandoned_requests_are_cancelled() -> None:
     ended = threading.Event()
     found = loop.arrivals([_endless(ended), _one()])
     assert next(found) == (1, 1)
@@ -503,14 +493,14 @@ def test_what_nobody_waits_for_any_more_is_ended() -> None:
     assert ended.wait(PATIENCE)
 
 
-def test_what_fails_ends_the_others_and_is_raised() -> None:
+def test_failed_request_cancels_others() -> None:
     ended = threading.Event()
     with pytest.raises(StorageError, match=r"^no$"):
         list(loop.arrivals([_endless(ended), _failing()]))
     assert ended.wait(PATIENCE)
 
 
-def test_what_a_cancelled_scope_waits_for_is_ended() -> None:
+def test_cancelled_scope_cancels_requests() -> None:
     ended, waits = threading.Event(), threading.Event()
     scope = Scope()
 
@@ -533,7 +523,7 @@ def test_what_a_cancelled_scope_waits_for_is_ended() -> None:
     thread.join(PATIENCE)
 
 
-def test_requests_cancelled_before_they_begin_leave_no_warning() -> None:
+def test_early_cancellation_leaves_no_warning() -> None:
     def cancel_and_read(scope: Scope) -> None:
         scope.cancel()
         next(loop.arrivals([_one(), _one()]))
@@ -546,7 +536,7 @@ def test_requests_cancelled_before_they_begin_leave_no_warning() -> None:
     gc.collect()
 
 
-def test_no_more_requests_are_in_flight_than_allowed(
+def test_max_in_flight_limits_requests(
     true_size: Callable[[str, str], Path], web: WebServer
 ) -> None:
     path = true_size("1pct", ".zarr")
@@ -579,9 +569,7 @@ def test_no_more_requests_are_in_flight_than_allowed(
     assert most == 3
 
 
-def test_images_that_lie_close_are_one_request_unless_told_otherwise(
-    path: Path, web: WebServer
-) -> None:
+def test_max_gap_merges_requests(path: Path, web: WebServer) -> None:
     web.put(path, path.name)
     every_other = slice(0, 10, 2)
 
@@ -599,7 +587,7 @@ def test_images_that_lie_close_are_one_request_unless_told_otherwise(
     assert n_requests(max_gap=2**20) == 1
 
 
-def test_a_gap_that_is_allowed_on_the_disk_is_read_through(path: Path) -> None:
+def test_max_gap_on_disk(path: Path) -> None:
     expected = arraystore.open(path)["train"].image_bytes[::2]
     assert arraystore.open(path, max_gap=2**30)["train"].image_bytes[::2] == expected
 
@@ -607,14 +595,12 @@ def test_a_gap_that_is_allowed_on_the_disk_is_read_through(path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value"), [("max_gap", -1), ("max_in_flight", 0), ("checksum", "never")]
 )
-def test_a_keyword_that_cannot_be_is_refused(path: Path, option: str, value: Any) -> None:
+def test_invalid_option_raises(path: Path, option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{option} must be .* got {value!r}$"):
         arraystore.open(path, **{option: value})
 
 
-def test_azure_cannot_count_from_the_end_which_costs_a_round_trip(
-    path: Path, web: WebServer
-) -> None:
+def test_server_without_suffix_ranges(path: Path, web: WebServer) -> None:
     web.put(path, path.name)
     web.answer = lambda asked: "no-suffix"
     try:
@@ -623,7 +609,7 @@ def test_azure_cannot_count_from_the_end_which_costs_a_round_trip(
         web.answer = lambda asked: None
 
 
-def test_an_object_is_asked_for_by_the_etag_of_its_first_answer(path: Path, web: WebServer) -> None:
+def test_etag_of_first_response_is_required(path: Path, web: WebServer) -> None:
     web.put(path, path.name)
     train = arraystore.open(f"{web.url}/{path.name}", max_gap=0)["train"]
     _ = train.image_bytes[0]
@@ -633,7 +619,7 @@ def test_an_object_is_asked_for_by_the_etag_of_its_first_answer(path: Path, web:
     assert all(asked.if_match for asked in web.asked)
 
 
-def test_a_weak_etag_is_compared_but_not_sent(path: Path, web: WebServer) -> None:
+def test_weak_etag_is_not_sent(path: Path, web: WebServer) -> None:
     name = f"weak/{path.name}"
     web.put(path, name)
     web.etags |= {key: 'W/"1"' for key in web.objects if key.startswith(name)}
@@ -642,6 +628,6 @@ def test_a_weak_etag_is_compared_but_not_sent(path: Path, web: WebServer) -> Non
     assert not any(asked.if_match for asked in web.asked if asked.path.startswith("weak"))
 
 
-def test_stores_of_obstore_are_told_apart_in_messages() -> None:
+def test_obstore_store_has_name_in_messages() -> None:
     for store, name in ((MemoryStore(), "MemoryStore"), (HTTPStore("http://a.b"), "HTTPStore")):
         assert stores.connection_to(store).where == f"<{name}>/"
