@@ -1,4 +1,4 @@
-"""Many threads and processes read one store at once, while others convert, lock or replace."""
+"""Threads and processes that read one store while others convert, lock or replace it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ named = pytest.mark.parametrize
 N_THREADS: Final = 8
 N_PROCESSES: Final = 4
 N_CONVERSIONS: Final = 2
-"""Conversions that begin and end while each reader reads."""
+"""Conversions that finish while each reader reads."""
 
 
 def fingerprint(store: arraystore.Store) -> str:
-    """All that is in a store: pixels, encoded bytes, labels and names, of single reads and many."""
+    """Digest of pixels, encoded bytes, labels and names, read singly and in batches."""
     digest = sha256()
     for name in store:
         split = store[name]
@@ -53,7 +53,7 @@ def fingerprint(store: arraystore.Store) -> str:
 
 
 def read_while(store: arraystore.Store, conversions: Any) -> set[str]:
-    """Read all of a store, again and again, until others have ended enough conversions."""
+    """Read a whole store repeatedly, until enough conversions have finished."""
     end = conversions.value + N_CONVERSIONS
     found = {fingerprint(store)}
     while 0 <= conversions.value < end:
@@ -67,7 +67,7 @@ def answer(connection: Any, store: arraystore.Store, conversions: Any) -> None:
 
 
 def convert_again_and_again(source: str, target: str, conversions: Any, stop: Any) -> None:
-    """Convert, over the store of the last time, until told to stop; -1 conversions is a failure."""
+    """Convert repeatedly, overwriting the store, until stopped; -1 conversions is a failure."""
     try:
         while not stop.is_set():
             arraystore.convert(source, target, overwrite=True, sync=False, progress=False)
@@ -80,7 +80,7 @@ def convert_again_and_again(source: str, target: str, conversions: Any, stop: An
 
 @pytest.fixture
 def conversions(tmp_path: Path) -> Any:
-    """The number of conversions that another process has ended so far, beside the readers."""
+    """Number of conversions that another process has finished, beside the readers."""
     context = multiprocessing.get_context("spawn")
     source = write_folder(
         tmp_path / "pictures", {f"a/{i}.jpg": picture(60, 80, seed=i) for i in range(20)}
@@ -145,7 +145,7 @@ def test_locked_file_is_read(path: Path) -> None:
 def test_readers_hold_no_lock(path: Path) -> None:
     store = arraystore.open(path)
     for number, _ in enumerate(store["train"]):
-        if number == 5:  # in the middle of it, with more being read ahead
+        if number == 5:  # in the middle, with more being read ahead
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with path.open("rb") as file:
@@ -156,7 +156,7 @@ def test_readers_hold_no_lock(path: Path) -> None:
 
 
 def verified(store: arraystore.Store) -> object:
-    """Verify an open store, as the second half of `arraystore.verify` does."""
+    """Verify an open store, as `arraystore.verify` does after opening it."""
     findings = Findings()
     _Verification(store, findings, Meter(), None, None).run(decode=True)
     return findings.kept
@@ -174,7 +174,7 @@ USES: Final[dict[str, Callable[[arraystore.Store], Any]]] = {
 
 @pytest.fixture(params=SUFFIXES)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
-    """Two stores that differ in all images, names and labels, but in the size of none."""
+    """Two stores that differ in all images, names and labels, but not in sizes."""
     paths = []
     for number in range(2):
         files = {
@@ -187,7 +187,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
 
 
 def bitmap(seed: int) -> bytes:
-    """A picture whose encoded size is that of all others."""
+    """A picture whose encoded size is that of every other one."""
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "BMP")
@@ -226,7 +226,7 @@ def test_replaced_store_is_never_mixed(
         assert repr(then(store)) == expected
     except StoreChangedError as error:
         assert "since the store was opened" in str(error)  # noqa: PT017 - or the old data
-    assert fingerprint(arraystore.open(old))  # whoever opens it again gets the new one
+    assert fingerprint(arraystore.open(old))  # opening it again reads the new one
 
 
 OTHER_USES: Final[dict[str, Callable[[arraystore.Store, Path], Any]]] = {
@@ -303,7 +303,7 @@ def test_newer_object_is_compared_with_root(
         roots = 0
 
         def replace_between(asked: Asked) -> None:
-            """Let the root answer as it was, and other objects as those of the new store."""
+            """Serve the old root, and the other objects of the new store."""
             nonlocal roots
             roots += asked.path == f"{old.name}/zarr.json"
             if roots > 1 or "/c/" in asked.path:

@@ -1,4 +1,4 @@
-"""What users read from a store, through every kind of selection, in threads and after a fork."""
+"""Stores and splits: content, selections, iteration, pickling, threads and forks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from arraystore.errors import ChecksumError, FormatError, StorageError, StoreCha
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.indexing.layout import content_digest
 from arraystore.schema import COLUMNS, STRING
-from arraystore.storage import open_files as files
+from arraystore.storage import open_files
 from arraystore.storage.range_reader import LocalReader
 from tests.indexing.test_selection import selections
 from tests.support import SUFFIXES, count_reads, no_threads_are_left, picture, write_folder
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 N_TRAIN = 30
 SIZE = (20, 30)
 PATIENCE = 60
-"""Seconds after which a child that should have answered hangs."""
+"""Seconds to wait for the result of a child process."""
 
 named = pytest.mark.parametrize
 on_one_store = settings(
     deadline=None,
     max_examples=20,
-    # The fixtures are stores that nothing changes.
+    # The fixtures are never changed.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 FORMS: dict[str, Callable[[arraystore.Split], Any]] = {
@@ -80,7 +80,7 @@ def stored_files(store: Path) -> list[Path]:
 
 
 def flip_bit(store: Path, encoded: bytes, position: int) -> None:
-    """Flip a bit of the byte at `position` of an encoded image, wherever it is stored."""
+    """Flip a bit of the byte at `position` of an encoded image, in the file that has it."""
     (file,) = (file for file in stored_files(store) if encoded in file.read_bytes())
     data = bytearray(file.read_bytes())
     data[data.index(encoded) + position % len(encoded)] ^= 0x10
@@ -116,7 +116,7 @@ def test_pixels_match_pillow(train: arraystore.Split) -> None:
 
 
 def test_resized_scales_largest_centred_region(train: arraystore.Split) -> None:
-    height, width = 150, 200  # not so small that less is decoded
+    height, width = 150, 200  # large enough to be decoded in full
     for pixels, whole in zip(train.resized((height, width))[:], train.image[:], strict=True):
         wanted = ImageOps.fit(Image.fromarray(whole), (width, height), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(pixels, np.asarray(wanted))
@@ -485,7 +485,7 @@ def test_split_contains_wrong_type_raises(train: arraystore.Split, thing: object
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let iteration read four samples at a time, so that a small split has many groups."""
+    """Make iteration read four samples at a time, so that a small split has many groups."""
     monkeypatch.setattr("arraystore.dataset.sample_reader._READ_AHEAD", 4)
 
 
@@ -532,15 +532,15 @@ def test_abandoned_iteration_has_limited_lead(train: arraystore.Split, small_gro
 def test_iteration_reads_two_groups_ahead(
     train: arraystore.Split, small_groups: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[object] = []
+    tasks: list[object] = []
 
     class Noted(Task[Any]):
         def __init__(self, *arguments: Any) -> None:
-            asked.append(arguments)
+            tasks.append(arguments)
             super().__init__(*arguments)
 
     monkeypatch.setattr("arraystore.reading.read_ahead.Task", Noted)
-    ahead = [len(asked) - number // 4 - 1 for number, _ in enumerate(train)]
+    ahead = [len(tasks) - number // 4 - 1 for number, _ in enumerate(train)]
     assert max(ahead) == 2
 
 
@@ -597,8 +597,8 @@ def test_pickled_store_keeps_checksum_option(copy: Path) -> None:
 # Forks and threads
 
 
-# From Python 3.12 on, forking a process that has threads is warned about: a child may wait for a
-# lock that a thread held. That it does not is what is tested here.
+# Python 3.12 and later warn when a process that has threads forks: a child may wait for a lock
+# that a thread held. These tests show that it does not.
 forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
@@ -643,7 +643,7 @@ def test_forked_child_iterates(train: arraystore.Split) -> None:
 @forks
 def test_fork_while_opening_a_file(train: arraystore.Split) -> None:
     expected = digest(train.image[:5])
-    with files._open_files._lock:
+    with open_files._open_files._lock:
         found = in_forked_child(lambda: digest(train.image[:5]))
     assert found == expected
 
@@ -673,8 +673,8 @@ def open_descriptors() -> list[int]:
 
 @pytest.fixture
 def n_descriptors(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Let this process open few files more; as many as it may have open altogether."""
-    monkeypatch.setattr(files, "_open_files", files._OpenFiles())
+    """Limit the files that this process may open; the value is the limit."""
+    monkeypatch.setattr(open_files, "_open_files", open_files._OpenFiles())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 2 * max(open_descriptors()) + 32
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -1,4 +1,4 @@
-"""Batches, episodes and mapped samples: what comes, in which order, and what is read for it."""
+"""Batches, episodes and mapped samples: content, order and reads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ named = pytest.mark.parametrize
 on_one_store = settings(
     deadline=None,
     max_examples=30,
-    # The fixtures are stores that nothing changes.
+    # The fixtures are never changed.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -61,7 +61,7 @@ def order_of(split: arraystore.Split, **options: Any) -> list[int]:
     return [i for part in split.batches(**options).positions() for i in part.tolist()]
 
 
-# Which samples come
+# Order
 
 
 @on_one_store
@@ -131,7 +131,7 @@ def test_order_differs_by_epoch_and_seed(train: arraystore.Split) -> None:
     assert len({tuple(order) for order in found}) == 8
 
 
-# What comes of them
+# Content and reads
 
 
 @named("shuffle", ["full", "block", False])
@@ -444,7 +444,7 @@ def test_ahead_left_loop_cancels_work() -> None:
     loop = ahead(numbers([]), work, n_ahead=4)
     assert next(loop) == 0
     assert is_at_work.wait(60)
-    loop.close()  # does not wait for what is being worked on
+    loop.close()  # does not wait for running work
     may_go_on.set()
     assert no_threads_are_left()
     assert begun == [0, 1]

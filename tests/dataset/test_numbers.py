@@ -1,4 +1,4 @@
-"""Odd numbers and selections give what NumPy gives, or a documented error; never all memory."""
+"""Odd numbers and selections: as in NumPy, or a documented error, and never all memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pickled split gives the samples that it was made of, or an error: its store may be replaced."""
+"""Pickled splits, whose store may be replaced before they are used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MADE: dict[str, Callable[[arraystore.Split], Any]] = {
     "image_bytes": lambda train: train.image_bytes,
     "image_views": lambda train: train.sample(5).image_views,
 }
-"""What pickles and depends on positions."""
+"""Objects that pickle and depend on positions."""
 
 USES: dict[str, Callable[[arraystore.Split], object]] = {
     "one": lambda split: split[0],
@@ -76,7 +76,7 @@ def name_of(sample: arraystore.Sample) -> str:
 def written(
     path: Path, *, order: str = "shuffled", seed: int = 0, is_reversed: bool = False, **other: Any
 ) -> Path:
-    """Write a store of the same 12 samples, or of others, in place of one that is there."""
+    """Write a store of the same 12 samples, or of others; an older one is replaced."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     columns: dict[str, Any] = {"names": NAMES, "labels": LABELS, "images": IMAGES} | other
     if is_reversed:
@@ -93,7 +93,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def use(made: Any) -> Any:
-    """Return the file names, or the bytes, of whatever depends on a split."""
+    """Return the file names or the bytes of an object that depends on a split."""
     if isinstance(made, arraystore.Split):
         return made.file_name.tolist()
     if isinstance(made, arraystore.Batches):

@@ -54,7 +54,7 @@ named = pytest.mark.parametrize
 on_one_store = settings(
     deadline=None,
     max_examples=15,
-    # The fixtures are stores that nothing changes.
+    # The fixtures are never changed.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 STORES = [(".zarr", "shuffled"), (".zarr", "label"), (".h5", "shuffled"), (".h5", "source")]
@@ -79,7 +79,7 @@ def train(queried: Path) -> arraystore.Split:
 
 @st.composite
 def subsets(draw: st.DrawFn) -> tuple[str, Any]:
-    """A way to a split, and what is in it: positions in the stored split."""
+    """How to get a split, and its positions in the stored split."""
     kind = draw(st.sampled_from(["all", "slice", "positions"]))
     if kind == "all":
         return "train", None
@@ -105,8 +105,8 @@ LABEL_OF = {name: k for k, name in enumerate(CLASSES)} | {"goldfish": 1, "OX": 4
 @given(subset=subsets(), wanted=keys | st.lists(keys, max_size=4))
 def test_where_label_keeps_order(queried: Path, subset: tuple[str, Any], wanted: Any) -> None:
     split = taken(arraystore.open(queried), subset)
-    asked = wanted if isinstance(wanted, list) else [wanted]
-    labels = {LABEL_OF[k] if isinstance(k, str) else k for k in asked}
+    keys = wanted if isinstance(wanted, list) else [wanted]
+    labels = {LABEL_OF[k] if isinstance(k, str) else k for k in keys}
     expected = split.positions[np.isin(split.label, list(labels))]
     found = split.where(label=wanted)
     assert found.positions.tolist() == expected.tolist()
@@ -228,9 +228,9 @@ def test_where_wrong_type_raises(train: arraystore.Split, condition: dict[str, A
 
 
 def test_find_unknown_raises_with_close_matches(train: arraystore.Split) -> None:
-    with pytest.raises(KeyError, match="did you mean ") as told:
+    with pytest.raises(KeyError, match="did you mean ") as error:
         train.find(f"{NAMES[5]}x")
-    assert NAMES[5] in str(told.value)
+    assert NAMES[5] in str(error.value)
 
 
 def test_where_file_name_outside_split_is_empty(
@@ -248,7 +248,7 @@ def test_where_file_name_outside_split_is_empty(
 
 
 def chunks_of(queried: Path, column: str) -> list[tuple[str, int, int]]:
-    """Key, start and stop of what is stored of a column, chunk by chunk."""
+    """Key, start and stop of each stored chunk of a column."""
     if queried.is_dir():
         files = sorted((queried / column / "c").iterdir(), key=lambda file: int(file.name))
         return [(f"{column}/c/{file.name}", 0, file.stat().st_size) for file in files]
@@ -289,7 +289,7 @@ def test_where_label_reads_only_needed_chunks(suffix: str, tmp_path: Path) -> No
     assert touched("train/file_name") == [False] * 3
     before = len(counting.ranges)
     store["train"].where(label=48)
-    assert len(counting.ranges) == before  # the chunk is kept
+    assert len(counting.ranges) == before  # the chunk is cached
 
 
 def test_read_plan_is_what_reading_costs(train: arraystore.Split) -> None:
@@ -608,7 +608,7 @@ def test_even_splits_match_numpy(queried: Path, n: int, start: int, drop: bool) 
     assert parts == [part.tolist() for part in np.array_split(whole, n)]
 
 
-# Selections as values
+# Saved selections
 
 
 @on_one_store

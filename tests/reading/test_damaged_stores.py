@@ -1,4 +1,4 @@
-"""Stores that are not as they should be are refused with the place, or read right; never wrong."""
+"""Damaged and foreign stores: an error that names the place, or correct data."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROOT_ATTRIBUTES = DatasetInfo("", "", "", "", "", "", ()).attributes()
 SPLIT_ATTRIBUTES = SplitInfo(0, 0, "", 0, "").attributes()
 COLUMN_COMPRESSORS = (ZstdCodec(), Crc32cCodec())
 NEVER_READ = {"features"}
-"""Attributes that are for others."""
+"""Attributes that only other programs read."""
 
 USE = {
     "image_start": lambda split: split.image_bytes[0],
@@ -55,7 +55,7 @@ USE = {
     "label": lambda split: split.label,
     "file_name": lambda split: split.file_name,
 }
-"""What needs each column of a split."""
+"""A use of each column of a split."""
 
 every_column = named("column", USE)
 only_zarr = named("path", [".zarr"], indirect=True, scope="session")
@@ -98,7 +98,7 @@ def edit_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def set_attribute(path: Path, group: str, name: str, value: Any) -> None:
     with edited(path) as root:
         node = root[group] if group else root
-        # All text that arraystore reads from HDF5 is of fixed length.
+        # arraystore reads only text of fixed length from HDF5.
         is_text = path.suffix == ".h5" and isinstance(value, str)
         node.attrs[name] = np.bytes_(value.encode()) if is_text else value
 
@@ -111,7 +111,7 @@ def rewrite_column(
     serializer: Any = "auto",
     compressors: Any = COLUMN_COMPRESSORS,
 ) -> None:
-    """Write a column again, with other values; in Zarr with the codecs that it should have."""
+    """Write a column again with other values, in Zarr with the right codecs."""
     with edited(path) as root:
         values = np.asarray(change(root[name][:]))
         del root[name]
@@ -144,7 +144,7 @@ def rewrite_payload(
     fill_value: int = 0,
     dense: bool | None = None,
 ) -> None:
-    """Write the payload of train again with zarr-python or h5py, as a stranger might."""
+    """Write the payload of train again with zarr-python or h5py, as another program might."""
     with edited(path) as root:
         values = root[PAYLOAD][:].astype(dtype)
         del root[PAYLOAD]
@@ -168,7 +168,7 @@ def rewrite_payload(
 
 @contextmanager
 def refused(*places: object, kind: type[Exception] = FormatError) -> Iterator[None]:
-    """Expect an error of `kind` whose message has all of `places` in it."""
+    """Expect an error of `kind` whose message contains all of `places`."""
     with pytest.raises(kind) as caught:
         yield
     missing = [str(place) for place in places if str(place) not in str(caught.value)]
@@ -179,7 +179,7 @@ def payload_file(path: Path) -> Path:
     return path / PAYLOAD / "c" / "0" if path.is_dir() else path
 
 
-# What is no store at all
+# Not a store
 
 
 def test_missing_store_raises(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_unknown_consolidated_metadata(copy: Path, value: Any) -> None:
 
 @pytest.fixture(params=SUFFIXES)
 def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A group of somebody else's."""
+    """A group that another program wrote."""
     path = tmp_path / f"foreign{request.param}"
     if request.param == ".zarr":
         zarr.create_group(path)
@@ -562,7 +562,7 @@ def test_truncated_column_chunk_raises(copy: Path, column: str, nbytes: int) -> 
 
 @only_zarr
 def test_chunk_without_data_raises(copy: Path) -> None:
-    (copy / "train/label/c/0").write_bytes(bytes(4))  # the crc32c of nothing is 0
+    (copy / "train/label/c/0").write_bytes(bytes(4))  # the CRC-32C of no bytes is 0
     with refused(f"{copy}/train/label/c/0", "cannot be decoded"):
         _ = arraystore.open(copy)["train"].label
 
@@ -589,7 +589,7 @@ def place_of_chunk(path: Path, column: str) -> tuple[Path, int, int]:
 
 
 def is_missed_by_adler_32(chunk: bytes | bytearray) -> bool:
-    """Tell whether zlib finds nothing wrong, and a stream that is whole."""
+    """Whether zlib decompresses a complete stream without an error."""
     try:
         zlib.decompress(chunk)
     except zlib.error:
@@ -652,7 +652,7 @@ def test_flipped_bit_in_checked_chunk_raises(copy: Path, column: str) -> None:
 
 
 def everything(path: Path) -> tuple[object, ...]:
-    """Read all that there is in train: encoded images and columns."""
+    """Read everything in train: encoded images and columns."""
     train = arraystore.open(path)["train"]
     columns = [train.label, train.file_name, train.image_nbytes, train.image_crc32c]
     return train.image_bytes[:], *(values.tolist() for values in columns)
@@ -672,7 +672,7 @@ def test_flipped_bit_in_zarr_metadata(copy: Path, node: str, number: int) -> Non
     damaged[number // 8 % len(damaged)] ^= 1 << number % 8
     file.write_bytes(damaged)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a newer minor version
+        with warnings.catch_warnings(action="ignore"):  # a newer minor version
             assert everything(copy) == expected
     except (ArrayStoreError, KeyError) as error:
         assert "train" in str(error) or str(copy) in str(error)  # noqa: PT017 - either will do
@@ -764,7 +764,7 @@ def test_payload_in_other_chunks_is_read(copy: Path) -> None:
 def black(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[bytes]]:
-    """A store of bitmaps of one colour each, all larger than some chunks; and the bitmaps."""
+    """A store of bitmaps, each of one colour and larger than several chunks; and the bitmaps."""
     folder = tmp_path_factory.mktemp("black")
     source = folder / "source" / "train" / "a"
     source.mkdir(parents=True)
@@ -806,7 +806,7 @@ def test_repacked_payload_is_read(
     expected = arraystore.open(path)["train"].image_bytes[selection]
     rewrite_payload(path, dense=dense)
     train = arraystore.open(path, **options)["train"]
-    for _ in range(3):  # single images take other ways when columns have been read
+    for _ in range(3):  # single images are read differently once columns are loaded
         assert train.image_bytes[selection] == expected
 
 

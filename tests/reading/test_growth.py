@@ -1,4 +1,4 @@
-"""Nothing grows with the number of samples that need not."""
+"""Reads and memory that must not grow with the number of samples."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from obstore.store import LocalStore
 import arraystore
 from arraystore import containers
 from arraystore.containers.hdf5 import block_cache
-from arraystore.containers.hdf5 import writer as hdf5_room
-from arraystore.containers.zarr import writer as zarr_room
+from arraystore.containers.hdf5 import writer as hdf5_writer
+from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.containers.zarr.shards import ShardKeys, ShardManifest
 from arraystore.dataset.batches import Epoch
 from arraystore.errors import FormatError
 from arraystore.indexing.byte_range import ChunkManifest
 from arraystore.indexing.sampling import block_buffers
-from arraystore.reading import column_reader as columns_room
-from arraystore.reading import stored_split as stored_room
+from arraystore.reading import column_reader, stored_split
 from arraystore.reading.chunk_cache import ChunkCache
 from arraystore.schema import COLUMNS
 from arraystore.storage.objects.reader import ObjectReader
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS: Final = 8
-"""Rows of a chunk, here."""
+"""Rows of a chunk in these tests."""
 
 N: Final = 50
 N_CLASSES: Final = 5
@@ -47,7 +46,7 @@ named = pytest.mark.parametrize
 
 
 def store_of(path: Path, n: int) -> Path:
-    """Write a store with `n` images of a few bytes, the names of different lengths."""
+    """Write a store with `n` images of a few bytes and names of different lengths."""
     rng = np.random.default_rng(n)
     names = [f"é{i:04}{'x' * (i % 30)}.jpg" for i in range(n)]
     labels = np.arange(n) % N_CLASSES
@@ -59,11 +58,11 @@ def store_of(path: Path, n: int) -> Path:
 
 @pytest.fixture(scope="module")
 def small_chunks() -> Iterator[None]:
-    """Let columns have chunks of `ROWS` rows, and every split be a large one."""
+    """Make chunks of `ROWS` rows, and treat every split as a large one."""
     with pytest.MonkeyPatch.context() as patch:
-        for room in (columns_room, stored_room, zarr_room, hdf5_room):
-            patch.setattr(room, "COLUMN_CHUNK_ROWS", ROWS)
-        patch.setattr(columns_room, "WHOLE_SAMPLES", 0)
+        for module in (column_reader, stored_split, zarr_writer, hdf5_writer):
+            patch.setattr(module, "COLUMN_CHUNK_ROWS", ROWS)
+        patch.setattr(column_reader, "WHOLE_SAMPLES", 0)
         yield
 
 
@@ -73,7 +72,7 @@ def grown(
     small_chunks: None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A store that is large for its chunks; not to be changed."""
+    """A store of many small chunks; not to be changed."""
     return store_of(tmp_path_factory.mktemp("grown") / f"a{request.param}", N)
 
 
@@ -83,19 +82,21 @@ def copy(grown: Path, tmp_path: Path) -> Path:
     return store_of(tmp_path / grown.name, N)
 
 
-def from_disk(path: Path) -> arraystore.Store:
+def opened_locally(path: Path) -> arraystore.Store:
     return arraystore.open(path)
 
 
-def from_afar(path: Path) -> arraystore.Store:
+def opened_remotely(path: Path) -> arraystore.Store:
     return arraystore.open((LocalStore(path.parent), path.name))
 
 
-from_everywhere = pytest.mark.parametrize("opened", [from_disk, from_afar], ids=["disk", "afar"])
+everywhere = pytest.mark.parametrize(
+    "opened", [opened_locally, opened_remotely], ids=["local", "remote"]
+)
 
 
 def counted(store: arraystore.Store) -> CountingReader:
-    """Count what is read of a store from now on."""
+    """Record every read of a store from now on."""
     counting = CountingReader(store._handle.reader)
     container = store._handle.container
     store._handle._opened = (counting, container)
@@ -118,7 +119,7 @@ def whole(grown: Path) -> dict[str, NDArray[Any]]:
 
 @settings(max_examples=25)
 @named("whole_samples", [0, 2 * N])
-@from_everywhere
+@everywhere
 @given(
     takes=st.lists(
         st.tuples(
@@ -137,7 +138,7 @@ def test_take_matches_whole_column(
 ) -> None:
     stored = opened(grown).stored("train")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns_room, "WHOLE_SAMPLES", whole_samples)
+        patch.setattr(column_reader, "WHOLE_SAMPLES", whole_samples)
         for names, at in takes:
             positions = np.array(at, dtype=np.int64)
             for name, found in zip(names, stored.columns.take(names, positions), strict=True):
@@ -147,14 +148,14 @@ def test_take_matches_whole_column(
         assert stored.columns._whole.keys() <= {"label_indptr"}
 
 
-@from_everywhere
+@everywhere
 def test_large_split_reads_as_small(
     grown: Path, opened: Callable[[Path], arraystore.Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = opened(grown)["train[5:20]+train[30:]"]
     images = large.image_bytes[::-1]
     label, file_name = rows_of(large, ("label", "file_name"), np.arange(9))
-    monkeypatch.setattr(columns_room, "WHOLE_SAMPLES", N)
+    monkeypatch.setattr(column_reader, "WHOLE_SAMPLES", N)
     small = arraystore.open(grown)["train[5:20]+train[30:]"]
     assert images == small.image_bytes[::-1]
     assert label.tolist() == small.label[:9].tolist()
@@ -164,7 +165,7 @@ def test_large_split_reads_as_small(
 def test_column_is_loaded_after_half_its_chunks(
     grown: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(columns_room, "WHOLE_SAMPLES", N)
+    monkeypatch.setattr(column_reader, "WHOLE_SAMPLES", N)
     stored = arraystore.open(grown).stored("train")
     for number in range(3):
         stored.columns.take(("label",), np.array([number * ROWS]))
@@ -173,7 +174,7 @@ def test_column_is_loaded_after_half_its_chunks(
     assert "label" in stored.columns._whole
 
 
-# What is read
+# Reads
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
@@ -210,16 +211,16 @@ def test_reads_do_not_grow_with_samples(small_and_large: tuple[Path, Path], read
         READS[read](store["train"])
         counts.append((len(reads.ranges), reads.nbytes))
     (small, small_nbytes), (large, large_nbytes) = counts
-    if read == "query":  # the answer is ten times as long
+    if read == "query":  # the result is ten times as long
         large -= 10 * 60 // N_CLASSES // ROWS
-    # libhdf5 reads what it keeps of a file in pieces, one more or one less.
+    # libhdf5 reads metadata in pieces, one more or one less.
     assert large <= small * (1.3 if path.suffix == ".h5" else 1)
     assert large_nbytes < 2 * small_nbytes + 8192
 
 
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of requests in each round trip from now on, where no column lies in a file's ends."""
+    """Requests in each round trip from now on; no column lies in the ends of an HDF5 file."""
     for module in (containers, block_cache):
         monkeypatch.setattr(module, "BLOCK_NBYTES", 2**10)
     monkeypatch.setattr(containers, "HEAD_NBYTES", 2**9)
@@ -237,7 +238,7 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_remote_batch_takes_large_columns_in_one_round_trip(grown: Path, trips: list[int]) -> None:
-    train = from_afar(grown)["train"]
+    train = opened_remotely(grown)["train"]
     _ = train.image_bytes[5]
     trips.clear()
     _ = train.image_bytes[[10, 20, 30, 40]]
@@ -246,7 +247,7 @@ def test_remote_batch_takes_large_columns_in_one_round_trip(grown: Path, trips: 
 
 
 def test_remote_samples_take_large_columns_in_one_round_trip(grown: Path, trips: list[int]) -> None:
-    train = from_afar(grown)["train"]
+    train = opened_remotely(grown)["train"]
     _ = train.reader.read(np.array([5]))
     trips.clear()
     _ = train.reader.read(np.array([10, 20, 30, 40]))
@@ -258,7 +259,7 @@ def test_remote_samples_take_large_columns_in_one_round_trip(grown: Path, trips:
 def test_remote_label_query_of_large_split_takes_two_round_trips(
     grown: Path, trips: list[int], labels: Any, n_trips: int
 ) -> None:
-    store = from_afar(grown)
+    store = opened_remotely(grown)
     columns = {"train/label_indptr": "int64", "train/label_order": "int64"}
     columns |= {"label_name": "string", "label_words": "string"}
     assert len(store["train"])
@@ -289,7 +290,7 @@ def test_chunk_cache_is_limited(grown: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """A cache against a list of what was used, the last at the end."""
+    """A cache compared with a list of what was used, the last at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,7 +331,7 @@ def test_chunk_cache_counts_text() -> None:
     assert cache.get("many") is None
 
 
-# What is wrong
+# Damage
 
 
 def chunk_of(path: Path, name: str, number: int) -> tuple[Path, int, int]:
@@ -345,7 +346,7 @@ def chunk_of(path: Path, name: str, number: int) -> tuple[Path, int, int]:
     return path, info.byte_offset, info.byte_offset + info.size
 
 
-@from_everywhere
+@everywhere
 @named("name", ["image_start", "file_name"])
 def test_damaged_chunk_raises_when_needed(
     copy: Path, name: str, opened: Callable[[Path], arraystore.Store]
@@ -372,11 +373,11 @@ def test_missing_chunk_raises(copy: Path) -> None:
 
 @pytest.fixture
 def written_wrong(grown: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Return what writes a store whose columns are changed on the way."""
+    """Return a function that writes a store with changed columns."""
 
     def write(**changes: Callable[[Any], Any]) -> Path:
         path = tmp_path / f"wrong{grown.suffix}"
-        writer = zarr_room.ZarrWriter if path.suffix == ".zarr" else hdf5_room.HDF5Writer
+        writer = zarr_writer.ZarrWriter if path.suffix == ".zarr" else hdf5_writer.HDF5Writer
         real = writer.write_column
 
         def changed(self: Any, where: str, values: Any, column: Any) -> None:
@@ -448,11 +449,11 @@ def test_block_shuffle_has_every_sample(grown: Path) -> None:
 
 
 class Shards:
-    """Shards of a payload as numbers: where each inner chunk of those out of order begins."""
+    """Shards of a payload, with the starts of the inner chunks of those out of order."""
 
     def __init__(self, per_shard: int, inner: int, nbytes: int, odd: dict[int, list[int]]) -> None:
         self.n = -(-nbytes // (per_shard * inner))
-        self.asked: list[int] = []
+        self.looked_up: list[int] = []
         self.odd = {
             shard: np.array(s, dtype=np.int64) for shard, s in odd.items() if shard < self.n
         }
@@ -477,7 +478,7 @@ class Shards:
         )
 
     def look_up(self, shard: int) -> NDArray[np.int64] | None:
-        self.asked.append(shard)
+        self.looked_up.append(shard)
         return self.odd.get(shard)
 
 
@@ -514,8 +515,8 @@ def test_lazy_shards_match_eager(some: Shards, data: st.DataObject) -> None:
             for a, b in zip(start.tolist(), (start + nbytes).tolist(), strict=True)
             for shard in range(a // length, -(-b // length) if b > a else a // length)
         }
-        assert touched <= set(some.asked)
-        assert len(some.asked) == len(set(some.asked))
+        assert touched <= set(some.looked_up)
+        assert len(some.looked_up) == len(set(some.looked_up))
 
 
 @given(shards())
@@ -529,7 +530,7 @@ def test_whole_shard_matches_its_bytes(some: Shards) -> None:
             key, first = found
             expected = [(0, key, first + i) for i in range(nbytes)]
             assert each_byte(some.eager, np.array([start]), np.array([nbytes])) == expected
-    assert some.asked == list(range(some.n))
+    assert some.looked_up == list(range(some.n))
     assert some.lazy.whole(some.n) is None
 
 
@@ -554,16 +555,16 @@ def test_many_shards_memory() -> None:
     finally:
         tracemalloc.stop()
     assert (pieces.object.tolist(), pieces.start.tolist()) == ([150_000], [5])
-    assert some.asked == [150_000]
+    assert some.looked_up == [150_000]
     assert many.keys[150_000] == "p/c/150000"
     assert peak < 20 * n
 
 
 @pytest.fixture
 def two_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Zarr store whose payload has a shard for every 64 bytes."""
-    monkeypatch.setattr(zarr_room, "SHARD_NBYTES", 64)
-    monkeypatch.setattr(zarr_room, "INNER_CHUNK_NBYTES", 16)
+    """A Zarr store whose payload has shards of 64 bytes."""
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", 64)
+    monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", 16)
     return store_of(tmp_path / "a.zarr", N)
 
 

@@ -1,4 +1,4 @@
-"""Encoded images by every way there is: the bytes are the same, and nobody waits or dies for it."""
+"""Encoded images in every form: same bytes, few waits, and no signal."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ import arraystore
 from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.errors import FormatError, ShortReadError, StorageError
 from arraystore.indexing.byte_range import ZEROS, ChunkManifest
-from arraystore.reading import image_reader as payload
-from arraystore.storage import open_files as files
-from arraystore.storage import range_reader as storage
+from arraystore.reading import image_reader
+from arraystore.storage import open_files, range_reader
 from arraystore.storage.open_files import OpenFile
 from tests.support import SUFFIXES, picture, write_folder
 
@@ -35,7 +34,7 @@ SHARD = 4096
 named = pytest.mark.parametrize
 on_one_store = settings(
     max_examples=10,
-    # The fixtures are stores that nothing changes.
+    # The fixtures are never changed.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
@@ -60,7 +59,7 @@ every_way = named("read", MANY.values(), ids=MANY)
 def small_shards(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[bytes]]:
-    """A store whose images lie in many shards, some across two or three, and the images."""
+    """A store whose images lie in many shards, some in two or three; and the images."""
     folder = tmp_path_factory.mktemp("shards")
     images = [picture(seed=i) + bytes([i]) * (i % 7 * 900) for i in range(N)]
     source = write_folder(
@@ -76,7 +75,7 @@ def small_shards(
 
 @pytest.fixture(params=[True, False], ids=["in the page cache", "on the disk"])
 def _cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Let files seem to be in the page cache, or not."""
+    """Make files appear cached, or not."""
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: request.param)
     return bool(request.param)
 
@@ -112,10 +111,10 @@ def test_single_image_matches_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path, images = small_shards
-    monkeypatch.setattr(payload, "SECONDS_TRUSTED", trusted)
+    monkeypatch.setattr(image_reader, "SECONDS_TRUSTED", trusted)
     train = arraystore.open(path, **options)["train"]
-    if not options:  # by map there is a short way for all of them, in one piece or more
-        monkeypatch.setattr(payload.ImageReader, "copies", None)
+    if not options:  # all of them are copied from a map, in one piece or more
+        monkeypatch.setattr(image_reader.ImageReader, "copies", None)
     assert [train.image_bytes[i] for i in range(N)] == images
     assert [bytes(train.image_views[i]) for i in range(N)] == images
     assert [train.image_bytes[-i] for i in (1, N)] == [images[-1], images[0]]
@@ -141,7 +140,7 @@ def test_view_is_read_only_and_outlives_store(
     views = arraystore.open(copy)["train"].image_views[:]
     assert all(view.readonly for view in views)
     shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
-    files.close_idle_files()
+    open_files.close_idle_files()
     assert list(map(bytes, views)) == images
 
 
@@ -204,12 +203,12 @@ def test_many_shards_keep_few_files_open(
     small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, images = small_shards
-    monkeypatch.setattr(files, "_open_files", files._OpenFiles())
-    monkeypatch.setattr(files, "_MAX_OPEN", 4)
+    monkeypatch.setattr(open_files, "_open_files", open_files._OpenFiles())
+    monkeypatch.setattr(open_files, "_MAX_OPEN", 4)
     train = arraystore.open(path)["train"]
     assert train.image_bytes[:] == images
     assert [train.image_bytes[i] for i in range(N)] == images
-    assert len(files._open_files._files) <= 4
+    assert len(open_files._open_files._files) <= 4
 
 
 def n_descriptors() -> int:
@@ -220,12 +219,12 @@ def test_views_of_many_files_take_no_descriptors(
     small_shards: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, images = small_shards
-    monkeypatch.setattr(files, "_open_files", files._OpenFiles())
-    monkeypatch.setattr(files, "_MAX_OPEN", 2)
+    monkeypatch.setattr(open_files, "_open_files", open_files._OpenFiles())
+    monkeypatch.setattr(open_files, "_MAX_OPEN", 2)
     before = n_descriptors()
     views = arraystore.open(path)["train"].image_views[:]
-    views_take = payload._MAX_VIEWED if files.MAPS_TAKE_DESCRIPTORS else 0
-    assert n_descriptors() - before <= 2 * files._DESCRIPTORS + views_take
+    views_take = image_reader._MAX_VIEWED if open_files.MAPS_TAKE_DESCRIPTORS else 0
+    assert n_descriptors() - before <= 2 * open_files._DESCRIPTORS + views_take
     assert list(map(bytes, views)) == images
 
 
@@ -254,7 +253,7 @@ def test_uncached_images_are_announced(
 def test_batches_after_cache_miss_are_read(
     train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The few images that are looked at do not tell of all."""
+    """A few probes can overlook images that are not cached."""
     read: list[int] = []
 
     def note(file: OpenFile, offset: int, nbytes: int) -> bytes:
@@ -267,13 +266,13 @@ def test_batches_after_cache_miss_are_read(
         return len(read)
 
     _ = train.image_bytes[0]  # loads columns
-    monkeypatch.setattr(storage, "read_at", note)
+    monkeypatch.setattr(range_reader, "read_at", note)
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: True)
     assert n_read() == 0
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: False)
     assert n_read() == len(train)
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: True)
-    assert [n_read() for _ in range(storage._DOUBTS)] == [len(train)] * 15 + [0]
+    assert [n_read() for _ in range(range_reader._DOUBTS)] == [len(train)] * 15 + [0]
 
 
 def test_announcements_have_limited_lead(
@@ -286,8 +285,8 @@ def test_announcements_have_limited_lead(
         lead.append(lead[-1] - nbytes)
         return os.pread(file.fd, nbytes, offset)
 
-    monkeypatch.setattr(storage, "_LEAD_NBYTES", 10_000)
-    monkeypatch.setattr(storage, "read_at", read)
+    monkeypatch.setattr(range_reader, "_LEAD_NBYTES", 10_000)
+    monkeypatch.setattr(range_reader, "read_at", read)
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: False)
     monkeypatch.setattr(
         OpenFile, "read_ahead", lambda self, offset, nbytes: lead.append(lead[-1] + nbytes)
@@ -327,8 +326,8 @@ def test_missing_chunks_are_zeros(train: arraystore.Split) -> None:
     stored.manifest = ChunkManifest(("x",), np.zeros(2, np.int64), nowhere, SHARD, 2 * SHARD)
     places = np.array([0, SHARD - 100]), np.array([10, 200])
     assert stored.copies(*places) == [bytes(10), bytes(200)]
-    assert isinstance(stored._reader, storage.LocalReader)
-    stored._local = payload._LocalImages(stored._reader, stored.manifest)
+    assert isinstance(stored._reader, range_reader.LocalReader)
+    stored._local = image_reader._LocalImages(stored._reader, stored.manifest)
     del stored.copy
     assert [stored.copy(*place) for place in zip(*places, strict=True)] == [bytes(10), bytes(200)]
     assert list(map(bytes, stored.views(*places))) == [bytes(10), bytes(200)]
@@ -365,7 +364,7 @@ def test_closing_file_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_image_across_many_chunks(
     train: arraystore.Split, trusted: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(payload, "SECONDS_TRUSTED", trusted)
+    monkeypatch.setattr(image_reader, "SECONDS_TRUSTED", trusted)
     expected = train.image_bytes[0]
     only = train.sample_set.only
     assert only is not None
@@ -373,9 +372,9 @@ def test_image_across_many_chunks(
     key, first = stored.manifest.whole(0) or ("", 0)
     n = min(stored.manifest.chunk_nbytes, stored.manifest.nbytes)
     tiny = ChunkManifest((key,), np.zeros(n, np.int64), first + np.arange(n), 1, n)
-    assert isinstance(stored._reader, storage.LocalReader)
+    assert isinstance(stored._reader, range_reader.LocalReader)
     stored.manifest = tiny
-    stored._local = payload._LocalImages(stored._reader, tiny)
+    stored._local = image_reader._LocalImages(stored._reader, tiny)
     del stored.copy
     assert stored.copy(start, len(expected)) == expected
     assert stored.copy(start, 5) == expected[:5]
@@ -393,18 +392,18 @@ def test_copies_hold_one_map_at_a_time(
         maps.add(made := real(fd))
         return made
 
-    real = files._mapped
-    monkeypatch.setattr(files, "_mapped", mapped)
-    monkeypatch.setattr(payload, "MAPS_TAKE_DESCRIPTORS", True)
-    monkeypatch.setattr(files, "_open_files", files._OpenFiles())
-    monkeypatch.setattr(files, "_MAX_OPEN", 1)
+    real = open_files._mapped
+    monkeypatch.setattr(open_files, "_mapped", mapped)
+    monkeypatch.setattr(image_reader, "MAPS_TAKE_DESCRIPTORS", True)
+    monkeypatch.setattr(open_files, "_open_files", open_files._OpenFiles())
+    monkeypatch.setattr(open_files, "_MAX_OPEN", 1)
     train = arraystore.open(path)["train"]
     for n in range(1, N):
         assert train.image_bytes[:n] == images[:n]
     assert max(n_held) <= 2
     for n in range(1, N):
         assert list(map(bytes, train.image_views[:n])) == images[:n]
-    assert max(n_held) <= payload._MAX_VIEWED
+    assert max(n_held) <= image_reader._MAX_VIEWED
 
 
 @named("options", [{}, {"mmap": False}], ids=str)
@@ -417,9 +416,9 @@ def test_image_beyond_file_raises(path: Path, options: dict[str, Any]) -> None:
     key, _ = stored.manifest.whole(0) or ("", 0)
     size = (path / key if path.is_dir() else path).stat().st_size
     beyond = ChunkManifest((key,), np.array([0]), np.array([size - 10]), SHARD, SHARD)
-    assert isinstance(stored._reader, storage.LocalReader)
+    assert isinstance(stored._reader, range_reader.LocalReader)
     stored.manifest = beyond
-    stored._local = payload._LocalImages(stored._reader, beyond)
+    stored._local = image_reader._LocalImages(stored._reader, beyond)
     del stored.copy
     assert len(stored.copy(0, 10)) == 10
     places = np.array([0, 5]), np.array([10, 6])
@@ -435,9 +434,9 @@ def test_changed_store_raises_for_every_single_image(
     copy = tmp_path / path.name
     shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
     train = arraystore.open(copy)["train"]
-    monkeypatch.setattr(payload, "SECONDS_TRUSTED", -1)
+    monkeypatch.setattr(image_reader, "SECONDS_TRUSTED", -1)
     _ = train.image_bytes[0], train.image_bytes[0]
-    monkeypatch.setattr(payload, "SECONDS_TRUSTED", 1e9)
+    monkeypatch.setattr(image_reader, "SECONDS_TRUSTED", 1e9)
     os.utime(copy / "zarr.json" if copy.is_dir() else copy)
     for _ in range(3):
         with pytest.raises(StorageError, match="has changed"):

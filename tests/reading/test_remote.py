@@ -1,4 +1,4 @@
-"""Reading a store where it lies: the same as from a disk, in few round trips, exactly the bytes."""
+"""Remote stores: the same data as from a disk, in few round trips, and no other bytes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from arraystore._checksum import crc32c
 from arraystore._threads import Scope, WorkCancelledError
 from arraystore.containers.hdf5 import block_cache
 from arraystore.errors import StorageError
-from arraystore.images import decode as image
-from arraystore.storage.objects import connection as stores
-from arraystore.storage.objects import event_loop as loop
-from arraystore.storage.objects import reader as reader_room
+from arraystore.images import decode
+from arraystore.storage.objects import connection, event_loop
+from arraystore.storage.objects import reader as object_reader
 from arraystore.storage.objects.reader import ObjectReader
 from tests.support import SUFFIXES, picture, write_folder
 from tests.true_size import SIZES, write_true_size
@@ -40,20 +39,20 @@ KEYS: Final = {"key": "me", "secret": "mine", "region": "us-east-1"}
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[WebServer]:
-    """One server for all that do not disturb it."""
+    """A server for all tests that do not disturb it."""
     with WebServer() as server:
         yield server
 
 
 def in_memory(path: Path) -> arraystore.Store:
-    store = stores.connect_memory()
+    store = connection.connect_memory()
     for name, data in objects_of(path).items():
         store.put(f"in/memory/{name}", data)
     return arraystore.open(f"memory://in/memory/{path.name}")
 
 
 def objects_of(path: Path) -> dict[str, bytes]:
-    """The store's objects, by their paths below its parent."""
+    """Return the objects of a store, by their paths below its parent."""
     server = WebServer()
     server.put(path, path.name)
     return server.objects
@@ -90,7 +89,7 @@ def known(path: Path) -> arraystore.Split:
     return arraystore.open(path)["train"]
 
 
-# What is read
+# Data
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "train[10:]+validation[:50%]"])
@@ -131,8 +130,8 @@ def test_reading_only_gets_objects(path: Path, web: WebServer) -> None:
 
 
 def test_local_store_needs_no_obstore(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_room, "run", None)
-    monkeypatch.setattr(stores, "connect", None)
+    monkeypatch.setattr(object_reader, "run", None)
+    monkeypatch.setattr(connection, "connect", None)
     assert arraystore.open(f"file://{path}")["train"][3].file_name
 
 
@@ -211,18 +210,18 @@ def test_threads_share_remote_store(path: Path, web: WebServer, known: arraystor
     assert found == dict.fromkeys(range(8), expected)
 
 
-# How it is asked for
+# Requests
 
 
 class Round(NamedTuple):
-    """One call of a reader: what it asks for, it asks for at once."""
+    """One call of a reader, which makes all its requests at once."""
 
     requests: tuple[tuple[str, int], ...]
 
 
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
-    """The rounds of all remote readers from now on, and in each the key and size of a request."""
+    """The rounds of all remote readers from now on, with key and size of each request."""
     seen: list[Round] = []
 
     class Counted(ObjectReader):
@@ -250,13 +249,13 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
             seen.append(Round(((key, first), (key, last))))
             return super().read_ends(key, first, last)
 
-    monkeypatch.setattr(reader_room, "ObjectReader", Counted)
+    monkeypatch.setattr(object_reader, "ObjectReader", Counted)
     return seen
 
 
 @pytest.fixture(scope="module")
 def true_size(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Return a store of a config's true number of samples; each tenth image is there."""
+    """Return a function that writes a store of a config's true size, with every tenth image."""
     folder = tmp_path_factory.mktemp("true")
 
     def made(config: str, suffix: str) -> Path:
@@ -293,7 +292,7 @@ def test_columns_are_requested_together(
 ) -> None:
     path = true_size("1pct", ".zarr")
     _ = arraystore.open((LocalStore(path.parent), path.name))["train"].image_bytes[10]
-    names = [sorted(key.split("/")[1] for key, _ in asked.requests) for asked in rounds[1:]]
+    names = [sorted(key.split("/")[1] for key, _ in one.requests) for one in rounds[1:]]
     assert names == [["image_crc32c", "image_nbytes", "image_start"], ["image_payload"]]
 
 
@@ -311,7 +310,7 @@ def test_hdf5_chunks_are_requested_together(
     stored.columns.load(("image_start", "image_nbytes", "image_crc32c"))
     *_, last = rounds
     assert len(last.requests) >= 3
-    assert sum(len(asked.requests) > 1 for asked in rounds) == 1
+    assert sum(len(one.requests) > 1 for one in rounds) == 1
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -387,7 +386,7 @@ def large(
 ) -> tuple[arraystore.Split, WebServer]:
     """Thirty pictures of about a megabyte each, behind a web server."""
     image = picture(600, 800)
-    padded = image + bytes(2**20 - len(image))  # what comes after the end is no matter
+    padded = image + bytes(2**20 - len(image))  # bytes after the end are ignored
     folder = write_folder(tmp_path, {f"in/train/a/{i:02}.jpg": padded for i in range(30)})
     path = tmp_path / f"large{request.param}"
     arraystore.convert(f"folder:{folder}/in", path, order="label", sync=False)
@@ -401,7 +400,7 @@ def test_long_run_is_requested_in_parts(
     train, web = large
     first = train.image_bytes[0]
     web.asked.clear()
-    web.together = threading.Barrier(8)  # 30 MiB in parts of 4 MiB: one alone would wait for ever
+    web.together = threading.Barrier(8)  # 30 MiB in parts of 4 MiB: one alone would wait forever
     try:
         assert train.image_bytes[:] == [first] * 30
     finally:
@@ -410,7 +409,7 @@ def test_long_run_is_requested_in_parts(
 
 
 def hold_one(web: WebServer, until: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the next request wait; a client that does not go on meanwhile asks once more."""
+    """Make the next request wait; a client that waits for it would send another."""
     is_first = threading.Lock()
 
     def answer(asked: Asked) -> None:
@@ -450,7 +449,7 @@ def test_images_are_decoded_while_others_arrive(
     _ = train.image_bytes[0]
     one_is_decoded = threading.Event()
     name = "decode" if size is None else "decode_resized"
-    real = getattr(image, name)
+    real = getattr(decode, name)
 
     def decode_seen(*arguments: Any) -> Any:
         try:
@@ -462,7 +461,7 @@ def test_images_are_decoded_while_others_arrive(
         return (split.image if size is None else split.resized(size))[[0, 2, 4]]
 
     expected = images(local)
-    monkeypatch.setattr(image, name, decode_seen)
+    monkeypatch.setattr(decode, name, decode_seen)
     hold_one(web, one_is_decoded, monkeypatch)
     for found, wanted in zip(images(train), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -487,7 +486,7 @@ async def _failing() -> int:
 
 def test_abandoned_requests_are_cancelled() -> None:
     ended = threading.Event()
-    found = loop.arrivals([_endless(ended), _one()])
+    found = event_loop.arrivals([_endless(ended), _one()])
     assert next(found) == (1, 1)
     found.close()
     assert ended.wait(PATIENCE)
@@ -496,7 +495,7 @@ def test_abandoned_requests_are_cancelled() -> None:
 def test_failed_request_cancels_others() -> None:
     ended = threading.Event()
     with pytest.raises(StorageError, match=r"^no$"):
-        list(loop.arrivals([_endless(ended), _failing()]))
+        list(event_loop.arrivals([_endless(ended), _failing()]))
     assert ended.wait(PATIENCE)
 
 
@@ -510,7 +509,7 @@ def test_cancelled_scope_cancels_requests() -> None:
 
     def wait_for_it() -> None:
         with pytest.raises(WorkCancelledError):
-            scope.run(loop.run, endless())
+            scope.run(event_loop.run, endless())
         left.set()
 
     left = threading.Event()
@@ -526,13 +525,13 @@ def test_cancelled_scope_cancels_requests() -> None:
 def test_early_cancellation_leaves_no_warning() -> None:
     def cancel_and_read(scope: Scope) -> None:
         scope.cancel()
-        next(loop.arrivals([_one(), _one()]))
+        next(event_loop.arrivals([_one(), _one()]))
 
     for _ in range(20):
         scope = Scope()
         with pytest.raises(WorkCancelledError):
             scope.run(cancel_and_read, scope)
-    assert loop.run(_one()) == 1  # all before it are cancelled by now
+    assert event_loop.run(_one()) == 1  # all earlier ones are cancelled by now
     gc.collect()
 
 
@@ -630,4 +629,4 @@ def test_weak_etag_is_not_sent(path: Path, web: WebServer) -> None:
 
 def test_obstore_store_has_name_in_messages() -> None:
     for store, name in ((MemoryStore(), "MemoryStore"), (HTTPStore("http://a.b"), "HTTPStore")):
-        assert stores.connection_to(store).where == f"<{name}>/"
+        assert connection.connection_to(store).where == f"<{name}>/"
