@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 import arraystore
 from arraystore import ChecksumError
+from arraystore.dataset.sample_set import SampleSet
+from arraystore.reading.column_reader import ColumnReader
 from arraystore.reading.read_ahead import ahead
 from tests.support import SUFFIXES, count_reads, no_threads_are_left, picture, write_store
 
@@ -158,6 +161,23 @@ def test_batches_of_joined_split(looped: Path) -> None:
             n for b in joined.batches(7, shuffle=shuffle, size=4) for n in b.file_name.tolist()
         ]
         assert sorted(names) == sorted(joined.file_name.tolist())
+
+
+def test_batch_is_located_and_taken_once(
+    store: arraystore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+    for owner, name in ((SampleSet, "locate"), (ColumnReader, "take")):
+        real = getattr(owner, name)
+
+        def counted(*arguments: Any, real: Any = real, name: str = name) -> Any:
+            calls[name] += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, name, counted)
+    batch = store["train+validation"][[3, 40, 3]]
+    assert len(set(batch.file_name.tolist())) == 2
+    assert calls == {"locate": 1, "take": 2}  # once for each stored split
 
 
 def test_batches_can_be_iterated_twice(train: arraystore.Split) -> None:

@@ -381,6 +381,16 @@ def test_missing_listed_split_raises(copy: Path) -> None:
         _ = store["train"]
 
 
+@named("key", ["number", "id"])
+def test_more_class_names_than_labels_raise(copy: Path, key: str) -> None:
+    rewrite_column(copy, "train/label_indptr", lambda indptr: indptr[:-1])
+    store = arraystore.open(copy)
+    n = len(store.label_names)
+    label = store.label_names[-1] if key == "id" else n - 1
+    with refused(f"{copy}/label_name", f"{n - 1} values, one a class of train, got {n}"):
+        store["train"].where(label=label)
+
+
 @every_column
 def test_missing_column_raises_when_needed(copy: Path, column: str) -> None:
     with edited(copy) as root:
