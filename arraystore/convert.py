@@ -376,8 +376,6 @@ def _store(
             return _report_complete(named(), location, options, error, began=began)
         shown = stack.enter_context(meter(progress))
         writer.check_unchanged(options)
-        # Creating an HDF5 file, or sealing a Zarr store, needs the libraries.
-        importing = stack.enter_context(alongside(writer.container_type.import_libraries))
         source = load(writer, shown.status)
         found = of_source(source)
         writer.check_unchanged(found)
@@ -396,17 +394,18 @@ def _store(
                     "library": writer.container_type.libraries(),
                 },
             )
-            if executor is not None:  # it may fork processes, which other threads would endanger
-                importing.join()
-            checksums = {
-                name: writer.fill(
-                    name, _images(source, writer.spool, plan), shown, executor=executor
-                )
-                for name, plan in plans.items()
-            }
+            # Filling mostly waits, or runs without the interpreter's lock; planning does not.
+            with alongside(writer.container_type.import_libraries) as importing:
+                if executor is not None:  # it may fork processes, which needs a single thread
+                    importing.join()
+                checksums = {
+                    name: writer.fill(
+                        name, _images(source, writer.spool, plan), shown, executor=executor
+                    )
+                    for name, plan in plans.items()
+                }
             shown.status("comparing the source with its earlier state")
         shown.status("sealing")
-        importing.join()
         seed = seed if order == "shuffled" else 0
         with writer.sealing() as container:
             splits = seal(container, source, plans, checksums, order=order, seed=seed)
