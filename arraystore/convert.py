@@ -288,7 +288,7 @@ def write(
     options.check()
     encoded_as = as_encoding(encoding, quality)
     records.check_splits(splits)
-    name = _stem_of(target)
+    name = PurePosixPath(Location.parse(target, storage_options).key).stem or "images"
 
     def load(writer: StoreWriter, status: Status) -> Source:
         return records.load(name, splits, options, writer.spool, encoding=encoded_as, status=status)
@@ -308,12 +308,6 @@ def write(
         executor=executor,
         progress=progress,
     )
-
-
-def _stem_of(target: str | os.PathLike[str] | tuple[ObjectStore, str]) -> str:
-    """Return the name of a target without its suffix."""
-    text = target[1] if isinstance(target, tuple) else os.fspath(target)
-    return PurePosixPath(text).stem or "images"
 
 
 def _store(

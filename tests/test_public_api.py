@@ -122,12 +122,16 @@ class VerifyReport(store, dataset, splits, decoded, source, problems, num_proble
 class VersionError(FormatError)
 __version__: attribute
 convert(dataset, target, *, storage_options=None, manual_dir=None, subset_list=None, partial=False,
-    order='shuffled', seed=0, on_error='raise', overwrite=False, resume=False, sync=True,
-    executor=None, progress=None)
+    split=None, classes=None, fields=None, order='shuffled', seed=0, on_error='raise',
+    overwrite=False, resume=False, sync=True, executor=None, progress=None)
 copy(source, target, *, source_options=None, target_options=None, overwrite=False, sync=True,
     progress=None)
 open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True)
-verify(address, *, decode=False, source=None, subset_list=None, storage_options=None, progress=None)
+verify(address, *, decode=False, source=None, subset_list=None, split=None, classes=None,
+    fields=None, storage_options=None, progress=None)
+write(target, splits, *, classes=None, fields=None, encoding='png', quality=95,
+    storage_options=None, order='shuffled', seed=0, on_error='raise', overwrite=False, resume=False,
+    sync=True, executor=None, progress=None)
 """
 """Everything in `arraystore.__all__`. Errors have their bases; collections get no constructor."""
 
@@ -148,8 +152,9 @@ Split.map
 """What a split returns and `arraystore.__all__` does not name."""
 
 COMMANDS: Final = """\
-convert DATASET TARGET --storage-option --manual-dir --subset-list --partial --order=shuffled
-    --seed=0 --on-error=raise --overwrite --resume --sync/--no-sync --progress/--no-progress --json
+convert DATASET TARGET --storage-option --manual-dir --subset-list --partial --split --classes
+    --field --order=shuffled --seed=0 --on-error=raise --overwrite --resume --sync/--no-sync
+    --progress/--no-progress --json
 copy SOURCE TARGET --source-option --target-option --overwrite --sync/--no-sync
     --progress/--no-progress --json
 demo FOLDER
@@ -160,7 +165,8 @@ ls STORE SPLIT --storage-option --selection --label --file-name --per-label --sa
     --save-selection --limit=20 --explain --json
 show STORE SPLIT --storage-option --selection --label --file-name --per-label --sample --seed=0
     --save-selection -o/--output --limit --size=144 --columns=8
-verify STORE --storage-option --decode --source --subset-list --progress/--no-progress --json
+verify STORE --storage-option --decode --source --subset-list --split --classes --field
+    --progress/--no-progress --json
 """
 """Arguments and options of each command."""
 

@@ -183,7 +183,7 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
 @click.option(
     "--source",
     help="Also compare STORE with its source: the folder of the archives, or of the images (PATH "
-    "or folder:PATH), or wds:PATTERN and the like.",
+    "or folder:PATH), or files that match a pattern (wds:PATTERN, …).",
 )
 @SUBSET_LIST
 @source_options
