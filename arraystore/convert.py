@@ -27,6 +27,9 @@ from arraystore.reading.store_handle import OpenOptions, open_place
 from arraystore.reading.stored_split import StoredSplit
 from arraystore.schema import (
     COLUMNS,
+    HIERARCHY,
+    HIERARCHY_COLUMNS,
+    HIERARCHY_VERSION,
     MAX_NBYTES,
     ORDERS,
     ROOT_COLUMNS,
@@ -36,6 +39,7 @@ from arraystore.schema import (
     SplitInfo,
     check_version,
 )
+from arraystore.sources.label_space import AUTO, IMAGENET, LABEL_SPACES, OWN
 from arraystore.sources.registry import folder_of, load_source, names_of
 from arraystore.storage.file_states import FileStates
 from arraystore.writing.fingerprint import of_images, of_options, of_source
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.containers.protocol import ContainerWriter
+    from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.reading.store_handle import ObjectStore
     from arraystore.sources.sample_table import Source
     from arraystore.writing.journal import Plan
@@ -71,6 +76,7 @@ def convert(
     manual_dir: str | os.PathLike[str] | None = None,
     subset_list: str | os.PathLike[str] | None = None,
     partial: bool = False,
+    label_space: str = LABEL_SPACES[0],
     order: str = "shuffled",
     seed: int = 0,
     on_error: str = "raise",
@@ -108,6 +114,11 @@ def convert(
         Convert what there is of an incomplete source, and of archives with other bytes
         than zeros behind their end; the report says what is left out, the store that
         something is.
+    label_space : {"auto", "imagenet2012", "own"}
+        The classes that labels index. By default the 1000 of ImageNet 2012, with their words
+        and hierarchy, if all classes of the source are named by WordNet ids of these;
+        ``"imagenet2012"`` also takes classes named 0 to 999 for its labels; ``"own"`` keeps
+        the classes of the source.
     order : {"shuffled", "label", "source"}
         Order of the samples in each split.
     seed : int, default 0
@@ -176,6 +187,7 @@ def convert(
     """
     check_choice(order, "order", ORDERS)
     check_choice(on_error, "on_error", ON_ERROR)
+    check_choice(label_space, "label_space", LABEL_SPACES)
     check_bools(partial=partial, overwrite=overwrite, resume=resume, sync=sync)
     check_bools(progress=False if progress is None else progress)
     seed = as_seed(seed)
@@ -189,7 +201,7 @@ def convert(
         resume=resume,
     )
     how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
-    asked = of_options({"partial": partial, **how})
+    asked = of_options({"partial": partial, "label_space": label_space, **how})
     with ExitStack() as stack:
         try:
             draft = stack.enter_context(made)
@@ -207,6 +219,7 @@ def convert(
             manual_dir=_path(manual_dir),
             subset_list=_path(subset_list),
             partial=partial,
+            label_space=label_space,
             status=shown.status,
         )
         found = of_source(source)
@@ -314,6 +327,10 @@ def _options_found(
         found["order"] = split.order
         if split.order == asked["order"] == "shuffled":
             found["seed"] = str(split.seed)
+    if info.label_hierarchy and asked["label_space"] == OWN:
+        found["label_space"] = AUTO
+    if not info.label_hierarchy and asked["label_space"] == IMAGENET:
+        found["label_space"] = OWN
     if info.partial:
         found["partial"] = str(True)
     if info.skipped:
@@ -369,6 +386,8 @@ def _seal(
         writer.set_attributes(split, SplitInfo(len(table), total, order, seed, digest).attributes())
         reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)
     _write_selections(writer, source, plans)
+    if source.hierarchy is not None:
+        _write_hierarchy(writer, source.hierarchy)
     writer.set_attributes("", _info(source, plans).attributes())
     return reports
 
@@ -383,6 +402,16 @@ def _write_selections(writer: ContainerWriter, source: Source, plans: dict[str, 
             positions = plans[split].selections[name]
             column = Column("int64", f"selected_{split}")
             writer.write_column(f"{SELECTIONS}/{name}/{split}", positions, column)
+
+
+def _write_hierarchy(writer: ContainerWriter, hierarchy: Hierarchy) -> None:
+    """Write what the classes are kinds of."""
+    writer.create_group(HIERARCHY)
+    for name, column in HIERARCHY_COLUMNS.items():
+        values: Any = getattr(hierarchy, "names" if name == "name" else name)
+        writer.write_column(f"{HIERARCHY}/{name}", values, column)
+    if hierarchy.notice:
+        writer.set_attributes(HIERARCHY, {"notice": hierarchy.notice})
 
 
 def _info(source: Source, plans: dict[str, SplitPlan]) -> DatasetInfo:
@@ -404,6 +433,7 @@ def _info(source: Source, plans: dict[str, SplitPlan]) -> DatasetInfo:
         skipped=tuple(skipped),
         reencoded=tuple(name for plan in plans.values() for name in plan.reencoded),
         selections={name: tuple(splits) for name, splits in source.selections.items()},
+        label_hierarchy=HIERARCHY_VERSION if source.hierarchy is not None else "",
     )
 
 

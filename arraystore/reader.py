@@ -13,13 +13,24 @@ import numpy as np
 
 from arraystore._arguments import as_integer
 from arraystore.dataset.class_names import Vocabulary
+from arraystore.dataset.kinds import Kinds
 from arraystore.dataset.sample_set import Part, Parts
 from arraystore.dataset.split import Split
-from arraystore.errors import StoreChangedError, brief, escaped
+from arraystore.errors import FormatError, StoreChangedError, VersionError, brief, escaped
+from arraystore.indexing.hierarchy import Hierarchy
 from arraystore.indexing.selection import parse_split_string
 from arraystore.reading.store_handle import OpenOptions, open_place
 from arraystore.reading.stored_split import StoredSplit
-from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, SplitInfo, check_version
+from arraystore.schema import (
+    FORMAT_VERSION,
+    HIERARCHY,
+    HIERARCHY_COLUMNS,
+    HIERARCHY_VERSION,
+    ROOT_COLUMNS,
+    DatasetInfo,
+    SplitInfo,
+    check_version,
+)
 
 if TYPE_CHECKING:
     import os
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
 
     from zarr import Group
 
+    from arraystore._typing import Ints
     from arraystore.containers.protocol import ContainerReader
     from arraystore.reading.store_handle import ObjectStore, Opening
     from arraystore.storage.range_reader import RangeReader
@@ -62,6 +74,8 @@ class StoreInfo:
         Images whose bytes are not those of the source.
     selections : dict of str to tuple of str
         Named selections that the store keeps, and the splits each is of.
+    label_hierarchy : str
+        Version of the stored hierarchy of the classes, see `Store.is_a`; empty if there is none.
     writer, format_version : str
         What wrote the store, and the format it follows.
     """
@@ -81,6 +95,7 @@ class StoreInfo:
     skipped: tuple[dict[str, str], ...]
     reencoded: tuple[str, ...]
     selections: dict[str, tuple[str, ...]]
+    label_hierarchy: str
     writer: str
     format_version: str
 
@@ -302,6 +317,77 @@ class Store(Mapping[str, Split]):
     def vocabulary(self) -> Vocabulary:
         """What the classes are called, as their labels."""
         return Vocabulary(self.label_names, self.label_words)
+
+    def is_a(self, key: str) -> Ints:
+        """Return the labels of the classes that are a kind of something.
+
+        Parameters
+        ----------
+        key : str
+            A concept of the hierarchy of the classes: its id, such as ``n02084071``, or words
+            for it, such as ``dog``, in any case of letters. A class is one, too.
+
+        Returns
+        -------
+        ndarray of int64
+            Ascending labels.
+
+        Raises
+        ------
+        KeyError
+            If nothing is called that; the message has the nearest words. If words have several
+            senses, it has those.
+        ValueError
+            If the store has no hierarchy.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> store = arraystore.open("1pct.zarr")
+        >>> len(store.is_a("dog")), store.label_words[store.is_a("bird")[0]]
+        (118, 'cock')
+        """
+        return self._kinds.labels(key)
+
+    @cached_property
+    def _kinds(self) -> Kinds:
+        hierarchy = self.hierarchy
+        if hierarchy is None:
+            raise ValueError(
+                escaped(
+                    f"{self.address}: the store has no hierarchy of its classes, which is_a needs; "
+                    "if they are those of ImageNet, convert it again"
+                )
+            )
+        return Kinds(self.label_names, self.label_words, hierarchy)
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy | None:
+        """What the classes are kinds of; None if the store does not say."""
+        version = self._dataset.label_hierarchy
+        if not version:
+            return None
+        where = f"{self.address}/{HIERARCHY}"
+        if version.partition(".")[0] != HIERARCHY_VERSION.partition(".")[0]:
+            raise VersionError(
+                f"{where}: version {brief(version)} cannot be read, this release reads "
+                f"{HIERARCHY_VERSION.partition('.')[0]}.x; upgrade arraystore"
+            )
+        container = self._opening.container
+        columns = {
+            f"{HIERARCHY}/{name}": column.data_type for name, column in HIERARCHY_COLUMNS.items()
+        }
+        names, words, parent, indptr = container.read_columns(columns)
+        hierarchy = Hierarchy(
+            tuple(np.asarray(names).tolist()),
+            tuple(np.asarray(words).tolist()),
+            np.asarray(parent),
+            np.asarray(indptr),
+            str(container.attributes(HIERARCHY).get("notice", "")),
+        )
+        for fault in hierarchy.faults(len(self.label_names)):
+            raise FormatError(f"{where}: {fault}")
+        return hierarchy
 
     @property
     def selections(self) -> Mapping[str, tuple[str, ...]]:

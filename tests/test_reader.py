@@ -422,7 +422,7 @@ def test_the_store_says_what_it_holds(store: arraystore.Store, drawn: DrawnArchi
     assert set(info.reencoded) == {drawn.cmyk, drawn.png}
     assert len(info.label_names) == len(info.label_words) == 1000
     assert info.citation.lstrip().startswith("@")
-    assert (info.format_version, info.writer) == ("1.0", f"arraystore {arraystore.__version__}")
+    assert (info.format_version, info.writer) == ("1.1", f"arraystore {arraystore.__version__}")
 
 
 @named("split", ["train", "validation"])

@@ -24,6 +24,7 @@ from arraystore.errors import ArrayStoreError, escaped, escaped_json
 from arraystore.indexing.selection import ALL
 from arraystore.integrations.export import export as export_images
 from arraystore.schema import ORDERS
+from arraystore.sources.label_space import LABEL_SPACES
 from arraystore.writing.plan import ON_ERROR
 from arraystore.writing.progress import meter
 
@@ -63,6 +64,14 @@ def cli() -> None:
 @click.option("--manual-dir", type=PATH, help="Folder of the ImageNet archives.")
 @click.option("--subset-list", type=PATH, help="The subset's training images, a name a line.")
 @click.option("--partial", is_flag=True, help="Convert what there is of an incomplete source.")
+@click.option(
+    "--label-space",
+    type=click.Choice(LABEL_SPACES),
+    default=LABEL_SPACES[0],
+    show_default=True,
+    help="The classes that labels index: the 1000 of ImageNet 2012 if all classes have their "
+    "WordNet ids (auto), those in any case, also by number (imagenet2012), or those found (own).",
+)
 @click.option("--order", type=click.Choice(ORDERS), default=ORDERS[0], show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order.")
 @click.option(
@@ -192,6 +201,7 @@ def _selected(
     split: str,
     selection: str | None,
     labels: tuple[str, ...],
+    kinds: tuple[str, ...],
     file_names: tuple[str, ...],
     per_label: int | None,
     sample: int | None,
@@ -209,6 +219,8 @@ def _selected(
             raise FileNotFoundError(escaped(f"--selection: there is no file {selection}")) from None
     if labels:
         samples = samples.where(label=list(labels))
+    if kinds:
+        samples = samples.where(is_a=list(kinds))
     if file_names:
         samples = samples.where(file_name=list(file_names))
     if per_label is not None:

@@ -134,7 +134,8 @@ def print_info(address: str, info: StoreInfo) -> None:
         "data set": info.full_name,
         "description": info.description,
         "homepage": info.homepage,
-        "classes": f"{len(info.label_names):,}",
+        "classes": f"{len(info.label_names):,}"
+        + (", with a hierarchy (ls --is-a)" if info.label_hierarchy else ""),
         "sources": "\n".join(f"{escaped(name)} ({size:,} bytes)" for name, size in info.sources),
         "encoded anew": first_few(info.reencoded, _NAMES_TOLD) if info.reencoded else "",
         "left out": first_few([row.get("file_name", "") for row in info.skipped])

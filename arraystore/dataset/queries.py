@@ -45,6 +45,7 @@ class Queries(Samples):
         *,
         label: Label | Iterable[Label] | None = None,
         file_name: str | Iterable[str] | None = None,
+        is_a: str | Iterable[str] | None = None,
     ) -> Self:
         """Return the samples that meet all conditions given, in the order they have here.
 
@@ -58,6 +59,9 @@ class Queries(Samples):
             (``"goldfish"``, in any case); several mean any of them.
         file_name : str or iterable of str, optional
             A name, or a pattern with ``*``, ``?`` and ``[abc]``; several mean any.
+        is_a : str or iterable of str, optional
+            A wider concept, such as ``"dog"`` or ``"n02084071"``: samples of all classes that
+            are a kind of it; several mean any. See `Store.is_a`.
 
         Returns
         -------
@@ -68,9 +72,11 @@ class Queries(Samples):
         ------
         KeyError
             If there is no such class or name, with the nearest there are, or if words
-            mean several classes, with those.
+            mean several classes or concepts, with those.
         TypeError
-            If neither condition is given.
+            If no condition is given.
+        ValueError
+            If `is_a` is given, and the store has no hierarchy of its classes.
 
         Examples
         --------
@@ -78,15 +84,22 @@ class Queries(Samples):
         >>> train = arraystore.open("1pct.zarr")["train"]
         >>> train.where(label="tench", file_name="*_[12].JPEG").file_name.tolist()
         ['n01440764_1.JPEG', 'n01440764_2.JPEG']
+        >>> train.where(is_a="reptile").label_counts().nonzero()[0]
+        array([52])
         """
-        if label is None and file_name is None:
-            raise TypeError("where() needs a condition: label=… or file_name=…")
+        if label is None and file_name is None and is_a is None:
+            raise TypeError("where() needs a condition: label=…, file_name=… or is_a=…")
         found = self
         if label is not None:
             keys = _listed(label)
             labels = sorted({self._store.vocabulary.label(key) for key in keys})
             places = self._parts.among(lambda stored: union([stored.labelled(k) for k in labels]))
             found = self._derived(places, f"{self._term}.where(label={_short(label)})")
+        if is_a is not None:
+            kinds = union([self._store.is_a(key) for key in _listed(is_a)]).tolist()
+            name = f"{found._term}.where(is_a={_short(is_a)})"
+            places = found._parts.among(lambda stored: union([stored.labelled(k) for k in kinds]))
+            found = found._derived(places, name)
         if file_name is not None:
             named = self._named(_listed(file_name))
             name = f"{found._term}.where(file_name={_short(file_name)})"

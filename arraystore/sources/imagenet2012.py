@@ -20,7 +20,7 @@ from arraystore._arguments import as_path
 from arraystore.errors import SourceError
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.reading.read_ahead import ahead
-from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
+from arraystore.sources.imagenet2012_tables import hierarchy, validation_labels, wnids, words
 from arraystore.sources.sample_table import (
     SampleTable,
     Source,
@@ -208,6 +208,7 @@ def load(
         partial=bool(lacks or damage),
         notes=(*damage, *lacks, *notes),
         damage=tuple(damage),
+        hierarchy=hierarchy(),
         states=all_states,
     )
 

@@ -9,6 +9,7 @@ from typing import Final
 from arraystore._arguments import as_path
 from arraystore.errors import SourceError
 from arraystore.sources import folder, imagenet2012
+from arraystore.sources.label_space import AUTO, OWN, in_label_space
 from arraystore.sources.sample_table import Source, Status, silent
 
 CONFIGS: Final = {"imagenet2012_subset": ("1pct", "10pct"), "imagenet2012": ("",)}
@@ -24,6 +25,7 @@ def load_source(
     manual_dir: Path | None = None,
     subset_list: Path | None = None,
     partial: bool = False,
+    label_space: str = AUTO,
     status: Status = silent,
 ) -> Source:
     """List the samples of a data set.
@@ -35,6 +37,8 @@ def load_source(
         ``folder:PATH``.
     manual_dir, subset_list, partial, status
         See `arraystore.sources.imagenet2012.load`.
+    label_space : {"auto", "imagenet2012", "own"}
+        See `arraystore.sources.label_space.in_label_space`.
 
     Raises
     ------
@@ -46,10 +50,11 @@ def load_source(
     if root is not None:
         _refuse("folder:PATH", manual_dir=manual_dir, subset_list=subset_list, partial=partial)
         status("listing files")
-        return folder.load(root)
+        return in_label_space(folder.load(root), label_space)
     name, config, version = names_of(dataset)
     if not config:
         _refuse(name, subset_list=subset_list)
+    _refuse(name, **{f"label_space={label_space!r}": label_space == OWN})
     return imagenet2012.load(
         config,
         version,

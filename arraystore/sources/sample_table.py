@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore._typing import Ints
+    from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.indexing.packed_names import PackedNames
 
 
@@ -86,6 +87,8 @@ class Source:
         What the user should know of what was left out, a sentence each.
     damage : tuple of str
         Those of the notes that report parts of archives that cannot be read.
+    hierarchy : Hierarchy, optional
+        What the classes are kinds of.
     states : FileStates
         Of `files`, in their order, and then of the lists: taken before anything was read.
     """
@@ -106,6 +109,7 @@ class Source:
     partial: bool = False
     notes: tuple[str, ...] = field(default=())
     damage: tuple[str, ...] = field(default=())
+    hierarchy: Hierarchy | None = None
     states: FileStates = NO_FILES
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +21,8 @@ from arraystore.errors import FormatError, ShortReadError, SourceError, escaped
 from arraystore.reader import open_store
 from arraystore.schema import (
     COLUMNS,
+    HIERARCHY,
+    HIERARCHY_COLUMNS,
     PAYLOAD,
     ROOT_COLUMNS,
     SELECTIONS,
@@ -28,6 +30,8 @@ from arraystore.schema import (
     SplitInfo,
 )
 from arraystore.sources.imagenet2012 import VERSIONS
+from arraystore.sources.imagenet2012_tables import wnids
+from arraystore.sources.label_space import AUTO, IMAGENET, OWN
 from arraystore.sources.published import published_counts
 from arraystore.sources.registry import CONFIGS, folder_of, load_source
 from arraystore.verifying.columns import Columns, ColumnsCheck
@@ -264,6 +268,8 @@ class _Verification:
         for name, splits in self._store.selections.items():
             for split in splits:
                 self._check_selection(name, split)
+        if self._info.label_hierarchy:
+            self._check_hierarchy()
         return lengths[0] if lengths else None
 
     def _check_selection(self, name: str, split: str) -> None:
@@ -277,6 +283,18 @@ class _Verification:
                 self._add(f"its dimension must be {dimension!r}, got {found!r}", split, path)
             self._add_faults(path, split)
             self._store.stored(split).selection(name)
+
+    def _check_hierarchy(self) -> None:
+        """Check the structure of what the classes are kinds of."""
+        for name, column in HIERARCHY_COLUMNS.items():
+            path = f"{HIERARCHY}/{name}"
+            with self._told():
+                found = self._container.described(path)
+                if found[:2] != column[:2]:
+                    self._add(f"must be {column[:2]}, got {found[:2]}", key=path)
+                self._add_faults(path, "")
+        with self._told():
+            _ = self._store.hierarchy
 
     def _check_splits(self, source: Source) -> None:
         """Compare the splits and classes there are with those of the source."""
@@ -371,7 +389,13 @@ class _Verification:
                 partial=info.partial,
                 status=status,
             )
-        return load_source(f"folder:{folder}", status=status)
+        return load_source(f"folder:{folder}", label_space=self._label_space(), status=status)
+
+    def _label_space(self) -> str:
+        """Return the classes that the source was converted with, which the store shows."""
+        with suppress(*READING):
+            return IMAGENET if self._store.label_names == wnids() else OWN
+        return AUTO
 
     def _check_samples(self, name: str, columns: Columns) -> SourceCheck | None:
         """Compare the samples of a split with the source's."""
