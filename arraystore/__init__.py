@@ -5,7 +5,7 @@
 'n04200800_7.JPEG'
 """
 
-from arraystore.convert import convert
+from arraystore.convert import convert, write
 from arraystore.dataset.batch import Batch, Sample
 from arraystore.dataset.batches import Batches, Episode, Episodes
 from arraystore.dataset.saved_selection import SavedSelection
@@ -62,4 +62,5 @@ __all__ = [
     "copy",
     "open",
     "verify",
+    "write",
 ]

@@ -15,6 +15,7 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from arraystore._arguments import as_path, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
 from arraystore.errors import FormatError, SourceError, StorageError, escaped
+from arraystore.images.encode import as_encoding
 from arraystore.indexing.layout import content_digest, image_starts, label_index
 from arraystore.reading.store_handle import OpenOptions, open_place
 from arraystore.reading.stored_split import StoredSplit
@@ -39,8 +41,10 @@ from arraystore.schema import (
     SplitInfo,
     check_version,
 )
-from arraystore.sources.label_space import AUTO, IMAGENET, LABEL_SPACES, OWN
-from arraystore.sources.registry import folder_of, load_source, names_of
+from arraystore.sources import records
+from arraystore.sources.label_space import AUTO, IMAGENET, LABEL_SPACES, OWN, in_label_space
+from arraystore.sources.registry import check_label_space, folder_of, load_source, names_of
+from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.file_states import FileStates
 from arraystore.writing.fingerprint import of_images, of_options, of_source
 from arraystore.writing.image_source import FileRanges
@@ -52,7 +56,7 @@ from arraystore.writing.resuming import check_known
 from arraystore.writing.workspace import StoreExistsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -61,9 +65,10 @@ if TYPE_CHECKING:
     from arraystore.containers.protocol import ContainerWriter
     from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.reading.store_handle import ObjectStore
-    from arraystore.sources.sample_table import Source
+    from arraystore.sources.sample_table import Source, Status
     from arraystore.writing.journal import Plan
     from arraystore.writing.progress import Meter
+    from arraystore.writing.store_writer import Draft
 
 _NAMES = ("name", "config", "version")
 
@@ -77,6 +82,9 @@ def convert(
     subset_list: str | os.PathLike[str] | None = None,
     partial: bool = False,
     label_space: str = LABEL_SPACES[0],
+    split: str | None = None,
+    classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
+    fields: Mapping[str, str] | None = None,
     order: str = "shuffled",
     seed: int = 0,
     on_error: str = "raise",
@@ -98,8 +106,10 @@ def convert(
     ----------
     dataset : str
         ``imagenet2012_subset/1pct``, ``imagenet2012_subset/10pct`` or
-        ``imagenet2012``, with ``:version`` or without; or ``folder:PATH`` for images in
-        folders split/class/file or class/file.
+        ``imagenet2012``, with ``:version`` or without; ``folder:PATH`` for images in
+        folders split/class/file or class/file; or files that match a pattern:
+        ``wds:PATTERN``, ``tfrecord:PATTERN``, ``parquet:PATTERN``, ``array_record:PATTERN``,
+        ``csv:FILE`` or ``tsv:FILE``. See docs/sources.md.
     target : path-like, or pair of an obstore store and a key
         The store to create: a path, or an address such as ``s3://bucket/1pct.zarr``.
         Its suffix chooses the container: ``.zarr``; ``.h5`` or ``.hdf5``.
@@ -119,6 +129,16 @@ def convert(
         and hierarchy, if all classes of the source are named by WordNet ids of these;
         ``"imagenet2012"`` also takes classes named 0 to 999 for its labels; ``"own"`` keeps
         the classes of the source.
+    split : str, optional
+        Puts the samples of all files of a pattern into one split.
+    classes : sequence of str, int or path-like, optional
+        Of the files of a pattern: names of the classes in the order of the labels, a number
+        of classes without names, or a file with one name a line. By default those that the
+        files state, or, if labels are names, these in sorted order.
+    fields : mapping of str to str, optional
+        Where the files of a pattern keep ``image``, ``label`` and ``file_name``: names of
+        columns, features or extensions. An empty label states that samples have none, an
+        empty file name that names are generated.
     order : {"shuffled", "label", "source"}
         Order of the samples in each split.
     seed : int, default 0
@@ -185,52 +205,224 @@ def convert(
     ... )
     True
     """
+    options = SourceOptions(
+        split=split, classes=classes, fields=dict(fields or {}), partial=partial
+    )
+    options.check()
+    check_choice(label_space, "label_space", LABEL_SPACES)
+    check_label_space(os.fspath(dataset), label_space)
+
+    def load(draft: Draft, status: Status) -> Source:
+        return load_source(
+            os.fspath(dataset),
+            manual_dir=_path(manual_dir),
+            subset_list=_path(subset_list),
+            partial=partial,
+            spool=draft.spool,
+            options=options,
+            status=status,
+        )
+
+    return _store(
+        load,
+        lambda: names_of(os.fspath(dataset)),
+        target,
+        folder=folder_of(os.fspath(dataset)),
+        stated=options.stated(),
+        label_space=label_space,
+        storage_options=storage_options,
+        partial=partial,
+        order=order,
+        seed=seed,
+        on_error=on_error,
+        overwrite=overwrite,
+        resume=resume,
+        sync=sync,
+        executor=executor,
+        progress=progress,
+    )
+
+
+def write(
+    target: str | os.PathLike[str] | tuple[ObjectStore, str],
+    splits: Mapping[str, Any],
+    *,
+    classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
+    fields: Mapping[str, str] | None = None,
+    label_space: str = LABEL_SPACES[0],
+    encoding: str = "png",
+    quality: int = 95,
+    storage_options: Mapping[str, Any] | None = None,
+    order: str = "shuffled",
+    seed: int = 0,
+    on_error: str = "raise",
+    overwrite: bool = False,
+    resume: bool = False,
+    sync: bool = True,
+    executor: Executor | None = None,
+    progress: bool | None = None,
+) -> ConvertReport:
+    """Write images that are Python objects to a store.
+
+    Parameters
+    ----------
+    target : path-like, or pair of an obstore store and a key
+        The store to create; see `convert`.
+    splits : mapping of str to iterable
+        The samples of each split: an iterable of mappings, which is read once, front to back;
+        a pair (images, labels) of arrays of shape (n, height, width, 3) or (n, height, width),
+        and (n,); or a ``Dataset`` of Hugging Face. A mapping has
+
+        - ``image``: the encoded image as bytes, the path of its file, a uint8 array of shape
+          (height, width, 3) or (height, width), or a picture of Pillow;
+        - ``label``: a number, the name of a class, or None;
+        - ``file_name`` (optional): unique in its split. Without, names are generated:
+          ``000000.png``, ``000001.png``, …
+    classes : sequence of str, int or path-like, optional
+        Names of the classes in the order of the labels, a number of classes without names, or
+        a file with one name a line. By default those of the data set of Hugging Face, or, if
+        labels are names, these in sorted order.
+    fields : mapping of str to str, optional
+        Other names of the fields, such as ``{"image": "img", "label": "fine_label"}``. An empty
+        label states that samples have none, an empty file name that names are generated.
+    encoding : {"png", "jpeg"}
+        How arrays and pictures are encoded. PNG keeps every pixel. Encoded bytes and files are
+        stored as they are.
+    quality : int, default 95
+        Of JPEG, 1 to 100.
+    label_space, storage_options, order, seed, on_error, overwrite, resume, sync, executor, progress
+        See `convert`. To resume, pass the same samples in the same order.
+
+    Returns
+    -------
+    ConvertReport
+
+    Raises
+    ------
+    SourceError
+        If a sample has no image or no label field, a label is not among the classes, labels
+        are numbers and their classes are not known, or a file name occurs twice.
+    TypeError
+        If `splits` or a sample is not a mapping.
+    FileExistsError, StorageError, ValueError
+        See `convert`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.zeros((3, 32, 32, 3), np.uint8)
+    >>> report = write("mine.zarr", {"train": (images, [0, 1, 0])}, classes=["cat", "dog"])
+    >>> report.splits["train"].num_samples, report.notes[-1]
+    (3, 'train: the file names of 3 samples were generated (000000.png, …)')
+    """
+    options = SourceOptions(classes=classes, fields=dict(fields or {}))
+    options.check()
+    check_choice(label_space, "label_space", LABEL_SPACES)
+    encoded_as = as_encoding(encoding, quality)
+    records.check_splits(splits)
+    name = _stem_of(target)
+
+    def load(draft: Draft, status: Status) -> Source:
+        return records.load(name, splits, options, draft.spool, encoding=encoded_as, status=status)
+
+    return _store(
+        load,
+        lambda: (name, "", ""),
+        target,
+        stated={**options.stated(), "encoding": str(encoded_as)},
+        label_space=label_space,
+        storage_options=storage_options,
+        order=order,
+        seed=seed,
+        on_error=on_error,
+        overwrite=overwrite,
+        resume=resume,
+        sync=sync,
+        executor=executor,
+        progress=progress,
+    )
+
+
+def _stem_of(target: str | os.PathLike[str] | tuple[ObjectStore, str]) -> str:
+    """Return the name of a target without its suffix."""
+    text = target[1] if isinstance(target, tuple) else os.fspath(target)
+    return PurePosixPath(text).stem or "images"
+
+
+def _store(
+    load: Callable[[Draft, Status], Source],
+    named: Callable[[], tuple[str, str, str]],
+    target: str | os.PathLike[str] | tuple[ObjectStore, str],
+    *,
+    folder: Path | None = None,
+    stated: Mapping[str, str],
+    label_space: str,
+    storage_options: Mapping[str, Any] | None,
+    partial: bool = False,
+    order: str,
+    seed: int,
+    on_error: str,
+    overwrite: bool,
+    resume: bool,
+    sync: bool,
+    executor: Executor | None,
+    progress: bool | None,
+) -> ConvertReport:
+    """Store the samples of a source.
+
+    Parameters
+    ----------
+    load : callable
+        Lists the samples.
+    named : callable
+        Returns name, config and version of the data set.
+    folder : Path, optional
+        The folder that is converted, if it is one.
+    stated : mapping of str to str
+        What else the samples depend on, to be compared when a conversion is resumed.
+    target, label_space, storage_options, partial, order, seed, on_error
+        See `convert`.
+    overwrite, resume, sync, executor, progress
+        See `convert`.
+    """
     check_choice(order, "order", ORDERS)
     check_choice(on_error, "on_error", ON_ERROR)
-    check_choice(label_space, "label_space", LABEL_SPACES)
     check_bools(partial=partial, overwrite=overwrite, resume=resume, sync=sync)
     check_bools(progress=False if progress is None else progress)
     seed = as_seed(seed)
     began = time.perf_counter()
     made = open_draft(
         target,
-        source=folder_of(os.fspath(dataset)),
+        source=folder,
         storage_options=storage_options,
         overwrite=overwrite,
         sync=sync,
         resume=resume,
     )
     how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
-    asked = of_options({"partial": partial, "label_space": label_space, **how})
+    asked = of_options({"partial": partial, "label_space": label_space, **how, **stated})
     with ExitStack() as stack:
         try:
             draft = stack.enter_context(made)
         except StoreExistsError as error:
             if not resume:
                 raise
-            return _report_complete(
-                os.fspath(dataset), target, storage_options, asked, error, began=began
-            )
+            return _report_complete(named(), target, storage_options, asked, error, began=began)
         shown = stack.enter_context(meter(progress))
         draft.expect(asked)
         stack.enter_context(alongside(draft.import_libraries))  # laying out waits for it
-        source = load_source(
-            os.fspath(dataset),
-            manual_dir=_path(manual_dir),
-            subset_list=_path(subset_list),
-            partial=partial,
-            label_space=label_space,
-            status=shown.status,
-        )
+        source = in_label_space(load(draft, shown.status), label_space)
         found = of_source(source)
         draft.expect(found)
+        n_spooled = 0 if source.spool is None else source.spool.stat().st_size
         with source.states.unchanged():  # from the first header to the last image
             plans = _plans(source, draft.spool, shown, **how)
-            source = replace(source, splits={})  # what the plans need of the tables is in them
+            # What the plans need of the tables is in them.
+            source = replace(source, splits={}, faults={}, parts={})
             _check_room(_info(source, plans))
             draft.lay_out(
                 {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
-                {**asked, **found, **of_images(source, plans, draft.spool)},
+                {**asked, **found, **of_images(source, plans, draft.spool, start=n_spooled)},
             )
             checksums = {
                 name: draft.fill(name, _images(source, draft.spool, plan), shown, executor=executor)
@@ -253,7 +445,7 @@ def convert(
 
 
 def _report_complete(
-    dataset: str,
+    names: tuple[str, str, str],
     target: str | os.PathLike[str] | tuple[ObjectStore, str],
     storage_options: Mapping[str, Any] | None,
     asked: Plan,
@@ -285,7 +477,7 @@ def _report_complete(
         }
     except (FormatError, StorageError) as fault:
         raise FileExistsError(escaped(f"{error} ({fault})")) from fault
-    asked_of = {"data set": dict(zip(_NAMES, names_of(dataset), strict=True)), **asked}
+    asked_of = {"data set": dict(zip(_NAMES, names, strict=True)), **asked}
     found_of = {"data set": dict(zip(_NAMES, (info.name, info.config, info.version), strict=True))}
     found_of["option"] = _options_found(info, infos, asked["option"])
     check_known(name_of(target), found_of, {part: asked_of[part] for part in found_of})
@@ -339,7 +531,7 @@ def _options_found(
 
 
 def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, SplitPlan]:
-    with spool.open("wb") as file:
+    with spool.open("ab") as file:  # behind what the source has written
         return {name: plan_split(source, name, file, meter=meter, **how) for name in source.splits}
 
 

@@ -990,7 +990,8 @@ def test_the_first_image_that_cannot_be_read_is_named_and_the_others_counted(
 ) -> None:
     files = {name: data for name, (data, _) in BROKEN.items()}
     folder = write_folder(tmp_path / "in", {"cat/1.jpg": picture()} | files)
-    with pytest.raises(SourceError, match=r"cat/cut\.jpg: is a truncated.*; 3 more in train; give"):
+    message = r"cat/cut\.jpg: is a truncated.*; 3 more in train: 3 names \(.*\); give"
+    with pytest.raises(SourceError, match=message):
         convert(folder, tmp_path / f"a{suffix}")
 
 

@@ -32,7 +32,12 @@ ONLY_IN = {
     "obstore": {"storage/objects/connection.py"},
     "boto3": {"storage/objects/connection.py"},
     "simplejpeg": {"images/decode.py"},
-    "PIL": {"images/decode.py", "cli/synthetic_archives.py", "cli/contact_sheet.py"},
+    "PIL": {
+        "images/decode.py",
+        "images/encode.py",
+        "cli/synthetic_archives.py",
+        "cli/contact_sheet.py",
+    },
     "xarray": {"integrations/xarray_backend.py"},
     "rich": {"writing/progress.py", "cli/tables.py"},
     "click": {"cli/commands.py", "cli/options.py"},

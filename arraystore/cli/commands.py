@@ -19,7 +19,7 @@ import arraystore
 from arraystore.cli import demo as demo_room
 from arraystore.cli import tables
 from arraystore.cli.contact_sheet import contact_sheet
-from arraystore.cli.options import PATH, new_file, selecting, storage_option
+from arraystore.cli.options import PATH, new_file, selecting, source_options, storage_option
 from arraystore.errors import ArrayStoreError, escaped, escaped_json
 from arraystore.indexing.selection import ALL
 from arraystore.integrations.export import export as export_images
@@ -72,6 +72,7 @@ def cli() -> None:
     help="The classes that labels index: the 1000 of ImageNet 2012 if all classes have their "
     "WordNet ids (auto), those in any case, also by number (imagenet2012), or those found (own).",
 )
+@source_options
 @click.option("--order", type=click.Choice(ORDERS), default=ORDERS[0], show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order.")
 @click.option(
@@ -109,8 +110,10 @@ def convert(
     """Convert DATASET to a store at TARGET (.zarr, .h5 or .hdf5), a path or s3://BUCKET/KEY.
 
     DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, with
-    :VERSION or without (2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0); or folder:PATH for images in
-    folders split/class/file or class/file, outside of which TARGET must be.
+    :VERSION or without (2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0); folder:PATH for images in
+    folders split/class/file or class/file, outside of which TARGET must be; or files that match
+    a pattern: wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN, csv:FILE,
+    tsv:FILE.
     """
     report = arraystore.convert(dataset, target, storage_options=storage_option, **options)
     if as_json:
@@ -175,10 +178,11 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
 @click.option("--decode", is_flag=True, help="Decode every image, too.")
 @click.option(
     "--source",
-    help="Compare with what STORE was made from: the folder of the archives; or that of the "
-    "images, PATH or folder:PATH.",
+    help="Compare with what STORE was made from: the folder of the archives; that of the "
+    "images, PATH or folder:PATH; or wds:PATTERN and the like.",
 )
 @click.option("--subset-list", type=PATH, help="The subset's training images, a name a line.")
+@source_options
 @click.option(
     "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
 )

@@ -9,6 +9,7 @@ import click
 
 from arraystore._arguments import as_path
 from arraystore.errors import escaped
+from arraystore.sources.source_options import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,5 +111,44 @@ def selecting(command: Command) -> Command:
             ),
         )
     ):
+        command = option(command)
+    return command
+
+
+def source_options(command: Command) -> Command:
+    """Add the options that say how files of a pattern are read."""
+
+    def parsed(
+        context: click.Context, option: click.Parameter, values: tuple[str, ...]
+    ) -> dict[str, str]:
+        pairs = [value.partition("=") for value in values]
+        for name, mark, _ in pairs:
+            if not mark or name not in FIELDS:
+                raise click.BadParameter(
+                    f"must be {', '.join(f'{field}=NAME' for field in FIELDS[:-1])} or "
+                    f"{FIELDS[-1]}=NAME, got {name + mark!r}",
+                    context,
+                    option,
+                )
+        return {name: place for name, _, place in pairs}
+
+    options = (
+        click.option("--split", help="Put the samples of all files of a pattern into one split."),
+        click.option(
+            "--classes",
+            help="Of files of a pattern: a file with the names of the classes, one a line in the "
+            "order of the labels; or the number of classes.",
+        ),
+        click.option(
+            "--field",
+            "fields",
+            metavar="FIELD=NAME",
+            multiple=True,
+            callback=parsed,
+            help="The column, feature or extension that holds image, label or file_name. An empty "
+            "label: samples have none; an empty file_name: number them.",
+        ),
+    )
+    for option in reversed(options):
         command = option(command)
     return command

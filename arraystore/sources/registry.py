@@ -7,13 +7,31 @@ from pathlib import Path
 from typing import Final
 
 from arraystore._arguments import as_path
-from arraystore.errors import SourceError
-from arraystore.sources import folder, imagenet2012
-from arraystore.sources.label_space import AUTO, OWN, in_label_space
+from arraystore.errors import SourceError, brief
+from arraystore.sources import (
+    array_record,
+    csv_table,
+    folder,
+    imagenet2012,
+    parquet,
+    shards,
+    tfrecord,
+    webdataset,
+)
+from arraystore.sources.label_space import OWN
 from arraystore.sources.sample_table import Source, Status, silent
+from arraystore.sources.source_options import SourceOptions
 
 CONFIGS: Final = {"imagenet2012_subset": ("1pct", "10pct"), "imagenet2012": ("",)}
 """Configs of each data set; the first is the default."""
+
+PATTERNS: Final = {
+    "wds": webdataset.load,
+    "tfrecord": tfrecord.load,
+    "parquet": parquet.load,
+    "array_record": array_record.load,
+}
+"""What reads the files of a pattern such as ``wds:train-*.tar``, by the word before the colon."""
 
 _FOLDER: Final = "folder:"
 _NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^/:]+))?(:(?P<version>[^/:]+))?")
@@ -25,7 +43,8 @@ def load_source(
     manual_dir: Path | None = None,
     subset_list: Path | None = None,
     partial: bool = False,
-    label_space: str = AUTO,
+    spool: Path | None = None,
+    options: SourceOptions | None = None,
     status: Status = silent,
 ) -> Source:
     """List the samples of a data set.
@@ -33,12 +52,14 @@ def load_source(
     Parameters
     ----------
     dataset : str
-        ``name/config:version``, where config and version may be left out, or
-        ``folder:PATH``.
+        ``name/config:version``, where config and version may be left out; ``folder:PATH``; or a
+        pattern of files, such as ``wds:PATTERN``.
     manual_dir, subset_list, partial, status
         See `arraystore.sources.imagenet2012.load`.
-    label_space : {"auto", "imagenet2012", "own"}
-        See `arraystore.sources.label_space.in_label_space`.
+    spool : Path, optional
+        Takes images that are not byte ranges of files; see `arraystore.sources.spool`.
+    options : SourceOptions, optional
+        For patterns of files.
 
     Raises
     ------
@@ -46,15 +67,25 @@ def load_source(
         If there is no such data set, config or version; the message lists what
         there is. And whatever the source says of itself.
     """
+    options = options or SourceOptions(partial=partial)
+    kind, pattern = pattern_of(dataset)
+    if kind:
+        _refuse(f"{kind}:PATTERN", manual_dir=manual_dir, subset_list=subset_list)
+        status(f"listing files of {dataset}")
+        if kind in csv_table.DELIMITERS:
+            return csv_table.load(kind, pattern, options, status=status)
+        if spool is None:
+            raise ValueError(f"{brief(dataset)} needs a spool")
+        return PATTERNS[kind](pattern, options, spool, status=status)
+    _refuse(dataset, **dict.fromkeys(options.stated(), True))
     root = folder_of(dataset)
     if root is not None:
         _refuse("folder:PATH", manual_dir=manual_dir, subset_list=subset_list, partial=partial)
         status("listing files")
-        return in_label_space(folder.load(root), label_space)
+        return folder.load(root)
     name, config, version = names_of(dataset)
     if not config:
         _refuse(name, subset_list=subset_list)
-    _refuse(name, **{f"label_space={label_space!r}": label_space == OWN})
     return imagenet2012.load(
         config,
         version,
@@ -80,6 +111,9 @@ def names_of(dataset: str) -> tuple[str, str, str]:
     >>> names_of("folder:some/photos")
     ('photos', '', '')
     """
+    kind, pattern = pattern_of(dataset)
+    if kind:
+        return shards.name_of(pattern), "", ""
     root = folder_of(dataset)
     if root is not None:
         return folder.name_of(root), "", ""
@@ -125,6 +159,30 @@ def folder_of(dataset: str) -> Path | None:
     return as_path(dataset.removeprefix(_FOLDER))
 
 
+def check_label_space(dataset: str, label_space: str) -> None:
+    """Refuse the own classes of a data set of ImageNet, which has none but ImageNet's.
+
+    Raises
+    ------
+    SourceError
+        If `label_space` is ``"own"`` for such a data set.
+    """
+    if _NAME.fullmatch(dataset) and label_space == OWN:
+        _refuse(dataset, **{f"label_space={label_space!r}": True})
+
+
+def pattern_of(dataset: str) -> tuple[str, str]:
+    """Return kind and pattern of a data set such as ``wds:PATTERN``; two empty texts of others.
+
+    Examples
+    --------
+    >>> pattern_of("wds:train-*.tar"), pattern_of("imagenet2012")
+    (('wds', 'train-*.tar'), ('', ''))
+    """
+    kind, _, pattern = dataset.partition(":")
+    return (kind, pattern) if kind in PATTERNS or kind in csv_table.DELIMITERS else ("", "")
+
+
 def _refuse(dataset: str, **options: object) -> None:
     """Refuse options that have no meaning for a data set."""
     given = [name for name, value in options.items() if value]
@@ -138,4 +196,6 @@ def _known() -> str:
         for name, configs in CONFIGS.items()
         for config in configs
     ]
-    return ", ".join([*names, "folder:PATH"])
+    patterns = [f"{kind}:PATTERN" for kind in PATTERNS]
+    tables = [f"{kind}:FILE" for kind in csv_table.DELIMITERS]
+    return ", ".join([*names, "folder:PATH", *patterns, *tables])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -34,7 +36,8 @@ class SampleTable:
     label : ndarray of int64, shape (n,)
         Index of the class, or -1.
     file : ndarray of int32, shape (n,)
-        Which of `Source.files` holds the encoded image.
+        Which of `Source.places` holds the encoded image: a file, or, after the last of
+        them, the spool.
     offset, nbytes : ndarray of int64, shape (n,)
         Where in it, in bytes.
     """
@@ -91,6 +94,16 @@ class Source:
         What the classes are kinds of.
     states : FileStates
         Of `files`, in their order, and then of the lists: taken before anything was read.
+    spool : Path, optional
+        Holds encoded images that are not a byte range of any of `files`, because these are
+        compressed, or because the images come from Python. See `arraystore.sources.spool`.
+    content : str
+        Identifies the images of the spool if they come from Python. Otherwise `states` does.
+    faults : mapping of str to mapping of int to str
+        Samples of each split without a readable image, by position, with the reason.
+    parts : mapping of str to sequence of (int, str)
+        The files or lists that the samples of each split come from, where `files` does not
+        show that: position of the first sample, and a name for messages.
     """
 
     name: str
@@ -111,6 +124,24 @@ class Source:
     damage: tuple[str, ...] = field(default=())
     hierarchy: Hierarchy | None = None
     states: FileStates = NO_FILES
+    spool: Path | None = None
+    content: str = ""
+    faults: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    parts: Mapping[str, Sequence[tuple[int, str]]] = field(default_factory=dict)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The files that `SampleTable.file` indexes: `files`, and the spool if there is one."""
+        return self.files if self.spool is None else (*self.files, self.spool)
+
+    def location(self, split: str, i: int) -> str:
+        """Return a name for the origin of a sample, for messages."""
+        parts = self.parts.get(split, ())
+        number = bisect.bisect_right(parts, i, key=itemgetter(0)) - 1
+        if number < 0:
+            return split
+        first, name = parts[number]
+        return f"{name}: sample {i - first}"
 
 
 class Status(Protocol):

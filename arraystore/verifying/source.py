@@ -81,7 +81,7 @@ class SourceCheck:
             return ""  # it is told with the names
         table = self._table
         path, offset, nbytes = (int(c[i]) for c in (table.file, table.offset, table.nbytes))
-        file = open_file(str(self._source.files[path]))
+        file = open_file(str(self._source.places[path]))
         origin = read_at(file, offset, nbytes)
         if name not in self._reencoded:
             is_same = len(origin) == len(data) and np.array_equal(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,11 +30,14 @@ from arraystore.schema import (
     DatasetInfo,
     SplitInfo,
 )
+from arraystore.sources import records
 from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.imagenet2012_tables import wnids
-from arraystore.sources.label_space import AUTO, IMAGENET, OWN
+from arraystore.sources.label_space import AUTO, IMAGENET, OWN, in_label_space
 from arraystore.sources.published import published_counts
-from arraystore.sources.registry import CONFIGS, folder_of, load_source
+from arraystore.sources.registry import CONFIGS, folder_of, load_source, pattern_of
+from arraystore.sources.source_options import SourceOptions
+from arraystore.storage.open_files import close_idle_files
 from arraystore.verifying.columns import Columns, ColumnsCheck
 from arraystore.verifying.images import ImagesCheck
 from arraystore.verifying.problems import MAX_KEPT, Findings, Problem, ProblemGroup
@@ -43,7 +47,7 @@ from arraystore.verifying.source import SourceCheck
 from arraystore.writing.progress import Meter, meter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -109,8 +113,11 @@ def verify(
     address: str | os.PathLike[str],
     *,
     decode: bool = False,
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     subset_list: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
+    fields: Mapping[str, str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> VerifyReport:
@@ -127,13 +134,16 @@ def verify(
         The store: a path, or an address; see `arraystore.open`.
     decode : bool, default False
         Decode every image, too.
-    source : path-like, optional
+    source : path-like, or mapping of str to iterable, optional
         What the store was made from: the folder of the ImageNet archives; or the folder of the
-        images, with ``folder:`` before it or without. Samples, labels and the bytes of every
-        image are compared with it; of images that were encoded anew format and size. So are
-        the counts of each class with what the data set publishes.
+        images, with ``folder:`` before it or without; or ``wds:PATTERN`` and the like; or what
+        was passed to `arraystore.write`, whose arrays and pictures must be stored as PNG. Samples,
+        labels and the bytes of every image are compared with it; of images that were encoded
+        anew format and size. So are the counts of each class with what the data set publishes.
     subset_list : path-like, optional
         The training images of the subset; see `arraystore.convert`.
+    split, classes, fields : optional
+        Those that the store was converted with; see `arraystore.convert`.
     storage_options : mapping, optional
         See `arraystore.open`.
     progress : bool, optional
@@ -173,10 +183,12 @@ def verify(
         findings.add(Problem(str(error)))
     else:
         name, where = store.dataset, store.address
-        origin = None if source is None else os.fspath(source)
+        origin = source if source is None or isinstance(source, Mapping) else os.fspath(source)
         names = None if subset_list is None else as_path(subset_list)
-        with meter(progress) as shown:
-            verification = _Verification(store, findings, shown, origin, names)
+        options = SourceOptions(split, classes, dict(fields or {}))
+        options.check()
+        with meter(progress) as shown, _temporary_spool(origin) as spool:
+            verification = _Verification(store, findings, shown, origin, names, options, spool)
             with verification.source_unchanged():
                 splits = verification.run(decode=decode)
             damage = verification.source_damage
@@ -185,13 +197,28 @@ def verify(
         dataset=name,
         splits=splits,
         decoded=decode,
-        source="" if source is None else str(source),
+        source="" if source is None else "records" if isinstance(source, Mapping) else str(source),
         problems=tuple(findings.kept),
         num_problems=findings.count,
         groups=tuple(findings.groups),
         seconds=time.perf_counter() - began,
         source_damage=damage,
     )
+
+
+@contextmanager
+def _temporary_spool(source: str | Mapping[str, Any] | None) -> Iterator[Path | None]:
+    """Give a place for images that are not byte ranges of files, if a source may have some."""
+    if source is None or (isinstance(source, str) and not pattern_of(source)[0]):
+        yield None
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="arraystore-") as folder:
+        try:
+            yield as_path(folder) / "spool"
+        finally:
+            close_idle_files()  # otherwise the space of the spool would be kept
 
 
 class _Verification:
@@ -202,8 +229,10 @@ class _Verification:
         store: Store,
         findings: Findings,
         shown: Meter,
-        source: str | None,
+        source: str | Mapping[str, Any] | None,
         subset_list: Path | None,
+        options: SourceOptions,
+        spool: Path | None,
     ) -> None:
         self._store = store
         self._reader, self._container = store.opened
@@ -212,8 +241,23 @@ class _Verification:
         self._shown = shown
         self._is_of_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
         self._subset_list = subset_list
-        self._folder = None if source is None else self._folder_of(source)
-        self._source = None if self._folder is None else self._load_source(self._folder)
+        self._options = replace(options, partial=self._info.partial)
+        self._folder = None
+        self._source = None
+        if isinstance(source, Mapping):
+            assert spool is not None  # `_temporary_spool` gives one
+            self._source = records.load(
+                self._info.name, source, self._options, spool, status=shown.status
+            )
+        elif source is not None and pattern_of(source)[0]:
+            self._source = load_source(
+                source, spool=spool, options=self._options, status=shown.status
+            )
+        elif source is not None:
+            self._folder = self._folder_of(source)
+            self._source = self._load_source(self._folder)
+        if self._source is not None:
+            self._source = in_label_space(self._source, self._label_space())
 
     def source_unchanged(self) -> AbstractContextManager[None]:
         """Refuse to report differences from a source that changes meanwhile."""
@@ -389,7 +433,7 @@ class _Verification:
                 partial=info.partial,
                 status=status,
             )
-        return load_source(f"folder:{folder}", label_space=self._label_space(), status=status)
+        return load_source(f"folder:{folder}", status=status)
 
     def _label_space(self) -> str:
         """Return the classes that the source was converted with, which the store shows."""

@@ -49,14 +49,17 @@ def of_source(source: Source) -> Plan:
     totals = {f"{name} (in all)": f"{nbytes:,} bytes" for name, nbytes in source.origins}
     named = {"name": source.name, "config": source.config, "version": source.version}
     files = source.states.take(np.arange(len(source.files)))
+    content = {"of images from Python": source.content} if source.content else {}
     return {
         "data set": named,
-        "source": _files(files) | totals,
+        "source": _files(files) | totals | content,
         IDENTITY: {"of the source's files": _digest([files.values[:, 3:].tobytes()])},
     }
 
 
-def of_images(source: Source, plans: Mapping[str, SplitPlan], spool: Path) -> Plan:
+def of_images(
+    source: Source, plans: Mapping[str, SplitPlan], spool: Path, *, start: int = 0
+) -> Plan:
     """Return the rest of what the bytes of a store depend on.
 
     Parameters
@@ -65,13 +68,15 @@ def of_images(source: Source, plans: Mapping[str, SplitPlan], spool: Path) -> Pl
     plans : mapping of str to SplitPlan
         Its splits, as they are going to be stored.
     spool : Path
-        Images that were encoded anew.
+        Holds the images that were re-encoded.
+    start : int, default 0
+        The first byte of them. Images before it are known by their origin.
     """
     return {
         "plan": {name: _plan_digest(plan) for name, plan in plans.items()}
         | {
             "of the data set": _digest([source.label_name, source.label_words]),
-            "of images encoded anew": _file_digest(spool),
+            "of images encoded anew": _file_digest(spool, start),
         },
     }
 
@@ -114,6 +119,7 @@ def _digest(values: Iterable[object]) -> str:
     return f"sha256 {digest.hexdigest()}"
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, start: int) -> str:
     with path.open("rb") as file:
+        file.seek(start)
         return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

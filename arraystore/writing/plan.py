@@ -16,6 +16,7 @@ from arraystore.errors import SourceError
 from arraystore.images import decode as image
 from arraystore.indexing.layout import sample_order
 from arraystore.reading.read_ahead import ahead
+from arraystore.sources.sample_table import first_few
 from arraystore.storage.open_files import OpenFile, open_file, read_at
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def plan_split(
     name : str
         The split.
     spool : binary file
-        Images that must be encoded anew are appended to it.
+        That of the source, or an empty one. Images that must be re-encoded are appended to it.
     order, seed
         See `arraystore.indexing.layout.sample_order`.
     on_error : {"raise", "skip"}
@@ -101,12 +102,14 @@ def plan_split(
     table = source.splits[name]
     meter.start(f"{name}: probing images", len(table))
     height, width, anew, faults = _probe(source, table, meter)
+    faults |= source.faults.get(name, {})
     spooled = _encode_anew(source, table, anew, spool, faults)
     if faults and on_error == "raise":
-        i = min(faults)
+        i, *others = sorted(faults)
+        names = [table.file_name[j] for j in others]
         raise SourceError(
-            f"{_place(source.files, table, i)}: {faults[i]}"
-            + (f"; {len(faults) - 1} more in {name}" if len(faults) > 1 else "")
+            f"{_place(source, name, i)}: {faults[i]}"
+            + (f"; {len(others)} more in {name}: {first_few(names)}" if others else "")
             + "; give on_error='skip' (--on-error skip) to leave such images out"
         )
     keep = np.delete(np.arange(len(table)), sorted(faults))
@@ -140,7 +143,7 @@ def _probe(
     n_probers = _n_probers(source, table)
     probed = ahead(
         batches,
-        lambda rows: (rows.start, _probe_rows(source.files, table, rows)),
+        lambda rows: (rows.start, _probe_rows(source.places, table, rows)),
         n_ahead=2 * n_probers,
         n_threads=n_probers,
     )
@@ -159,8 +162,13 @@ def _probe(
 def _n_probers(source: Source, table: SampleTable) -> int:
     """Return how many probe at a time: where no disk is waited for, two wait for each other."""
     rows = slice(None, None, max(1, len(table) // _LOOKS))
-    places = zip(table.file[rows].tolist(), table.offset[rows].tolist(), strict=True)
-    files = ((open_file(str(source.files[number])), offset) for number, offset in places)
+    columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
+    places = zip(*(column.tolist() for column in columns), strict=True)
+    files = (
+        (open_file(str(source.places[number])), offset)
+        for number, offset, nbytes in places
+        if nbytes
+    )
     cached = (file.is_cached(offset, unknown=False) for file, offset in files)
     return 1 if all(cached) else _PROBERS
 
@@ -173,6 +181,9 @@ def _probe_rows(
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     opened = -1
     for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
+        if not nbytes:
+            found.append("is empty (0 bytes)")
+            continue
         if number != opened:
             file, opened = open_file(str(files[number])), number
         try:
@@ -198,7 +209,7 @@ def _encode_anew(
     """Append images, encoded as RGB JPEGs, to the spool; return offset and size of each there."""
     spooled = {}
     for i in positions:
-        origin = open_file(str(source.files[table.file[i]]))
+        origin = open_file(str(source.places[table.file[i]]))
         try:
             data = image.reencode_jpeg(read_at(origin, int(table.offset[i]), int(table.nbytes[i])))
         except ValueError as error:
@@ -217,8 +228,11 @@ def _selected(positions: Ints, keep: Ints, n: int) -> Ints:
     return np.flatnonzero(is_selected[keep])
 
 
-def _place(files: tuple[Path, ...], table: SampleTable, i: int) -> str:
+def _place(source: Source, split: str, i: int) -> str:
     """Say where an image lies."""
-    path, offset = files[table.file[i]], int(table.offset[i])
+    table = source.splits[split]
     name = table.file_name[i]
+    if table.file[i] == len(source.files):  # the spool, which is gone when this is read
+        return f"{source.location(split, i)}: {name}"
+    path, offset = source.places[table.file[i]], int(table.offset[i])
     return f"{path}" if offset == 0 else f"{path}: {name} (at byte {offset:,})"

@@ -240,7 +240,10 @@ def test_earlier_versions_have_no_test_images(version: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["imagenet", "", "imagenet2012:", "imagenet2012_subset/", "a/b/c"])
 def test_an_unknown_data_set_is_told_which_there_are(name: str) -> None:
-    there_are = "imagenet2012_subset/1pct, imagenet2012_subset/10pct, imagenet2012, folder:PATH"
+    there_are = (
+        "imagenet2012_subset/1pct, imagenet2012_subset/10pct, imagenet2012, folder:PATH, "
+        "wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN, csv:FILE, tsv:FILE"
+    )
     message = f"there is no data set {name!r}; there are {there_are}"
     with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):
         load_source(name)

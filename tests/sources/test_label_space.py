@@ -11,6 +11,7 @@ import arraystore
 from arraystore.cli.commands import main
 from arraystore.errors import SourceError
 from arraystore.sources.imagenet2012_tables import wnids, words
+from arraystore.sources.label_space import in_label_space
 from arraystore.sources.registry import load_source
 from tests.support import SUFFIXES, picture, write_folder
 
@@ -61,15 +62,16 @@ def test_own_label_space_keeps_the_classes(suffix: str, tmp_path: Path) -> None:
 
 def test_one_other_class_keeps_the_classes(tmp_path: Path) -> None:
     root = photos(tmp_path / "few", [wnids()[0], "n99999999"])
-    source = load_source(f"folder:{root}")
+    source = in_label_space(load_source(f"folder:{root}"), "auto")
     assert source.label_name == (wnids()[0], "n99999999")
     assert (source.hierarchy, source.notes) == (None, ())
 
 
 def test_numbers_are_labels_of_imagenet_only_where_that_is_stated(tmp_path: Path) -> None:
     root = photos(tmp_path / "v2", ["0", "2", "10", "999"])
-    assert load_source(f"folder:{root}").label_name == ("0", "10", "2", "999")
-    source = load_source(f"folder:{root}", label_space="imagenet2012")
+    own = load_source(f"folder:{root}")
+    assert in_label_space(own, "auto").label_name == ("0", "10", "2", "999")
+    source = in_label_space(own, "imagenet2012")
     table = source.splits["train"]
     assert dict(zip(table.file_name, table.label.tolist(), strict=True)) == {
         "0/0.jpg": 0,
@@ -97,7 +99,7 @@ def test_stated_label_space_refuses_other_classes(
         f"999, got {named}; leave label_space (--label-space) out to keep them as they are"
     )
     with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):
-        load_source(f"folder:{root}", label_space="imagenet2012")
+        in_label_space(load_source(f"folder:{root}"), "imagenet2012")
 
 
 def test_unknown_label_space_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""What a caller may state about a source of general form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from arraystore.errors import SourceError, brief
+from arraystore.schema import check_split_name
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+FIELDS: Final = ("image", "label", "file_name")
+"""The fields of a sample that `SourceOptions.fields` may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """Options that several kinds of source have in common.
+
+    Attributes
+    ----------
+    split : str, optional
+        Puts all samples into one split.
+    classes : sequence of str, int or path-like, optional
+        See `arraystore.sources.classes.as_classes`.
+    fields : mapping of str to str
+        Where the source keeps image, label and file name: a column, feature or extension. An
+        empty label states that samples have none; an empty file name that names are generated.
+    partial : bool
+        Whether missing files are accepted.
+    """
+
+    split: str | None = None
+    classes: Sequence[str] | int | str | os.PathLike[str] | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    partial: bool = False
+
+    def check(self) -> None:
+        """Refuse names of fields and splits that do not exist.
+
+        Raises
+        ------
+        ValueError
+            If a field has another name than those in `FIELDS`, or names no place; if a split
+            cannot have this name.
+        """
+        for name, place in self.fields.items():
+            if name not in FIELDS:
+                raise ValueError(
+                    f"fields may name {brief(FIELDS)}, got {brief(name)}={brief(place)}"
+                )
+            if not isinstance(place, str):
+                raise TypeError(f"field {brief(name)} must be a text, got {brief(place)}")
+        if self.split is not None:
+            check_split_name(self.split)
+
+    def stated(self) -> dict[str, str]:
+        """Return the options that were given, as text that identifies them."""
+        given = {f"field {name}": place for name, place in sorted(self.fields.items())}
+        if self.split is not None:
+            given["split"] = self.split
+        if self.classes is not None:
+            given["classes"] = str(
+                self.classes if isinstance(self.classes, int | str) else list(self.classes)  # type: ignore[arg-type]
+            )
+        return given
+
+
+def no_field(
+    where: str, kind: str, wanted: str, candidates: Sequence[str], found: Sequence[str]
+) -> SourceError:
+    """Return the error for a source where no place of a field is known, or several are.
+
+    Parameters
+    ----------
+    where : str
+        Name of the source.
+    kind : str
+        What the source calls its fields: ``"column"``, ``"feature"``, ``"extension"``.
+    wanted : str
+        Which of `FIELDS`.
+    candidates : sequence of str
+        The places that it may be.
+    found : sequence of str
+        All places that exist.
+    """
+    there = ", ".join(map(brief, found)) or "none"
+    what = (
+        f"{len(candidates)} {kind}s may hold the {wanted} ({', '.join(map(brief, candidates))})"
+        if candidates
+        else f"expected a {kind} with the {wanted}, found {there}"
+    )
+    remedy = f"pass fields={{'{wanted}': NAME}} (--field {wanted}=NAME)"
+    if wanted == "label":
+        remedy += ", or an empty NAME if samples have no labels"
+    return SourceError(f"{where}: {what}; {remedy}")
