@@ -92,6 +92,7 @@ def load_source(
         manual_dir=manual_dir,
         subset_list=subset_list,
         partial=partial,
+        spool=spool,
         status=status,
     )
 

@@ -209,7 +209,7 @@ def verify(
 @contextmanager
 def _temporary_spool(source: str | Mapping[str, Any] | None) -> Iterator[Path | None]:
     """Give a place for images that are not byte ranges of files, if a source may have some."""
-    if source is None or (isinstance(source, str) and not pattern_of(source)[0]):
+    if source is None:
         yield None
         return
     import tempfile
@@ -241,6 +241,7 @@ class _Verification:
         self._shown = shown
         self._is_of_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
         self._subset_list = subset_list
+        self._spool = spool
         self._options = replace(options, partial=self._info.partial)
         self._folder = None
         self._source = None
@@ -431,6 +432,7 @@ class _Verification:
                 manual_dir=folder,
                 subset_list=self._subset_list,
                 partial=info.partial,
+                spool=self._spool,
                 status=status,
             )
         return load_source(f"folder:{folder}", status=status)
