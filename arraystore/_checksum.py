@@ -1,4 +1,4 @@
-"""CRC-32C: of images, of chunks of columns, and of lines of a journal."""
+"""CRC-32C checksums of images, of chunks of columns, and of lines of a journal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def crc32c(data: Buffer, value: int = 0) -> int:
-    """Return the CRC-32C (RFC 3720, section 12.1) of `data`, going on from `value`.
+    """Return the CRC-32C (RFC 3720, section 12.1) of `data`, continued from `value`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Types of arrays that many modules name."""
+"""Array types that several modules use."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 Ints: TypeAlias = NDArray[np.int64]
 """Positions, offsets, sizes, labels."""
 
+Hashes: TypeAlias = NDArray[np.uint64]
+"""Hashes of file names, random words: keys to sort by."""
+
 Checksums: TypeAlias = NDArray[np.uint32]
 """CRC-32C of images or chunks."""
 
 Pixels: TypeAlias = NDArray[np.uint8]
-"""Decoded images, (height, width, 3) or with further dimensions before these."""
+"""Decoded images, (height, width, 3), possibly with further dimensions before these."""
 
 Bytes: TypeAlias = NDArray[np.uint8]
 """Encoded images, (byte,)."""
 
 Mask: TypeAlias = NDArray[np.bool_]
-"""Which of an array's rows are meant, (row,)."""
+"""True for the selected rows of an array, (row,)."""

@@ -467,8 +467,8 @@ def _report_complete(
     opening = open_place(target, OpenOptions(storage_options=storage_options))
     try:
         attributes = opening.container.attributes()
-        check_version(attributes, where=opening.address)
-        info = DatasetInfo.from_attributes(attributes, where=opening.address)
+        check_version(attributes, location=opening.address)
+        info = DatasetInfo.from_attributes(attributes, location=opening.address)
         splits = {name: StoredSplit(opening, name) for name in info.splits}
         infos = {name: split.info for name, split in splits.items()}
         reencoded = {

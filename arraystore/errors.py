@@ -1,23 +1,22 @@
-"""Every exception that arraystore raises on purpose, and text that is safe to show.
+"""Exceptions that arraystore raises on purpose, and text that is safe to show.
 
 ::
 
     ArrayStoreError
-    ├── FormatError          what is stored does not follow docs/format.md     (ValueError)
-    │   └── VersionError       it does, but at a version this release cannot read
+    ├── FormatError          stored data does not follow docs/format.md        (ValueError)
+    │   └── VersionError       it follows a version this release cannot read
     ├── SourceError          a source cannot be read as samples                (ValueError)
     │   └── SourceChangedError   it changed while it was read
     └── StorageError         bytes could not be read or written                (OSError)
-        ├── ShortReadError     fewer bytes came back than were asked for
+        ├── ShortReadError     fewer bytes were returned than requested
         ├── StoreChangedError  the store was replaced or changed since it was opened
-        └── ChecksumError      the bytes that came back are not those written
+        └── ChecksumError      the bytes returned are not those written
 
-Mistakes that Python has a word for keep it: a position out of bounds is an
-`IndexError`, a split that does not exist a `KeyError`, a target that exists a
-`FileExistsError`.
+Mistakes for which Python has an exception raise that one: a position out of bounds is an
+`IndexError`, a split that does not exist a `KeyError`, a target that exists a `FileExistsError`.
 
-Much of what a message has in it comes from stores, archives and images of strangers:
-a name may hold what moves a terminal's cursor or turns the direction of writing.
+Parts of many messages come from stores, archives and images that other people made: a name can
+contain characters that move a terminal's cursor or reverse the direction of writing.
 """
 
 from __future__ import annotations
@@ -27,27 +26,26 @@ from typing import Final
 
 from typing_extensions import override
 
-_BRIEF: Final = 200
+_BRIEF_LENGTH: Final = 200
 _MAX_BITS: Final = 500
 _JSON_STRING: Final = re.compile(r"[^ -~]")
 
 
 def escaped(text: str, *, keep: str = "") -> str:
-    r"""Return text with escapes in place of what a terminal would obey, or not show.
+    r"""Return text with escapes for characters that are invisible or control a terminal.
 
     Parameters
     ----------
     text : str
-        From anywhere.
+        Text of any origin.
     keep : str, optional
-        Characters to leave alone all the same, such as a line feed.
+        Characters that are not escaped, such as a line feed.
 
     Returns
     -------
     str
-        Of printable characters alone, in the sense of `str.isprintable`: control
-        characters, marks of direction, separators and lone surrogates are written as
-        Python writes them in a string.
+        Printable characters only, in the sense of `str.isprintable`: control characters, marks of
+        direction, separators and lone surrogates are written as Python writes them in a string.
 
     Examples
     --------
@@ -62,7 +60,7 @@ def escaped(text: str, *, keep: str = "") -> str:
 
 
 def escaped_json(text: str) -> str:
-    r"""Return a JSON text that means the same, with nothing in it that a terminal would obey.
+    r"""Return an equal JSON text without characters that control a terminal.
 
     Examples
     --------
@@ -81,7 +79,7 @@ def _json_escape(match: re.Match[str]) -> str:
 
 
 def brief(value: object) -> str:
-    """Return the beginning of a value's `repr`, for a message; of printable characters alone.
+    """Return the beginning of a value's `repr` in printable characters, for a message.
 
     Examples
     --------
@@ -92,15 +90,17 @@ def brief(value: object) -> str:
     """
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
         return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str | bytes | list | tuple):
+        value = value[: _BRIEF_LENGTH + 1]
     try:
-        text = repr(value[: _BRIEF + 1] if isinstance(value, str | bytes | list | tuple) else value)
-    except ValueError:  # it holds such an integer
+        text = repr(value)
+    except ValueError:  # it contains such an integer
         text = f"<{type(value).__name__}>"
-    return escaped(text if len(text) <= _BRIEF else text[:_BRIEF] + "…")
+    return escaped(text if len(text) <= _BRIEF_LENGTH else text[:_BRIEF_LENGTH] + "…")
 
 
 class ArrayStoreError(Exception):
-    """Base of all exceptions below; as text they are safe to show."""
+    """Base of all exceptions below; their text is safe to show."""
 
     @override
     def __str__(self) -> str:
@@ -108,7 +108,7 @@ class ArrayStoreError(Exception):
 
 
 class FormatError(ArrayStoreError, ValueError):
-    """What is stored does not follow the format specification."""
+    """Stored data does not follow the format specification."""
 
 
 class VersionError(FormatError):
@@ -128,17 +128,17 @@ class StorageError(ArrayStoreError, OSError):
 
 
 class ShortReadError(StorageError):
-    """Fewer bytes came back than were asked for."""
+    """Fewer bytes were returned than requested."""
 
 
 class StoreChangedError(StorageError):
-    """The store was replaced, changed or deleted since it was opened, or a split of it pickled."""
+    """The store was replaced, changed or deleted since it was opened or a split was pickled."""
 
 
 class ChecksumError(StorageError):
-    """The bytes that came back are not the bytes that were written."""
+    """The bytes returned are not the bytes that were written."""
 
 
-def changed(where: str) -> StoreChangedError:
-    """Return the error about a file or object that is not the one that was opened."""
-    return StoreChangedError(f"{where}: has changed since the store was opened; open it again")
+def store_changed(location: str) -> StoreChangedError:
+    """Return the error about a file or object that differs from the one that was opened."""
+    return StoreChangedError(f"{location}: has changed since the store was opened; open it again")

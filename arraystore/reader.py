@@ -133,7 +133,7 @@ class Store(Mapping[str, Split]):
         """Return the version of the format and what is said of the data set; read once."""
         if self._root is None:
             attributes = self._opening.container.attributes()
-            version = check_version(attributes, where=self.address)
+            version = check_version(attributes, location=self.address)
             if version > FORMAT_VERSION:
                 newer, known = (".".join(map(str, v)) for v in (version, FORMAT_VERSION))
                 warnings.warn(
@@ -143,7 +143,7 @@ class Store(Mapping[str, Split]):
                     ),
                     stacklevel=3,
                 )
-            self._root = version, DatasetInfo.from_attributes(attributes, where=self.address)
+            self._root = version, DatasetInfo.from_attributes(attributes, location=self.address)
         return self._root
 
     @property

@@ -1,12 +1,14 @@
-"""What is on disk, as names, types and versions: the Python spelling of ``docs/format.md``.
+"""Names, types and versions of stored data: ``docs/format.md`` in Python.
 
-This module reads and writes nothing. A store is one group::
+In this order: what a store consists of (names, sizes, limits, columns), the names that users
+choose, attributes as typed values, and the attributes of a store and of its splits. This module
+performs no I/O. A store is one group::
 
     /                       attributes of the data set
     ├── label_name          string (class,)
     ├── label_words         string (class,)
     ├── label_hierarchy/    what the classes are kinds of; optional, from version 1.1 on
-    └── train/ …            one group a split
+    └── train/ …            one group per split
         ├── image_payload   uint8  (byte,)      the encoded images, end to end
         ├── image_start     int64  (sample,)    image i is image_payload[image_start[i] :
         ├── image_nbytes    int64  (sample,)        image_start[i] + image_nbytes[i]]
@@ -33,6 +35,10 @@ from arraystore.errors import FormatError, VersionError, brief, escaped
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+T = TypeVar("T")
+
+# Versions and names
+
 __version__: Final = "0.1.0"
 """Version of this package."""
 
@@ -51,45 +57,59 @@ SPLIT_ENCODING: Final = "image-split"
 SPLIT_ENCODING_VERSION: Final = "1.0"
 """Value of a split's attribute ``encoding-version``."""
 
-UNLABELLED: Final = -1
-"""Label of a sample that has none; also the fill value of the column."""
-
-ORDERS: Final = ("shuffled", "label", "source")
-"""How the samples of a split may be ordered; the first is the default."""
-
-SHARD_NBYTES: Final = 64 * 2**20
-"""Length of a Zarr shard of the payload, and of a block of filling, in bytes."""
-
-INNER_CHUNK_NBYTES: Final = 128 * 2**10
-"""Length of the chunks inside a Zarr shard, in bytes: what a plain client reads at least."""
-
-MAX_NAME_NBYTES: Final = 4096
-"""Most bytes of UTF-8 that a file name may have."""
-
-MIN_TEXT_WIDTH: Final = 2
-"""Bytes that text in HDF5 is wide, at least: netCDF4 takes 1 for an array of characters."""
-
-COLUMN_CHUNK_ROWS: Final = 64 * 2**10
-"""Length of the chunks of every column, in rows."""
-
-MAX_CHUNK_NBYTES: Final = COLUMN_CHUNK_ROWS * MAX_NAME_NBYTES
-"""Most bytes that a chunk of a column may have, not compressed."""
-
-MAX_SPLITS: Final = 1000
-"""Most splits that a store may have, and most named selections."""
-
 PAYLOAD: Final = "image_payload"
+"""Array of a split with the encoded images."""
+
 SELECTIONS: Final = "selections"
 """Group of the named selections: arrays ``selections/NAME/SPLIT`` of positions."""
 
 HIERARCHY: Final = "label_hierarchy"
-"""Group of the ancestors of the classes, and the root attribute that has its version."""
+"""Group of the ancestors of the classes, and the root attribute with its version."""
 
 HIERARCHY_VERSION: Final = "1.0"
 """Value of the root attribute `HIERARCHY`."""
 
+ORDERS: Final = ("shuffled", "label", "source")
+"""Orders in which the samples of a split may be stored; the first is the default."""
+
+# Sizes
+
+SHARD_NBYTES: Final = 64 * 2**20
+"""Length in bytes of a Zarr shard of the payload, and of a fill block."""
+
+INNER_CHUNK_NBYTES: Final = 128 * 2**10
+"""Length in bytes of the chunks inside a Zarr shard: the least that another client reads."""
+
+COLUMN_CHUNK_ROWS: Final = 64 * 2**10
+"""Length in rows of the chunks of every column."""
+
+MIN_TEXT_WIDTH: Final = 2
+"""Least width in bytes of text in HDF5: netCDF4 reads a width of 1 as an array of characters."""
+
+# Limits
+
+MAX_NAME_NBYTES: Final = 4096
+"""Most bytes of UTF-8 in a file name."""
+
+MAX_CHUNK_NBYTES: Final = COLUMN_CHUNK_ROWS * MAX_NAME_NBYTES
+"""Most bytes of an uncompressed chunk of a column."""
+
+MAX_SPLITS: Final = 1000
+"""Most splits of a store, and most named selections."""
+
+MAX_NBYTES: Final = 64 * 2**20
+"""Most bytes that are read of one attribute, or of one document with attributes."""
+
+MAX_DEPTH: Final = 64
+"""Most levels of lists and objects in a JSON document, or of groups in a store."""
+
+# Columns
+
 STRING: Final = "string"
-"""The data type of a column of text."""
+"""Data type of a column of text."""
+
+UNLABELLED: Final = -1
+"""Label of a sample without a label; also the fill value of the column."""
 
 
 class Column(NamedTuple):
@@ -111,13 +131,13 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "label_order": Column("int64", "labelled"),
     "label_indptr": Column("int64", "class_bound"),
 }
-"""The columns of a split."""
+"""Columns of a split."""
 
 ROOT_COLUMNS: Final[Mapping[str, Column]] = {
     "label_name": Column(STRING, "class", ""),
     "label_words": Column(STRING, "class", ""),
 }
-"""The columns of the root."""
+"""Columns of the root."""
 
 HIERARCHY_COLUMNS: Final[Mapping[str, Column]] = {
     "name": Column(STRING, "ancestor", ""),
@@ -132,16 +152,231 @@ FEATURES: Final = {
     "label": {"dtype": "int64", "shape": []},
     "file_name": {"dtype": "string", "shape": []},
 }
-"""What a sample decodes to; stored in the root attribute ``features``."""
+"""Types of a decoded sample; stored in the root attribute ``features``."""
+
+# Names that users choose
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _ODD_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 _RESERVED = frozenset({*ROOT_COLUMNS, "selections", "class", "zarr.json"})
 
 
+def check_split_name(name: str) -> None:
+    """Raise `ValueError` if a split cannot have a name."""
+    if not _SPLIT_NAME.fullmatch(name) or name in _RESERVED:
+        raise ValueError(
+            f"a split cannot be named {name[:80]!r}: use letters, digits, '_', '-' and '.'; "
+            f"{', '.join(sorted(_RESERVED))} are reserved"
+        )
+
+
+def file_name_fault(name: str) -> str:
+    """Return why a sample cannot have a file name; empty if it can.
+
+    Examples
+    --------
+    >>> file_name_fault("cat/1.jpg"), file_name_fault("../cat.jpg")
+    ('', "a file cannot be named '../cat.jpg': must be a path below a folder")
+    """
+    # No character has more than 4 bytes, so few names need to be encoded.
+    if len(name) * 4 > MAX_NAME_NBYTES:
+        nbytes = len(name.encode(errors="surrogatepass"))
+        if nbytes > MAX_NAME_NBYTES:
+            return f"a name may have {MAX_NAME_NBYTES} bytes, got {nbytes} in {brief(name)}"
+    if not name or "\0" in name:
+        return f"a file cannot be named {brief(name)}"
+    if _ODD_PART.search(name):
+        return f"a file cannot be named {brief(name)}: must be a path below a folder"
+    return ""
+
+
+# Attributes as typed values
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for the value of an attribute whose type is not read.
+
+    Attributes
+    ----------
+    found : str
+        Type of the value, for messages.
+    remedy : str
+        How to write it so that it is read; empty if there is no general answer.
+    """
+
+    found: str
+    remedy: str = ""
+
+    @override
+    def __str__(self) -> str:
+        return escaped(f"{self.found}; {self.remedy}" if self.remedy else self.found)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON document that is not nested deeper than `MAX_DEPTH`.
+
+    Deeper values would exhaust the stack later, in `repr`, in a comparison or in `json.dumps`.
+
+    Raises
+    ------
+    ValueError
+        If the text is not JSON, or nested too deeply.
+
+    Examples
+    --------
+    >>> parse_json('[{"a": 1}]')
+    [{'a': 1}]
+    >>> parse_json("[" * 65 + "]" * 65)
+    Traceback (most recent call last):
+    ...
+    ValueError: is nested more than 64 levels deep
+    """
+    deep = f"is nested more than {MAX_DEPTH} levels deep"
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(deep) from None
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        inside: list[Any] = []
+        for some in level:
+            inside += some.values() if isinstance(some, dict) else some
+        level = [inner for inner in inside if isinstance(inner, dict | list)]
+        if not level:
+            return value
+    raise ValueError(deep)
+
+
+def get_attribute(
+    attributes: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, location: str
+) -> Any:
+    """Return an attribute of some type.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Attributes of a group or array, or fields of a JSON object.
+    name : str
+    kind : type or tuple of types
+        Types that the value may have.
+    location : str
+        The group, array or file, for messages.
+
+    Raises
+    ------
+    FormatError
+        If the attribute is missing or has another type.
+    """
+    if name not in attributes:
+        raise FormatError(f"{location}: attribute {name!r} is missing")
+    value = attributes[name]
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        expected = " or ".join(k.__name__ for k in kinds)
+        got = value if isinstance(value, Unreadable) else brief(value)
+        raise FormatError(f"{location}: attribute {name!r} must be {expected}, got {got}")
+    return value
+
+
+def get_json(attributes: Mapping[str, Any], name: str, kind: type[T], *, location: str) -> T:
+    """Return the list or object that an attribute stores as JSON text.
+
+    Parameters and errors are those of `get_attribute`.
+    """
+    text = get_attribute(attributes, name, str, location=location)
+    try:
+        values = parse_json(text)
+    except ValueError as error:
+        raise FormatError(f"{location}: attribute {name!r} must be JSON: {error}") from None
+    if not isinstance(values, kind):
+        raise FormatError(
+            f"{location}: attribute {name!r} must be a JSON {kind.__name__}, got {brief(text)}"
+        )
+    return values
+
+
+def get_json_objects(
+    attributes: Mapping[str, Any], name: str, kinds: Mapping[str, type], *, location: str
+) -> list[dict[str, Any]]:
+    """Return the objects that an attribute lists as JSON text.
+
+    Parameters and errors are those of `get_attribute`, except for `kinds`: the type of each field
+    that every object must have.
+    """
+    rows: list[Any] = get_json(attributes, name, list, location=location)
+    for row in rows:
+        if not isinstance(row, dict) or any(
+            not isinstance(row.get(key), kind) for key, kind in kinds.items()
+        ):
+            raise FormatError(
+                f"{location}: attribute {name!r} must hold objects with {list(kinds)}, "
+                f"got {brief(row)}"
+            )
+    return rows
+
+
+# Attributes of a store and of its splits
+
+
+def check_version(attributes: Mapping[str, Any], *, location: str) -> tuple[int, int]:
+    """Return the format version of a store, which must be one that this release can read.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Attributes of the root group.
+    location : str
+        Address of the store, for messages.
+
+    Returns
+    -------
+    (int, int)
+        Major and minor version. The caller warns about a minor version newer than
+        `FORMAT_VERSION`.
+
+    Raises
+    ------
+    FormatError
+        If the attributes are not those of a store.
+    VersionError
+        If its major version differs from this release's.
+
+    Examples
+    --------
+    >>> check_version({"format": "arraystore", "format_version": "1.7"}, location="a.zarr")
+    (1, 7)
+    >>> check_version({"format": "arraystore", "format_version": "2.0"}, location="a.zarr")
+    Traceback (most recent call last):
+    ...
+    arraystore.errors.VersionError: a.zarr: format version 2.0 cannot be read, this release reads
+    1.x; upgrade arraystore
+    """
+    found = attributes.get("format")
+    if found != FORMAT_NAME:
+        raise FormatError(
+            f"{location}: is not an arraystore store: attribute 'format' must be {FORMAT_NAME!r}, "
+            f"got {found if isinstance(found, Unreadable) else brief(found)}"
+        )
+    text = get_attribute(attributes, "format_version", str, location=location)
+    match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text)
+    if match is None:
+        raise FormatError(
+            f"{location}: attribute 'format_version' must look like '1.0', got {brief(text)}"
+        )
+    major, minor = int(match[1]), int(match[2])
+    if major != FORMAT_VERSION[0]:
+        remedy = "upgrade arraystore" if major > FORMAT_VERSION[0] else "convert it again"
+        raise VersionError(
+            f"{location}: format version {text} cannot be read, this release reads "
+            f"{FORMAT_VERSION[0]}.x; {remedy}"
+        )
+    return major, minor
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """What a store says of its data set as a whole.
+    """Attributes of a store that describe its data set as a whole.
 
     Attributes
     ----------
@@ -154,13 +389,13 @@ class DatasetInfo:
     sources : tuple of (str, int)
         Base name and size in bytes of each file or folder converted.
     partial : bool
-        Whether samples that belong to the data set were missing in the sources.
+        Whether the sources lacked samples that belong to the data set.
     skipped : tuple of dict
-        The images left out with ``on_error="skip"``: split, file name, reason.
+        Images left out with ``on_error="skip"``: split, file name, reason.
     reencoded : tuple of str
         File names of the images whose bytes are not those of the source.
     selections : dict of str to tuple of str
-        Name of each selection that is stored, and the splits it is of.
+        Name of each stored selection, and the splits that it selects from.
     label_hierarchy : str
         Version of the stored hierarchy of the classes; empty if the store has none.
     """
@@ -223,27 +458,29 @@ class DatasetInfo:
         }
 
     @classmethod
-    def from_attributes(cls, attributes: Mapping[str, Any], *, where: str) -> DatasetInfo:
+    def from_attributes(cls, attributes: Mapping[str, Any], *, location: str) -> DatasetInfo:
         """Read the attributes of a root group.
 
         Parameters
         ----------
         attributes : mapping
             Attributes of the root.
-        where : str
+        location : str
             Address of the store, for messages.
 
         Raises
         ------
         FormatError
-            If one is missing, of the wrong type, or not the JSON it should be.
+            If one is missing, has another type, or is not the JSON it should be.
         """
 
         def text(name: str) -> str:
-            return str(need(attributes, name, str, where=where))
+            return str(get_attribute(attributes, name, str, location=location))
 
-        sources = list_of_objects(attributes, "sources", {"name": str, "nbytes": int}, where=where)
-        skipped = list_of_objects(attributes, "skipped", {}, where=where)
+        kinds = {"name": str, "nbytes": int}
+        sources = get_json_objects(attributes, "sources", kinds, location=location)
+        skipped = get_json_objects(attributes, "skipped", {}, location=location)
+        reencoded: list[Any] = get_json(attributes, "reencoded", list, location=location)
         return cls(
             name=text("dataset_name"),
             config=text("dataset_config"),
@@ -251,20 +488,55 @@ class DatasetInfo:
             description=text("description"),
             homepage=text("homepage"),
             citation=text("citation"),
-            splits=split_names(attributes, where=where),
+            splits=_split_names(attributes, location),
             sources=tuple((s["name"], s["nbytes"]) for s in sources),
-            partial=bool(need(attributes, "partial", (bool, int), where=where)),
+            partial=bool(get_attribute(attributes, "partial", (bool, int), location=location)),
             skipped=tuple({str(k): str(v) for k, v in row.items()} for row in skipped),
-            reencoded=tuple(map(str, json_of(attributes, "reencoded", list, where=where))),
-            selections=_selections(attributes, where=where),
+            reencoded=tuple(map(str, reencoded)),
+            selections=_selections(attributes, location),
             label_hierarchy=text(HIERARCHY) if HIERARCHY in attributes else "",
             writer=text("writer"),
         )
 
 
+def _split_names(attributes: Mapping[str, Any], location: str) -> tuple[str, ...]:
+    names = get_attribute(attributes, "splits", list, location=location)
+    if not all(isinstance(name, str) for name in names):
+        raise FormatError(
+            f"{location}: attribute 'splits' must be a list of names, got {brief(names)}"
+        )
+    _check_stored_names(names, f"{location}: attribute 'splits'")
+    return tuple(names)
+
+
+def _selections(attributes: Mapping[str, Any], location: str) -> dict[str, tuple[str, ...]]:
+    if SELECTIONS not in attributes:
+        return {}
+    rows: dict[str, Any] = get_json(attributes, SELECTIONS, dict, location=location)
+    for splits in rows.values():
+        if not (isinstance(splits, list) and all(isinstance(split, str) for split in splits)):
+            raise FormatError(
+                f"{location}: attribute 'selections' must hold lists of splits, got {brief(splits)}"
+            )
+    _check_stored_names(list(rows), f"{location}: attribute 'selections'")
+    return {name: tuple(splits) for name, splits in rows.items()}
+
+
+def _check_stored_names(names: list[str], location: str) -> None:
+    if len(names) > MAX_SPLITS or len(set(names)) < len(names):
+        raise FormatError(
+            f"{location}: must be {MAX_SPLITS} different names or fewer, got {len(names)}"
+        )
+    for name in names:
+        try:
+            check_split_name(name)
+        except ValueError as error:
+            raise FormatError(f"{location}: {error}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class SplitInfo:
-    """What a store says of one split.
+    """Attributes of one split.
 
     Attributes
     ----------
@@ -300,265 +572,45 @@ class SplitInfo:
         }
 
     @classmethod
-    def from_attributes(cls, attributes: Mapping[str, Any], *, where: str) -> SplitInfo:
-        """Read the attributes of a split's group; `FormatError` if they are not as specified."""
-        encoding = need(attributes, "encoding-type", str, where=where)
+    def from_attributes(cls, attributes: Mapping[str, Any], *, location: str) -> SplitInfo:
+        """Read the attributes of a split's group.
+
+        Parameters
+        ----------
+        attributes : mapping
+            Attributes of the group.
+        location : str
+            Address of the split, for messages.
+
+        Raises
+        ------
+        FormatError
+            If they are not as specified.
+        VersionError
+            If the split is encoded in another major version.
+        """
+        encoding = get_attribute(attributes, "encoding-type", str, location=location)
         if encoding != SPLIT_ENCODING:
             raise FormatError(
-                f"{where}: attribute 'encoding-type' must be {SPLIT_ENCODING!r}, "
+                f"{location}: attribute 'encoding-type' must be {SPLIT_ENCODING!r}, "
                 f"got {encoding[:80]!r}"
             )
-        version = need(attributes, "encoding-version", str, where=where)
+        version = get_attribute(attributes, "encoding-version", str, location=location)
         if version.split(".")[0] != SPLIT_ENCODING_VERSION.split(".")[0]:
             raise VersionError(
-                f"{where}: {SPLIT_ENCODING} version {version[:9]} cannot be read, this release "
+                f"{location}: {SPLIT_ENCODING} version {version[:9]} cannot be read, this release "
                 f"reads {SPLIT_ENCODING_VERSION.split('.')[0]}.x; upgrade arraystore"
             )
         info = cls(
-            num_samples=int(need(attributes, "num_samples", int, where=where)),
-            num_bytes=int(need(attributes, "num_bytes", int, where=where)),
-            order=need(attributes, "order", str, where=where),
-            seed=int(need(attributes, "seed", int, where=where)),
-            content_digest=need(attributes, "content_digest", str, where=where),
+            num_samples=int(get_attribute(attributes, "num_samples", int, location=location)),
+            num_bytes=int(get_attribute(attributes, "num_bytes", int, location=location)),
+            order=get_attribute(attributes, "order", str, location=location),
+            seed=int(get_attribute(attributes, "seed", int, location=location)),
+            content_digest=get_attribute(attributes, "content_digest", str, location=location),
         )
         for name, value in (("num_samples", info.num_samples), ("num_bytes", info.num_bytes)):
             if not 0 <= value < 2**63:
                 raise FormatError(
-                    f"{where}: attribute {name!r} must be in range(2**63), got {brief(value)}"
+                    f"{location}: attribute {name!r} must be in range(2**63), got {brief(value)}"
                 )
         return info
-
-
-def check_version(attributes: Mapping[str, Any], *, where: str) -> tuple[int, int]:
-    """Return the format version of a store that this release can read.
-
-    Parameters
-    ----------
-    attributes : mapping
-        Attributes of the root group.
-    where : str
-        Address of the store, for messages.
-
-    Returns
-    -------
-    (int, int)
-        Major and minor version. A minor newer than `FORMAT_VERSION` is the
-        caller's to warn about.
-
-    Raises
-    ------
-    FormatError
-        If the attributes are not those of a store.
-    VersionError
-        If its major version is another than this release's.
-
-    Examples
-    --------
-    >>> check_version({"format": "arraystore", "format_version": "1.7"}, where="a.zarr")
-    (1, 7)
-    >>> check_version({"format": "arraystore", "format_version": "2.0"}, where="a.zarr")
-    Traceback (most recent call last):
-    ...
-    arraystore.errors.VersionError: a.zarr: format version 2.0 cannot be read, this release reads
-    1.x; upgrade arraystore
-    """
-    found = attributes.get("format")
-    if found != FORMAT_NAME:
-        raise FormatError(
-            f"{where}: is not an arraystore store: attribute 'format' must be {FORMAT_NAME!r}, "
-            f"got {found if isinstance(found, Unreadable) else brief(found)}"
-        )
-    text = need(attributes, "format_version", str, where=where)
-    match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text)
-    if match is None:
-        raise FormatError(
-            f"{where}: attribute 'format_version' must look like '1.0', got {brief(text)}"
-        )
-    major, minor = int(match[1]), int(match[2])
-    if major != FORMAT_VERSION[0]:
-        way_out = "upgrade arraystore" if major > FORMAT_VERSION[0] else "convert it again"
-        raise VersionError(
-            f"{where}: format version {text} cannot be read, this release reads "
-            f"{FORMAT_VERSION[0]}.x; {way_out}"
-        )
-    return major, minor
-
-
-def file_name_fault(name: str) -> str:
-    """Return why a sample cannot have a file name; nothing if it can.
-
-    Examples
-    --------
-    >>> file_name_fault("cat/1.jpg"), file_name_fault("../cat.jpg")
-    ('', "a file cannot be named '../cat.jpg': must be a path below a folder")
-    """
-    # No character has more than 4 bytes, so that few names need be encoded.
-    if len(name) * 4 > MAX_NAME_NBYTES:
-        nbytes = len(name.encode(errors="surrogatepass"))
-        if nbytes > MAX_NAME_NBYTES:
-            return f"a name may have {MAX_NAME_NBYTES} bytes, got {nbytes} in {brief(name)}"
-    if not name or "\0" in name:
-        return f"a file cannot be named {brief(name)}"
-    if _ODD_PART.search(name):
-        return f"a file cannot be named {brief(name)}: must be a path below a folder"
-    return ""
-
-
-def check_split_name(name: str) -> None:
-    """Refuse a name that a split cannot have, with a `ValueError`."""
-    if not _SPLIT_NAME.fullmatch(name) or name in _RESERVED:
-        raise ValueError(
-            f"a split cannot be named {name[:80]!r}: letters, digits, '_', '-' and '.' make a "
-            f"name, and {', '.join(sorted(_RESERVED))} are taken"
-        )
-
-
-def split_names(attributes: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
-    """Return the names in the root attribute ``splits``, checked."""
-    names = need(attributes, "splits", list, where=where)
-    if not all(isinstance(name, str) for name in names):
-        raise FormatError(
-            f"{where}: attribute 'splits' must be a list of names, got {brief(names)}"
-        )
-    _check_number(names, f"{where}: attribute 'splits'")
-    for name in names:
-        _check_stored_name(name, f"{where}: attribute 'splits'")
-    return tuple(names)
-
-
-def _selections(attributes: Mapping[str, Any], *, where: str) -> dict[str, tuple[str, ...]]:
-    """Return the names of the stored selections; a store may have none and not say so."""
-    if SELECTIONS not in attributes:
-        return {}
-    rows: dict[str, Any] = json_of(attributes, SELECTIONS, dict, where=where)
-    _check_number(list(rows), f"{where}: attribute 'selections'")
-    for name, splits in rows.items():
-        if not (isinstance(splits, list) and all(isinstance(split, str) for split in splits)):
-            raise FormatError(
-                f"{where}: attribute 'selections' must hold lists of splits, got {brief(splits)}"
-            )
-        _check_stored_name(name, f"{where}: attribute 'selections'")
-    return {name: tuple(splits) for name, splits in rows.items()}
-
-
-def _check_number(names: list[str], where: str) -> None:
-    if len(names) > MAX_SPLITS or len(set(names)) < len(names):
-        raise FormatError(
-            f"{where}: must be {MAX_SPLITS} different names or fewer, got {len(names)}"
-        )
-
-
-def _check_stored_name(name: str, where: str) -> None:
-    try:
-        check_split_name(name)
-    except ValueError as error:
-        raise FormatError(f"{where}: {error}") from None
-
-
-T = TypeVar("T")
-
-MAX_NBYTES: Final = 64 * 2**20
-"""Most bytes that are read of one attribute, or of one document with attributes."""
-
-MAX_DEPTH: Final = 64
-"""Most levels of lists and objects in a JSON document, or of groups in a store."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Stands for the value of an attribute of a type that is not read.
-
-    Attributes
-    ----------
-    found : str
-        What the attribute holds.
-    remedy : str
-        How to write it so that it is read; empty if there is no general answer.
-    """
-
-    found: str
-    remedy: str = ""
-
-    @override
-    def __str__(self) -> str:
-        return escaped(f"{self.found}; {self.remedy}" if self.remedy else self.found)
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON document that is not nested deeper than `MAX_DEPTH`.
-
-    Deeper values would exhaust the stack later, in `repr`, in a comparison or in `json.dumps`.
-
-    Raises
-    ------
-    ValueError
-        If the text is not JSON, or nested too deeply.
-
-    Examples
-    --------
-    >>> parse_json('[{"a": 1}]')
-    [{'a': 1}]
-    >>> parse_json("[" * 65 + "]" * 65)
-    Traceback (most recent call last):
-    ...
-    ValueError: is nested more than 64 levels deep
-    """
-    deep = f"is nested more than {MAX_DEPTH} levels deep"
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError(deep) from None
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_DEPTH):
-        inside: list[Any] = []
-        for some in level:
-            inside += some.values() if isinstance(some, dict) else some
-        level = [inner for inner in inside if isinstance(inner, dict | list)]
-        if not level:
-            return value
-    raise ValueError(deep)
-
-
-def need(
-    attributes: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, where: str
-) -> Any:
-    """Return an attribute of the wanted type, or raise a `FormatError` that says where."""
-    if name not in attributes:
-        raise FormatError(f"{where}: attribute {name!r} is missing")
-    value = attributes[name]
-    if not isinstance(value, kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(k.__name__ for k in kinds)
-        got = value if isinstance(value, Unreadable) else brief(value)
-        raise FormatError(f"{where}: attribute {name!r} must be {wanted}, got {got}")
-    return value
-
-
-def json_of(attributes: Mapping[str, Any], name: str, kind: type[T], *, where: str) -> T:
-    """Return the list or object that an attribute holds as JSON."""
-    text = need(attributes, name, str, where=where)
-    try:
-        values = parse_json(text)
-    except ValueError as error:
-        raise FormatError(f"{where}: attribute {name!r} must be JSON: {error}") from None
-    if not isinstance(values, kind):
-        raise FormatError(
-            f"{where}: attribute {name!r} must be a JSON {kind.__name__}, got {brief(text)}"
-        )
-    return values
-
-
-def list_of_objects(
-    attributes: Mapping[str, Any], name: str, kinds: Mapping[str, type], *, where: str
-) -> list[dict[str, Any]]:
-    """Return the objects, each with values of some kinds, that an attribute lists as JSON."""
-    rows: list[Any] = json_of(attributes, name, list, where=where)
-    for row in rows:
-        if not isinstance(row, dict) or any(
-            not isinstance(row.get(key), kind) for key, kind in kinds.items()
-        ):
-            raise FormatError(
-                f"{where}: attribute {name!r} must hold objects with {list(kinds)}, "
-                f"got {brief(row)}"
-            )
-    return rows

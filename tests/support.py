@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,7 @@ from typing_extensions import override
 from arraystore._checksum import crc32c
 from arraystore.cli.synthetic_archives import encode
 from arraystore.containers import open_local, writer_for
-from arraystore.images.decode import probe
+from arraystore.images.probe import probe
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.indexing.layout import content_digest, image_starts, label_index, sample_order
 from arraystore.reading.stored_split import SAMPLE_COLUMNS
@@ -199,7 +200,10 @@ def no_threads_are_left() -> bool:
 
 
 class Bucket:
-    """A store of obstore's, in memory, that notes what is done to it and fails when told to."""
+    """A store of obstore's, in memory, that notes what is done to it and fails when told to.
+
+    Methods go by their names without ``_async``; `before` and `after` run in a thread of their own.
+    """
 
     def __init__(self) -> None:
         self.inner = MemoryStore()
@@ -208,14 +212,23 @@ class Bucket:
         self.after: Callable[[str, Any], None] = lambda method, key: None
 
     def __getattr__(self, method: str) -> Any:
+        name = method.removesuffix("_async")
+
         def call(key: Any, *args: Any, **keywords: Any) -> Any:
-            self.calls.append((method, key, keywords))
-            self.before(method, key)
+            self.calls.append((name, key, keywords))
+            self.before(name, key)
             result = getattr(self.inner, method)(key, *args, **keywords)
-            self.after(method, key)
+            self.after(name, key)
             return result
 
-        return call
+        async def call_async(key: Any, *args: Any, **keywords: Any) -> Any:
+            self.calls.append((name, key, keywords))
+            await asyncio.to_thread(self.before, name, key)
+            result = await getattr(self.inner, method)(key, *args, **keywords)
+            await asyncio.to_thread(self.after, name, key)
+            return result
+
+        return call_async if method.endswith("_async") else call
 
     @property
     def objects(self) -> dict[str, bytes]:

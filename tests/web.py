@@ -1,7 +1,12 @@
-"""A web server in this process: objects in memory, byte ranges, and whatever goes wrong."""
+"""A web server in this process: objects in memory, byte ranges, and whatever goes wrong.
+
+It also takes objects as S3 does: with the options `WebServer.s3`, ``s3://bucket/key`` is the object
+``bucket/key``.
+"""
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
@@ -10,7 +15,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from typing_extensions import override
 
@@ -32,6 +37,7 @@ class Asked:
     if_match: str
     authorization: str
     headers: tuple[tuple[str, str], ...] = ()
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,10 @@ class WebServer:
         counts from the end).
     together : threading.Barrier or None
         Requests wait here for each other.
+    uploads : dict of str to dict of int to bytes
+        Parts of the uploads that are neither complete nor aborted.
+    silent : list of Asked
+        Requests that are not answered at the moment.
     """
 
     def __init__(self) -> None:
@@ -75,6 +85,8 @@ class WebServer:
         self.answer: Callable[[Asked], Answer | str | None] = lambda asked: None
         self.together: threading.Barrier | None = None
         self.closing = threading.Event()
+        self.uploads: dict[str, dict[int, bytes]] = {}
+        self.silent: list[Asked] = []
         self._next: deque[Answer | str] = deque()
 
     def put(self, path: Path, name: str) -> None:
@@ -97,6 +109,11 @@ class WebServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def s3(self) -> dict[str, Any]:
+        """The storage options of ``s3://`` addresses of this server."""
+        return {"endpoint": self.url, "region": "us-east-1", "skip_signature": True}
 
     def __enter__(self) -> Self:
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -140,9 +157,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
+    def do_PUT(self) -> None:
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         web, fields = self.server.web, self.headers
-        path = unquote(self.path.partition("?")[0]).lstrip("/")
+        path, _, query = self.path.partition("?")
+        path = unquote(path).lstrip("/")
         asked = Asked(
             self.command,
             path,
@@ -150,7 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
             fields.get("If-Match", ""),
             fields.get("Authorization", ""),
             tuple(fields.items()),
+            query,
         )
+        body = self.rfile.read(int(fields.get("Content-Length", 0)))
         web.asked.append(asked)
         mishap = web.mishap(asked)
         if web.together and isinstance(mishap, str | None):
@@ -163,12 +192,64 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
         elif mishap == "silence":
+            web.silent.append(asked)
             web.closing.wait(PATIENCE)
+            web.silent.remove(asked)
             self.close_connection = True
+        elif self.command not in ("GET", "HEAD") or "list-type=2" in query:
+            self._take(asked, body)
         elif path not in web.objects:
             self._send(404, b"<Error><Code>NoSuchKey</Code></Error>", ())
         else:
             self._send_object(web.objects[path], asked, mishap or "")
+
+    def _take(self, asked: Asked, body: bytes) -> None:
+        """Write, delete or list objects, as S3 does."""
+        web, path, method = self.server.web, asked.path, self.command
+        query = parse_qs(asked.query, keep_blank_values=True)
+        (upload,) = query.get("uploadId", [""])
+        if method == "GET":
+            start = f"{path}/{query['prefix'][0]}"
+            keys = [key for key in web.objects if key.startswith(start)]
+            listed = "".join(
+                f"<Contents><Key>{key.partition('/')[2]}</Key><ETag>{etag_of(web.objects[key])}</ETag>"
+                f"<Size>{len(web.objects[key])}</Size>"
+                "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+                for key in keys
+            )
+            self._send_xml("ListBucketResult", listed)
+        elif method == "PUT" and upload:
+            web.uploads[upload][int(query["partNumber"][0])] = body
+            self._send(200, b"", [("ETag", etag_of(body))])
+        elif method == "PUT":
+            there = web.objects.get(path)
+            wanted = self.headers.get("If-Match")
+            if (self.headers.get("If-None-Match") and there is not None) or (
+                wanted and (there is None or wanted != etag_of(there))
+            ):
+                self._send(412, b"", ())
+                return
+            web.objects[path] = body
+            self._send(200, b"", [("ETag", etag_of(body))])
+        elif method == "DELETE":
+            web.uploads.pop(upload, None) if upload else web.objects.pop(path, None)
+            self._send(204, b"", ())
+        elif "uploads" in query:
+            web.uploads[name := f"upload-{len(web.asked)}"] = {}
+            self._send_xml("InitiateMultipartUploadResult", f"<UploadId>{name}</UploadId>")
+        elif upload:
+            parts = web.uploads.pop(upload)
+            data = web.objects[path] = b"".join(parts[number] for number in sorted(parts))
+            self._send_xml("CompleteMultipartUploadResult", f"<ETag>{etag_of(data)}</ETag>")
+        else:
+            names = [name.decode() for name in re.findall(rb"<Key>(.*?)</Key>", body)]
+            for name in names:
+                web.objects.pop(f"{path.rstrip('/')}/{name}", None)
+            deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
+            self._send_xml("DeleteResult", deleted)
+
+    def _send_xml(self, name: str, content: str) -> None:
+        self._send(200, f"<{name}>{content}</{name}>".encode(), ())
 
     def _send_object(self, data: bytes, asked: Asked, mishap: str) -> None:
         web = self.server.web

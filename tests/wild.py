@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from tests.images.test_decode import (
+from tests.images.encoded_images import (
     ARITHMETIC,
     BLUE,
     CMYK,
@@ -29,7 +29,7 @@ from tests.images.test_decode import (
     encoded,
     patched,
     png_of_16_bit_colour,
-    png_that_claims,
+    png_that_states,
     segment,
 )
 
@@ -195,7 +195,7 @@ REFUSED = {
     "JPEG, lossless": patched(JPEG, FRAME + 1, b"\xc3"),
     "JPEG of 2 components": patched(JPEG, FRAME + 9, b"\2"),
     "PNG, truncated in its header": PNG[:20],
-    "PNG of 60,000 x 60,000": png_that_claims(60_000, 60_000),
+    "PNG of 60,000 x 60,000": png_that_states(60_000, 60_000),
     "WebP, truncated": animated("WEBP", lossless=True)[:-30],
     "empty file": b"",
     "web page in the place of an image": b"<html><body>404</body></html>",

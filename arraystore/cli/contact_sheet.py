@@ -8,7 +8,7 @@ import numpy as np
 
 from arraystore._threads import in_threads
 from arraystore.errors import escaped
-from arraystore.images.decode import decode_resized
+from arraystore.images.decode import decode_resized, import_decoders
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,6 +90,7 @@ def _pictures(split: Split, positions: Ints, size: int) -> list[NDArray[np.uint8
             return None
         return pixels
 
+    import_decoders()
     return in_threads(picture, len(encoded))
 
 

@@ -1,14 +1,14 @@
-"""What a container can do; `zarr` and `hdf5` beside this file are its two sisters.
+"""What a container can do: the protocol that `zarr` and `hdf5` implement.
 
-A container holds groups with attributes, columns (small, compressed arrays) and
-payloads (one-dimensional uint8 arrays, uncompressed). Paths are like
-``train/label``; the root is the empty path.
+A container holds groups with attributes, columns (small, compressed arrays) and payloads
+(one-dimensional uint8 arrays, uncompressed). A path is like ``train/label``; the root is the empty
+path.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,25 +26,26 @@ if TYPE_CHECKING:
     from arraystore.indexing.byte_range import ChunkManifest
     from arraystore.schema import Column
 
-    Rows = tuple[str, str, tuple[int, int]]
+    ColumnRows = tuple[str, str, tuple[int, int] | None]
+    """Path and data type of a column, and the rows ``[start, stop)`` of it; None means all."""
 
 MAX_NODES: Final = 100_000
 """Most groups and arrays of a store that are listed."""
 
 _MAX_PATH_NBYTES: Final = 2048
-_MAX_PART_NBYTES: Final = 255
-"""Longest path of a group or array, and longest name: what file systems have room for."""
+_MAX_NAME_NBYTES: Final = 255
+"""Longest path of a group or array, and longest name in it, that file systems can hold."""
 
 
 class Tree(NamedTuple):
-    """What a container holds.
+    """The groups and arrays of a container.
 
     Attributes
     ----------
     groups : tuple of str
-        Their paths without the root's, parents first.
+        Paths of all groups except the root, parents first.
     columns : dict of str to Column
-        What can be read with `ContainerReader.read_column`, by path.
+        Arrays that `ContainerReader.read_column` can read, by path.
     others : tuple of str
         Everything else: payloads, arrays of other kinds, and links of HDF5.
     """
@@ -54,54 +55,77 @@ class Tree(NamedTuple):
     others: tuple[str, ...]
 
 
-def check_nodes(paths: Collection[str], where: str) -> None:
+class Fault(NamedTuple):
+    """A deviation from ``docs/format.md`` that reading does not notice.
+
+    Attributes
+    ----------
+    key : str
+        The stored object, or the path of the array.
+    kind : str
+        ``"missing"``: the object does not exist. ``"size"``: it has another length.
+        ``"content"``: its bytes differ from what they must be. ``"layout"``: the array is stored
+        in another way than specified.
+    text : str
+        What is wrong, expected and found, for people.
+    """
+
+    key: str
+    kind: Literal["missing", "size", "content", "layout"]
+    text: str
+
+
+def check_nodes(paths: Collection[str], location: str) -> None:
     """Refuse groups and arrays that are nested too deeply, or too many, or have too long names.
 
     Parameters
     ----------
     paths : collection of str
-        Of groups and arrays.
-    where : str
+        Paths of groups and arrays.
+    location : str
         Address of the store, for messages.
 
     Raises
     ------
     FormatError
         If there are more than `MAX_NODES`, or one is more than `MAX_DEPTH` levels deep, or
-        its path or a part of it is longer than a file system takes.
+        its path or a name in it is longer than file systems allow.
     """
     if len(paths) > MAX_NODES:
         raise FormatError(
-            f"{where}: has more than {MAX_NODES:,} groups and arrays; no more are copied"
+            f"{location}: has more than {MAX_NODES:,} groups and arrays; no more are copied"
         )
     for path in paths:
         if path.count("/") >= MAX_DEPTH:
             raise FormatError(
-                f"{where}: {brief(path)} is nested {path.count('/') + 1} levels deep, at most "
+                f"{location}: {brief(path)} is nested {path.count('/') + 1} levels deep, at most "
                 f"{MAX_DEPTH} are copied; move it up or delete it"
             )
         if len(path.encode(errors="replace")) > _MAX_PATH_NBYTES or any(
-            len(part.encode(errors="replace")) > _MAX_PART_NBYTES for part in path.split("/")
+            len(part.encode(errors="replace")) > _MAX_NAME_NBYTES for part in path.split("/")
         ):
             raise FormatError(
-                f"{where}: {brief(path)} has {len(path)} characters; a path may have "
-                f"{_MAX_PATH_NBYTES} bytes, a name in it {_MAX_PART_NBYTES}"
+                f"{location}: {brief(path)} has {len(path)} characters; a path may have "
+                f"{_MAX_PATH_NBYTES} bytes, a name in it {_MAX_NAME_NBYTES}"
             )
 
 
 class ContainerReader(Protocol):
-    """Read a container through a `arraystore.storage.range_reader.RangeReader`.
+    """Read a container through an `arraystore.storage.range_reader.RangeReader`.
 
-    Whatever is not as ``docs/format.md`` says is a `FormatError` that names the
-    place, what was expected and what was found.
+    Anything that does not follow ``docs/format.md`` raises a `FormatError` that names the place,
+    what was expected and what was found.
     """
 
-    def held(self) -> AbstractContextManager[None]:
-        """Whatever this thread asks meanwhile is asked of one open file, where there is one."""
+    def keep_open(self) -> AbstractContextManager[None]:
+        """Keep the file open for this thread's calls, if the container is one file."""
         return nullcontext()
 
+    def import_libraries(self) -> None:
+        """Import what reading columns would import, before threads read them."""
+
     def attributes(self, path: str = "") -> dict[str, Any]:
-        """Return the attributes of a group, or of an array, as plain Python values."""
+        """Return the attributes of a group or array as plain Python values."""
         ...
 
     def read_column(
@@ -114,21 +138,22 @@ class ContainerReader(Protocol):
         path : str
             Such as ``train/label``.
         data_type : str
-            What the column must hold: a NumPy name, or ``"string"``, which
-            comes back as `numpy.dtypes.StringDType`.
+            Type that the column must have: a NumPy name, or ``"string"``, which is returned as
+            `numpy.dtypes.StringDType`.
         rows : (int, int), optional
-            The rows ``[start, stop)``, cut off where the column ends. Only the
-            chunks that hold them are read; without `rows`, all.
+            The rows ``[start, stop)``, clipped to the length of the column. Only the chunks that
+            contain them are read; without `rows`, all.
 
         Raises
         ------
         FormatError
             If the column or a chunk of it is missing, damaged or of another type.
         """
-        ...
+        (values,) = self.read_rows([(path, data_type, rows)])
+        return values
 
     def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
-        """Return whole columns, read together in as few round trips as can be.
+        """Return whole columns, read in as few round trips as possible.
 
         Parameters
         ----------
@@ -140,14 +165,17 @@ class ContainerReader(Protocol):
         FormatError
             See `read_column`.
         """
-        ...
+        return list(self.read_rows([(*column, None) for column in columns.items()]))
 
-    def read_rows(self, wanted: Sequence[Rows]) -> Iterator[NDArray[Any]]:
-        """Yield rows of columns, asked for together from afar, one after another from a disk.
+    def read_rows(self, columns: Sequence[ColumnRows]) -> Iterator[NDArray[Any]]:
+        """Yield rows of columns.
+
+        A remote store receives all requests at once. On a local disk, one column is read after
+        another.
 
         Parameters
         ----------
-        wanted : sequence of (str, str, (int, int))
+        columns : sequence of (str, str, (int, int) or None)
             Path, data type and rows of each, see `read_column`.
 
         Raises
@@ -158,7 +186,7 @@ class ContainerReader(Protocol):
         ...
 
     def check_column(self, path: str, data_type: str, length: int) -> None:
-        """Compare what a column states with what is stored of it, and read no values.
+        """Compare the length that a column states with what is stored, without reading values.
 
         Raises
         ------
@@ -167,44 +195,44 @@ class ContainerReader(Protocol):
         """
         ...
 
-    def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
+    def manifest(self, path: str, recheck: Collection[str] = ()) -> ChunkManifest:
         """Return where the chunks of a payload are stored.
 
         Parameters
         ----------
         path : str
             Such as ``train/image_payload``.
-        doubted : collection of str
-            Keys of objects of which it is looked up, though the store promises it.
+        recheck : collection of str
+            Keys of objects to look into, although the store's metadata states their content.
         """
         ...
 
+    def manifest_from_metadata(self, path: str) -> ChunkManifest | None:
+        """Return where the metadata alone puts the chunks of a payload; None if it does not."""
+        del path
+        return None
+
     def tree(self) -> Tree:
-        """Return what there is.
+        """Return the groups and arrays of the container.
 
         Raises
         ------
         FormatError
             If there is more than `check_nodes` allows.
         StorageError
-            If the store cannot be listed, and its metadata does not list what it holds.
+            If the store cannot be listed, and its metadata does not list its groups and arrays.
         """
         ...
 
-    def described(self, path: str) -> Column:
-        """Return the data type, dimension and fill value that an array has.
+    def describe_array(self, path: str) -> Column:
+        """Return the data type, dimension and fill value of an array.
 
         Raises
         ------
         FormatError
-            If there is none, or one of more than one dimension.
+            If the array does not exist, or has more than one dimension.
         """
         ...
-
-    def promised(self, path: str) -> ChunkManifest | None:
-        """Return where a payload's chunks must be, if its metadata alone promises that."""
-        del path
-        return None
 
     def as_zarr(self) -> Group:
         """Return the store as `arraystore.reader.Store.zarr` does."""
@@ -214,18 +242,13 @@ class ContainerReader(Protocol):
         """Return the store as `arraystore.reader.Store.h5py` does."""
         ...
 
-    def faults(self, path: str) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with how something is stored, and reading may pass over.
+    def faults(self, path: str) -> Iterator[Fault]:
+        """Yield deviations from the specification that reading does not notice.
 
         Parameters
         ----------
         path : str
-            A payload or a column; or empty, for what is not of one array.
-
-        Yields
-        ------
-        str, str
-            The stored object, and what is wrong with it.
+            A payload or a column; or empty, for what does not belong to one array.
         """
         del path
         yield from ()
@@ -241,17 +264,18 @@ class ContainerWriter(Protocol):
     Parameters
     ----------
     path : Path
-        File or folder of the root, created if it is not there.
+        File or folder of the root; created if it does not exist.
     is_skeleton : bool, default False
-        Whether the payloads are going to be somewhere else, so that they take no
-        space here: they are holes in a file, or missing files.
+        Whether the payloads are stored elsewhere and take no space here: they are holes in a
+        file, or missing files.
 
     Attributes
     ----------
     root_key : str
-        The object below the store that makes one of it; empty if it is all in one.
+        Key, below the store, of the object that identifies the container; empty if the store is
+        one object.
     root_nbytes : int
-        How much of that object's beginning `is_root` needs.
+        Number of bytes of that object's beginning that `is_root` needs.
     """
 
     root_key: ClassVar[str]
@@ -261,12 +285,12 @@ class ContainerWriter(Protocol):
 
     @staticmethod
     def is_root(data: bytes) -> bool:
-        """Whether the beginning of the object at `root_key` is that of this container."""
+        """Return whether the object at `root_key`, by its beginning, is of this container."""
         ...
 
     @staticmethod
     def import_libraries() -> None:
-        """Import all that writing needs, which takes up to a second the first time."""
+        """Import the libraries that writing needs, which takes up to a second the first time."""
         ...
 
     @staticmethod
@@ -276,15 +300,26 @@ class ContainerWriter(Protocol):
 
     @staticmethod
     def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
-        """Return the key of the object with the payload's bytes ``[start, stop)``, and its end.
+        """Return the key of the object for a fill block of a payload, and the object's last bytes.
 
-        They are a block: a shard's, or what there is of the last. The end is what
-        comes after them in the object. Not for a container that is all in one.
+        Only for containers that store payloads as objects of their own.
+
+        Parameters
+        ----------
+        path : str
+            The payload.
+        start, stop : int
+            The fill block: the bytes ``[start, stop)`` of the payload.
+
+        Returns
+        -------
+        str, bytes
+            The key, and the bytes that follow the fill block in the object.
         """
         ...
 
     def create_group(self, path: str) -> None:
-        """Create a group; the root is there from the start."""
+        """Create a group; the root exists from the start."""
         ...
 
     def create_payload(self, path: str, nbytes: int) -> None:
@@ -293,8 +328,8 @@ class ContainerWriter(Protocol):
         Raises
         ------
         StorageError
-            If the disk has not that much room. A container may notice only
-            when it is closed.
+            If the disk has too little free space. A container may notice this only when it is
+            closed.
         """
         ...
 
@@ -307,7 +342,7 @@ class ContainerWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish what was written since the writer was opened, and hold nothing open after."""
+        """Complete the container, and close all files."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,13 +23,15 @@ from arraystore.indexing.sampling import (
 from arraystore.reading.read_ahead import ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from arraystore._typing import Ints
     from arraystore.dataset.samples import Samples
     from arraystore.reading.stored_split import Size
 
     AnyBatch = Batch[Any]
+
+T = TypeVar("T")
 
 SHUFFLES: Final = ("full", "block")
 """The kinds of shuffle; the first is the default."""
@@ -147,8 +149,8 @@ class Batches:
         if not len(self):
             return iter(())
         if self._epoch.shuffle == "block":
-            return ahead(self._cut(), self._load_read, n_ahead=_LOADERS, n_threads=_LOADERS)
-        return ahead(self._whole(), self._load, n_ahead=_LOADERS, n_threads=_LOADERS)
+            return self._ahead(self._cut(), self._load_read)
+        return self._ahead(self._whole(), self._load)
 
     def positions(self) -> Iterator[Ints]:
         """Yield the positions in the split of each batch, and read nothing."""
@@ -191,6 +193,10 @@ class Batches:
             rest = read.part(full)
         if rest is not None and len(rest.positions):
             yield rest
+
+    def _ahead(self, items: Generator[T], load: Callable[[T], AnyBatch]) -> Iterator[AnyBatch]:
+        prepare = self._samples.import_libraries
+        return ahead(items, load, n_ahead=_LOADERS, n_threads=_LOADERS, prepare=prepare)
 
     def _load(self, positions: Ints) -> AnyBatch:
         return self._samples.batch(positions, self._size)
@@ -278,7 +284,17 @@ class Episodes:
         """Yield the episodes in order; the next ones are read and decoded meanwhile."""
         first, count = self._first, self._count
         numbers = itertools.count(first) if count is None else range(first, first + count)
-        return ahead((n for n in numbers), self._episode, n_ahead=_LOADERS, n_threads=_LOADERS)
+        return ahead(
+            (n for n in numbers),
+            self._episode,
+            n_ahead=_LOADERS,
+            n_threads=_LOADERS,
+            prepare=self._import_libraries,
+        )
+
+    def _import_libraries(self) -> None:
+        self._samples.import_libraries()
+        _ = np.random  # NumPy imports it when it is first used
 
     def positions(self, number: int) -> tuple[Ints, Ints, Ints]:
         """Return what one episode is made of, and read nothing.

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from arraystore.indexing.positions import among, compact, is_ascending, places_in, rows, take
+from arraystore.indexing.positions import (
+    compact,
+    indices_among,
+    indices_of,
+    is_ascending,
+    rows,
+    take,
+)
 from arraystore.reading.image_reader import ReadPlan
 
 if TYPE_CHECKING:
@@ -179,7 +186,7 @@ class Parts:
     def among(self, wanted: Callable[[StoredSplit], Ints]) -> Ints:
         """Return the ascending places whose positions are wanted (ascending) of their split."""
         found = [
-            among(own, wanted(stored)) + (stop - len(own))
+            indices_among(own, wanted(stored)) + (stop - len(own))
             for (stored, own), stop in zip(self._parts, self._stops.tolist(), strict=True)
         ]
         if self.order is None:
@@ -194,12 +201,12 @@ class Parts:
         for number, ((stored, own), stop) in enumerate(
             zip(self._parts, self._stops.tolist(), strict=True)
         ):
-            places = places_in(own, positions(stored), self._sorter(number, own))
+            places = indices_of(own, positions(stored), self._sorter(number, own))
             found.append(places[places >= 0] + (stop - len(own)))
         places = found[0] if len(found) == 1 else np.concatenate(found)
         if self.order is None:
             return places
-        places = places_in(self.order, places, self._sorter(-1, self.order))
+        places = indices_of(self.order, places, self._sorter(-1, self.order))
         return places[places >= 0]
 
     def distinct(self) -> Ints | None:

@@ -113,6 +113,11 @@ class Samples:
         images = self._images(positions, size, encoded.views)
         return Batch(images, encoded.label, encoded.file_name)
 
+    def import_libraries(self) -> None:
+        """Import what reading and decoding would import, before threads do either."""
+        for stored, _ in self._parts:
+            stored.import_libraries()
+
     def encoded(self, positions: Ints) -> Encoded:
         """Read samples; made for the rooms above this one."""
         self._parts.fetch(positions)
@@ -129,7 +134,7 @@ class Samples:
         groups = (
             range(i, min(i + _READ_AHEAD, len(self))) for i in range(0, len(self), _READ_AHEAD)
         )
-        for samples in ahead(groups, self.__getitems__):
+        for samples in ahead(groups, self.__getitems__, prepare=self.import_libraries):
             yield from samples
 
     def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from arraystore._arguments import as_path
 from arraystore._checksum import crc32c
 from arraystore.errors import FormatError, VersionError, escaped
-from arraystore.schema import need, parse_json
+from arraystore.schema import get_attribute, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,13 +128,15 @@ class SavedSelection:
             raise FormatError(
                 f"{where}: is not a saved selection: 'format' must be {SELECTION_FORMAT!r}"
             )
-        _, version, dataset, made = (need(document, key, str, where=where) for key in _HEAD)
+        _, version, dataset, made = (
+            get_attribute(document, key, str, location=where) for key in _HEAD
+        )
         if version.split(".")[0] != SELECTION_VERSION.split(".")[0]:
             raise VersionError(
                 f"{where}: selection version {version} cannot be read, this release reads "
                 f"{SELECTION_VERSION.split('.')[0]}.x; upgrade arraystore"
             )
-        splits = need(document, "splits", dict, where=where)
+        splits = get_attribute(document, "splits", dict, location=where)
         return cls(
             dataset, made, {name: _unpacked(entry, where, name) for name, entry in splits.items()}
         )
@@ -185,15 +187,18 @@ def _unpacked(entry: object, path: str, name: str) -> SelectedRanks:
     if not isinstance(entry, dict):
         raise FormatError(f"{where}: must be an object, got {str(entry)[:80]!r}")
     fields: Mapping[str, Any] = entry
-    digest = need(fields, "content_digest", str, where=where)
+    digest = get_attribute(fields, "content_digest", str, location=where)
     num_samples, num_selected, checksum = (
-        need(fields, key, int, where=where) for key in ("num_samples", "num_selected", "crc32c")
+        get_attribute(fields, key, int, location=where)
+        for key in ("num_samples", "num_selected", "crc32c")
     )
-    kind = need(fields, "type", str, where=where)
+    kind = get_attribute(fields, "type", str, location=where)
     if kind not in _TYPES:
         raise FormatError(f"{where}: 'type' must be one of {', '.join(_TYPES)}, got {kind!r}")
     try:
-        data = base64.b64decode(need(fields, "rank_differences", str, where=where), validate=True)
+        data = base64.b64decode(
+            get_attribute(fields, "rank_differences", str, location=where), validate=True
+        )
     except ValueError as error:
         raise FormatError(f"{where}: 'rank_differences' must be base64: {error}") from None
     if crc32c(data) != checksum:

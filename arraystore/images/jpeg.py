@@ -1,22 +1,23 @@
-"""The structure of a JPEG: its segments, and what its frame header says. Nothing is decoded."""
+"""Structure of a JPEG: its segments, and the fields of its frame header. Nothing is decoded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from typing_extensions import Buffer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from typing_extensions import Buffer
-
-    Read = Callable[[int, int], Buffer]
     Segment = tuple[int, int, tuple[int, int, int, int]]
 
+ReadBytes: TypeAlias = Callable[[int, int], Buffer]
+"""``read(start, stop)`` returns the bytes ``[start, stop)`` of an image."""
+
 SIGNATURE: Final = b"\xff\xd8\xff"
-_SCAN: Final = b"\xff\xda"
 END: Final = b"\xff\xd9"
+_SCAN: Final = b"\xff\xda"
 PIECE_NBYTES: Final = 2048  # most photographs have their frame header in the first 1 KiB
 
 # Flag 0xFF, marker, length; in a frame header then precision, height, width, components.
@@ -31,26 +32,26 @@ _MAX_SIDE: Final = 65_500  # libjpeg's limit
 _MAX_SCANS: Final = 500  # of a progressive JPEG; each may take as long as a whole image
 
 
-class Frame(NamedTuple):
+class FrameHeader(NamedTuple):
     """The frame header of a JPEG.
 
     Attributes
     ----------
     marker : int
-        What kind of JPEG it is.
-    position : int
-        Where the header begins, in bytes.
+        Kind of JPEG: baseline, progressive, arithmetic, …
+    offset : int
+        First byte of the header.
     height, width, components : int
     """
 
     marker: int
-    position: int
+    offset: int
     height: int
     width: int
     components: int
 
 
-def frame_of(read: Read, nbytes: int, piece: bytes = b"") -> Frame:
+def find_frame_header(read: ReadBytes, nbytes: int, piece: bytes = b"") -> FrameHeader:
     """Find the frame header of a JPEG.
 
     Parameters
@@ -60,14 +61,14 @@ def frame_of(read: Read, nbytes: int, piece: bytes = b"") -> Frame:
     nbytes : int
         Size of the whole image.
     piece : bytes, optional
-        First bytes that were read already.
+        First bytes of the image, if they were read already.
 
     Raises
     ------
     ValueError
         If there is none, or one that cannot be decoded.
     """
-    *_, (marker, position, fields) = segments(read, nbytes, piece)
+    *_, (marker, offset, fields) = segments(read, nbytes, piece)
     precision, height, width, components = fields
     if precision != 8:
         raise ValueError(f"cannot be decoded: a JPEG of {precision} bits, expected 8")
@@ -77,66 +78,66 @@ def frame_of(read: Read, nbytes: int, piece: bytes = b"") -> Frame:
         raise ValueError(f"cannot be decoded: a JPEG of height {height} and width {width}")
     if components not in {1, 3, 4}:
         raise ValueError(f"cannot be decoded: a JPEG of {components} components, not 1, 3 or 4")
-    return Frame(marker, position, height, width, components)
+    return FrameHeader(marker, offset, height, width, components)
 
 
-def segments(read: Read, nbytes: int, piece: bytes) -> Iterator[Segment]:
-    """Yield marker, position and fields of the segments of a JPEG; the frame header is the last.
+def segments(read: ReadBytes, nbytes: int, piece: bytes) -> Iterator[Segment]:
+    """Yield marker, offset and fields of the segments of a JPEG; the frame header is the last.
 
-    `piece` holds first bytes that were read already. Only a frame header has true fields.
+    Only the fields of a frame header have a meaning. Parameters are those of `find_frame_header`.
     """
-    start, position = 0, 2
-    while position + _SEGMENT.size <= nbytes:
-        if position + _SEGMENT.size > start + len(piece):
-            start = position
+    start, offset = 0, 2
+    while offset + _SEGMENT.size <= nbytes:
+        if offset + _SEGMENT.size > start + len(piece):
+            start = offset
             piece = bytes(read(start, min(start + PIECE_NBYTES, nbytes)))
-        at = position - start
+        at = offset - start
         flag, marker, length, *fields = _SEGMENT.unpack_from(piece, at)
         if flag == marker == 0xFF:  # a fill byte
-            position += 1
+            offset += 1
             continue
         if flag == 0xFF and marker in _UNDECODABLE_FRAMES:
             raise ValueError(f"cannot be decoded: a lossless or hierarchical JPEG (0x{marker:02X})")
         if flag != 0xFF or marker not in _SEGMENT_MARKERS or length < 2:
             found = piece[at : at + 4].hex(" ").upper()
-            raise ValueError(f"is a damaged JPEG: {found} at byte {position} begins no segment")
-        yield marker, position, tuple(fields)
+            raise ValueError(f"is a damaged JPEG: {found} at byte {offset} begins no segment")
+        yield marker, offset, tuple(fields)
         if marker in _FRAMES:
             return
-        position += 2 + length
+        offset += 2 + length
     raise ValueError(f"is a truncated JPEG: no frame header in its {nbytes} bytes")
 
 
-def check_scans(view: memoryview, frame: Frame) -> None:
-    """Refuse a progressive JPEG that would decode the same pixels again and again."""
-    if frame.marker not in _PROGRESSIVE:
+def check_scans(view: memoryview, header: FrameHeader) -> None:
+    """Raise `ValueError` for a progressive JPEG that decodes the same pixels hundreds of times."""
+    if header.marker not in _PROGRESSIVE:
         return
-    n_scans = bytes(view[frame.position :]).count(_SCAN)
+    n_scans = bytes(view[header.offset :]).count(_SCAN)
     if n_scans > _MAX_SCANS:
         raise ValueError(f"cannot be decoded: a JPEG of {n_scans} scans, at most {_MAX_SCANS}")
 
 
-def lacks_only_its_end(view: memoryview, frame: Frame) -> bool:
-    """Whether a JPEG has no end marker, and a decoder will notice if anything else is gone.
+def lacks_only_end_marker(view: memoryview, header: FrameHeader) -> bool:
+    """Return whether a JPEG has no end marker, and a decoder notices if anything else is missing.
 
-    Of several scans one that is missing altogether would go unnoticed, and of an
-    arithmetic code the end of its only one.
+    A decoder does not notice that one of several scans is missing, nor the end of the only scan
+    in arithmetic coding.
     """
-    if frame.marker not in _HUFFMAN or bytes(view[-2:]) == END:
+    if header.marker not in _HUFFMAN or bytes(view[-2:]) == END:
         return False
-    body = bytes(view[frame.position :])
+    body = bytes(view[header.offset :])
     scan = body.find(_SCAN)
     is_whole = 0 <= scan < len(body) - 4 and body.count(_SCAN) == 1
-    return is_whole and body[scan + 4] == frame.components
+    return is_whole and body[scan + 4] == header.components
 
 
 def without_metadata(view: memoryview) -> bytes:
-    """Leave out of a JPEG what Pillow would read for nothing, and warn about if it is damaged."""
+    """Return a JPEG without metadata, which Pillow would read in vain and warn about if damaged."""
     found = list(segments(lambda start, stop: view[start:stop], view.nbytes, b""))
     kept = [
         view[start:stop]
         for (marker, start, _), (_, stop, _) in pairwise(found)
         if marker not in _METADATA
     ]
-    _, frame, _ = found[-1]
-    return b"".join([view[:2], *kept, view[frame:]])
+    _, header, _ = found[-1]
+    return b"".join([view[:2], *kept, view[header:]])

@@ -1,8 +1,7 @@
-"""Byte ranges as arithmetic: where array elements lie in stored objects, and how to read them.
+"""Byte ranges as arithmetic: where array elements are in stored objects, and how to read them.
 
-A `ByteRange` names bytes of one stored object. Where there are many, they are
-columns of numbers instead (`Pieces`, `Spans`), so that a batch costs a few NumPy
-calls rather than a loop.
+A `ByteRange` is a range of bytes of one stored object. Many ranges are columns of numbers instead
+(`Pieces`, `Spans`), so that a batch takes a few NumPy calls rather than a loop.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ ZEROS: Final = -1
 class ByteRange(NamedTuple):
     """The bytes ``[start, stop)`` of the stored object `key`.
 
-    Ranges sort by object, then by position: the order storage likes to be read in.
+    Ranges sort by object, then by offset: the order in which reading is fast.
     """
 
     key: str
@@ -39,17 +38,17 @@ class ByteRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Parts of wanted ranges, each inside one stored object.
+    """Parts of requested ranges, each inside one stored object.
 
     Attributes
     ----------
     wanted : ndarray of int64, shape (n_pieces,)
-        Which wanted range the piece is part of; ascending, and the pieces of one
+        Index of the requested range that contains the piece; ascending, and the pieces of one
         range are in order.
     object : ndarray of int64, shape (n_pieces,)
-        Which of the manifest's keys the piece lies in.
+        Index of the object that contains the piece, among the manifest's keys.
     start : ndarray of int64, shape (n_pieces,)
-        First byte within that object, or `ZEROS`.
+        Offset in that object, or `ZEROS`.
     nbytes : ndarray of int64, shape (n_pieces,)
         Length in bytes, 1 or more.
     """
@@ -69,13 +68,13 @@ class ChunkManifest:
     keys : sequence of str
         The stored objects.
     object : ndarray of int64, shape (n_chunks,)
-        Which of `keys` holds each chunk.
+        Index in `keys` of the object that contains each chunk.
     start : ndarray of int64, shape (n_chunks,)
-        First byte of each chunk within its object, or `ZEROS`.
+        Offset of each chunk in its object, or `ZEROS`.
     chunk_nbytes : int
         Length of every chunk, in bytes.
     nbytes : int
-        Length of the array, in bytes; its last chunk may reach beyond.
+        Length of the array, in bytes; its last chunk may extend beyond it.
     """
 
     keys: Sequence[str]
@@ -90,8 +89,8 @@ class ChunkManifest:
         Parameters
         ----------
         start, nbytes : ndarray of int64, shape (n,)
-            Wanted ranges of the array, in elements; inside the array, and in
-            any order. An empty range has no pieces.
+            Requested ranges of the array, in elements; inside the array, and in any order. An empty
+            range has no pieces.
 
         Returns
         -------
@@ -107,10 +106,11 @@ class ChunkManifest:
         stop = start + nbytes
         first = start // self.chunk_nbytes
         last = (stop - 1) // self.chunk_nbytes
-        if nbytes.all() and (first == last).all():  # the rest in a third of the time
+        if nbytes.all() and (first == last).all():  # a third of the general time
             stored = self.start[first]
-            at = np.where(stored == ZEROS, ZEROS, stored + start - first * self.chunk_nbytes)
-            return Pieces(np.arange(len(start), dtype=np.int64), self.object[first], at, nbytes)
+            offset = np.where(stored == ZEROS, ZEROS, stored + start - first * self.chunk_nbytes)
+            wanted = np.arange(len(start), dtype=np.int64)
+            return Pieces(wanted, self.object[first], offset, nbytes)
         count = np.where(nbytes > 0, last - first + 1, 0)
         wanted = np.repeat(np.arange(len(start), dtype=np.int64), count)
         nth = np.arange(len(wanted), dtype=np.int64) - np.repeat(np.cumsum(count) - count, count)
@@ -127,9 +127,9 @@ class ChunkManifest:
         )
 
     def whole(self, chunk: int) -> tuple[str, int] | None:
-        """Return the object that a chunk is in, and the chunk's first byte there.
+        """Return the object that contains a chunk, and the chunk's offset in it.
 
-        None if the chunk is not stored in one piece, or if there is no such chunk.
+        Return None if the chunk is not stored in one piece, or does not exist.
 
         Examples
         --------
@@ -149,9 +149,9 @@ class Spans:
     Attributes
     ----------
     object, start, stop : ndarray of int64, shape (n_spans,)
-        What to read; disjoint, in storage order.
+        Object, first byte and end of each read; disjoint, sorted by object and offset.
     span : ndarray of int64, shape (n_pieces,)
-        The span that holds each piece.
+        Index of the read that contains each piece.
     """
 
     object: Ints
@@ -161,20 +161,20 @@ class Spans:
 
 
 def coalesce(pieces: Pieces, *, max_gap: int = 0) -> Spans:
-    """Merge pieces that lie close together into fewer reads.
+    """Merge pieces that are close together into fewer reads.
 
     Parameters
     ----------
     pieces : Pieces
         In any order; they may overlap and repeat. None may be `ZEROS`.
     max_gap : int, default 0
-        Largest run of unwanted bytes to read through in order to save a
-        request. At 0 no unwanted byte is ever read.
+        Most unneeded bytes to read in order to save a request. With 0, only requested bytes are
+        read.
 
     Returns
     -------
     Spans
-        Every piece lies in exactly one of them.
+        Each piece is in exactly one of them.
 
     Raises
     ------
@@ -208,10 +208,10 @@ def coalesce(pieces: Pieces, *, max_gap: int = 0) -> Spans:
 
 
 def _running_maximum(values: Ints, group: Ints) -> Ints:
-    """Maximum so far within each run of equal `group`."""
+    """Return the maximum so far within each run of equal `group`."""
     if len(values) == 0:
         return values
-    # Lifting each group above the one before lets one accumulate serve them all.
+    # Each group is raised above the one before, so that one `accumulate` is enough for all.
     lift = group * (int(values.max()) + 1)
-    lifted: Ints = np.maximum.accumulate(values + lift) - lift
-    return lifted
+    maximum: Ints = np.maximum.accumulate(values + lift) - lift
+    return maximum

@@ -1,4 +1,4 @@
-"""The place of every byte, decided before the first one is written."""
+"""Order of the samples and offset of every byte, computed before the first one is written."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore._typing import Ints
+    from arraystore._typing import Checksums, Hashes, Ints
 
 
 _PIECE: Final = 2**14
-"""Names that are hashed at a time: as objects of Python they take much memory."""
+"""Names that are hashed at a time: Python objects take much memory."""
 
-_BEGIN: Final = np.dtype("S16")
-"""What names are sorted by; the rest of a name only where two begin with the same bytes."""
+_PREFIX: Final = np.dtype("S16")
+"""First bytes of a name, which names are sorted by; whole names are compared only if these tie."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of the payload that is filled by itself: a whole number of shards or chunks.
+    """A fill block: a part of the payload that is filled independently of the others.
 
     Attributes
     ----------
     start, stop : int
         The payload bytes ``[start, stop)``.
     first, last : int
-        The samples ``[first, last)`` that have bytes in it, by their place in the order.
+        The samples ``[first, last)`` that have bytes in the block, in the stored order.
     skip : int
-        Bytes of sample `first` that belong to the block before.
+        Bytes of sample `first` that belong to the previous block.
     """
 
     start: int
@@ -47,7 +47,7 @@ class Block:
 
 
 def image_starts(nbytes: Ints) -> Ints:
-    """Return where each image begins when they are laid end to end.
+    """Return the offset of each image in the payload, where they follow each other.
 
     Examples
     --------
@@ -60,19 +60,19 @@ def image_starts(nbytes: Ints) -> Ints:
 
 
 def blocks(nbytes: Ints, *, block_nbytes: int = SHARD_NBYTES) -> list[Block]:
-    """Divide a payload into blocks of filling.
+    """Divide a payload into fill blocks.
 
     Parameters
     ----------
     nbytes : ndarray of int64, shape (n,)
         Size of each encoded image in bytes, in the order of the payload.
     block_nbytes : int, default 64 MiB
-        Length of each block but the last.
+        Length of each block except the last.
 
     Returns
     -------
     list of Block
-        They cover the payload; a sample that crosses a boundary is in both.
+        They cover the payload; a sample that crosses a boundary is in both blocks.
 
     Examples
     --------
@@ -85,8 +85,8 @@ def blocks(nbytes: Ints, *, block_nbytes: int = SHARD_NBYTES) -> list[Block]:
     total = int(nbytes.sum())
     lower = np.arange(0, total, block_nbytes, dtype=np.int64)
     upper = np.minimum(lower + block_nbytes, total)
-    # The sample that holds byte b is the last that begins at or before b; empty images at the
-    # same place sort before it.
+    # The sample that contains byte b is the last that starts at or before b; empty images with the
+    # same start sort before it.
     first = np.searchsorted(starts, lower, side="right") - 1
     last = np.searchsorted(starts, upper, side="left")
     return [
@@ -95,15 +95,15 @@ def blocks(nbytes: Ints, *, block_nbytes: int = SHARD_NBYTES) -> list[Block]:
     ]
 
 
-def sample_order(order: str, seed: int, file_name: Sequence[str], label: Ints) -> NDArray[np.int64]:
+def sample_order(order: str, seed: int, file_name: Sequence[str], label: Ints) -> Ints:
     """Return the order in which samples are stored.
 
     Parameters
     ----------
     order : {"shuffled", "label", "source"}
         ``shuffled`` sorts by the 8-byte BLAKE2b hash of the file name keyed with
-        `seed`, so that a subset keeps the relative order it has in the whole;
-        ``label`` sorts by label; both settle ties by file name. ``source`` keeps
+        `seed`, so that a subset keeps the relative order that it has in the whole;
+        ``label`` sorts by label; both sort ties by file name. ``source`` keeps
         the order of the source.
     seed : int
         In ``range(2**64)``.
@@ -127,7 +127,7 @@ def sample_order(order: str, seed: int, file_name: Sequence[str], label: Ints) -
 
 
 def _ranked(keys: NDArray[Any], file_name: Sequence[str]) -> Ints:
-    """Return the order of the samples by keys, and where these are the same by file name."""
+    """Return the order of the samples by keys, and by file name where the keys are equal."""
     ranked: Ints = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
     is_tie = np.zeros(len(keys) + 1, dtype=np.int8)
     for start in range(1, len(keys), _PIECE):
@@ -149,17 +149,17 @@ def name_hashes(file_name: Sequence[str], seed: int) -> list[bytes]:
     'b688a95e164b4169'
     """
     key = seed.to_bytes(8, "little")
-    blank = hashlib.blake2b(digest_size=8, key=key)
+    initial = hashlib.blake2b(digest_size=8, key=key)
     hashes = []
     for name in file_name:
-        state = blank.copy()
+        state = initial.copy()
         state.update(name.encode())
         hashes.append(state.digest())
     return hashes
 
 
-def hash_numbers(file_name: Sequence[str], seed: int) -> NDArray[np.uint64]:
-    """Return the hashes of `name_hashes` as numbers, which sort as they do.
+def hash_numbers(file_name: Sequence[str], seed: int) -> Hashes:
+    """Return the hashes of `name_hashes` as numbers that sort alike.
 
     Examples
     --------
@@ -179,7 +179,7 @@ def label_index(label: Ints, n_classes: int) -> tuple[Ints, Ints]:
     Returns
     -------
     label_order : ndarray of int64, shape (n_labelled,)
-        Positions grouped by label, ascending in each group.
+        Positions grouped by label, ascending within each group.
     label_indptr : ndarray of int64, shape (n_classes + 1,)
         Label k is ``label_order[label_indptr[k]:label_indptr[k + 1]]``.
 
@@ -194,26 +194,23 @@ def label_index(label: Ints, n_classes: int) -> tuple[Ints, Ints]:
     return order, indptr
 
 
-def content_digest(
-    file_name: Sequence[str], label: Ints, nbytes: Ints, crc32c: NDArray[np.uint32]
-) -> str:
-    """Return the sha256 that identifies the content of a split, whatever its order.
+def content_digest(file_name: Sequence[str], label: Ints, nbytes: Ints, crc32c: Checksums) -> str:
+    """Return the sha256 that identifies the content of a split in any order.
 
-    It is taken over the samples sorted by file name: the name in UTF-8, a zero
-    byte, label and size as int64, the checksum of the encoded image as uint32,
-    all little-endian.
+    It is computed over the samples sorted by file name: the name in UTF-8, a zero byte, label and
+    size as int64, the checksum of the encoded image as uint32, all little-endian.
 
     Examples
     --------
     >>> content_digest([], np.array([]), np.array([]), np.array([]))[:8]
     'e3b0c442'
     """
-    begin = np.empty(len(file_name), dtype=_BEGIN)
+    prefix = np.empty(len(file_name), dtype=_PREFIX)
     for start in range(0, len(file_name), _PIECE):
         names = file_name[start : start + _PIECE]
-        begin[start : start + _PIECE] = [name.encode()[: begin.itemsize] for name in names]
-    by_name = _ranked(begin, file_name)
-    del begin
+        prefix[start : start + _PIECE] = [name.encode()[: prefix.itemsize] for name in names]
+    by_name = _ranked(prefix, file_name)
+    del prefix
     digest = hashlib.sha256()
     for start in range(0, len(by_name), _PIECE):
         rows = by_name[start : start + _PIECE]
@@ -221,6 +218,6 @@ def content_digest(
         for field, values in (("label", label), ("nbytes", nbytes), ("crc", crc32c)):
             numbers[field] = values[rows]
         packed, width = numbers.tobytes(), numbers.dtype.itemsize
-        for at, i in enumerate(rows.tolist()):
-            digest.update(file_name[i].encode() + b"\0" + packed[at * width : (at + 1) * width])
+        for row, i in enumerate(rows.tolist()):
+            digest.update(file_name[i].encode() + b"\0" + packed[row * width : (row + 1) * width])
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""File names of a split: packed, and where a name is, and which names a pattern means."""
+"""File names of a split: stored compactly, and searched by name or pattern."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from arraystore._typing import Ints
 
 _NEIGHBOURS: Final = 64
-"""Names before and after the place of one that is missing, among which the nearest are sought."""
+"""Sorted names before and after a missing one that are compared with it for suggestions."""
 
 _FEW: Final = 256
-"""Names that are sought one by one; for more all names are gone through once."""
+"""Names that are searched one by one; for more, all names are read once."""
 
 _PIECE: Final = 2**14
-"""Names that are objects of Python at a time."""
+"""Names that are Python objects at a time."""
 
 _WILDCARDS: Final = re.compile(r"[*?[]")
 
 
 def packed(names: Sequence[str]) -> bytes:
-    """Return names end to end in UTF-8, each with a zero byte behind it.
+    """Return names in UTF-8, each followed by a zero byte.
 
     Raises
     ------
     ValueError
-        If a name has a zero byte itself.
+        If a name contains a zero byte itself.
     """
     data = "\0".join((*names, "")).encode()
     if data.count(0) != len(names):
@@ -47,14 +47,14 @@ def packed(names: Sequence[str]) -> bytes:
 
 
 class PackedNames(Sequence[str]):
-    """Many names in a third of the memory that a list of them takes.
+    """A sequence of names in a third of the memory that a list needs.
 
     Parameters
     ----------
     data : bytes or bytearray
         See `packed`.
     start : ndarray of unsigned integers, shape (n,), optional
-        Where in `data` each name begins; by default all there are, in their order.
+        Offset of each name in `data`; by default all names, in their order.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class PackedNames(Sequence[str]):
     def _some(self, start: NDArray[Any]) -> Iterable[str]:
         begin, end = int(start[0]), self.data.index(0, int(start[-1]))
         if (start[1:] > start[:-1]).all() and self.data.count(0, begin, end) == len(start) - 1:
-            return self.data[begin:end].decode().split("\0")  # they follow each other
+            return self.data[begin:end].decode().split("\0")  # consecutive names
         return map(self._at, start.tolist())
 
     def _at(self, start: int) -> str:
@@ -105,17 +105,17 @@ class PackedNames(Sequence[str]):
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a text has wildcards of a shell."""
+    """Return whether a text contains wildcards of a shell."""
     return _WILDCARDS.search(text) is not None
 
 
 class NameIndex:
-    """The names of the samples of a stored split, sorted when they are first asked for.
+    """An index of the file names of a stored split, sorted when it is first used.
 
     Parameters
     ----------
     names : ndarray of str, shape (n,)
-        Unique, of NumPy's `StringDType`.
+        Unique names, of NumPy's `StringDType`.
 
     Examples
     --------
@@ -137,14 +137,14 @@ class NameIndex:
         return np.argsort(self._names, kind="stable").astype(np.int64)
 
     def ranks(self, positions: Ints) -> Ints:
-        """Return the place that each position has in `order`."""
+        """Return the rank of each position: its index in `order`."""
         return self._rank[positions]
 
     def find(self, name: str) -> int | None:
-        """Return the position of a name, or nothing if there is no such name."""
-        place = self._place(name)
-        if place < len(self.order):
-            position = int(self.order[place])
+        """Return the position of a name, or None if no sample has it."""
+        rank = self._rank_of(name)
+        if rank < len(self.order):
+            position = int(self.order[rank])
             if self._names[position] == name:
                 return position
         return None
@@ -153,20 +153,20 @@ class NameIndex:
         """Return the position of each name, or -1."""
         if len(names) <= _FEW:
             found = map(self.find, names)
-            return np.array([-1 if at is None else at for at in found], dtype=np.int64)
-        position = {name: at for at, name in enumerate(self._names.tolist())}
+            return np.array([-1 if i is None else i for i in found], dtype=np.int64)
+        position = {name: i for i, name in enumerate(self._names.tolist())}
         return np.array([position.get(name, -1) for name in names], dtype=np.int64)
 
     def matching(self, pattern: str) -> Ints:
-        """Return the ascending positions of the names that match a pattern, or that are it.
+        """Return the ascending positions of the names that match a pattern or equal it.
 
         Parameters
         ----------
         pattern : str
-            With the wildcards of a shell: ``*``, ``?`` and ``[abc]``, where ``*`` also
-            matches ``/``.
+            May contain the wildcards of a shell: ``*``, ``?`` and ``[abc]``; ``*`` also matches
+            ``/``.
         """
-        # A name may hold wildcards itself.
+        # A name may contain wildcards itself.
         position = self.find(pattern)
         itself = np.array([] if position is None else [position], dtype=np.int64)
         first = _WILDCARDS.search(pattern)
@@ -180,9 +180,9 @@ class NameIndex:
         return np.union1d(candidates[is_match], itself)
 
     def near(self, name: str) -> list[str]:
-        """Return names that look like one that is missing, the nearest first."""
-        place = self._place(name)
-        around = self.order[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
+        """Return names similar to one that is missing, the most similar first."""
+        rank = self._rank_of(name)
+        around = self.order[max(0, rank - _NEIGHBOURS) : rank + _NEIGHBOURS]
         return difflib.get_close_matches(name, self._names[around].tolist())
 
     @cached_property
@@ -191,13 +191,14 @@ class NameIndex:
         rank[self.order] = np.arange(len(self.order))
         return rank
 
-    def _place(self, name: str) -> int:
+    def _rank_of(self, name: str) -> int:
+        """Return the rank of a name, or the one that it would have."""
         # Code points sort as their UTF-8 bytes do.
         return bisect.bisect_left(self.order, name, key=self._names.__getitem__)
 
 
 def _can_be_encoded(text: str) -> bool:
-    """Whether a text is valid Unicode, which an argument of a command need not be."""
+    """Return whether a text is valid Unicode; arguments of a command may not be."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,6 @@
-"""Positions of a part of a split: which they are, where they are, and what is among them.
+"""Sets of positions in a split, compactly: a range if they are consecutive, else an array.
 
-The samples of a part are a range (of step 1) where they are consecutive, so that a whole
-split is two numbers, else an array.
+A whole split is a range, and so takes two numbers however long it is.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from arraystore._typing import Ints
+    from arraystore._typing import Ints, Mask
 
 
 def compact(positions: Ints) -> range | Ints:
-    """Return positions as a range, where they are consecutive."""
+    """Return positions as a range if they are consecutive, else unchanged."""
     n = len(positions)
     if not n:
         return range(0)
@@ -28,7 +27,19 @@ def compact(positions: Ints) -> range | Ints:
 
 
 def take(own: range | Ints, positions: range | Ints) -> range | Ints:
-    """Return ``own[positions]``, as positions in the stored split."""
+    """Return ``own[positions]``.
+
+    Parameters
+    ----------
+    own : range or ndarray of int64, shape (m,)
+        Positions in a stored split.
+    positions : range or ndarray of int64, shape (n,)
+        Indices into `own`.
+
+    Returns
+    -------
+    range or ndarray of int64, shape (n,)
+    """
     if isinstance(own, range):
         shift = own.start
         if isinstance(positions, range):
@@ -36,57 +47,68 @@ def take(own: range | Ints, positions: range | Ints) -> range | Ints:
         return positions + shift
     if isinstance(positions, range):
         return own[positions.start : positions.stop]
-    taken: Ints = own[positions]
-    return taken
+    result: Ints = own[positions]
+    return result
 
 
 def rows(column: NDArray[Any], own: range | Ints) -> NDArray[Any]:
-    """Return ``column[own]``: a view where the positions are consecutive."""
+    """Return ``column[own]``: a view if the positions are consecutive."""
     rows: NDArray[Any] = column[own.start : own.stop] if isinstance(own, range) else column[own]
     return rows
 
 
-def among(own: range | Ints, wanted: Ints) -> Ints:
-    """Return the ascending places in `own` of what is wanted; `wanted` ascends."""
+def indices_among(own: range | Ints, positions: Ints) -> Ints:
+    """Return the ascending indices in `own` of those positions that it contains.
+
+    Parameters
+    ----------
+    own : range or ndarray of int64, shape (m,)
+    positions : ndarray of int64, shape (n,)
+        Ascending.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_found,)
+    """
     if isinstance(own, range):
-        first, last = np.searchsorted(wanted, (own.start, own.stop))
-        return wanted[first:last] - own.start
-    return np.flatnonzero(np.isin(own, wanted))
+        first, last = np.searchsorted(positions, (own.start, own.stop))
+        return positions[first:last] - own.start
+    return np.flatnonzero(np.isin(own, positions))
 
 
-def places_in(own: range | Ints, positions: Ints, sorter: Ints | None = None) -> Ints:
-    """Return the first place in `own` of each position, or -1.
+def indices_of(own: range | Ints, positions: Ints, sorter: Ints | None = None) -> Ints:
+    """Return the first index in `own` of each position, or -1.
 
     Parameters
     ----------
     own : range or ndarray of int64, shape (m,)
     positions : ndarray of int64, shape (n,)
     sorter : ndarray of int64, shape (m,), optional
-        What sorts `own` stably, if it is an array.
+        The stable argsort of `own`, if it is an array.
 
     Returns
     -------
     ndarray of int64, shape (n,)
     """
     if isinstance(own, range):
-        is_here = (positions >= own.start) & (positions < own.stop)
-        return np.where(is_here, positions - own.start, -1)
+        is_inside = (positions >= own.start) & (positions < own.stop)
+        return np.where(is_inside, positions - own.start, -1)
     if not len(own):
         return np.full(len(positions), -1, dtype=np.int64)
     if sorter is None:
         sorter = np.argsort(own, kind="stable")
-    at = np.minimum(np.searchsorted(own, positions, sorter=sorter), len(own) - 1)
-    places = sorter[at]
-    return np.where(own[places] == positions, places, -1)
+    rank = np.minimum(np.searchsorted(own, positions, sorter=sorter), len(own) - 1)
+    indices = sorter[rank]
+    return np.where(own[indices] == positions, indices, -1)
 
 
 def is_ascending(own: range | Ints) -> bool:
-    """Whether each position is greater than the one before."""
+    """Return whether each position is greater than the previous one."""
     return isinstance(own, range) or bool(np.all(own[1:] > own[:-1]))
 
 
-def as_mask(n: int, positions: Ints) -> NDArray[np.bool_]:
-    """Return which of ``range(n)`` are among some positions.
+def as_mask(n: int, positions: Ints) -> Mask:
+    """Return a mask of length `n` that is True at some positions.
 
     Examples
     --------
@@ -99,17 +121,16 @@ def as_mask(n: int, positions: Ints) -> NDArray[np.bool_]:
 
 
 def union(some: list[Ints]) -> Ints:
-    """Return the ascending positions that are in any of some arrays, each ascending."""
+    """Return the ascending positions that any of some ascending arrays contains."""
     if len(some) == 1:
         return some[0]
     return distinct(np.concatenate([np.empty(0, dtype=np.int64), *some]))
 
 
 def distinct(values: Ints) -> Ints:
-    """Return the values there are, ascending.
+    """Return the distinct values, ascending.
 
-    `numpy.unique` imports ``numpy.ma`` when it is first called, which takes longer than opening
-    a store.
+    `numpy.unique` imports ``numpy.ma`` at its first call, which takes longer than opening a store.
 
     Examples
     --------

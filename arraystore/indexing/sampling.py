@@ -1,9 +1,8 @@
-"""Randomness that can be repeated anywhere: which positions to take, from a seed and an epoch.
+"""Reproducible random draws of positions, from a seed and an epoch.
 
-All of it comes from the raw 64-bit words of Philox-4x64-10 (Salmon et al., "Parallel
-random numbers: as easy as 1, 2, 3", SC 2011) with the key (seed, epoch), which NumPy
-promises to keep; ``docs/format.md`` has test vectors. There is no state: the arguments fix
-the result.
+All draws use the raw 64-bit words of Philox-4x64-10 (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011) with the key (seed, epoch), which NumPy promises to keep;
+``docs/format.md`` has test vectors. No state is kept: the arguments determine the result.
 """
 
 from __future__ import annotations
@@ -15,14 +14,12 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
-    from arraystore._typing import Ints
+    from arraystore._typing import Hashes, Ints
 
 BLOCKS_IN_BUFFER: Final = 16
-"""Blocks of consecutive samples that a buffer of the shuffle by blocks holds."""
+"""Shuffle blocks, which are runs of consecutive samples, in one shuffle buffer."""
 
-_WORDS_A_STEP: Final = 4
+_WORDS_PER_STEP: Final = 4
 
 
 class Groups(NamedTuple):
@@ -40,7 +37,7 @@ class Groups(NamedTuple):
     indptr: Ints
 
 
-def words(seed: int, epoch: int, start: int, stop: int) -> NDArray[np.uint64]:
+def words(seed: int, epoch: int, start: int, stop: int) -> Hashes:
     """Return the words ``[start, stop)`` of the stream of a seed and an epoch.
 
     Examples
@@ -51,14 +48,14 @@ def words(seed: int, epoch: int, start: int, stop: int) -> NDArray[np.uint64]:
     array([ True])
     """
     generator = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
-    steps, rest = divmod(start, _WORDS_A_STEP)
+    steps, rest = divmod(start, _WORDS_PER_STEP)
     generator.advance(steps)
-    stream: NDArray[np.uint64] = generator.random_raw(rest + stop - start)
+    stream: Hashes = generator.random_raw(rest + stop - start)
     return stream[rest:]
 
 
 def permutation(n: int, seed: int, epoch: int = 0) -> Ints:
-    """Return ``range(n)`` in random order: sorted by the first n words, ties by position.
+    """Return ``range(n)`` in random order: sorted by the first n words, and by position if equal.
 
     Examples
     --------
@@ -69,17 +66,17 @@ def permutation(n: int, seed: int, epoch: int = 0) -> Ints:
 
 
 def with_repeats(n: int, count: int, seed: int) -> Ints:
-    """Return `count` positions in ``range(n)``, each drawn from all: word modulo n.
+    """Return `count` positions in ``range(n)``, drawn with replacement: word modulo n.
 
-    That favours the first positions by less than n in 2**64.
+    The first positions are more probable than others by less than n in 2**64.
     """
     return (words(seed, 0, 0, count) % np.uint64(n)).astype(np.int64)
 
 
 def share(n: int, rank: int, world_size: int) -> range:
-    """Return the part of ``range(n)`` that one of several equal processes takes.
+    """Return the part of ``range(n)`` that belongs to one of several equal processes.
 
-    All parts have the same length; the last ``n % world_size`` are in none.
+    All parts have the same length; the last ``n % world_size`` positions belong to none.
     """
     length = n // world_size
     return range(rank * length, (rank + 1) * length)
@@ -88,11 +85,11 @@ def share(n: int, rank: int, world_size: int) -> range:
 def block_buffers(
     n: int, seed: int, epoch: int, *, buffer_size: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[Ints]:
-    """Yield positions in an order that is random, but reads in large pieces.
+    """Yield positions in a random order that reads storage in large pieces.
 
-    ``range(n)`` is cut into blocks, the blocks put in random order; of those, one buffer
-    after another is filled and shuffled. The first words of the stream order the blocks, the
-    others, one a sample, the samples in their buffers.
+    ``range(n)`` is divided into shuffle blocks, and the blocks are put in random order. Buffers
+    are filled from them one after another, and each is shuffled. The first words of the stream
+    order the blocks; the others, one per sample, order the samples in their buffers.
 
     Parameters
     ----------
@@ -102,17 +99,17 @@ def block_buffers(
     buffer_size : int
         Positions in a buffer. A block is a sixteenth of it, 1 or more.
     rank, world_size : int
-        Which `share` of the blocks end to end to take.
+        Which `share` of the ordered samples to yield.
 
     Yields
     ------
     ndarray of int64, shape (m,), m at most `buffer_size`
     """
-    buffer_size = min(buffer_size, BLOCKS_IN_BUFFER * max(1, n))  # one block holds all
+    buffer_size = min(buffer_size, BLOCKS_IN_BUFFER * max(1, n))  # then one block contains all
     size = max(1, buffer_size // BLOCKS_IN_BUFFER)
     n_blocks = -(-n // size)
     blocks = permutation(n_blocks, seed, epoch)
-    # Only the last block may be shorter; after its place all others come so much earlier.
+    # Only the last block may be shorter. All samples that follow it move forward by as much.
     lacking = n_blocks * size - n
     short = int(np.flatnonzero(blocks == n_blocks - 1)[0]) if lacking else n_blocks
     mine = share(n, rank, world_size)
@@ -127,11 +124,11 @@ def block_buffers(
 
 
 def balanced(groups: Groups, seed: int, epoch: int) -> Ints:
-    """Return as many positions as there are, every label as often as every other.
+    """Return as many positions as `groups` has, with every label equally often.
 
-    They come in rounds: a round has one sample of each label that there is, in random
-    order, so that any batch is balanced. Within a label the samples are shuffled, and
-    begun again when they are used up.
+    Positions come in rounds: a round has one sample of each label with samples, in random order, so
+    that any batch is balanced. The samples of a label are shuffled, and repeat when all of them
+    were used.
 
     Parameters
     ----------
@@ -151,39 +148,40 @@ def balanced(groups: Groups, seed: int, epoch: int) -> Ints:
     draws = words(seed, epoch, n, n + rounds * len(present)).reshape(rounds, len(present))
     label = present[np.argsort(draws, axis=1, kind="stable")]
     nth = np.arange(rounds)[:, np.newaxis] % sizes[label]
-    chosen: Ints = members[(groups.indptr[label] + nth).reshape(-1)[:n]]
-    return chosen
+    positions: Ints = members[(groups.indptr[label] + nth).reshape(-1)[:n]]
+    return positions
 
 
-def ranked(groups: Groups, keys: NDArray[np.uint64]) -> Groups:
-    """Return the groups with the positions of each in the order of their keys.
+def ranked(groups: Groups, keys: Hashes) -> Groups:
+    """Return the groups with the positions of each sorted by key.
 
     Parameters
     ----------
     groups : Groups
     keys : ndarray of uint64, shape (n,)
-        Key of each position; ties are settled by position.
+        Key of each position; positions with equal keys keep their order.
     """
     order = groups.order[_sorted_in_groups(keys[groups.order], np.diff(groups.indptr))]
     return Groups(order, groups.indptr)
 
 
-def _sorted_in_groups(keys: NDArray[np.uint64], sizes: Ints) -> Ints:
+def _sorted_in_groups(keys: Hashes, sizes: Ints) -> Ints:
     group = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
     return np.lexsort((keys, group))
 
 
-def class_balanced_counts(n: int, fraction: float, keys: NDArray[np.uint64]) -> Ints:
-    """Say how many samples of each class make up a fraction of all, as SimCLR's lists have it.
+def class_balanced_counts(n: int, fraction: float, keys: Hashes) -> Ints:
+    """Return how many samples of each class make up a fraction of all, as in SimCLR's lists.
 
     Parameters
     ----------
     n : int
         Number of samples.
     fraction : float
-        In [0, 1]. Taken as the decimal number it is written as. Its part of `n` is rounded down.
+        In [0, 1]. Interpreted as the decimal number that is written; the number of samples is
+        rounded down.
     keys : ndarray of uint64, shape (n_classes,)
-        Where that is no multiple of the classes, those of the smallest keys get one more.
+        If the number is not a multiple of the classes, those with the smallest keys get one more.
 
     Returns
     -------
@@ -208,17 +206,17 @@ def class_balanced_counts(n: int, fraction: float, keys: NDArray[np.uint64]) -> 
 def draw_from_groups(
     groups: Groups, labels: Ints, counts: Ints, *, replace: bool = False, seed: int = 0
 ) -> Ints:
-    """Take so many positions of each of some labels: the first ones, or with repeats.
+    """Draw some positions of each of several labels: the first ones, or with replacement.
 
     Parameters
     ----------
     groups : Groups
     labels : ndarray of int64, shape (n_labels,)
-        None of them without positions.
+        Labels that have positions.
     counts : ndarray of int64, shape (n_labels,)
-        Without `replace`, no more than there are.
+        Positions to draw of each label; without `replace`, at most as many as it has.
     replace : bool, default False
-        Draw each from all of its label, as `with_repeats` does.
+        Draw from all positions of the label each time, as `with_repeats` does.
     seed : int, default 0
 
     Returns
@@ -240,14 +238,14 @@ def episode(
 ) -> tuple[Ints, Ints, Ints]:
     """Draw one episode of few-shot learning.
 
-    The first words of the stream of (seed, number) choose the labels, one word a label that
-    is eligible; the next choose the samples, one word a sample of each chosen label in turn.
+    The first words of the stream of (seed, number) choose the labels, one word per eligible label;
+    the next choose the samples, one word per sample of each chosen label in turn.
 
     Parameters
     ----------
     groups : Groups
     eligible : ndarray of int64
-        Labels to choose from, ascending, `n_way` or more.
+        Labels to choose from: `n_way` or more, ascending.
     n_way : int
         Labels to choose.
     sizes : (int, int)

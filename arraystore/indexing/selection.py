@@ -1,4 +1,4 @@
-"""What a user puts in brackets, as positions: int64 indices into a split, with NumPy's meaning."""
+"""Selections, as NumPy and TFDS write them, as positions: int64 indices into a split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Selection: TypeAlias = slice | Sequence[int] | Sequence[bool] | NDArray[Any] | EllipsisType
-    """Anything that selects many; an integer selects one."""
+    """A selection of several samples; an integer selects one."""
 
 
 _MAX_SIDE: Final = 65_535
@@ -58,7 +58,7 @@ def as_position(index: SupportsIndex, length: int) -> int:
 
 
 def is_one(selection: object) -> TypeGuard[SupportsIndex]:
-    """Whether a selection selects one sample rather than many.
+    """Return whether a selection selects one sample rather than several.
 
     Examples
     --------
@@ -72,8 +72,8 @@ def is_one(selection: object) -> TypeGuard[SupportsIndex]:
     if not hasattr(selection, "__index__"):
         return False
     try:
-        # A tensor has `__index__` also where it is no single number; but it has a length there.
-        len(selection)  # type: ignore[arg-type] # the TypeError is what we ask for
+        # Every tensor has `__index__`, but those with several numbers have a length as well.
+        len(selection)  # type: ignore[arg-type] # the TypeError is the test
     except TypeError:
         return True
     return False
@@ -89,9 +89,9 @@ def as_size(size: Any) -> tuple[int, int]:
     Raises
     ------
     ValueError
-        If they are not 1 to 65,535, the most that a JPEG can have.
+        If a side is not 1 to 65,535, the most that a JPEG can have.
     TypeError
-        If they are neither one integer nor two.
+        If `size` is neither one integer nor a pair of them.
 
     Examples
     --------
@@ -111,8 +111,8 @@ def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[n
     Parameters
     ----------
     selection : slice, ellipsis, sequence of int, or ndarray of integers or bools
-        What to select, with NumPy's meaning: negative integers count from the
-        end, order and repeats are kept, a boolean mask has one entry a sample.
+        The samples to select, as in NumPy: negative integers count from the end, order and
+        repeats are kept, a boolean mask has one entry per sample.
     length : int
         Number of samples to select from.
 
@@ -124,11 +124,11 @@ def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[n
     Raises
     ------
     IndexError
-        If an integer is out of bounds, a mask is not `length` long, or the
-        selection is of a kind that NumPy would refuse along one axis. A list that mixes
-        integers and bools is refused too, where NumPy takes True for 1.
+        If an integer is out of bounds, a mask is not `length` long, or NumPy would refuse the
+        selection along one axis. A list that mixes integers and bools is an error too, although
+        NumPy treats True as 1.
     TypeError, ValueError
-        If a slice is one that Python refuses, as with a bound that is no integer.
+        If Python refuses a slice, for example because a bound is not an integer.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[n
 
 
 def _listed(selection: object) -> list[Any] | NDArray[Any]:
-    """Bring what else may hold integers (a range, a pandas index, a tensor) to a list or array."""
+    """Return a range, a pandas index, a tensor or another sequence as a list or array."""
     if hasattr(selection, "__array__") and not isinstance(selection, np.generic):
         return np.asarray(selection)
     if isinstance(selection, Sequence) and not isinstance(selection, str | bytes | tuple):
@@ -181,12 +181,12 @@ def _listed(selection: object) -> list[Any] | NDArray[Any]:
 
 
 def _check_unmixed(selection: list[Any]) -> None:
-    """Refuse bools in a list that NumPy has taken for one of integers."""
+    """Raise `IndexError` for bools in a list that NumPy has converted to integers."""
     for kind in set(map(type, selection)) - {int}:
         if issubclass(kind, int | np.integer) and kind is not bool:
             continue
         for value in selection:
-            # Of NumPy, or a tensor that names its dtype the same.
+            # A bool of NumPy, or a tensor whose dtype has the same name.
             if type(value) is kind and str(getattr(value, "dtype", kind.__name__)).endswith("bool"):
                 raise IndexError(
                     f"a selection must be of integers or of bools, got both: {brief(selection)}"
@@ -196,7 +196,7 @@ def _check_unmixed(selection: list[Any]) -> None:
 _KINDS: Final = "a selection must be an integer, a slice, or a list or array of integers or bools"
 
 ALL: Final = "all"
-"""Name of all splits joined, as in TFDS; a split of that name comes first."""
+"""Name of all splits joined, as in TFDS; a split with that name takes precedence."""
 
 _BOUND = r"-?[0-9][0-9_]*(?:\.[0-9_]*)?\s*%|-?[0-9][0-9_]*"
 _TERM = re.compile(
@@ -206,17 +206,16 @@ _TERM = re.compile(
 
 
 def parse_split_string(text: str, lengths: Mapping[str, int]) -> list[SplitSlice]:
-    """Read a split string as TFDS writes them: ``train[:10%]``, ``train[100:200]+validation``.
+    """Parse a split string of TFDS: ``train[:10%]``, ``train[100:200]+validation``.
 
-    Percentages, which may have decimals, are rounded to the nearest sample, as TFDS does
-    by default, so that consecutive slices cover every sample once. ``all`` is all splits
-    joined.
+    Percentages may have decimals. They are rounded to the nearest sample, as in TFDS by default, so
+    that consecutive slices cover every sample once. ``all`` means all splits joined.
 
     Parameters
     ----------
     text : str
-        Terms joined by ``+``; each a split's name with an optional slice, whose
-        two bounds are both absolute or both percentages.
+        Terms joined by ``+``. Each is the name of a split with an optional slice, whose two
+        bounds are both absolute or both percentages.
     lengths : mapping of str to int
         Number of samples of each split.
 
@@ -227,10 +226,10 @@ def parse_split_string(text: str, lengths: Mapping[str, int]) -> list[SplitSlice
     Raises
     ------
     KeyError
-        If there is no split of that name.
+        If no split has the name.
     ValueError
-        If `text` is not such a string, or a bound lies outside the split (which
-        TFDS refuses too, where NumPy would clip).
+        If `text` is not such a string, or a bound is outside the split. (TFDS raises an error as
+        well, while NumPy would clip the bound.)
 
     Examples
     --------

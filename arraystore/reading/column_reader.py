@@ -86,7 +86,7 @@ class StoredColumns:
     def stated(self) -> SplitInfo:
         """The attributes of the split, compared with nothing yet."""
         return SplitInfo.from_attributes(
-            self._unchecked.container.attributes(self.name), where=self.where
+            self._unchecked.container.attributes(self.name), location=self.where
         )
 
     @cached_property

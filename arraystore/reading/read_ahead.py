@@ -19,7 +19,12 @@ Done = TypeVar("Done")
 
 
 def ahead(
-    items: Generator[T], work: Callable[[T], Done], *, n_ahead: int = 2, n_threads: int = 1
+    items: Generator[T],
+    work: Callable[[T], Done],
+    *,
+    n_ahead: int = 2,
+    n_threads: int = 1,
+    prepare: Callable[[], object] | None = None,
 ) -> Generator[Done]:
     """Yield ``work(item)`` of every item, in order, while the next ones are worked on.
 
@@ -38,6 +43,8 @@ def ahead(
         Items that are at most under way, or done and not yet yielded.
     n_threads : int, default 1
         Items worked on at the same time by other threads.
+    prepare : callable, optional
+        Called first, in this thread: must import whatever `work` would import.
 
     Examples
     --------
@@ -58,6 +65,8 @@ def ahead(
             failure = error
 
     try:
+        if prepare is not None:
+            prepare()
         begin(n_ahead)
         while running:
             if os.getpid() != process:  # forked meanwhile: the threads that had begun are not here

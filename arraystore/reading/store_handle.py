@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from arraystore._arguments import as_count, as_path, check_bools, check_choice
-from arraystore.containers import open_local, open_objects
+from arraystore.containers import open_local, open_remote
 from arraystore.reading.chunk_cache import ChunkCache
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Opening:
         else:
             store, key = place if isinstance(place, tuple) else (place, "")
             connection = connection_to(store)
-        return open_objects(connection, key, max_gap=max_gap, max_in_flight=options.max_in_flight)
+        return open_remote(connection, key, max_gap=max_gap, max_in_flight=options.max_in_flight)
 
     def __reduce__(self) -> tuple[Callable[..., Opening], tuple[Any, ...]]:
         return Opening, (self.place, self.options)

@@ -98,6 +98,11 @@ class StoredSplit(StoredColumns):
             raise ChecksumError(f"{self.where}/label_order: has others where label {label} is")
         return positions
 
+    def import_libraries(self) -> None:
+        """Import what reading and decoding would import, before threads do either."""
+        image.import_decoders()
+        self._opening.container.import_libraries()
+
     @cached_property
     def _reader(self) -> RangeReader:
         return self._opening.reader
@@ -203,12 +208,15 @@ class StoredSplit(StoredColumns):
                 self._check(encoded[i : i + 1], positions[i : i + 1])
             return self._pixels(encoded[i], int(positions[i]), None if into is None else into[i])
 
+        if len(encoded) > 1:
+            image.import_decoders()
         return in_threads(work, len(encoded))
 
     def images(self, positions: Ints, into: Sequence[Pixels] | None = None) -> list[Pixels]:
         """Read and decode images, from afar each while others are on their way; see `decode`."""
         if not self._reader.is_remote or len(positions) < 2:
             return self.decode(self.read(positions), positions, into)
+        image.import_decoders()
         begun: list[Task[Pixels]] = []
 
         def begin(i: int, data: memoryview) -> Task[Pixels]:
@@ -265,7 +273,7 @@ class StoredSplit(StoredColumns):
 
     def _located(self, positions: Ints) -> tuple[Payload, Ints, Ints]:
         """Return the payload, where in it some images begin, and their sizes."""
-        with self._opening.container.held():
+        with self._opening.container.keep_open():
             return self._payload, *self._where(positions)
 
     def _where(self, positions: Ints) -> tuple[Ints, Ints]:

@@ -282,13 +282,16 @@ def _positions(
     names = [label for label in stated if isinstance(label, str)]
     numbers = [label for label in stated if _is_number(label, is_text=is_text)]
     notes: list[str] = []
-    # Text such as "7" is a name if all labels are names of classes, else a number.
-    are_names = bool(names) and all(_normal(name) in position for name in names)
+    # Text such as "7" is a name if all labels are names of classes, or another cannot be a number.
+    are_names = bool(names) and (
+        all(_normal(name) in position for name in names) or len(numbers) < len(stated)
+    )
     number_of: dict[Label, int] = {}
     for label in stated:
-        if isinstance(label, str) and are_names:
-            number_of[label] = position[_normal(label)]
-        elif _is_number(label, is_text=is_text):
+        is_name = isinstance(label, str) and are_names
+        if is_name and (place := position.get(_normal(str(label)))) is not None:
+            number_of[label] = place
+        elif not is_name and _is_number(label, is_text=is_text):
             number_of[label] = _in_range(where, int(label), classes, found[label])
         else:
             near = difflib.get_close_matches(_normal(str(label)), position, 1)

@@ -15,11 +15,11 @@ from arraystore.errors import SourceError, brief
 from arraystore.schema import check_split_name
 from arraystore.sources.assemble import assemble
 from arraystore.sources.classes import as_classes
+from arraystore.sources.image_suffix import N_BYTES
 from arraystore.sources.sample_collector import SampleCollector
 from arraystore.sources.sample_table import first_few, silent
 from arraystore.sources.shards import find_shards
 from arraystore.sources.source_options import no_field
-from arraystore.sources.spool import SPOOL
 from arraystore.storage.file_states import FileState, FileStates, state_of
 
 if TYPE_CHECKING:
@@ -189,22 +189,24 @@ class _Reader:
         if not text:
             raise SourceError(f"{where}: has no path of an image")
         label = row[columns.label].strip() if columns.label >= 0 else ""
-        name = _name_of(path, text)
+        name = ""
         if columns.file_name >= 0:
             name = row[columns.file_name].strip()
-        elif "file_name" in self._options.fields:
-            name = ""
+        elif "file_name" not in self._options.fields:
+            name = _name_of(path, text)
         file = str(path.parent / text)
         try:
             state = state_of(file)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            collector.append_fault(name or None, label or None, SPOOL, f"{text}: {why}")
+            collector.append_fault(name or None, label or None, f"{text}: {why}")
             return
         if Path(file).is_dir():
-            collector.append_fault(name or None, label or None, SPOOL, f"{text}: is a folder")
+            collector.append_fault(name or None, label or None, f"{text}: is a folder")
             return
-        collector.append(name or None, label or None, len(self._states), 0, state.nbytes)
+        start = b"" if name else _start_of(file)
+        number = len(self._states)
+        collector.append(name or None, label or None, number, 0, state.nbytes, start=start)
         self._states.append((file, state))
 
     def notes(self) -> list[str]:
@@ -226,12 +228,17 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         raise SourceError(f"{path}: must be UTF-8 text with values separated: {error}") from None
 
 
+def _start_of(file: str) -> bytes:
+    with open(file, "rb") as image:  # noqa: PTH123 - a path as text
+        return image.read(N_BYTES)
+
+
 def _name_of(table: Path, text: str) -> str:
     """Return a file name for the path of an image: the path below the folder of the table."""
     path = os.path.normpath(text)
     if os.path.isabs(path):  # noqa: PTH117 - Path has no test of text that may be anything
         path = os.path.relpath(path, table.parent.absolute())
-    if path.startswith(".."):
+    if path.partition("/")[0] == "..":
         raise SourceError(
             f"{table}: the image {brief(text)} lies outside the folder of the file, so that its "
             "path cannot be its name; pass fields={'file_name': COLUMN} (--field "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import SourceError, escaped
-from arraystore.images.decode import IMAGE_SUFFIXES
+from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.schema import check_split_name
 from arraystore.sources.sample_table import SampleTable, Source, check_names, first_few

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import SourceError, brief
-from arraystore.images.decode import IMAGE_SUFFIXES
+from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.schema import UNLABELLED
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
 from arraystore.sources.sample_table import first_few

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore.errors import SourceError, brief
-from arraystore.images.decode import IMAGE_SUFFIXES
+from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.reading.read_ahead import ahead
 from arraystore.sources.compressed import decompressed

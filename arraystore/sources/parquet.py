@@ -311,9 +311,10 @@ def add_rows(rows: Rows, collector: SampleCollector, spool: Spool) -> None:
     """Spool the images of some rows, and add the rows to a collector."""
     first = len(collector)
     base = spool.append(rows.data)
+    places = zip(rows.name, rows.start.tolist(), rows.nbytes.tolist(), strict=True)
     starts = [
-        b"" if name is not None else bytes(rows.data[start : start + N_BYTES])
-        for name, start in zip(rows.name, rows.start.tolist(), strict=True)
+        b"" if name is not None else bytes(rows.data[start : start + min(nbytes, N_BYTES)])
+        for name, start, nbytes in places
     ]
     collector.extend(rows.name, starts, SPOOL, base + rows.start, rows.nbytes)
     if isinstance(rows.label, np.ndarray):

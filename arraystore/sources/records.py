@@ -16,6 +16,7 @@ from arraystore._arguments import as_integer, as_path
 from arraystore._checksum import crc32c
 from arraystore._threads import n_cpus
 from arraystore.errors import SourceError, brief, escaped
+from arraystore.images.decode import import_decoders
 from arraystore.images.encode import LOSSLESS, Encoding
 from arraystore.reading.read_ahead import ahead
 from arraystore.schema import check_split_name
@@ -136,6 +137,7 @@ class _Reader:
                 f"{brief(split)}: records must be an iterable of mappings, or a pair of arrays "
                 f"(images, labels), got {brief(records)}"
             )
+        import_decoders()
         n_threads = n_cpus()
         encoded = ahead(
             _batches(_checked(split, records, fields)),
@@ -159,7 +161,7 @@ class _Reader:
         self._others |= record.keys - set(fields.values())
         name, label = record.name, record.label
         if isinstance(image, _Fault):
-            collector.append_fault(name, label, SPOOL, image.reason)
+            collector.append_fault(name, label, image.reason)
         elif isinstance(image, bytes):
             self._digest.update(crc32c(image).to_bytes(4, "little"))
             self._n_encoded += record.is_pixels
@@ -172,7 +174,7 @@ class _Reader:
                 with open(image, "rb") as file:  # noqa: PTH123 - a path as text
                     start = file.read(N_BYTES)
             except OSError as error:
-                collector.append_fault(name, label, SPOOL, f"{image}: {error.strerror}")
+                collector.append_fault(name, label, f"{image}: {error.strerror}")
                 return
             collector.append(name, label, len(self.states), 0, state.nbytes, start=start)
             self.states.append((image, state))

@@ -12,6 +12,7 @@ from arraystore.indexing.packed_names import PackedNames
 from arraystore.sources.classes import LabelColumn
 from arraystore.sources.image_suffix import suffix_of
 from arraystore.sources.sample_table import SampleTable, check_names
+from arraystore.sources.spool import SPOOL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,10 +90,10 @@ class SampleCollector:
         self._offset.append(offset)
         self._nbytes.append(nbytes)
 
-    def append_fault(self, name: str | None, label: int | str | None, file: int, why: str) -> None:
+    def append_fault(self, name: str | None, label: int | str | None, why: str) -> None:
         """Add a sample whose image cannot be read."""
         self.faults[len(self)] = why
-        self.append(name, label, file, 0, 0)
+        self.append(name, label, SPOOL, 0, 0)
 
     def extend(
         self,

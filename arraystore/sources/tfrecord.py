@@ -218,7 +218,7 @@ class ExampleReader:
         """
         at = f"{where}: {record.position}"
         if record.fault:
-            collector.append_fault(_fault_name(where, record), None, SPOOL, record.fault)
+            collector.append_fault(_fault_name(where, record), None, record.fault)
             return
         try:
             features = parse_example(record.data)
@@ -233,7 +233,7 @@ class ExampleReader:
         if image.kind != "bytes" or image.count != 1:
             what = f"{image.count} values of {image.kind or 'nothing'}"
             why = f"{brief(self._image)} must be one image, got {what}"
-            collector.append_fault(name or _fault_name(where, record), label, SPOOL, why)
+            collector.append_fault(name or _fault_name(where, record), label, why)
             return
         data = record.data[image.start : image.stop]
         file, offset = place(data, record.offset + image.start)

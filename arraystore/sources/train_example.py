@@ -78,9 +78,7 @@ def parse_example(record: bytes | memoryview) -> dict[str, Feature]:
     features: dict[str, Feature] = {}
     for field, start, stop in _delimited(record, 0, len(record)):
         if field != 1:
-            raise ValueError(
-                f"has field {brief(field)}, expected the features of a tf.train.Example"
-            )
+            raise ValueError(f"has field {brief(field)}, expected those of a tf.train.Example")
         for entry, first, last in _delimited(record, start, stop):
             if entry == 1:
                 key, feature = _entry(record, first, last)

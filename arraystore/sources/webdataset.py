@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from arraystore.errors import SourceError, brief
-from arraystore.images.decode import IMAGE_SUFFIXES
+from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.sources.assemble import assemble
 from arraystore.sources.classes import as_classes
 from arraystore.sources.compressed import decompressed, is_compressed
@@ -279,7 +279,7 @@ class _Reader:
                 if self._named is not None:
                     name = self._name_of(where, shard, sample)
             except _IncompleteError as error:
-                collector.append_fault(name, None, file, str(error))
+                collector.append_fault(name, None, str(error))
                 continue
             start = shard.read(member, N_BYTES) if name is None else b""
             collector.append(name, label, file, member.offset, member.nbytes, start=start)
@@ -339,9 +339,8 @@ class _Reader:
         if self._others:
             names = [f".{extension}" for extension in self._others]
             notes.append(f"further members of samples are left out: {first_few(sorted(names))}")
-        notes += [
-            f"{count:,} members are {why}, and left out" for why, count in self._left_out.items()
-        ]
+        for why, count in self._left_out.items():
+            notes.append(f"{count:,} members are left out: {why}")
         return notes
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from typing_extensions import override
 
-from arraystore.errors import FormatError, ShortReadError, StoreChangedError, changed
+from arraystore.errors import FormatError, ShortReadError, StoreChangedError, store_changed
 from arraystore.indexing.byte_range import ZEROS, ByteRange, ChunkManifest, Pieces, Spans, coalesce
 from arraystore.storage.open_files import (
     LARGE_NBYTES,
@@ -297,7 +297,7 @@ class LocalReader(RangeReader):
 
     def _check(self, key: str, identity: tuple[int, ...]) -> None:
         if self._seen.setdefault(key, identity) != identity:
-            raise changed(f"{self.root}/{key}")
+            raise store_changed(f"{self.root}/{key}")
 
     def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[Any]]:
         return partial(LocalReader, max_gap=self.max_gap, mmap=self.mmap), (self.root,)

@@ -120,7 +120,7 @@ class ColumnsCheck:
         expected = COLUMNS.get(name)
         data_type, dimension = ("uint8", "byte") if expected is None else expected[:2]
         with told(self._findings, self._split, is_remote=self._is_remote):
-            found = self._container.described(f"{self._split}/{name}")
+            found = self._container.describe_array(f"{self._split}/{name}")
             if found.data_type != data_type:
                 self._add(f"must hold {data_type}, got {found.data_type}", name)
             if found.dimension != dimension:
@@ -163,7 +163,7 @@ class ColumnsCheck:
         """Return what is wrong with each chunk of a column that cannot be read."""
         messages: list[str] = []
         try:
-            self._container.described(path)
+            self._container.describe_array(path)
             self._container.read_column(path, data_type, (0, 0))
         except READING:
             return messages  # it is no chunk that is wrong

@@ -10,7 +10,8 @@ import numpy as np
 
 from arraystore._checksum import crc32c
 from arraystore.errors import escaped
-from arraystore.images import decode as image
+from arraystore.images.decode import decode, import_decoders
+from arraystore.images.probe import probe
 from arraystore.reading.read_ahead import ahead
 from arraystore.storage.range_reader import read_elements
 from arraystore.verifying.problems import Findings, Problem
@@ -89,6 +90,7 @@ class ImagesCheck:
             lambda rows: (rows, self._problems(*rows)),
             n_ahead=2 * n_threads,
             n_threads=n_threads,
+            prepare=import_decoders,
         )
         for (first, last), problems in checked:
             deque(map(findings.add, problems), maxlen=0)
@@ -153,8 +155,8 @@ class ImagesCheck:
         if fault:
             return fault
         try:
-            header = image.probe(lambda start, stop: data[start:stop], len(data))
-            shape = image.decode(data).shape[:2] if self.decode else None
+            header = probe(lambda start, stop: data[start:stop], len(data))
+            shape = decode(data).shape[:2] if self.decode else None
         except ValueError as error:
             return str(error)
         stated = tuple(self._value(name, i) for name in ("image_height", "image_width"))

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from arraystore.errors import FormatError, brief
-from arraystore.schema import json_of
+from arraystore.schema import get_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,18 +27,18 @@ def attribute_faults(attributes: Mapping[str, Any], *, where: str) -> Iterator[s
     if not attributes["dataset_name"]:
         yield "attribute 'dataset_name' must not be empty"
     try:
-        json_of(attributes, "features", dict, where=where)
+        get_json(attributes, "features", dict, location=where)
     except FormatError as error:
         yield str(error)
     if not isinstance(attributes["partial"], bool):
         yield f"attribute 'partial' must be a boolean, got {brief(attributes['partial'])}"
-    for row in json_of(attributes, "sources", list, where=where):
+    for row in get_json(attributes, "sources", list, location=where):
         if row["nbytes"] < 0:
             yield f"attribute 'sources' must hold sizes of 0 or more, got {brief(row)}"
-    for row in json_of(attributes, "skipped", list, where=where):
+    for row in get_json(attributes, "skipped", list, location=where):
         if not all(isinstance(row.get(key), str) for key in _SKIPPED):
             yield f"attribute 'skipped' must hold objects with {_SKIPPED}, got {brief(row)}"
-    for name in json_of(attributes, "reencoded", list, where=where):
+    for name in get_json(attributes, "reencoded", list, location=where):
         if not isinstance(name, str):
             yield f"attribute 'reencoded' must hold file names, got {brief(name)}"
 

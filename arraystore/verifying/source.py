@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arraystore.errors import SourceError
-from arraystore.images import decode as image
+from arraystore.images.probe import probe
+from arraystore.images.reencode import needs_reencoding
 from arraystore.sources.sample_table import first_few
 from arraystore.storage.open_files import open_file, read_at
 from arraystore.verifying.problems import Findings, Problem
@@ -108,13 +109,13 @@ class SourceCheck:
 def _fault_of_new(origin: bytes, data: memoryview) -> str:
     """Say what is wrong with an image that was encoded anew; nothing if it is right."""
     try:
-        before = image.probe(lambda start, stop: origin[start:stop], len(origin))
+        before = probe(lambda start, stop: origin[start:stop], len(origin))
     except ValueError as error:
         raise SourceError(f"an image of the source {error}") from None
-    now = image.probe(lambda start, stop: data[start:stop], len(data))
-    if not image.needs_reencoding(before):
+    now = probe(lambda start, stop: data[start:stop], len(data))
+    if not needs_reencoding(before):
         return f"is said to be encoded anew, which the source's {before.format} needs not"
-    if image.needs_reencoding(now):
+    if needs_reencoding(now):
         return f"must be an RGB JPEG, got {now.format} of {now.components} components"
     if (before.height, before.width) != (now.height, now.width):
         was, is_now = (f"{h.height} by {h.width}" for h in (before, now))

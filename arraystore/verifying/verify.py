@@ -236,7 +236,9 @@ class _Verification:
     ) -> None:
         self._store = store
         self._reader, self._container = store.opened
-        self._info = DatasetInfo.from_attributes(self._container.attributes(), where=store.address)
+        self._info = DatasetInfo.from_attributes(
+            self._container.attributes(), location=store.address
+        )
         self._findings = findings
         self._shown = shown
         self._is_of_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
@@ -298,7 +300,7 @@ class _Verification:
         lengths = []
         for name, column in ROOT_COLUMNS.items():
             with self._told():
-                found = self._container.described(name)
+                found = self._container.describe_array(name)
                 if found[:2] != column[:2]:
                     self._add(f"must be {column[:2]}, got {found[:2]}", key=name)
                 self._add_faults(name, "")
@@ -323,7 +325,7 @@ class _Verification:
             return
         path, dimension = f"{SELECTIONS}/{name}/{split}", f"selected_{split}"
         with self._told(split):
-            found = self._container.described(path).dimension
+            found = self._container.describe_array(path).dimension
             if found != dimension:
                 self._add(f"its dimension must be {dimension!r}, got {found!r}", split, path)
             self._add_faults(path, split)
@@ -334,7 +336,7 @@ class _Verification:
         for name, column in HIERARCHY_COLUMNS.items():
             path = f"{HIERARCHY}/{name}"
             with self._told():
-                found = self._container.described(path)
+                found = self._container.describe_array(path)
                 if found[:2] != column[:2]:
                     self._add(f"must be {column[:2]}, got {found[:2]}", key=path)
                 self._add_faults(path, "")
@@ -382,10 +384,10 @@ class _Verification:
         """Take what is wrong with stored objects; return those that are missing."""
         missing = set()
         # A damaged length may promise more objects than can be asked for.
-        for key, fault in islice(self._container.faults(path), MAX_KEPT):
-            self._add(fault, split, key)
-            if "is missing" in fault:
-                missing.add(key)
+        for fault in islice(self._container.faults(path), MAX_KEPT):
+            self._add(fault.text, split, fault.key)
+            if fault.kind == "missing":
+                missing.add(fault.key)
         return frozenset(missing)
 
     def _manifest(self, name: str, info: SplitInfo, *, is_told: bool) -> ChunkManifest | None:
@@ -400,7 +402,7 @@ class _Verification:
             if not is_told:
                 self._add(str(error), name)
             with self._told(name):
-                found = self._container.promised(path) if is_told else None
+                found = self._container.manifest_from_metadata(path) if is_told else None
         if found is not None and found.nbytes != info.num_bytes:
             self._add(f"must have {info.num_bytes} bytes, got {found.nbytes}", name, path)
             return None

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from arraystore.storage.objects.writer import ObjectWriter
     from arraystore.writing.journal import Plan
 
+_LEAVING_SECONDS: Final = 10
+"""How long an answer is waited for after Ctrl-C, to leave the claim; Ctrl-C again ends that."""
+
 _BLOCKS_IN_FLIGHT: Final = 4
 """Shards of 64 MiB that are held in memory while they are sent."""
 
@@ -78,6 +81,8 @@ class BucketDraft(Draft):
     @override
     def __exit__(self, *exception: object) -> None:
         error = exception[1]
+        if isinstance(error, BaseException) and not isinstance(error, Exception):
+            self._objects.max_seconds = _LEAVING_SECONDS
         try:
             if not self._claim.is_lost:
                 kept = self._let_go()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -91,9 +90,7 @@ class OneObjectDraft(BucketDraft):
                 yield from self._payload(split, meter)
                 at = stop
             yield from _read(skeleton, at, nbytes)
-        # In a thread of its own: this one is in the midst of the upload.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(self._check_place).result()
+        self._check_place()
 
     def _check_place(self) -> None:
         """Refuse to complete the upload, if it is not our turn any more."""

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import SourceError
-from arraystore.images import decode as image
+from arraystore.images.decode import import_decoders
+from arraystore.images.probe import ImageHeader, probe
+from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
 from arraystore.indexing.layout import sample_order
 from arraystore.reading.read_ahead import ahead
 from arraystore.sources.sample_table import first_few
@@ -146,6 +148,7 @@ def _probe(
         lambda rows: (rows.start, _probe_rows(source.places, table, rows)),
         n_ahead=2 * n_probers,
         n_threads=n_probers,
+        prepare=import_decoders,
     )
     for first, headers in probed:
         for i, header in enumerate(headers, first):
@@ -153,7 +156,7 @@ def _probe(
                 faults[i] = header
                 continue
             height[i], width[i] = header.height, header.width
-            if source.reencode and image.needs_reencoding(header):
+            if source.reencode and needs_reencoding(header):
                 anew.append(i)
         meter.advance(len(headers))
     return height, width, anew, faults
@@ -175,9 +178,9 @@ def _n_probers(source: Source, table: SampleTable) -> int:
 
 def _probe_rows(
     files: tuple[Path, ...], table: SampleTable, rows: slice
-) -> list[image.ImageHeader | str]:
+) -> list[ImageHeader | str]:
     """Return the header of each of some images, or what is wrong with it."""
-    found: list[image.ImageHeader | str] = []
+    found: list[ImageHeader | str] = []
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     opened = -1
     for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
@@ -187,7 +190,7 @@ def _probe_rows(
         if number != opened:
             file, opened = open_file(str(files[number])), number
         try:
-            header = image.probe(partial(_read, file, offset), nbytes)
+            header = probe(partial(_read, file, offset), nbytes)
         except ValueError as error:
             found.append(str(error))
         else:
@@ -211,7 +214,7 @@ def _encode_anew(
     for i in positions:
         origin = open_file(str(source.places[table.file[i]]))
         try:
-            data = image.reencode_jpeg(read_at(origin, int(table.offset[i]), int(table.nbytes[i])))
+            data = reencode_as_jpeg(read_at(origin, int(table.offset[i]), int(table.nbytes[i])))
         except ValueError as error:
             faults[i] = str(error)
             continue

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from typing_extensions import override
 
+from arraystore._threads import Scope
 from arraystore.errors import StorageError, escaped
 from arraystore.schema import PAYLOAD
 from arraystore.writing.bucket import BucketDraft
@@ -129,17 +130,18 @@ class ManyObjectsDraft(BucketDraft):
         files = (path for path in sorted(self._skeleton.rglob("*")) if path.is_file())
         documents = {path.relative_to(self._skeleton).as_posix(): path for path in files}
         root = documents.pop(self._container.root_key).read_bytes()
-        pool = ThreadPoolExecutor(_FILES_IN_FLIGHT)
+        pool, scope = ThreadPoolExecutor(_FILES_IN_FLIGHT), Scope()
         try:
             sent = {
-                key: pool.submit(self._send, key, path)
+                key: pool.submit(scope.run, self._send, key, path)
                 for name, path in documents.items()
                 for key in [f"{self._key}/{name}"]
             }
             self._keys.update(sent)
             self._tags |= {key: future.result() for key, future in sent.items()}
         finally:
-            pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C none is begun
+            scope.cancel()  # after an error or Ctrl-C no answer is waited for
+            pool.shutdown(cancel_futures=True)
         self._check_all_is_there()
         self._claim.seal(root)
         self._root = root

@@ -1,7 +1,7 @@
-"""Every kind of object, damaged in every way: the right data, or an error that says where.
+"""Every kind of object, damaged in every way: reading gives right data or an error with its place.
 
-And `arraystore.verify` always tells. What libhdf5 reads is read in a child process, so
-that a crash or an endless loop would be a failed test.
+`arraystore.verify` always reports the damage. libhdf5 runs in a child process, so that a crash or
+an endless loop is a failed test.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ CHUNKS: Final = (
 )
 
 
-def flipped(place: float, bit: int = 1) -> Callable[[bytes], bytes]:
+def flipped(fraction: float, bit: int = 1) -> Callable[[bytes], bytes]:
     def damage(data: bytes) -> bytes:
-        at = min(int(place * len(data)), len(data) - 1)
+        at = min(int(fraction * len(data)), len(data) - 1)
         return data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
 
     return damage
@@ -75,7 +75,7 @@ DAMAGE: Final[dict[str, Callable[[bytes], bytes | None]]] = {
 
 @pytest.fixture(scope="module", params=SUFFIXES)
 def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small store of two splits, whose images fill two chunks of a shard; not to be changed."""
+    """Return a small store of two splits that fill two chunks of a shard; do not change it."""
     folder = tmp_path_factory.mktemp("matrix")
     files = {
         f"{split}/{label}/{i}.jpg": picture(200, 300, seed=i)
@@ -90,14 +90,14 @@ def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def store(sound: Path, tmp_path: Path) -> Path:
-    """A copy of `sound`, to be damaged."""
+    """Return a copy of `sound`, to be damaged."""
     target = tmp_path / sound.name
     (shutil.copytree if sound.is_dir() else shutil.copy)(sound, target)
     return target
 
 
 def contents(path: Path, checksum: str) -> list[Any]:
-    """All that users have a store for: pixels, labels and names; encoded bytes if checked."""
+    """Return pixels, labels, names and queries, and encoded bytes if they are checked."""
     opened = arraystore.open(path, checksum=checksum)
     found: list[Any] = [opened.label_names, opened.label_words]
     for name in SPLITS:
@@ -110,27 +110,27 @@ def contents(path: Path, checksum: str) -> list[Any]:
     return found
 
 
-def told(path: Path, sound: Path) -> bool:
-    """Whether reading tells of the damage; if not, what is read must be right."""
-    is_told = False
+def raises_error(path: Path, sound: Path) -> bool:
+    """Return whether reading raises an error; if not, the data must be right."""
+    is_raised = False
     for checksum in ("auto", "always"):
         try:
             with warnings.catch_warnings(action="ignore"):  # of a newer minor version
                 assert contents(path, checksum) == contents(sound, checksum)
         except ArrayStoreError as error:
             assert str(path) in str(error)  # noqa: PT017 - either will do
-            is_told = True
+            is_raised = True
         except KeyError as error:
             assert "there is no" in str(error)  # noqa: PT017 - a split or class was renamed
-            is_told = True
+            is_raised = True
         except FileNotFoundError:
             assert not path.exists()
-            is_told = True
-    return is_told
+            is_raised = True
+    return is_raised
 
 
 def verified(path: Path) -> bool:
-    """Whether verification finds nothing wrong; problems are of the store that was named."""
+    """Return whether verification finds no problem."""
     with warnings.catch_warnings(action="ignore"):
         report = arraystore.verify(path, progress=False)
     assert report.ok == (not report.problems)
@@ -147,7 +147,7 @@ def rewrite(file: Path, damage: Callable[[bytes], bytes | None]) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Let two files change names."""
+    """Exchange the names of two files."""
     aside = one.with_name("aside")
     one.rename(aside)
     other.rename(one)
@@ -160,40 +160,44 @@ only_zarr = named("sound", [".zarr"], indirect=True, scope="module")
 only_hdf5 = named("sound", [".h5"], indirect=True, scope="module")
 
 
-def test_a_sound_store_is_read_and_verified(sound: Path) -> None:
-    assert not told(sound, sound)
+def test_undamaged_store_is_read_and_verified(sound: Path) -> None:
+    assert not raises_error(sound, sound)
     assert verified(sound)
 
 
 @only_zarr
 @named("damage", DAMAGE.values(), ids=DAMAGE)
 @named("key", CHUNKS)
-def test_a_damaged_chunk_is_told_or_read_right_and_always_reported(
+def test_damaged_chunk_is_reported_and_never_read_wrong(
     store: Path, sound: Path, key: str, damage: Callable[[bytes], bytes | None]
 ) -> None:
     rewrite(store / key, damage)
-    told(store, sound)
+    raises_error(store, sound)
     assert not verified(store)
 
 
 @only_zarr
 @named("damage", DAMAGE.values(), ids=DAMAGE)
 @named("key", DOCUMENTS)
-@named("is_gathered", [True, False], ids=["gathered in the root", "alone"])
-def test_a_damaged_document_is_told_or_read_right_and_reported(
-    store: Path, sound: Path, key: str, damage: Callable[[bytes], bytes | None], is_gathered: bool
+@named("is_consolidated", [True, False], ids=["consolidated", "alone"])
+def test_damaged_document_is_never_read_wrong(
+    store: Path,
+    sound: Path,
+    key: str,
+    damage: Callable[[bytes], bytes | None],
+    is_consolidated: bool,
 ) -> None:
-    if not is_gathered:
+    if not is_consolidated:
         root = json.loads((store / "zarr.json").read_text())
         del root["consolidated_metadata"]
         (store / "zarr.json").write_text(json.dumps(root))
     before = (store / key).read_bytes()
     rewrite(store / key, damage)
-    is_told = told(store, sound)
+    is_raised = raises_error(store, sound)
     is_same = (store / key).exists() and _is_same_document(before, (store / key).read_bytes())
-    # Nothing else says what is in a document that stands alone: of text for people a wrong
-    # letter is not noticed, of all others it is.
-    if is_told or (is_gathered and not is_same and key != "zarr.json"):
+    # A document that is not consolidated has no copy to compare with: a wrong letter in text for
+    # people is not noticed.
+    if is_raised or (is_consolidated and not is_same and key != "zarr.json"):
         assert not verified(store)
 
 
@@ -207,39 +211,35 @@ def _is_same_document(before: bytes, after: bytes) -> bool:
 @only_zarr
 @anywhere
 @given(st.sampled_from([*CHUNKS, *DOCUMENTS]), st.integers(0, 2**40))
-def test_a_flipped_bit_anywhere_is_told_or_read_right_and_what_is_told_is_reported(
-    store: Path, sound: Path, key: str, number: int
-) -> None:
+def test_flipped_bit_is_never_read_wrong(store: Path, sound: Path, key: str, number: int) -> None:
     file = store / key
     whole = file.read_bytes()
     file.write_bytes(flipped(number // 8 % len(whole) / len(whole), 1 << number % 8)(whole))
     try:
-        is_told = told(store, sound)
-        assert not (verified(store) and (is_told or key in CHUNKS))
+        is_raised = raises_error(store, sound)
+        assert not (verified(store) and (is_raised or key in CHUNKS))
     finally:
         file.write_bytes(whole)
 
 
 @only_zarr
-def test_chunks_that_changed_places_with_those_of_another_array_are_reported(store: Path) -> None:
+def test_swapped_columns_are_reported(store: Path) -> None:
     exchange(store / "train/image_height/c/0", store / "train/image_width/c/0")
     assert not verified(store)
 
 
 @only_zarr
-def test_shards_that_changed_places_are_told_and_reported(store: Path, sound: Path) -> None:
+def test_swapped_shards_of_two_splits_are_reported(store: Path, sound: Path) -> None:
     exchange(store / PAYLOAD / "c/0", store / "validation/image_payload/c/0")
-    assert told(store, sound) == (not verified(store))
+    assert raises_error(store, sound) == (not verified(store))
 
 
 @named("dense", [True, False])
 @only_zarr
-def test_shards_of_one_payload_that_changed_places_are_told_and_reported(
-    store: Path, sound: Path, dense: bool
-) -> None:
+def test_swapped_shards_of_one_split_are_reported(store: Path, sound: Path, dense: bool) -> None:
     rewrite_payload(store, shards=2**17, dense=dense)
     exchange(store / PAYLOAD / "c/0", store / PAYLOAD / "c/1")
-    assert told(store, sound)
+    assert raises_error(store, sound)
     report = arraystore.verify(store)
     assert {p.position for p in report.problems if "crc32c" in p.message} == set(range(4))
 
@@ -249,7 +249,7 @@ def test_shards_of_one_payload_that_changed_places_are_told_and_reported(
 
 @contextmanager
 def payload(path: Path) -> Iterator[tuple[Path, int, int]]:
-    """The file, first byte and length of the payload of train."""
+    """Yield file, offset and length of the payload of train."""
     if path.is_dir():
         yield path / PAYLOAD / "c/0", 0, arraystore.open(path).info.splits["train"].num_bytes
     else:
@@ -264,13 +264,13 @@ PAYLOAD_DAMAGE: Final[dict[str, Callable[[bytes], bytes]]] = {
     "last byte flipped": flipped(1),
     "zeros": lambda data: bytes(len(data)),
     "zeros at the end": lambda data: data[:-100] + bytes(100),
-    "chunks changed places": lambda data: data[2**16 : 2**17] + data[: 2**16] + data[2**17 :],
+    "chunks swapped": lambda data: data[2**16 : 2**17] + data[: 2**16] + data[2**17 :],
 }
 
 
 @forks
 @named("damage", PAYLOAD_DAMAGE.values(), ids=PAYLOAD_DAMAGE)
-def test_a_damaged_payload_is_told_and_reported_with_its_images(
+def test_damaged_payload_is_reported_with_its_images(
     store: Path, sound: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     before = arraystore.open(store)["train"].image_bytes[:]
@@ -278,7 +278,7 @@ def test_a_damaged_payload_is_told_and_reported_with_its_images(
         data = file.read_bytes()
     damaged = damage(data[start : start + nbytes])
     file.write_bytes(data[:start] + damaged + data[start + nbytes :])
-    assert in_child(told, store, sound)
+    assert in_child(raises_error, store, sound)
     after = arraystore.open(store)["train"].image_bytes[:]
     wrong = {i for i in range(4) if before[i] != after[i]}
     names = arraystore.open(store)["train"].file_name
@@ -292,18 +292,18 @@ def test_a_damaged_payload_is_told_and_reported_with_its_images(
 
 
 def in_child(act: Callable[..., bool], *arguments: Any) -> bool:
-    """Run in a forked child that is killed if it does not end; a crash is an error here."""
+    """Run in a forked child that is killed if it does not end; a crash raises an error."""
     return in_forked_child(lambda: bytes([act(*arguments)])) == b"\1"
 
 
 def outcome(path: Path, sound: Path) -> tuple[bool, bool]:
-    """Whether damage is told, and whether it is reported."""
-    answer = in_forked_child(lambda: bytes([told(path, sound), verified(path)]))
+    """Return whether reading raises an error, and whether verification reports a problem."""
+    answer = in_forked_child(lambda: bytes([raises_error(path, sound), verified(path)]))
     return answer[0] == 1, answer[1] == 0
 
 
-def places_of_data(path: Path) -> list[tuple[int, int]]:
-    """First byte and length of all that is no metadata: the chunks of columns, and payloads."""
+def data_ranges(path: Path) -> list[tuple[int, int]]:
+    """Return offset and length of everything except metadata: chunks of columns, and payloads."""
     found: list[tuple[int, int]] = []
 
     def visit(_: str, node: Any) -> None:
@@ -319,9 +319,9 @@ def places_of_data(path: Path) -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def metadata(sound: Path) -> list[int]:
-    """Where the bytes of metadata are that are not zero."""
+    """Return the offsets of the metadata bytes that are not zero."""
     data = np.frombuffer(sound.read_bytes(), np.uint8).copy()
-    for start, nbytes in places_of_data(sound):
+    for start, nbytes in data_ranges(sound):
         data[start : start + nbytes] = 0
     positions: list[int] = np.flatnonzero(data).tolist()
     return positions
@@ -331,28 +331,28 @@ def metadata(sound: Path) -> list[int]:
 @only_hdf5
 @anywhere
 @given(st.integers(0, 2**32), st.integers(0, 7))
-def test_a_flipped_bit_in_hdf5_metadata_is_told_or_read_right(
+def test_flipped_bit_in_hdf5_metadata_is_never_read_wrong(
     store: Path, sound: Path, metadata: list[int], number: int, bit: int
 ) -> None:
     whole = sound.read_bytes()
     at = metadata[number % len(metadata)]
     store.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
-    is_told, is_reported = outcome(store, sound)
-    assert is_reported or not is_told
+    is_raised, is_reported = outcome(store, sound)
+    assert is_reported or not is_raised
 
 
 @forks
 @only_hdf5
 @anywhere
 @given(st.integers(0, 2**32), st.sampled_from([8, 64, 512, 4096]))
-def test_zeros_in_hdf5_metadata_are_told_or_read_right(
+def test_zeros_in_hdf5_metadata_are_never_read_wrong(
     store: Path, sound: Path, metadata: list[int], number: int, nbytes: int
 ) -> None:
     whole = sound.read_bytes()
     at = metadata[number % len(metadata)]
     store.write_bytes((whole[:at] + bytes(nbytes) + whole[at + nbytes :])[: len(whole)])
-    is_told, is_reported = outcome(store, sound)
-    assert is_reported or not is_told
+    is_raised, is_reported = outcome(store, sound)
+    assert is_reported or not is_raised
 
 
 @forks
@@ -360,9 +360,7 @@ def test_zeros_in_hdf5_metadata_are_told_or_read_right(
 @settings(parent=anywhere, max_examples=20)
 @given(st.floats(0, 1, exclude_max=True))
 @example(0.0)
-def test_an_hdf5_file_that_is_cut_is_told_and_reported(
-    store: Path, sound: Path, place: float
-) -> None:
+def test_truncated_hdf5_file_raises_and_is_reported(store: Path, sound: Path, place: float) -> None:
     whole = sound.read_bytes()
     store.write_bytes(whole[: int(place * len(whole))])
     assert outcome(store, sound) == (True, True)
@@ -385,35 +383,35 @@ CHUNK_DAMAGE = {
 @only_hdf5
 @named("damage", CHUNK_DAMAGE.values(), ids=CHUNK_DAMAGE)
 @named("name", [*ROOT_COLUMNS, *(f"train/{name}" for name in COLUMNS)])
-def test_a_damaged_chunk_of_hdf5_is_told_or_read_right_and_what_is_told_is_reported(
+def test_damaged_hdf5_chunk_is_never_read_wrong(
     store: Path, sound: Path, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
     start, nbytes = chunk_of(store, name)
     whole = store.read_bytes()
-    # What is cut off is zeros, since the file goes on.
+    # The file continues after the chunk, so bytes that are cut off become zeros.
     damaged = damage(whole[start : start + nbytes]).ljust(nbytes, b"\0")
     store.write_bytes(whole[:start] + damaged + whole[start + nbytes :])
-    is_told, is_reported = outcome(store, sound)
-    # The header of gzip has bits of no consequence.
-    assert is_reported or (not is_told and damage == DAMAGE["first byte flipped"])
+    is_raised, is_reported = outcome(store, sound)
+    # Some bits in the header of gzip have no effect.
+    assert is_reported or (not is_raised and damage == DAMAGE["first byte flipped"])
 
 
 @forks
 @only_hdf5
 @named("name", [*ROOT_COLUMNS, PAYLOAD, *(f"train/{name}" for name in COLUMNS), "train"])
-def test_what_is_deleted_from_an_hdf5_file_is_reported(store: Path, sound: Path, name: str) -> None:
+def test_deleted_hdf5_object_is_reported(store: Path, sound: Path, name: str) -> None:
     with h5py.File(store, "r+") as root:
         del root[name]
-    told(store, sound)
+    raises_error(store, sound)
     assert not verified(store)
 
 
-# Chunks of a column that changed places
+# Swapped chunks of a column
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
 def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of so many samples that its columns have two chunks; of each image only a header."""
+    """Return a store whose columns have two chunks; images consist of a header only."""
     path = tmp_path_factory.mktemp("large") / f"large{request.param}"
     images = [
         b"\xff\xd8\xff\xfe"
@@ -443,21 +441,19 @@ def swap_chunks(path: Path, name: str) -> None:
 
 
 def use_columns(path: Path) -> None:
-    """Read what needs each column but heights and widths, which reading needs not."""
+    """Read everything that needs a column; heights and widths are not needed."""
     train = arraystore.open(path, checksum="always")["train"]
     assert len(train.image_bytes[[0, -1]]) == 2
     assert sum(len(train.where(label=k)) for k in range(13)) == N_LARGE
 
 
-def test_a_large_store_is_verified(large: Path) -> None:
+def test_large_store_is_verified(large: Path) -> None:
     assert verified(large)
     use_columns(large)
 
 
 @named("column", [name for name in COLUMNS if name != "label_indptr"])
-def test_chunks_of_a_column_that_changed_places_are_told_and_reported(
-    large: Path, tmp_path: Path, column: str
-) -> None:
+def test_swapped_chunks_of_a_column_are_reported(large: Path, tmp_path: Path, column: str) -> None:
     path = tmp_path / large.name
     (shutil.copytree if large.is_dir() else shutil.copy)(large, path)
     swap_chunks(path, f"train/{column}")
@@ -465,14 +461,14 @@ def test_chunks_of_a_column_that_changed_places_are_told_and_reported(
         with pytest.raises(ArrayStoreError, match=r"large\.(zarr|h5)/train"):
             use_columns(path)
     report = arraystore.verify(path)
-    told = " ".join(f"{problem.key} {problem.message}" for problem in report.problems)
+    text = " ".join(f"{problem.key} {problem.message}" for problem in report.problems)
     evidence = {"file_name": "content_digest", "image_crc32c": "crc32c must be"}
-    assert evidence.get(column, column) in told
+    assert evidence.get(column, column) in text
     assert len(report.problems) <= min(report.num_problems, 1000)
 
 
-def test_an_index_that_has_one_label_for_another_is_told_where_all_is_checked(store: Path) -> None:
-    # Of labels 1 and 2 there is one sample each, so that each alone looks right.
+def test_label_index_with_swapped_labels_raises(store: Path) -> None:
+    # Labels 1 and 2 have one sample each, so that the index of each alone looks right.
     rewrite_column(store, "train/label_order", lambda order: order[[0, 1, 3, 2]])
     with pytest.raises(ChecksumError, match="label_order: has others where label 1 is"):
         arraystore.open(store, checksum="always")["train"].where(label=1)

@@ -1,4 +1,4 @@
-"""Text in HDF5 as other programs write it: ended by a zero byte, padded with spaces, not UTF-8."""
+"""Text in HDF5 as other programs write it: null-terminated, padded with spaces, not UTF-8."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PADDED: Final[dict[str, tuple[int, Callable[[bytes], bytes]]]] = {
     "ended": (h5t.STR_NULLTERM, lambda text: (text + b"\0")[:WIDTH].ljust(WIDTH, b"?")),
     "spaces": (h5t.STR_SPACEPAD, lambda text: text.ljust(WIDTH, b" ")),
 }
-"""HDF5's three ways to store text shorter than its type: the type, and the bytes."""
+"""HDF5's three ways to store text shorter than its type, and the bytes of a text."""
 
 padded = pytest.mark.parametrize("padding", PADDED)
 
@@ -54,7 +54,7 @@ def raw(texts: Sequence[str], padding: str) -> NDArray[np.void]:
 
 
 def rewrite(store: Path, padding: str) -> None:
-    """Write the file names and an attribute as a program would that pads in that way."""
+    """Write the file names and an attribute like a program that pads text in one way."""
     data_type = text_type(padding)
     with h5py.File(store, "r+") as file:
         scale = file["train/file_name"].dims[0][0]
@@ -72,7 +72,7 @@ def rewrite(store: Path, padding: str) -> None:
 
 
 @padded
-def test_text_of_any_padding_is_read_without_it(store: Path, padding: str) -> None:
+def test_padding_of_text_is_removed(store: Path, padding: str) -> None:
     rewrite(store, padding)
     opened = arraystore.open(store, checksum="always")
     train = opened["train"]
@@ -84,9 +84,7 @@ def test_text_of_any_padding_is_read_without_it(store: Path, padding: str) -> No
 
 @padded
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_copy_of_text_of_any_padding_holds_the_text(
-    store: Path, padding: str, suffix: str, tmp_path: Path
-) -> None:
+def test_copied_text_has_no_padding(store: Path, padding: str, suffix: str, tmp_path: Path) -> None:
     rewrite(store, padding)
     copied = tmp_path / f"b{suffix}"
     assert arraystore.copy(store, copied).left_out == ()
@@ -96,7 +94,7 @@ def test_copy_of_text_of_any_padding_holds_the_text(
 
 
 @padded
-def test_verify_reports_text_that_is_not_padded_with_zeros(store: Path, padding: str) -> None:
+def test_verify_reports_wrong_padding(store: Path, padding: str) -> None:
     rewrite(store, padding)
     found = [str(problem) for problem in arraystore.verify(store).problems]
     expected = ["train/file_name: text must be padded with zero bytes (H5T_STR_NULLPAD)"]
@@ -104,9 +102,7 @@ def test_verify_reports_text_that_is_not_padded_with_zeros(store: Path, padding:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_attribute_that_is_not_utf8_is_left_out_of_a_copy(
-    store: Path, suffix: str, tmp_path: Path
-) -> None:
+def test_copy_omits_attribute_that_is_not_utf8(store: Path, suffix: str, tmp_path: Path) -> None:
     with h5py.File(store, "r+") as file:
         file.attrs["by"] = np.bytes_(b"caf\xe9")
         file["train"].attrs["by"] = np.array([b"tea", b"caf\xe9"])
@@ -115,7 +111,7 @@ def test_attribute_that_is_not_utf8_is_left_out_of_a_copy(
     assert arraystore.verify(copied).ok
 
 
-def test_needed_attribute_that_is_not_utf8_is_refused(store: Path) -> None:
+def test_required_attribute_that_is_not_utf8_raises(store: Path) -> None:
     with h5py.File(store, "r+") as file:
         file.attrs["description"] = np.bytes_(b"caf\xe9")
     with pytest.raises(FormatError, match=r"'description' must be str, got text that is not UTF-8"):

@@ -1,4 +1,4 @@
-"""HDF5 files that point elsewhere, want foreign code, or claim what is not there: all refused."""
+"""HDF5 files that refer to other files, need foreign code, or state false sizes: all refused."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ every_array = named("node", [node for node in NODES if node != "train"])
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A small store that is to be tampered with."""
+    """Return a small store to be manipulated."""
     images = [picture(seed=i) for i in range(4)]
     return write_store(tmp_path / "a.h5", list("abcd"), [0, 1, 0, 1], images, classes=["x", "y"])
 
 
 def use(path: Path) -> None:
-    """Read all of train, and the names of classes."""
+    """Read all of train, and the class names."""
     store = arraystore.open(path, checksum="always")
     everything(path)
     _ = store.info, store["train"][:]
 
 
 def replaced(path: Path, node: str, make: Callable[[Any, str], object]) -> None:
-    """Put something else in the place of a node, made by ``make(group, name)``."""
+    """Replace a node by one that ``make(group, name)`` creates."""
     with h5py.File(path, "r+") as file:
         parent, _, name = node.rpartition("/")
         group = file[parent or "/"]
@@ -50,7 +50,7 @@ def replaced(path: Path, node: str, make: Callable[[Any, str], object]) -> None:
         make(group, name)
 
 
-def test_the_store_is_whole_before_it_is_tampered_with(store: Path) -> None:
+def test_unchanged_store_is_read(store: Path) -> None:
     use(store)
 
 
@@ -69,7 +69,7 @@ def test_external_links_are_not_followed(store: Path, node: str, tmp_path: Path)
 
 
 @every_node
-def test_an_external_link_opens_no_file(
+def test_external_link_opens_no_file(
     store: Path, node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(store, tmp_path / "elsewhere.h5")  # whole, and where libhdf5 would look for it
@@ -91,7 +91,7 @@ def test_soft_links_are_not_followed(store: Path, node: str, target: str) -> Non
         use(store)
 
 
-def test_a_ring_of_hard_links_does_not_go_on_for_ever(store: Path, tmp_path: Path) -> None:
+def test_ring_of_hard_links_ends(store: Path, tmp_path: Path) -> None:
     with h5py.File(store, "r+") as file:
         file["train/again"] = file["/"]
     use(store)
@@ -99,7 +99,7 @@ def test_a_ring_of_hard_links_does_not_go_on_for_ever(store: Path, tmp_path: Pat
     assert everything(tmp_path / "b.zarr") == everything(store)
 
 
-# Values that are elsewhere
+# Values in other files
 
 
 @every_array
@@ -138,7 +138,7 @@ def test_virtual_datasets_are_not_read(store: Path, node: str, tmp_path: Path) -
 
 @every_array
 @named("number", [32000, 32001, 32004, 32015, 300, 500])
-def test_other_filters_are_refused(store: Path, node: str, number: int) -> None:
+def test_unknown_filters_raise(store: Path, node: str, number: int) -> None:
     def make(group: Any, name: str) -> None:
         from h5py import h5d, h5p, h5s
 
@@ -155,7 +155,7 @@ def test_other_filters_are_refused(store: Path, node: str, number: int) -> None:
         use(store)
 
 
-def test_no_plug_in_is_looked_for(store: Path) -> None:
+def test_filter_plugins_are_not_loaded(store: Path) -> None:
     def make(group: Any, name: str) -> None:
         values = group[f"moved-{name}"][:]
         group.create_dataset(name, data=values, chunks=values.shape, compression="lzf")
@@ -166,7 +166,7 @@ def test_no_plug_in_is_looked_for(store: Path) -> None:
 
 
 @named("options", [{"fletcher32": True}, {"compression": "gzip"}, {"shuffle": True}, {}], ids=str)
-def test_the_filters_of_hdf5_itself_are_fine(store: Path, options: dict[str, Any]) -> None:
+def test_filters_of_hdf5_are_read(store: Path, options: dict[str, Any]) -> None:
     expected = everything(store)
 
     def make(group: Any, name: str) -> None:
@@ -177,7 +177,7 @@ def test_the_filters_of_hdf5_itself_are_fine(store: Path, options: dict[str, Any
     assert everything(store) == expected
 
 
-def test_deflate_twice_is_refused(store: Path) -> None:
+def test_deflate_twice_raises(store: Path) -> None:
     def make(group: Any, name: str) -> None:
         from h5py import h5d, h5p, h5s
 
@@ -195,13 +195,13 @@ def test_deflate_twice_is_refused(store: Path) -> None:
         use(store)
 
 
-# Claims
+# Stated sizes
 
 
 @named("length", [2**20, 2**34, 2**40, 2**60])
 @named("options", [{}, {"compression": "gzip"}, {"chunks": (2**20,)}], ids=str)
 @named("node", [PAYLOAD, "train/label", "train/file_name", "label_name"])
-def test_arrays_that_take_up_no_room_are_refused_before_memory_is_taken(
+def test_arrays_without_storage_raise_without_memory(
     store: Path, node: str, length: int, options: dict[str, Any]
 ) -> None:
     def make(group: Any, name: str) -> None:
@@ -215,7 +215,7 @@ def test_arrays_that_take_up_no_room_are_refused_before_memory_is_taken(
         use(store)
 
 
-def test_a_column_with_a_chunk_that_is_missing_is_refused(store: Path) -> None:
+def test_column_with_missing_chunk_raises(store: Path) -> None:
     def make(group: Any, name: str) -> None:
         values = group[f"moved-{name}"][:]
         column = group.create_dataset(name, values.shape, values.dtype, chunks=(1,))
@@ -226,7 +226,7 @@ def test_a_column_with_a_chunk_that_is_missing_is_refused(store: Path) -> None:
         use(store)
 
 
-def test_a_bomb_of_gzip_is_refused_by_the_size_of_a_chunk(store: Path) -> None:
+def test_gzip_bomb_raises(store: Path) -> None:
     def make(group: Any, name: str) -> None:
         n = 2**26
         column = group.create_dataset(name, (n,), "i8", chunks=(n,), compression="gzip")
@@ -241,7 +241,7 @@ def test_a_bomb_of_gzip_is_refused_by_the_size_of_a_chunk(store: Path) -> None:
 
 
 @named("group", ["", "train"])
-def test_attributes_of_hundreds_of_megabytes_are_refused(store: Path, group: str) -> None:
+def test_huge_attribute_raises(store: Path, group: str) -> None:
     with h5py.File(store, "r+", libver="latest") as file:
         file[group or "/"].attrs.create("huge", np.zeros(MAX_NBYTES + 1, np.uint8))
     with refused(store, "attribute 'huge'", MAX_NBYTES):
@@ -268,7 +268,7 @@ def test_attributes_of_hundreds_of_megabytes_are_refused(store: Path, group: str
         ),
     ],
 )  # fmt: skip
-def test_odd_attributes_do_no_harm(store: Path, make: Callable[[Any], object]) -> None:
+def test_odd_attributes_are_harmless(store: Path, make: Callable[[Any], object]) -> None:
     expected = everything(store)
     with h5py.File(store, "r+", libver="latest") as file:
         for group in (file, file["train"], file[PAYLOAD]):
@@ -282,19 +282,19 @@ def test_odd_attributes_do_no_harm(store: Path, make: Callable[[Any], object]) -
 
 @named("name", ["splits", "format_version", "dataset_name", "skipped"])
 @named("value", [h5py.Empty("S4"), np.zeros(5), np.zeros((2, 2), "S3"), np.float64("nan"), 2**62])
-def test_attributes_of_another_kind_are_refused(store: Path, name: str, value: Any) -> None:
+def test_attribute_of_wrong_type_raises(store: Path, name: str, value: Any) -> None:
     with h5py.File(store, "r+") as file:
         file.attrs.create(name, value)
     with refused(store, f"'{name}'"):
         use(store)
 
 
-# Copies go nowhere but to their target
+# Copies write only below their target
 
 
 @named("suffix", [".zarr", ".h5"])
 @named("name", ["..", "../x", "a/../../x", "zarr.json", "a/zarr.json", "\x1b[2J", "a\nb"])
-def test_names_that_lead_out_of_a_copy_are_refused_or_harmless(
+def test_names_do_not_lead_out_of_a_copy(
     store: Path, suffix: str, name: str, tmp_path: Path
 ) -> None:
     with h5py.File(store, "r+") as file:
@@ -316,7 +316,7 @@ def test_names_that_lead_out_of_a_copy_are_refused_or_harmless(
 @named(
     "value", [5, np.bytes_(b"abc"), np.arange(3), np.array([b"a", b"b"]), "text", h5py.Empty("i4")]
 )
-def test_a_list_of_dimensions_that_is_none_does_not_end_the_process(
+def test_wrong_dimension_list_does_not_end_the_process(
     store: Path, value: Any, tmp_path: Path
 ) -> None:
     with h5py.File(store, "r+") as file:

@@ -1,4 +1,4 @@
-"""Zarr stores that claim what is not there, or are not made of files: refused at little cost."""
+"""Zarr stores that state false sizes, or do not consist of files: refused at little cost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ named = pytest.mark.parametrize
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A small store that is to be tampered with."""
+    """Return a small store to be manipulated."""
     images = [picture(seed=i) for i in range(4)]
     path = write_store(tmp_path / "a.zarr", list("abcd"), [0, 1, 0, 1], images, classes=["x", "y"])
     drop_consolidated_metadata(path)
@@ -52,7 +52,7 @@ def store(tmp_path: Path) -> Path:
 
 @contextmanager
 def memory_below(nbytes: int) -> Iterator[None]:
-    """Expect that Python and NumPy never have so much memory more than before."""
+    """Expect that Python and NumPy allocate less memory than a limit."""
     tracemalloc.start()
     try:
         yield
@@ -62,7 +62,7 @@ def memory_below(nbytes: int) -> Iterator[None]:
 
 
 def use(path: Path) -> None:
-    """Read all of train, and the names of classes."""
+    """Read all of train, and the class names."""
     store = arraystore.open(path, checksum="always")
     everything(path)
     _ = store.info, store["train"][:]
@@ -73,7 +73,7 @@ def grid(node: dict[str, Any]) -> dict[str, Any]:
     return configuration
 
 
-# Claims
+# Stated sizes
 
 
 @named(
@@ -89,7 +89,7 @@ def grid(node: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 @named("node", [PAYLOAD, "train/label", "train/file_name", "label_name"])
-def test_numbers_that_cannot_be_are_refused_before_memory_is_taken(
+def test_impossible_numbers_raise_without_memory(
     store: Path, node: str, change: Callable[[dict[str, Any]], object]
 ) -> None:
     edit_json(store / node / "zarr.json", change)
@@ -104,7 +104,7 @@ def test_numbers_that_cannot_be_are_refused_before_memory_is_taken(
 
 
 @named("n_more", [2**20, 2**40])
-def test_a_shard_of_countless_chunks_is_refused(store: Path, n_more: int) -> None:
+def test_shard_of_countless_chunks_raises(store: Path, n_more: int) -> None:
     def change(node: dict[str, Any]) -> None:
         grid(node).update(chunk_shape=[2**17 * n_more])
 
@@ -123,7 +123,7 @@ BOMB = b"\x28\xb5\x2f\xfd\xe0"
 
 @named("nbytes", [2**19 + 8, 2**30, 2**40, 2**63])
 @named("column", ["label", "file_name"])
-def test_a_chunk_that_would_become_too_large_is_refused_before_it_does(
+def test_chunk_of_wrong_stated_size_raises_without_memory(
     store: Path, column: str, nbytes: int
 ) -> None:
     rewritten_chunk(store, column, BOMB + struct.pack("<Q", nbytes) + bytes(20))
@@ -136,36 +136,34 @@ def test_a_chunk_that_would_become_too_large_is_refused_before_it_does(
     [b"", b"\x28\xb5\x2f\xfd", BOMB, BOMB + bytes(3), b"\x28\xb5\x2f\xfd\0\0\0\0", b"x" * 50],
 )
 @named("column", ["label", "file_name"])
-def test_a_chunk_that_does_not_tell_its_size_is_refused(
-    store: Path, column: str, frame: bytes
-) -> None:
+def test_chunk_without_stated_size_raises(store: Path, column: str, frame: bytes) -> None:
     rewritten_chunk(store, column, frame)
     with refused(f"{store}/train/{column}/c/0", "cannot be decoded"):
         use(store)
 
 
 @named("n", [0, 1, 2**16 - 1, 2**16 + 1, 2**32 - 1])
-def test_text_of_another_number_is_refused_before_memory_is_taken(store: Path, n: int) -> None:
+def test_wrong_number_of_texts_raises_without_memory(store: Path, n: int) -> None:
     rewritten_chunk(store, "file_name", Zstd().encode(struct.pack("<I", n) + bytes(100)))
     with memory_below(2**26), refused(f"{store}/train/file_name/c/0", f"got {n}"):
         use(store)
 
 
-def test_text_of_zeros_is_small_and_refused_when_it_is_large(store: Path) -> None:
+def test_zstd_bomb_raises(store: Path) -> None:
     rewritten_chunk(store, "file_name", Zstd(19).encode(bytes(MAX_CHUNK_NBYTES + 1)))
     with memory_below(2**26), refused(f"{store}/train/file_name/c/0", "at most"):
         use(store)
 
 
 @named("nbytes", [0, 1, 255, 256, 257, 65535, 65536, 65791, 65792, 2**20])
-def test_the_size_of_a_frame_is_what_it_becomes(nbytes: int) -> None:
+def test_content_nbytes_equals_decoded_size(nbytes: int) -> None:
     assert content_nbytes(memoryview(Zstd().encode(bytes(nbytes) + b"x"))) == nbytes + 1
 
 
-# Large documents, and a million of anything
+# Large documents and lists
 
 
-def test_a_huge_document_is_refused_unread(store: Path) -> None:
+def test_huge_document_is_not_read(store: Path) -> None:
     for document in (store / "train" / "zarr.json", store / "zarr.json"):
         with document.open("r+b") as file:
             file.truncate(2**40)
@@ -173,14 +171,14 @@ def test_a_huge_document_is_refused_unread(store: Path) -> None:
             use(store)
 
 
-def test_a_huge_chunk_is_refused_unread(store: Path) -> None:
+def test_huge_chunk_is_not_read(store: Path) -> None:
     with (store / "train/label/c/0").open("r+b") as file:
         file.truncate(2**40)
     with memory_below(2**24), refused(f"{store}/train/label/c/0", f"has {2**40} bytes"):
         use(store)
 
 
-def test_attributes_of_many_megabytes_are_read_or_refused_in_few_words(store: Path) -> None:
+def test_message_about_huge_attribute_is_short(store: Path) -> None:
     def change(root: dict[str, Any]) -> None:
         root["attributes"]["description"] = ["x" * (MAX_NBYTES // 2)]
 
@@ -192,7 +190,7 @@ def test_attributes_of_many_megabytes_are_read_or_refused_in_few_words(store: Pa
 
 @named("name", ["splits", "selections"])
 @named("n", [MAX_SPLITS + 1, 10**6])
-def test_a_million_splits_are_refused(store: Path, name: str, n: int) -> None:
+def test_million_splits_raise(store: Path, name: str, n: int) -> None:
     names = [f"s{i}" for i in range(n)]
     value = names if name == "splits" else json.dumps({key: ["train"] for key in names})
     edit_json(store / "zarr.json", lambda root: root["attributes"].update({name: value}))
@@ -200,7 +198,7 @@ def test_a_million_splits_are_refused(store: Path, name: str, n: int) -> None:
         arraystore.open(store)
 
 
-def test_a_split_that_is_listed_twice_is_refused(store: Path) -> None:
+def test_duplicate_split_raises(store: Path) -> None:
     set_attribute(store, "", "splits", ["train", "train"])
     with refused(store, "'splits'", "different names"):
         arraystore.open(store)
@@ -209,7 +207,7 @@ def test_a_split_that_is_listed_twice_is_refused(store: Path) -> None:
 @named(
     "text", ["train" + " " * 200_000 + "!", "+".join(["train"] * 100_000), "train[" + "1" * 10**5]
 )
-def test_a_long_split_string_is_read_or_refused(text: str) -> None:
+def test_long_split_string_is_parsed_or_raises(text: str) -> None:
     try:
         assert len(parse_split_string(text, {"train": 10})) == 100_000
     except ValueError as error:
@@ -217,13 +215,13 @@ def test_a_long_split_string_is_read_or_refused(text: str) -> None:
 
 
 @named("bound", ["9" * 5000, "1." + "9" * 5000 + "%", "1_" * 3000 + "1"])
-def test_a_bound_of_thousands_of_digits_is_a_value_error(bound: str) -> None:
+def test_bound_of_thousands_of_digits_raises(bound: str) -> None:
     with pytest.raises(ValueError, match=r"outside|digits|limit"):
         parse_split_string(f"train[:{bound}]", {"train": 10})
 
 
 @named("text", ["[" * 10**6, '{"a":' * 10**5, "9" * 10**6, '"\\ud800"', '{"format": NaN}'])
-def test_a_selection_file_of_deep_or_endless_json_is_refused(text: str, tmp_path: Path) -> None:
+def test_selection_file_of_odd_json_raises(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(text)
     with refused(tmp_path, "is not a saved selection"):
         SavedSelection.load(tmp_path / "s.json")
@@ -233,17 +231,17 @@ def test_a_selection_file_of_deep_or_endless_json_is_refused(text: str, tmp_path
 
 
 @named("n", [1, MAX_NAME_NBYTES])
-def test_long_names_are_kept(tmp_path: Path, n: int) -> None:
+def test_long_names_are_accepted(tmp_path: Path, n: int) -> None:
     check_names("a.tar", ["x" * n, "é" * (n // 2) + "y" * (n % 2)])
 
 
-def test_names_of_one_hash_are_no_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_with_equal_hashes_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arraystore.sources.sample_table._may_repeat", lambda names: True)
     check_names("a.tar", ["b", "a"])
 
 
 @named("name", ["x" * 10_240, "é" * 2049, "a\0b", ""])
-def test_names_too_long_or_with_nul_are_refused_in_few_words(name: str) -> None:
+def test_message_about_wrong_name_is_short(name: str) -> None:
     from arraystore import SourceError
 
     with pytest.raises(SourceError) as caught:
@@ -251,12 +249,12 @@ def test_names_too_long_or_with_nul_are_refused_in_few_words(name: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-# What is no file
+# Files of other kinds
 
 
 @named("key", ["zarr.json", "train/zarr.json", "train/label/c/0", f"{PAYLOAD}/c/0"])
 @named("kind", ["pipe", "folder", "device"])
-def test_what_is_no_file_is_refused_without_waiting(store: Path, key: str, kind: str) -> None:
+def test_pipes_folders_and_devices_raise(store: Path, key: str, kind: str) -> None:
     (store / key).unlink()
     if kind == "pipe":
         os.mkfifo(store / key)
@@ -268,7 +266,7 @@ def test_what_is_no_file_is_refused_without_waiting(store: Path, key: str, kind:
         use(store)
 
 
-def test_a_pipe_in_a_folder_that_is_converted_is_refused(tmp_path: Path) -> None:
+def test_converting_a_pipe_raises(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", {"a/1.jpg": picture()})
     os.mkfifo(tmp_path / "in/a/2.jpg")
     with pytest.raises(ArrayStoreError, match="pipe"):
@@ -289,7 +287,7 @@ def test_a_pipe_in_a_folder_that_is_converted_is_refused(tmp_path: Path) -> None
         (0, 2**40),
     ],
 )
-def test_offsets_that_wrap_around_are_refused(
+def test_offsets_that_wrap_around_raise(
     tmp_path: Path, start: int, nbytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests import support
@@ -306,7 +304,7 @@ def test_offsets_that_wrap_around_are_refused(
         _ = stored.image_bytes[0]
 
 
-def test_images_that_overlap_are_read_as_they_say_and_not_copied(tmp_path: Path) -> None:
+def test_overlapping_images_are_not_copied(tmp_path: Path) -> None:
     from tests import support
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What others see in a store: each client of `tests.plain_clients`, compared with the source."""
+"""Stores as other clients read them, see `tests.plain_clients`, compared with the source."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPLITS = ("train", "validation")
 
 @pytest.fixture(scope="module")
 def stores(drawn: DrawnArchives, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The drawn archives in both containers, by suffix."""
+    """Return the drawn archives in both containers, by suffix."""
     return convert_to_both(tmp_path_factory, "imagenet2012_subset/1pct", drawn.folder)
 
 
@@ -49,7 +49,7 @@ def seen(stores: dict[str, Path]) -> Seen:
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """Stores of many shards, with a test split that has no labels."""
+    """Yield stores of many shards, with a test split that has no labels."""
     folder = tmp_path_factory.mktemp("archives")
     write_archives(folder, n_classes=3, per_class=4, n_validation=2)
     with tarfile.open(folder / "ILSVRC2012_img_test.tar", "w") as archive:
@@ -59,7 +59,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     with pytest.MonkeyPatch.context() as patch:
-        # Those of the format would need hundreds of megabytes of images.
+        # Shards of the format's size would need hundreds of megabytes of images.
         patch.setattr(zarr_container, "SHARD_NBYTES", 2**16)
         patch.setattr(zarr_container, "INNER_CHUNK_NBYTES", 2**12)
         patch.setattr(layout.blocks, "__kwdefaults__", {"block_nbytes": 2**16})
@@ -77,7 +77,7 @@ def convert_to_both(
 
 
 class Seen:
-    """What each client saw of each split, read when it is first asked for."""
+    """Data that each client reads of each split, read when it is first used."""
 
     def __init__(self, stores: dict[str, Path]) -> None:
         self._stores = stores
@@ -100,11 +100,11 @@ def same(one: PlainSplit, other: PlainSplit) -> bool:
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("client", CLIENTS)
-def test_every_image_is_that_of_the_source(
+def test_images_equal_those_of_the_source(
     client: str, split: str, seen: Seen, drawn: DrawnArchives
 ) -> None:
     source: dict[str, bytes] = getattr(drawn, split)
-    # A client that cannot read the names gets them from one that can.
+    # Clients that cannot read the names use those that another client read.
     names = seen(client, split).file_name or seen("zarr", split).file_name
     found = dict(zip(names, seen(client, split).images, strict=True))
     assert found.keys() == source.keys()
@@ -115,7 +115,7 @@ def test_every_image_is_that_of_the_source(
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("client", CLIENTS)
-def test_every_image_has_its_checksum(client: str, split: str, seen: Seen) -> None:
+def test_images_match_their_checksums(client: str, split: str, seen: Seen) -> None:
     plain = seen(client, split)
     assert [crc32c(image) for image in plain.images] == plain.columns["image_crc32c"].tolist()
 
@@ -128,7 +128,7 @@ def test_start_and_nbytes_cover_the_payload(client: str, seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("client", WITH_TEXT)
-def test_labels_of_train_are_those_of_the_names(client: str, seen: Seen) -> None:
+def test_labels_of_train_match_names(client: str, seen: Seen) -> None:
     plain = seen(client, "train")
     assert plain.label_name == list(wnids())
     found = [plain.label_name[label] for label in plain.columns["label"].tolist()]
@@ -136,14 +136,14 @@ def test_labels_of_train_are_those_of_the_names(client: str, seen: Seen) -> None
 
 
 @pytest.mark.parametrize("client", WITH_TEXT)
-def test_labels_of_validation_are_the_published_ones(client: str, seen: Seen) -> None:
+def test_labels_of_validation_match_published_ones(client: str, seen: Seen) -> None:
     plain = seen(client, "validation")
     numbers = [int(name.removesuffix(".JPEG")[-8:]) for name in plain.file_name]
     assert plain.columns["label"].tolist() == [validation_labels()[i - 1] for i in numbers]
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_label_index_lists_the_samples_of_each_label(client: str, seen: Seen) -> None:
+def test_label_index_lists_samples_of_each_label(client: str, seen: Seen) -> None:
     columns = seen(client, "train").columns
     order, indptr = columns["label_order"], columns["label_indptr"]
     assert len(indptr) == len(wnids()) + 1
@@ -153,7 +153,7 @@ def test_label_index_lists_the_samples_of_each_label(client: str, seen: Seen) ->
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_all_clients_see_the_same_numbers(client: str, seen: Seen) -> None:
+def test_all_clients_read_the_same_numbers(client: str, seen: Seen) -> None:
     columns = seen("zarr", "train").columns
     for name, values in seen(client, "train").columns.items():
         assert values.dtype == columns[name].dtype
@@ -174,9 +174,7 @@ def test_dimensions_are_named(client: str, seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("client", WITH_TEXT)
-def test_attributes_say_what_the_data_set_is(
-    client: str, seen: Seen, stores: dict[str, Path]
-) -> None:
+def test_attributes_describe_the_data_set(client: str, seen: Seen, stores: dict[str, Path]) -> None:
     root, info = seen(client, "train").root, arraystore.open(stores[".zarr"]).info
     assert root["format"] == "arraystore"
     assert root["format_version"] == info.format_version
@@ -192,7 +190,7 @@ def test_attributes_say_what_the_data_set_is(
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("client", WITH_TEXT)
-def test_content_digest_can_be_computed_by_anybody(client: str, split: str, seen: Seen) -> None:
+def test_content_digest_can_be_recomputed(client: str, split: str, seen: Seen) -> None:
     plain = seen(client, split)
     assert plain.attributes["num_samples"] == len(plain.images)
     assert plain.attributes["content_digest"] == content_digest(plain)
@@ -213,9 +211,7 @@ def test_names_beyond_ascii_are_read(
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_images_across_shards_and_chunks_are_whole(
-    client: str, split: str, pieces: dict[str, Path]
-) -> None:
+def test_images_across_shards_are_whole(client: str, split: str, pieces: dict[str, Path]) -> None:
     suffix, read = CLIENTS[client]
     assert len(list((pieces[".zarr"] / split / "image_payload/c").iterdir())) > 1
     plain = read(pieces[suffix], split)
@@ -223,17 +219,17 @@ def test_images_across_shards_and_chunks_are_whole(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_samples_without_a_label_have_minus_one(client: str, pieces: dict[str, Path]) -> None:
+def test_unlabelled_samples_have_minus_one(client: str, pieces: dict[str, Path]) -> None:
     suffix, read = CLIENTS[client]
     plain = read(pieces[suffix], "test")
     assert plain.columns["label"].tolist() == [-1] * 4
     assert len(plain.columns["label_order"]) == 0
 
 
-# xarray tells that opening is slower without; nothing in such a store could keep it from that.
+# xarray warns that opening is slower without consolidated metadata.
 @pytest.mark.filterwarnings("ignore:Failed to open Zarr store with consolidated:RuntimeWarning")
 @pytest.mark.parametrize("client", ZARR_CLIENTS)
-def test_consolidated_metadata_is_not_needed(
+def test_store_is_read_without_consolidated_metadata(
     client: str, seen: Seen, stores: dict[str, Path], tmp_path: Path
 ) -> None:
     path = Path(shutil.copytree(stores[".zarr"], tmp_path / "plain.zarr"))
@@ -261,9 +257,7 @@ def test_tensorstore_has_no_data_type_for_text(stores: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("client", WITH_TEXT)
-def test_store_is_read_where_arraystore_is_not_installed(
-    client: str, stores: dict[str, Path], seen: Seen
-) -> None:
+def test_store_is_read_without_arraystore(client: str, stores: dict[str, Path], seen: Seen) -> None:
     suffix, _ = CLIENTS[client]
     program = f"""
 import sys
@@ -295,7 +289,7 @@ class CountingFile(io.FileIO):
         return nbytes
 
 
-def test_plain_h5py_reads_no_more_than_the_bytes_of_the_image(stores: dict[str, Path]) -> None:
+def test_h5py_reads_only_the_bytes_of_an_image(stores: dict[str, Path]) -> None:
     with CountingFile(stores[".h5"]) as counting, h5py.File(counting) as file:
         payload = file["train/image_payload"]
         start, nbytes = int(file["train/image_start"][3]), int(file["train/image_nbytes"][3])

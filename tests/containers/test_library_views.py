@@ -1,4 +1,4 @@
-"""`Store.zarr` and `Store.h5py`: the whole store in the hands of zarr-python and h5py."""
+"""`Store.zarr` and `Store.h5py`: a store as objects of zarr-python and h5py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def web(path: Path) -> Iterator[WebServer]:
 
 @pytest.fixture
 def opened(path: Path, web: WebServer) -> Callable[[str], arraystore.Store]:
-    """Return a function that opens the store of `path` where it lies in a certain way."""
+    """Return a function that opens the store of `path` in a kind of place."""
 
     def bucket() -> MemoryStore:
         objects = MemoryStore()
@@ -54,7 +54,7 @@ def opened(path: Path, web: WebServer) -> Callable[[str], arraystore.Store]:
     return lambda place: places[place]()
 
 
-def handed_out(store: arraystore.Store, path: Path) -> Any:
+def library_object(store: arraystore.Store, path: Path) -> Any:
     return store.zarr() if path.suffix == ".zarr" else store.h5py()
 
 
@@ -63,7 +63,7 @@ def test_library_reads_the_whole_store(
     place: str, path: Path, opened: Callable[[str], arraystore.Store]
 ) -> None:
     store = opened(place)
-    root = handed_out(store, path)
+    root = library_object(store, path)
     assert f"{type(root).__module__}.{type(root).__name__}".startswith(path.suffix[1:3])
     assert {"train", "validation", "label_name", "label_words"} <= {*root}
     train = root["train"]
@@ -73,20 +73,20 @@ def test_library_reads_the_whole_store(
     assert image == store["train"].image_bytes[3]
 
 
-def test_requests_are_made_with_the_credentials_of_the_store(
+def test_requests_use_credentials_of_the_store(
     path: Path, web: WebServer, opened: Callable[[str], arraystore.Store]
 ) -> None:
     store = opened("s3")
-    assert handed_out(store, path)["train/image_payload"][:10].nbytes == 10
+    assert library_object(store, path)["train/image_payload"][:10].nbytes == 10
     assert len(web.asked) > 0
     assert all(KEY in asked.authorization for asked in web.asked)
 
 
 @pytest.mark.parametrize("place", ["disk", "obstore", "s3"])
-def test_nothing_can_be_written(
+def test_library_object_is_read_only(
     place: str, path: Path, opened: Callable[[str], arraystore.Store]
 ) -> None:
-    root = handed_out(opened(place), path)
+    root = library_object(opened(place), path)
     with pytest.raises((ValueError, OSError, RuntimeError)):
         root["train/label"][:1] = 0
     with pytest.raises((ValueError, OSError, RuntimeError, KeyError)):
@@ -98,7 +98,7 @@ def test_nothing_can_be_written(
 
 
 @pytest.mark.parametrize("place", ["disk", "obstore", "s3", "web"])
-def test_other_container_is_a_type_error_that_names_the_way(
+def test_other_container_raises_type_error(
     place: str, path: Path, opened: Callable[[str], arraystore.Store]
 ) -> None:
     store = opened(place)
@@ -122,19 +122,17 @@ def test_path_that_looks_like_an_address_is_a_path(
     target = tmp_path / "s3:" / path.name
     target.parent.mkdir()
     (shutil.copytree if path.is_dir() else shutil.copy)(path, target)
-    assert handed_out(arraystore.open(target), path)["train/label"].shape == (30,)
+    assert library_object(arraystore.open(target), path)["train/label"].shape == (30,)
 
 
 @forks
-def test_forked_child_is_refused_instead_of_hanging(
-    path: Path, opened: Callable[[str], arraystore.Store]
-) -> None:
+def test_forked_child_raises(path: Path, opened: Callable[[str], arraystore.Store]) -> None:
     store = opened("web")
     _ = store["train"].image_bytes[0]
 
     def outcome() -> bytes:
         try:
-            handed_out(store, path)
+            library_object(store, path)
         except StorageError as error:
             return str(error).encode()
         return b"no error"
@@ -143,7 +141,7 @@ def test_forked_child_is_refused_instead_of_hanging(
 
 
 @pytest.mark.parametrize("name", ["polygons.zarr", "polygons.h5"])
-def test_opening_and_reading_import_no_zarr_before_it_is_asked_for(name: str) -> None:
+def test_library_is_imported_when_it_is_used(name: str) -> None:
     code = (
         "import sys, arraystore\n"
         "store = arraystore.open(sys.argv[1])\n"

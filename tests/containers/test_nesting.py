@@ -1,4 +1,4 @@
-"""Groups nested thousands of levels deep, and folders of them: refused, or removed, at no cost."""
+"""Groups and folders nested thousands of levels deep: refused or removed at little cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def make_deep(folder: Path, depth: int, name: str = "deeper") -> None:
-    """Make folders in folders, each a group of Zarr's, beyond the longest path."""
+    """Make nested folders, each a Zarr group, deeper than the longest path."""
     fd = os.open(folder, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir(name, dir_fd=fd)
@@ -49,7 +49,7 @@ def make_deep(folder: Path, depth: int, name: str = "deeper") -> None:
 
 
 def nest(path: Path, depth: int, *, consolidated: bool = True) -> None:
-    """Add groups in groups to a store."""
+    """Add nested groups to a store."""
     if path.suffix == ".h5":
         with h5py.File(path, "r+") as file:
             group = file["/"]
@@ -68,7 +68,7 @@ def nest(path: Path, depth: int, *, consolidated: bool = True) -> None:
 
 @named("consolidated", [True, False])
 @named("depth", [MAX_DEPTH + 1, 1100])
-def test_a_copy_of_deep_groups_is_refused_and_leaves_nothing(
+def test_copying_deep_groups_raises_and_leaves_nothing(
     store: Path, consolidated: bool, depth: int, tmp_path: Path
 ) -> None:
     nest(store, depth, consolidated=consolidated)
@@ -84,7 +84,7 @@ def test_a_copy_of_deep_groups_is_refused_and_leaves_nothing(
 
 @named("suffix", SUFFIXES)
 @named("consolidated", [True, False])
-def test_groups_that_are_not_too_deep_are_copied(
+def test_groups_up_to_the_limit_are_copied(
     store: Path, suffix: str, consolidated: bool, tmp_path: Path
 ) -> None:
     nest(store, MAX_DEPTH, consolidated=consolidated)
@@ -94,11 +94,11 @@ def test_groups_that_are_not_too_deep_are_copied(
     assert "/".join(["deeper"] * MAX_DEPTH) in tree.groups
 
 
-def test_a_copy_of_more_groups_than_any_store_has_is_refused(
+def test_copying_too_many_groups_raises(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("arraystore.containers.protocol.MAX_NODES", 20)
-    monkeypatch.setattr("arraystore.containers.hdf5.guard.MAX_NODES", 20)
+    monkeypatch.setattr("arraystore.containers.hdf5.links.MAX_NODES", 20)
     for number in range(20):
         if store.is_dir():
             (store / f"g{number}").mkdir()
@@ -110,7 +110,7 @@ def test_a_copy_of_more_groups_than_any_store_has_is_refused(
         arraystore.copy(store, tmp_path / "b.h5")
 
 
-def test_a_work_folder_with_deep_folders_is_cleared(store: Path, tmp_path: Path) -> None:
+def test_workspace_with_deep_folders_is_removed(store: Path, tmp_path: Path) -> None:
     work = tmp_path / ".b.zarr.partial"
     (work / "store").mkdir(parents=True)
     make_deep(work / "store", 1100)
@@ -118,7 +118,7 @@ def test_a_work_folder_with_deep_folders_is_cleared(store: Path, tmp_path: Path)
     assert not work.exists()
 
 
-def test_a_deep_store_is_overwritten(store: Path, tmp_path: Path) -> None:
+def test_deep_store_is_overwritten(store: Path, tmp_path: Path) -> None:
     target = tmp_path / "b.zarr"
     arraystore.copy(store, target)
     make_deep(target, 1100)
@@ -126,7 +126,7 @@ def test_a_deep_store_is_overwritten(store: Path, tmp_path: Path) -> None:
     assert everything(target) == everything(store)
 
 
-def test_a_tree_is_removed_and_links_in_it_are_not_followed(tmp_path: Path) -> None:
+def test_remove_tree_does_not_follow_links(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").touch()

@@ -1,4 +1,4 @@
-"""Stores written by earlier releases are read as they were."""
+"""Stores that earlier releases wrote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DIGESTS = {
 
 
 @pytest.mark.parametrize("path", STORES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_a_store_of_each_version_of_the_format_is_read(path: Path) -> None:
+def test_store_of_each_format_version_is_read(path: Path) -> None:
     store = arraystore.open(path, checksum="always")
     assert store.info.format_version == path.parent.name.removeprefix("v")
     names = {store.label_names[label] for label in store["train"].label}
@@ -39,7 +39,7 @@ def test_a_store_of_each_version_of_the_format_is_read(path: Path) -> None:
         assert [len(image) for image in split.image_bytes[:]] == split.image_nbytes.tolist()
 
 
-def test_there_is_a_store_of_this_version_in_each_container() -> None:
+def test_stores_of_this_version_exist() -> None:
     version = ".".join(map(str, arraystore.schema.FORMAT_VERSION))
     assert {p.name for p in STORES if p.parent.name == f"v{version}"} == {
         "polygons.zarr",

@@ -1,4 +1,4 @@
-"""Shards that are laid out and filled in place, against those that zarr-python writes."""
+"""Shards that are filled in place, compared with those that zarr-python writes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import arraystore
-from arraystore.containers.zarr import writer as zarr_room
+from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.containers.zarr.shards import shard_object_nbytes
 from arraystore.indexing.layout import blocks
 from arraystore.schema import INNER_CHUNK_NBYTES, PAYLOAD, SHARD_NBYTES
-from arraystore.writing import fill as fill_room
-from arraystore.writing import store_writer as draft_room
+from arraystore.writing import fill as fill_module
+from arraystore.writing import store_writer
 from arraystore.writing.fill import FilePlaces, FillTask, fill
 from arraystore.writing.image_source import FileRanges
 from tests.support import picture, write_folder
@@ -32,24 +32,24 @@ INNER: Final = 8
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_shards() -> Iterator[None]:
-    """Let shards be 64 bytes long, of 8 inner chunks, unless a test asks for their true size."""
+    """Make shards 64 bytes long, with 8 inner chunks, unless a test uses `true_size`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zarr_room, "SHARD_NBYTES", SHARD)
-        patch.setattr(zarr_room, "INNER_CHUNK_NBYTES", INNER)
+        patch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
+        patch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", INNER)
         yield
 
 
 @pytest.fixture
 def true_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zarr_room, "SHARD_NBYTES", SHARD_NBYTES)
-    monkeypatch.setattr(zarr_room, "INNER_CHUNK_NBYTES", INNER_CHUNK_NBYTES)
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", SHARD_NBYTES)
+    monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", INNER_CHUNK_NBYTES)
 
 
 def write_ours(folder: Path, payload: bytes, *, buffer_nbytes: int = 5) -> Path:
-    """Lay a payload out with `ZarrWriter`, and fill it shard by shard from images of 11 bytes."""
+    """Create a payload with `ZarrWriter`, and fill it shard by shard from images of 11 bytes."""
     source, root = folder / "source", folder / "ours.zarr"
     source.write_bytes(payload)
-    writer = zarr_room.ZarrWriter(root)
+    writer = zarr_writer.ZarrWriter(root)
     writer.create_group("train")
     writer.create_payload(f"train/{PAYLOAD}", len(payload))
     writer.close()
@@ -57,7 +57,7 @@ def write_ours(folder: Path, payload: bytes, *, buffer_nbytes: int = 5) -> Path:
     nbytes = np.minimum(11, len(payload) - starts)
     images = FileRanges((str(source),), np.zeros_like(starts), starts, nbytes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fill_room, "BUFFER_NBYTES", buffer_nbytes)
+        patch.setattr(fill_module, "BUFFER_NBYTES", buffer_nbytes)
         for index, block in enumerate(blocks(nbytes, block_nbytes=SHARD)):
             shard = root / "train" / PAYLOAD / "c" / str(index)
             fill(
@@ -73,7 +73,7 @@ def write_ours(folder: Path, payload: bytes, *, buffer_nbytes: int = 5) -> Path:
 def write_theirs(
     folder: Path, payload: bytes, *, shard_nbytes: int = SHARD, inner_nbytes: int = INNER
 ) -> Path:
-    """Let zarr-python write a payload, none of its chunks left out."""
+    """Write a payload with zarr-python, including all of its chunks."""
     array = zarr.create_array(
         folder / "theirs.zarr",
         shape=(len(payload),),
@@ -95,7 +95,7 @@ def shards(array: Path) -> dict[str, bytes]:
 
 
 def filled(n_chunks: int, zeros: Sequence[int] = ()) -> bytes:
-    """So many inner chunks, of which some are zeros."""
+    """Return inner chunks, some of them zeros."""
     data = np.arange(1, n_chunks * INNER + 1, dtype=np.uint8) | 1
     for chunk in zeros:
         data[chunk * INNER : (chunk + 1) * INNER] = 0
@@ -114,7 +114,7 @@ def filled(n_chunks: int, zeros: Sequence[int] = ()) -> bytes:
 @example(payload=filled(20, zeros=[0, 5, 15, 19]))
 @example(payload=bytes(2 * SHARD))
 @example(payload=bytes(SHARD + 3))
-def test_shards_are_those_that_zarr_python_writes(
+def test_shards_equal_those_of_zarr_python(
     payload: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("shards")
@@ -128,14 +128,14 @@ def test_shards_do_not_depend_on_the_buffer(buffer_nbytes: int, tmp_path: Path) 
     assert shards(ours) == shards(write_theirs(tmp_path, payload))
 
 
-def test_zarr_python_reads_back_what_was_filled(tmp_path: Path) -> None:
+def test_zarr_python_reads_filled_shards(tmp_path: Path) -> None:
     payload = filled(21, zeros=[0, 9])[:-3]
     array = zarr.open_array(write_ours(tmp_path, payload), mode="r")
     assert np.asarray(array[:]).tobytes() == payload
     assert array.metadata.dimension_names == ("byte",)  # type: ignore[union-attr]  # v3 has them
 
 
-def test_the_size_of_a_shard_is_that_of_its_object(tmp_path: Path) -> None:
+def test_shard_object_nbytes_equals_file_size(tmp_path: Path) -> None:
     for payload in (filled(1)[:3], filled(8), filled(5)):
         folder = tmp_path / str(len(payload))
         folder.mkdir()
@@ -150,12 +150,12 @@ def payload_of(store: Path) -> bytes:
     return b"".join(arraystore.open(store)["train"].image_bytes[:])
 
 
-def test_a_converted_store_has_the_shards_that_zarr_python_writes(
+def test_converted_shards_equal_those_of_zarr_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zarr_room, "SHARD_NBYTES", 2048)
-    monkeypatch.setattr(zarr_room, "INNER_CHUNK_NBYTES", 256)
-    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=2048))
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", 2048)
+    monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", 256)
+    monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=2048))
     store = tmp_path / "a.zarr"
     arraystore.convert(f"folder:{write_folder(tmp_path / 'in', IMAGES)}", store, sync=False)
     payload = payload_of(store)
@@ -166,7 +166,7 @@ def test_a_converted_store_has_the_shards_that_zarr_python_writes(
 
 
 @pytest.mark.usefixtures("true_size")
-def test_a_shard_of_true_size_is_that_of_zarr_python(tmp_path: Path) -> None:
+def test_full_size_shard_equals_that_of_zarr_python(tmp_path: Path) -> None:
     store = tmp_path / "a.zarr"
     zeros = {"c/big.ppm": b"P6 400 400 255\n" + bytes(400 * 400 * 3)}  # holds whole inner chunks
     folder = write_folder(tmp_path / "in", IMAGES | zeros)

@@ -1,4 +1,4 @@
-"""Sizes that a store states and does not hold: refused before memory or disk is taken for them."""
+"""Stated sizes of data that is not stored: refused before memory or disk space is allocated."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def state(path: Path, attribute: str, value: int, dimension: str | None = None) 
     ],
     ids=["sample", "batches", "difference", "image", "all"],
 )
-def test_a_number_of_samples_that_is_not_stored_is_refused(
+def test_number_of_samples_that_are_not_stored_raises(
     store: Path, n: int, use: Callable[[Any], object]
 ) -> None:
     state(store, "num_samples", n)
@@ -72,7 +72,7 @@ def test_a_number_of_samples_that_is_not_stored_is_refused(
 
 @named("n", [4 * 10**7, 2**33, 2**62])
 @named("store", [".zarr"], indirect=True)
-def test_columns_that_state_chunks_that_are_not_stored_are_refused(store: Path, n: int) -> None:
+def test_columns_with_unstored_chunks_raise(store: Path, n: int) -> None:
     state(store, "num_samples", n, "sample")
     with memory_below(2**24), refused(f"{store}/train/image_nbytes", "chunks"):
         arraystore.open(store)["train"].sample(3, seed=1)
@@ -93,7 +93,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
 @named("n", [4 * 10**7, 2**33])
-def test_columns_in_a_bucket_that_are_not_stored_are_refused(n: int, tmp_path: Path) -> None:
+def test_columns_with_unstored_chunks_in_a_bucket_raise(n: int, tmp_path: Path) -> None:
     images = [picture(seed=i) for i in range(2)]
     path = write_store(tmp_path / "a.zarr", list("ab"), [0, 0], images, classes="x")
     state(path, "num_samples", n, "sample")
@@ -107,9 +107,7 @@ def test_columns_in_a_bucket_that_are_not_stored_are_refused(n: int, tmp_path: P
 
 
 @named("n", [2**36, 2**40])
-def test_images_that_are_longer_than_what_is_stored_are_refused(
-    store: Path, n: int, tmp_path: Path
-) -> None:
+def test_images_longer_than_the_payload_raise(store: Path, n: int, tmp_path: Path) -> None:
     if store.suffix == ".zarr":
         stated_sizes.one_image(n)(store)
     else:
@@ -121,7 +119,7 @@ def test_images_that_are_longer_than_what_is_stored_are_refused(
     assert sorted(file.name for file in tmp_path.iterdir()) == [store.name]
 
 
-def test_a_dataset_that_ends_beyond_the_file_is_refused(tmp_path: Path) -> None:
+def test_dataset_that_ends_beyond_the_file_raises(tmp_path: Path) -> None:
     path = write_store(tmp_path / "a.h5", ["a"], [0], [picture()], classes="x")
     with h5py.File(path, "r+") as file:
         payload = file["train/image_payload"]
@@ -135,7 +133,7 @@ def test_a_dataset_that_ends_beyond_the_file_is_refused(tmp_path: Path) -> None:
         arraystore.open(path)["train"].image_bytes[:]
 
 
-def test_a_sparse_selection_file_is_refused_at_its_first_zeros(tmp_path: Path) -> None:
+def test_sparse_selection_file_is_not_read_whole(tmp_path: Path) -> None:
     file = tmp_path / "s.json"
     file.write_text("{")
     with file.open("r+b") as sparse:
@@ -146,7 +144,7 @@ def test_a_sparse_selection_file_is_refused_at_its_first_zeros(tmp_path: Path) -
 
 @named("depth", [65, 500, 5000])
 @named("store", [".zarr"], indirect=True)
-def test_attributes_that_are_nested_deeply_are_refused(store: Path, depth: int) -> None:
+def test_deeply_nested_attributes_raise(store: Path, depth: int) -> None:
     text = "[" * depth + "]" * depth
     document = (store / "zarr.json").read_text()
     (store / "zarr.json").write_text(document.replace('"writer":', f'"deep": {text}, "writer":', 1))
@@ -155,7 +153,7 @@ def test_attributes_that_are_nested_deeply_are_refused(store: Path, depth: int) 
 
 
 @named("name", ["features", "skipped", "reencoded"])
-def test_json_in_attributes_that_is_nested_deeply_is_a_problem(store: Path, name: str) -> None:
+def test_deeply_nested_json_in_attribute_is_reported(store: Path, name: str) -> None:
     text = "[" * 100 + "]" * 100
     if store.suffix == ".zarr":
         edit_json(store / "zarr.json", lambda root: root["attributes"].update({name: text}))
@@ -166,7 +164,7 @@ def test_json_in_attributes_that_is_nested_deeply_is_a_problem(store: Path, name
     assert any("64 levels" in str(problem) for problem in report.problems)
 
 
-def test_stated_sizes_give_right_data_or_a_documented_error_at_little_cost() -> None:
+def test_enlarged_numbers_never_give_wrong_data() -> None:
     counts = stated_sizes.run(5, 20)
     assert counts.total() >= 15
     assert not [what for what in counts if "WRONG" in what]

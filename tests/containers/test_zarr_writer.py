@@ -1,4 +1,4 @@
-"""What zarr-python writes for us: the bytes of earlier releases, and nothing that runs on."""
+"""Stores written through zarr-python: their bytes, and no thread that keeps running."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def values_of(column: Column, n: int) -> Any:
 
 
 def encoded(values: Any, column: Column) -> bytes:
-    """Encode a chunk as docs/format.md says, with numcodecs alone."""
+    """Encode a chunk as docs/format.md specifies, with numcodecs alone."""
     is_text = column.data_type == STRING
     rows: NDArray[Any] = np.full(
         COLUMN_CHUNK_ROWS, column.fill, object if is_text else column.data_type
@@ -65,8 +65,8 @@ def encoded(values: Any, column: Column) -> bytes:
     return bytes(frame) + struct.pack("<I", crc32c(frame))
 
 
-def described(n: int, column: Column) -> dict[str, Any]:
-    """Return the metadata of a column as docs/format.md says, its keys in order."""
+def metadata_of(n: int, column: Column) -> dict[str, Any]:
+    """Return the metadata of a column as docs/format.md specifies, with its keys in order."""
     first: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     if column.data_type == STRING:
         first = {"name": "vlen-utf8", "configuration": {}}
@@ -87,7 +87,7 @@ def described(n: int, column: Column) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_column_has_the_bytes_that_the_format_specifies(name: str, tmp_path: Path) -> None:
+def test_column_bytes_equal_specification(name: str, tmp_path: Path) -> None:
     column = KINDS[name]
     writer = ZarrWriter(tmp_path / "a")
     lengths = (0, 3, COLUMN_CHUNK_ROWS, COLUMN_CHUNK_ROWS + 1)
@@ -99,25 +99,25 @@ def test_column_has_the_bytes_that_the_format_specifies(name: str, tmp_path: Pat
         values = values_of(column, n)
         bounds = [*range(0, n, COLUMN_CHUNK_ROWS), n]
         chunks = [encoded(values[start:stop], column) for start, stop in pairwise(bounds)]
-        document = json.dumps(described(n, column), indent=2).encode()
+        document = json.dumps(metadata_of(n, column), indent=2).encode()
         expected = {f"column_{n}/zarr.json": document}
         expected |= {f"column_{n}/c/{i}": chunk for i, chunk in enumerate(chunks)}
         assert {key: found[key] for key in found if key.startswith(f"column_{n}/")} == expected
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-def test_copy_has_the_bytes_of_the_store_that_was_kept(suffix: str, tmp_path: Path) -> None:
+def test_copy_equals_kept_store(suffix: str, tmp_path: Path) -> None:
     arraystore.copy(KEPT / f"polygons{suffix}", tmp_path / "a.zarr", sync=False)
     assert files_of(tmp_path / "a.zarr") == files_of(KEPT / "polygons.zarr")
 
 
-def test_reopened_store_has_the_same_bytes(tmp_path: Path) -> None:
+def test_reopened_store_keeps_its_bytes(tmp_path: Path) -> None:
     arraystore.copy(KEPT / "polygons.zarr", tmp_path / "a.zarr", sync=False)
     ZarrWriter(tmp_path / "a.zarr").close()
     assert files_of(tmp_path / "a.zarr") == files_of(KEPT / "polygons.zarr")
 
 
-def test_metadata_has_one_form_whatever_zarr_python_writes() -> None:
+def test_metadata_has_one_form() -> None:
     group = {
         "node_type": "group",
         "consolidated_metadata": None,
@@ -131,13 +131,13 @@ def test_metadata_has_one_form_whatever_zarr_python_writes() -> None:
         ("node_type", "group"),
         ("more", 1),
     ]
-    array = described(3, FOREIGN["byte"])
+    array = metadata_of(3, FOREIGN["byte"])
     del array["codecs"][0]["configuration"]
     shuffled = dict(reversed(array.items()))
-    assert json.dumps(canonical(shuffled)) == json.dumps(described(3, FOREIGN["byte"]))
+    assert json.dumps(canonical(shuffled)) == json.dumps(metadata_of(3, FOREIGN["byte"]))
 
 
-def test_consolidated_metadata_is_what_zarr_python_gathers(tmp_path: Path) -> None:
+def test_consolidated_metadata_equals_zarr_pythons(tmp_path: Path) -> None:
     arraystore.copy(KEPT / "polygons.zarr", tmp_path / "a.zarr", sync=False)
     document = tmp_path / "a.zarr" / "zarr.json"
     ours = json.loads(document.read_text())["consolidated_metadata"]
@@ -149,18 +149,18 @@ def test_consolidated_metadata_is_what_zarr_python_gathers(tmp_path: Path) -> No
     assert ours == theirs
 
 
-def test_backslash_in_a_path_is_refused(tmp_path: Path) -> None:
+def test_backslash_in_a_path_raises(tmp_path: Path) -> None:
     writer = ZarrWriter(tmp_path / "a")
-    with pytest.raises(FormatError, match="is no path in a Zarr store"):
+    with pytest.raises(FormatError, match="is not a path in a Zarr store"):
         writer.create_group("a\\b")
-    with pytest.raises(FormatError, match="is no path in a Zarr store"):
+    with pytest.raises(FormatError, match="is not a path in a Zarr store"):
         writer.write_column("a\\b", [""], ROOT_COLUMNS["label_name"])
     writer.close()
     assert list(files_of(tmp_path / "a")) == ["zarr.json"]
 
 
-def test_interrupted_write_has_ended_when_the_interrupt_is_raised() -> None:
-    """Else it would write to a folder that is removed, or resumed, by then."""
+def test_interrupt_is_raised_after_the_write_has_ended() -> None:
+    """Otherwise it could write to a folder that was removed or resumed meanwhile."""
     interrupted, ended = threading.Event(), []
     main = threading.main_thread().ident or 0
 
@@ -187,7 +187,7 @@ def test_interrupted_write_has_ended_when_the_interrupt_is_raised() -> None:
     loop.close()
 
 
-def test_writer_that_is_not_closed_leaves_no_thread(tmp_path: Path) -> None:
+def test_unclosed_writer_leaves_no_thread(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(OSError, match="a"):
@@ -198,7 +198,7 @@ def test_writer_that_is_not_closed_leaves_no_thread(tmp_path: Path) -> None:
     assert set(threading.enumerate()) == before
 
 
-def test_store_is_written_inside_a_running_event_loop(tmp_path: Path) -> None:
+def test_store_is_written_inside_an_event_loop(tmp_path: Path) -> None:
     async def main() -> None:
         arraystore.copy(KEPT / "polygons.h5", tmp_path / "a.zarr", sync=False)
 
@@ -213,9 +213,7 @@ def in_child(code: str, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-def test_conversion_leaves_no_thread_of_zarr_and_imports_it_for_zarr_only(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_conversion_leaves_no_thread_of_zarr(suffix: str, tmp_path: Path) -> None:
     images = write_folder(tmp_path / "in", {f"{of}/0.jpg": picture() for of in "ab"})
     code = (
         "import sys, threading, arraystore\n"

@@ -1,4 +1,4 @@
-"""Every row of the table in docs/images.md, through a conversion and a reader."""
+"""Every row of the table in docs/images.md, converted and read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 import arraystore
 from arraystore.cli.commands import main
 from arraystore.errors import FormatError, SourceError
-from arraystore.images import decode as image
-from tests.images.test_decode import JPEGS
+from arraystore.images.decode import decode
+from arraystore.images.probe import probe
+from tests.images.encoded_images import JPEGS
 from tests.support import SUFFIXES, write_folder
 from tests.wild import DECODED, REFUSED, REPORTED, TALL, TALLER, of_separate_scans
 
@@ -44,7 +45,7 @@ def file_of(name: str) -> str:
 def converted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Converted:
-    """A store of all images of the table that are not refused, and the report."""
+    """Return a store of all images of the table that are not refused, and the report."""
     folder = tmp_path_factory.mktemp("wild")
     write_folder(folder / "in", {f"a/{file_of(name)}": data for name, data in EVERY.items()})
     path = folder / f"wild{request.param}"
@@ -52,7 +53,7 @@ def converted(
     return arraystore.open(path), report
 
 
-def test_the_table_has_every_image_and_its_outcome() -> None:
+def test_table_lists_every_image_and_outcome() -> None:
     rows = re.findall(
         r"^\| (.+?) \| (decoded|reported|refused) \|", TABLE.read_text(), re.MULTILINE
     )
@@ -62,11 +63,11 @@ def test_the_table_has_every_image_and_its_outcome() -> None:
 
 
 def pixels_of(expected: NDArray[np.integer] | bytes) -> NDArray[np.integer]:
-    return image.decode(expected) if isinstance(expected, bytes) else expected
+    return decode(expected) if isinstance(expected, bytes) else expected
 
 
 @named("name", DECODED)
-def test_what_is_decoded_has_the_pixels_that_were_drawn(converted: Converted, name: str) -> None:
+def test_decoded_image_has_right_pixels(converted: Converted, name: str) -> None:
     store, _ = converted
     data, expected, off = DECODED[name]
     (sample,) = store["train"].where(file_name=f"a/{file_of(name)}")
@@ -83,7 +84,7 @@ def test_missing_rows_are_gray(converted: Converted) -> None:
 
 
 @named("name", REPORTED)
-def test_what_is_reported_is_kept_and_no_pixels_are_given(converted: Converted, name: str) -> None:
+def test_reported_image_is_stored_and_decoding_raises(converted: Converted, name: str) -> None:
     split = converted[0]["train"].where(file_name=f"a/{file_of(name)}")
     assert split.image_bytes[0] == REPORTED[name]
     with pytest.raises(FormatError, match=re.escape(file_of(name))):
@@ -97,18 +98,18 @@ SEVERAL = JPEGS | {"separate scans": of_separate_scans()}
     "kind",
     ["420", "444", "gray", "restarts", "RGB", "progressive", "arithmetic", "separate scans"],
 )
-def test_a_jpeg_cut_anywhere_has_all_its_pixels_or_none(kind: str) -> None:
+def test_jpeg_cut_anywhere_decodes_whole_or_raises(kind: str) -> None:
     whole = SEVERAL[kind]
-    right = image.decode(whole)
+    right = decode(whole)
     for nbytes in range(len(whole)):
         try:
-            pixels = image.decode(whole[:nbytes])
+            pixels = decode(whole[:nbytes])
         except ValueError:
             continue
         np.testing.assert_array_equal(pixels, right)
 
 
-def test_what_is_refused_is_told_in_the_report_and_in_the_store(converted: Converted) -> None:
+def test_skipped_images_are_listed_in_report_and_store(converted: Converted) -> None:
     store, report = converted
     skipped = dict(report.splits["train"].skipped)
     assert skipped.keys() == {f"a/{file_of(name)}" for name in REFUSED}
@@ -118,14 +119,14 @@ def test_what_is_refused_is_told_in_the_report_and_in_the_store(converted: Conve
 
 
 @named("name", REFUSED)
-def test_what_is_refused_stops_a_conversion_with_its_name(name: str, tmp_path: Path) -> None:
+def test_refused_image_stops_a_conversion(name: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "in", {f"a/{file_of(name)}": REFUSED[name]})
     with pytest.raises(SourceError, match=re.escape(file_of(name))):
         arraystore.convert(f"folder:{tmp_path}/in", tmp_path / "a.zarr")
     assert not (tmp_path / "a.zarr").exists()
 
 
-def test_a_program_can_read_what_was_left_out(
+def test_json_output_lists_skipped_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {"a/good.jpg": EVERY["JPEG of 1 x 1"], "a/empty.jpg": b""}
@@ -135,11 +136,13 @@ def test_a_program_can_read_what_was_left_out(
     report = json.loads(capsys.readouterr().out)
     assert report["splits"]["train"]["skipped"] == [["a/empty.jpg", "is empty (0 bytes)"]]
     assert main(["info", str(tmp_path / "a.h5"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["skipped"]
-    assert told == [{"split": "train", "file_name": "a/empty.jpg", "reason": "is empty (0 bytes)"}]
+    skipped = json.loads(capsys.readouterr().out)["skipped"]
+    assert skipped == [
+        {"split": "train", "file_name": "a/empty.jpg", "reason": "is empty (0 bytes)"}
+    ]
 
 
-def test_more_left_out_than_a_store_can_list_is_told_before_anything_is_written(
+def test_too_many_skipped_images_raise_before_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["arraystore.convert"], "MAX_NBYTES", 4000)
@@ -150,10 +153,10 @@ def test_more_left_out_than_a_store_can_list_is_told_before_anything_is_written(
     assert not (tmp_path / "a.zarr").exists()
 
 
-def test_an_image_that_would_be_read_whole_is_refused_when_it_is_huge() -> None:
+def test_huge_image_is_not_read_whole() -> None:
     def read(start: int, stop: int) -> bytes:
         assert stop - start <= 2048, "must not be read"
         return b"BM" + bytes(stop - start - 2)
 
     with pytest.raises(ValueError, match="at most"):
-        image.probe(read, 2**30 + 1)
+        probe(read, 2**30 + 1)

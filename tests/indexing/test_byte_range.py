@@ -1,4 +1,4 @@
-"""Where wanted bytes lie, and what is read to get them; arrays of bytes are the oracle."""
+"""Pieces of requested ranges, and the reads that return them; arrays of bytes are the oracle."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ if TYPE_CHECKING:
     from random import Random
 
     from hypothesis.strategies import DrawFn
-    from numpy.typing import NDArray
 
-    Ints = NDArray[np.int64]
+    from arraystore._typing import Ints, Mask
 
 OBJECT_NBYTES = 40
 
 
 @dataclass
-class Laid(RangeReader):
-    """An array, and objects in memory that hold its chunks among other bytes."""
+class StoredArray(RangeReader):
+    """An array, and objects in memory that contain its chunks among other bytes."""
 
     data: bytes
     manifest: ChunkManifest
     objects: dict[str, bytes]
-    asked: list[ByteRange] = field(default_factory=list)
+    ranges: list[ByteRange] = field(default_factory=list)
 
     @override
     def size(self, key: str) -> int:
@@ -44,18 +43,18 @@ class Laid(RangeReader):
 
     @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
-        self.asked += ranges
+        self.ranges += ranges
         return [memoryview(self.objects[key])[start:stop] for key, start, stop in ranges]
 
     @override
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
         return [memoryview(self.objects[key]) for key in keys]
 
-    def wanted(self, start: Ints, nbytes: Ints) -> list[bytes]:
+    def slices(self, start: Ints, nbytes: Ints) -> list[bytes]:
         return [self.data[a : a + n] for a, n in zip(start, nbytes, strict=True)]
 
     def stored(self, pieces: Pieces) -> list[bytes]:
-        """Bytes of each piece."""
+        """Return the bytes of each piece."""
         names = [self.manifest.keys[number] for number in pieces.object]
         return [
             bytes(n) if a == ZEROS else self.objects[name][a : a + n]
@@ -64,94 +63,94 @@ class Laid(RangeReader):
 
 
 @st.composite
-def laid(draw: DrawFn) -> Laid:
-    """Draw an array whose chunks lie anywhere, or nowhere where they are all zeros."""
+def stored_arrays(draw: DrawFn) -> StoredArray:
+    """Draw an array whose chunks are anywhere, or not stored if they are all zeros."""
     chunk_nbytes = draw(st.integers(1, 9))
     data = bytearray(draw(st.binary(max_size=50)))
     objects = [bytearray() for _ in range(draw(st.integers(1, 3)))]
     n_chunks = -(-len(data) // chunk_nbytes)
-    number, place = np.zeros((2, n_chunks), dtype=np.int64)
+    number, offset = np.zeros((2, n_chunks), dtype=np.int64)
     for chunk in draw(st.permutations(range(n_chunks))):
         number[chunk] = draw(st.integers(0, len(objects) - 1))
         rows = slice(chunk * chunk_nbytes, (chunk + 1) * chunk_nbytes)
         if draw(st.integers(0, 4)) == 0:
             data[rows] = bytes(len(data[rows]))
-            place[chunk] = ZEROS
+            offset[chunk] = ZEROS
         else:
-            there = objects[number[chunk]]
-            there += b"\xee" * draw(st.integers(0, 3))
-            place[chunk] = len(there)
-            there += data[rows].ljust(chunk_nbytes, b"\xee")
+            stored = objects[number[chunk]]
+            stored += b"\xee" * draw(st.integers(0, 3))
+            offset[chunk] = len(stored)
+            stored += data[rows].ljust(chunk_nbytes, b"\xee")
     keys = tuple(f"object {i}" for i in range(len(objects)))
-    manifest = ChunkManifest(keys, number, place, chunk_nbytes, len(data))
-    return Laid(bytes(data), manifest, dict(zip(keys, map(bytes, objects), strict=True)))
+    manifest = ChunkManifest(keys, number, offset, chunk_nbytes, len(data))
+    return StoredArray(bytes(data), manifest, dict(zip(keys, map(bytes, objects), strict=True)))
 
 
 @st.composite
-def laid_and_wanted(draw: DrawFn) -> tuple[Laid, Ints, Ints]:
+def arrays_with_ranges(draw: DrawFn) -> tuple[StoredArray, Ints, Ints]:
     """Draw an array and ranges of it, in any order, overlapping, repeated, empty."""
-    array = draw(laid())
+    array = draw(stored_arrays())
     bound = st.integers(0, len(array.data))
     bounds = np.array(draw(st.lists(st.tuples(bound, bound), max_size=6)), dtype=np.int64)
     bounds = np.sort(bounds.reshape(-1, 2), axis=1)
     return array, bounds[:, 0], bounds[:, 1] - bounds[:, 0]
 
 
-wanted_of_one = st.tuples(
-    st.integers(0, 2), st.integers(0, OBJECT_NBYTES - 8), st.integers(1, 8)
-).map(lambda row: np.array(row, dtype=np.int64))
+piece_rows = st.tuples(st.integers(0, 2), st.integers(0, OBJECT_NBYTES - 8), st.integers(1, 8)).map(
+    lambda row: np.array(row, dtype=np.int64)
+)
 
 
 @st.composite
 def some_pieces(draw: DrawFn) -> Pieces:
-    rows = draw(st.lists(wanted_of_one, max_size=12))
+    rows = draw(st.lists(piece_rows, max_size=12))
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
     return Pieces(np.arange(len(table)), table[:, 0], table[:, 1], table[:, 2])
 
 
-def marked(number: Ints, start: Ints, stop: Ints) -> NDArray[np.bool_]:
-    """Return which bytes of three objects lie in any of the ranges."""
+def marked(number: Ints, start: Ints, stop: Ints) -> Mask:
+    """Return which bytes of three objects are in any of the ranges."""
     mask = np.zeros((3, OBJECT_NBYTES), dtype=np.bool_)
     for row in zip(number, start, stop, strict=True):
         mask[row[0], row[1] : row[2]] = True
     return mask
 
 
-def wanted_bytes(pieces: Pieces) -> NDArray[np.bool_]:
+def requested_bytes(pieces: Pieces) -> Mask:
     return marked(pieces.object, pieces.start, pieces.start + pieces.nbytes)
 
 
-def read_bytes(spans: Spans) -> NDArray[np.bool_]:
+def read_bytes(spans: Spans) -> Mask:
     return marked(spans.object, spans.start, spans.stop)
 
 
-def with_short_gaps(mask: NDArray[np.bool_], max_gap: int) -> NDArray[np.bool_]:
-    """Fill the runs of unwanted bytes, between wanted ones, that are not longer than `max_gap`."""
+def with_short_gaps(mask: Mask, max_gap: int) -> Mask:
+    """Fill the gaps between requested bytes that are not longer than `max_gap`."""
     filled = mask.copy()
     for row, new in zip(mask, filled, strict=True):
-        there = np.flatnonzero(row)
-        for before, after in pairwise(there):
+        requested = np.flatnonzero(row)
+        for before, after in pairwise(requested):
             if after - before - 1 <= max_gap:
                 new[before:after] = True
     return filled
 
 
-# Where wanted bytes lie
+# Pieces
 
 
-@given(laid_and_wanted())
-def test_the_pieces_of_a_range_hold_its_bytes_in_order(drawn: tuple[Laid, Ints, Ints]) -> None:
+@given(arrays_with_ranges())
+def test_pieces_of_a_range_are_its_bytes(drawn: tuple[StoredArray, Ints, Ints]) -> None:
     array, start, nbytes = drawn
     pieces = array.manifest.locate(start, nbytes)
     joined = [b""] * len(start)
-    for wanted, part in zip(pieces.wanted, array.stored(pieces), strict=True):
-        joined[wanted] += part
-    assert joined == array.wanted(start, nbytes)
+    for number, part in zip(pieces.wanted, array.stored(pieces), strict=True):
+        joined[number] += part
+    assert joined == array.slices(start, nbytes)
 
 
-@given(laid_and_wanted())
-def test_a_range_has_one_piece_in_each_chunk_that_it_touches(
-    drawn: tuple[Laid, Ints, Ints],
+@given(arrays_with_ranges())
+def test_range_has_one_piece_per_chunk(
+    drawn: tuple[StoredArray, Ints, Ints],
 ) -> None:
     array, start, nbytes = drawn
     touched = [
@@ -164,9 +163,9 @@ def test_a_range_has_one_piece_in_each_chunk_that_it_touches(
     assert np.all(pieces.nbytes >= 1)
 
 
-@given(laid_and_wanted())
-def test_a_piece_is_zeros_where_its_chunk_is_not_stored_and_nowhere_else(
-    drawn: tuple[Laid, Ints, Ints],
+@given(arrays_with_ranges())
+def test_pieces_are_zeros_where_chunks_are_not_stored(
+    drawn: tuple[StoredArray, Ints, Ints],
 ) -> None:
     array, start, nbytes = drawn
     chunks = [
@@ -178,31 +177,31 @@ def test_a_piece_is_zeros_where_its_chunk_is_not_stored_and_nowhere_else(
     np.testing.assert_array_equal(pieces.start == ZEROS, expected)
 
 
-@given(laid())
-def test_an_empty_range_has_no_pieces_wherever_it_is(array: Laid) -> None:
+@given(stored_arrays())
+def test_empty_range_has_no_pieces(array: StoredArray) -> None:
     everywhere = np.arange(len(array.data) + 1)
     assert len(array.manifest.locate(everywhere, np.zeros_like(everywhere)).wanted) == 0
 
 
-def test_a_range_of_a_thousand_chunks_has_a_thousand_pieces() -> None:
+def test_range_of_a_thousand_chunks() -> None:
     starts = np.arange(1000) * 10
     manifest = ChunkManifest(("f",), np.zeros(1000, np.int64), starts, 8, 8000)
     pieces = manifest.locate(np.array([0]), np.array([8000]))
     np.testing.assert_array_equal(pieces.start, starts)
 
 
-def test_places_far_beyond_32_bits_are_exact() -> None:
+def test_offsets_beyond_32_bits_are_exact() -> None:
     manifest = ChunkManifest(("f",), np.zeros(3, np.int64), np.array([7, 9, 2**60]), 2**40, 2**41)
     pieces = manifest.locate(np.array([2**41 - 5]), np.array([10]))
     assert pieces.start.tolist() == [9 + 2**40 - 5, 2**60]
     assert pieces.nbytes.tolist() == [5, 5]
 
 
-# What is read to get them
+# Reads
 
 
 @given(some_pieces(), st.integers(0, 10))
-def test_every_piece_lies_inside_its_span(pieces: Pieces, max_gap: int) -> None:
+def test_every_piece_is_inside_its_span(pieces: Pieces, max_gap: int) -> None:
     spans = coalesce(pieces, max_gap=max_gap)
     np.testing.assert_array_equal(spans.object[spans.span], pieces.object)
     assert np.all(spans.start[spans.span] <= pieces.start)
@@ -210,9 +209,7 @@ def test_every_piece_lies_inside_its_span(pieces: Pieces, max_gap: int) -> None:
 
 
 @given(some_pieces(), st.integers(0, 10))
-def test_spans_are_in_storage_order_with_more_than_the_allowed_gap_between(
-    pieces: Pieces, max_gap: int
-) -> None:
+def test_spans_are_sorted_and_further_apart_than_max_gap(pieces: Pieces, max_gap: int) -> None:
     spans = coalesce(pieces, max_gap=max_gap)
     same = np.diff(spans.object) == 0
     assert np.all(np.diff(spans.object) >= 0)
@@ -220,17 +217,17 @@ def test_spans_are_in_storage_order_with_more_than_the_allowed_gap_between(
 
 
 @given(some_pieces())
-def test_without_a_gap_exactly_the_wanted_bytes_are_read(pieces: Pieces) -> None:
-    np.testing.assert_array_equal(read_bytes(coalesce(pieces)), wanted_bytes(pieces))
+def test_without_gap_only_requested_bytes_are_read(pieces: Pieces) -> None:
+    np.testing.assert_array_equal(read_bytes(coalesce(pieces)), requested_bytes(pieces))
 
 
 @given(some_pieces(), st.integers(0, 10))
-def test_only_gaps_up_to_the_allowed_one_are_read_through(pieces: Pieces, max_gap: int) -> None:
-    expected = with_short_gaps(wanted_bytes(pieces), max_gap)
+def test_gaps_up_to_max_gap_are_read(pieces: Pieces, max_gap: int) -> None:
+    expected = with_short_gaps(requested_bytes(pieces), max_gap)
     np.testing.assert_array_equal(read_bytes(coalesce(pieces, max_gap=max_gap)), expected)
 
 
-def test_no_pieces_need_no_spans() -> None:
+def test_no_pieces_have_no_spans() -> None:
     none = np.empty(0, dtype=np.int64)
     spans = coalesce(Pieces(none, none, none, none))
     assert [len(spans.object), len(spans.start), len(spans.stop), len(spans.span)] == [0] * 4
@@ -245,79 +242,79 @@ def test_spans_of_thousands_of_huge_objects_are_exact() -> None:
     assert spans.span.tolist() == [2, 0, 1, 0]
 
 
-def test_a_negative_gap_is_refused() -> None:
+def test_negative_gap_raises() -> None:
     one = np.ones(1, dtype=np.int64)
     with pytest.raises(ValueError, match="max_gap must be 0 or more bytes, got -1"):
         coalesce(Pieces(one, one, one, one), max_gap=-1)
 
 
-# From a reader to bytes
+# Bytes
 
 
-@given(laid_and_wanted(), st.integers(0, 10))
+@given(arrays_with_ranges(), st.integers(0, 10))
 @settings(deadline=None)
-def test_the_elements_of_every_range_come_back(
-    drawn: tuple[Laid, Ints, Ints], max_gap: int
+def test_read_elements_returns_every_range(
+    drawn: tuple[StoredArray, Ints, Ints], max_gap: int
 ) -> None:
     array, start, nbytes = drawn
     array.max_gap = max_gap
     found = read_elements(array, array.manifest, start, nbytes)
-    assert list(map(bytes, found)) == array.wanted(start, nbytes)
+    assert list(map(bytes, found)) == array.slices(start, nbytes)
 
 
-@given(laid_and_wanted(), st.randoms(use_true_random=False))
+@given(arrays_with_ranges(), st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_elements_are_whole_in_whatever_order_their_pieces_come(
-    drawn: tuple[Laid, Ints, Ints], random: Random
+def test_elements_are_whole_in_any_order_of_arrival(
+    drawn: tuple[StoredArray, Ints, Ints], random: Random
 ) -> None:
     array, start, nbytes = drawn
 
-    class Shuffled(Laid):
+    class Shuffled(StoredArray):
         @override
         def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
             yield from random.sample(list(super().arrivals(ranges)), len(ranges))
 
     shuffled = Shuffled(array.data, array.manifest, array.objects)
     found = dict(arriving_elements(shuffled, array.manifest, start, nbytes))
-    assert [bytes(found[i]) for i in range(len(start))] == array.wanted(start, nbytes)
+    assert [bytes(found[i]) for i in range(len(start))] == array.slices(start, nbytes)
 
 
-@given(laid_and_wanted())
-def test_the_reader_is_asked_for_each_wanted_byte_once(drawn: tuple[Laid, Ints, Ints]) -> None:
+@given(arrays_with_ranges())
+def test_each_byte_is_read_once(drawn: tuple[StoredArray, Ints, Ints]) -> None:
     array, start, nbytes = drawn
     read_elements(array, array.manifest, start, nbytes)
-    asked = [(key, byte) for key, a, b in array.asked for byte in range(a, b)]
+    read = [(key, byte) for key, a, b in array.ranges for byte in range(a, b)]
     elements = {byte for a, n in zip(start, nbytes, strict=True) for byte in range(a, a + n)}
     chunk_nbytes = array.manifest.chunk_nbytes
     stored = {byte for byte in elements if array.manifest.start[byte // chunk_nbytes] != ZEROS}
-    assert len(asked) == len(set(asked)) == len(stored)
+    assert len(read) == len(set(read)) == len(stored)
 
 
-def test_a_reader_is_asked_for_no_bytes_of_chunks_that_are_zeros() -> None:
+def test_chunks_of_zeros_are_not_read() -> None:
     manifest = ChunkManifest(("gone",), np.array([0]), np.array([ZEROS]), 8, 8)
-    array = Laid(bytes(8), manifest, {})
+    array = StoredArray(bytes(8), manifest, {})
     assert read_elements(array, manifest, np.array([2]), np.array([3])) == [bytes(3)]
-    assert array.asked == []
+    assert array.ranges == []
 
 
-@given(laid_and_wanted(), st.data())
-def test_an_object_that_ends_before_a_wanted_byte_is_an_error(
-    drawn: tuple[Laid, Ints, Ints], data: st.DataObject
+@given(arrays_with_ranges(), st.data())
+def test_truncated_object_raises(
+    drawn: tuple[StoredArray, Ints, Ints], data: st.DataObject
 ) -> None:
     array, start, nbytes = drawn
-    wanted = array.wanted(start, nbytes)
+    expected = array.slices(start, nbytes)
     read_elements(array, array.manifest, start, nbytes)
     key = data.draw(st.sampled_from(sorted(array.objects)))
     length = data.draw(st.integers(0, len(array.objects[key])))
     array.objects[key] = array.objects[key][:length]
-    is_needed = any(asked.key == key and asked.stop > length for asked in array.asked)
+    is_needed = any(one.key == key and one.stop > length for one in array.ranges)
     with pytest.raises(ShortReadError, match=f"^{key}: ") if is_needed else nullcontext():
-        assert read_elements(array, array.manifest, start, nbytes) == wanted
+        assert read_elements(array, array.manifest, start, nbytes) == expected
 
 
-def test_a_short_read_says_where_how_much_was_asked_and_how_much_came() -> None:
+def test_short_read_message() -> None:
     manifest = ChunkManifest(("train/c/0",), np.array([0]), np.array([100]), 64, 64)
-    array = Laid(bytes(64), manifest, {"train/c/0": bytes(120)})
+    array = StoredArray(bytes(64), manifest, {"train/c/0": bytes(120)})
     message = "^train/c/0: asked for bytes 110 to 130, got 10 of 20; the object is truncated$"
     with pytest.raises(ShortReadError, match=message):
         read_elements(array, manifest, np.array([10]), np.array([20]))

@@ -1,4 +1,4 @@
-"""The place of every byte and of every sample; plain Python and NumPy are the oracles."""
+"""Order of samples, offsets of bytes, digests; plain Python and NumPy are the oracles."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ from arraystore.schema import COLUMNS, SHARD_NBYTES
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.int64]
+    from arraystore._typing import Ints
 
 named = pytest.mark.parametrize
 
@@ -52,13 +50,13 @@ labels = st.lists(st.integers(-1, 6), max_size=30).map(ints)
 
 
 @given(st.lists(st.integers(0, 2**40), max_size=20).map(ints))
-def test_each_image_starts_where_the_one_before_ends(nbytes: Ints) -> None:
+def test_image_starts_are_running_sum(nbytes: Ints) -> None:
     expected = [sum(nbytes.tolist()[:i]) for i in range(len(nbytes))]
     assert image_starts(nbytes).tolist() == expected
 
 
 @given(sizes, block_lengths)
-def test_blocks_cover_the_payload_without_gap_or_overlap(nbytes: Ints, length: int) -> None:
+def test_blocks_cover_payload_once(nbytes: Ints, length: int) -> None:
     found = blocks(nbytes, block_nbytes=length)
     edges = [0, *(block.stop for block in found)]
     assert [(block.start, block.stop) for block in found] == list(pairwise(edges))
@@ -66,7 +64,7 @@ def test_blocks_cover_the_payload_without_gap_or_overlap(nbytes: Ints, length: i
 
 
 @given(sizes, block_lengths)
-def test_every_block_but_the_last_has_the_full_length(nbytes: Ints, length: int) -> None:
+def test_blocks_have_full_length_except_the_last(nbytes: Ints, length: int) -> None:
     found = [block.stop - block.start for block in blocks(nbytes, block_nbytes=length)]
     assert found[:-1] == [length] * (len(found) - 1)
     assert all(0 < nbytes <= length for nbytes in found[-1:])
@@ -76,7 +74,7 @@ def test_every_block_but_the_last_has_the_full_length(nbytes: Ints, length: int)
 @example(ints([100]), 10)
 @example(ints([10, 10, 10]), 10)
 @example(ints([1] * 40), 7)
-def test_the_samples_of_a_block_are_those_with_bytes_in_it(nbytes: Ints, length: int) -> None:
+def test_block_lists_samples_with_bytes_in_it(nbytes: Ints, length: int) -> None:
     owner = np.repeat(np.arange(len(nbytes)), nbytes)  # the sample of each byte of the payload
     for block in blocks(nbytes, block_nbytes=length):
         inside = np.unique(owner[block.start : block.stop])
@@ -85,16 +83,14 @@ def test_the_samples_of_a_block_are_those_with_bytes_in_it(nbytes: Ints, length:
 
 @given(sizes, block_lengths)
 @example(ints([100]), 10)
-def test_skip_counts_the_bytes_that_the_block_before_has_of_the_first_sample(
-    nbytes: Ints, length: int
-) -> None:
+def test_skip_counts_bytes_in_previous_block(nbytes: Ints, length: int) -> None:
     owner = np.repeat(np.arange(len(nbytes)), nbytes)
     for block in blocks(nbytes, block_nbytes=length):
         assert block.skip == np.count_nonzero(owner[: block.start] == block.first)
 
 
 @given(sizes, block_lengths)
-def test_each_sample_begins_in_one_block(nbytes: Ints, length: int) -> None:
+def test_each_sample_starts_in_one_block(nbytes: Ints, length: int) -> None:
     begun = [
         sample
         for block in blocks(nbytes, block_nbytes=length)
@@ -103,11 +99,11 @@ def test_each_sample_begins_in_one_block(nbytes: Ints, length: int) -> None:
     assert begun == list(range(len(nbytes)))
 
 
-def test_a_payload_of_no_bytes_has_no_blocks() -> None:
+def test_empty_payload_has_no_blocks() -> None:
     assert blocks(ints([])) == []
 
 
-def test_a_block_has_the_length_of_a_shard_unless_told_otherwise() -> None:
+def test_block_has_length_of_a_shard() -> None:
     found = blocks(ints([SHARD_NBYTES, 2 * SHARD_NBYTES, 5]))
     edges = [n * SHARD_NBYTES for n in (1, 2, 3)]
     assert [block.stop for block in found] == [*edges, edges[-1] + 5]
@@ -127,21 +123,19 @@ def test_every_order_is_a_permutation(
 
 
 @given(unique_names, seeds)
-def test_the_source_order_is_kept_as_it_is(names: list[str], seed: int) -> None:
+def test_source_order_is_kept(names: list[str], seed: int) -> None:
     label = np.zeros(len(names), dtype=np.int64)
     assert sample_order("source", seed, names, label).tolist() == list(range(len(names)))
 
 
 @given(st.lists(st.tuples(st.integers(-1, 3), texts), unique=True, max_size=20), seeds)
-def test_the_label_order_sorts_by_label_and_then_by_name(
-    rows: list[tuple[int, str]], seed: int
-) -> None:
+def test_label_order_sorts_by_label_then_name(rows: list[tuple[int, str]], seed: int) -> None:
     found = sample_order("label", seed, [name for _, name in rows], ints([k for k, _ in rows]))
     assert [rows[i] for i in found] == sorted(rows)
 
 
 @given(unique_names, seeds)
-def test_the_shuffled_order_sorts_by_the_hash_of_the_name(names: list[str], seed: int) -> None:
+def test_shuffled_order_sorts_by_hash(names: list[str], seed: int) -> None:
     found = sample_order("shuffled", seed, names, np.zeros(len(names), dtype=np.int64))
     key = seed.to_bytes(8, "little")
     hashes = [
@@ -151,7 +145,7 @@ def test_the_shuffled_order_sorts_by_the_hash_of_the_name(names: list[str], seed
     assert hashes == sorted(hashes)
 
 
-def test_names_of_the_same_hash_are_shuffled_in_the_order_of_the_names(
+def test_equal_hashes_sort_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def first_letters(names: list[str], seed: int) -> list[bytes]:
@@ -164,9 +158,7 @@ def test_names_of_the_same_hash_are_shuffled_in_the_order_of_the_names(
 
 
 @given(unique_names, seeds)
-def test_the_shuffled_order_does_not_depend_on_that_of_the_source(
-    names: list[str], seed: int
-) -> None:
+def test_shuffled_order_is_independent_of_source_order(names: list[str], seed: int) -> None:
     label = np.zeros(len(names), dtype=np.int64)
     other = sorted(names)
     by_first = [names[i] for i in sample_order("shuffled", seed, names, label)]
@@ -175,9 +167,7 @@ def test_the_shuffled_order_does_not_depend_on_that_of_the_source(
 
 
 @given(unique_names, seeds, st.data())
-def test_a_subset_keeps_the_relative_order_it_has_in_the_whole(
-    names: list[str], seed: int, data: st.DataObject
-) -> None:
+def test_subset_keeps_relative_order(names: list[str], seed: int, data: st.DataObject) -> None:
     some = data.draw(st.lists(st.sampled_from(names), unique=True) if names else st.just([]))
     label = np.zeros(len(names), dtype=np.int64)
     whole = [names[i] for i in sample_order("shuffled", seed, names, label)]
@@ -186,14 +176,14 @@ def test_a_subset_keeps_the_relative_order_it_has_in_the_whole(
 
 
 @given(st.sets(seeds, min_size=2, max_size=5))
-def test_each_seed_shuffles_in_its_own_way(some_seeds: set[int]) -> None:
+def test_seeds_give_different_orders(some_seeds: set[int]) -> None:
     names = [f"{i}.jpg" for i in range(60)]
     label = np.zeros(60, dtype=np.int64)
     orders = {tuple(sample_order("shuffled", seed, names, label)) for seed in some_seeds}
     assert len(orders) == len(some_seeds)
 
 
-def test_a_shuffle_mixes_the_labels() -> None:
+def test_shuffled_order_mixes_labels() -> None:
     names = [f"n{label:08d}_{i}.JPEG" for label in range(10) for i in range(100)]
     label = np.repeat(np.arange(10), 100)
     first = label[sample_order("shuffled", 0, names, label)[:200]]
@@ -217,7 +207,7 @@ def test_names_are_hashed_with_keyed_blake2b(names: list[str], seed: int) -> Non
         ("é/漢.jpg", 258, "11063c9c7fe21144"),
     ],
 )
-def test_the_hashes_are_the_same_for_ever(name: str, seed: int, expected: str) -> None:
+def test_hashes_equal_reference_values(name: str, seed: int, expected: str) -> None:
     assert name_hashes([name], seed)[0].hex() == expected
 
 
@@ -225,28 +215,26 @@ def test_the_hashes_are_the_same_for_ever(name: str, seed: int, expected: str) -
 
 
 @given(labels, st.integers(7, 10))
-def test_the_label_index_groups_the_positions_of_each_label(label: Ints, n_classes: int) -> None:
+def test_label_index_groups_positions_by_label(label: Ints, n_classes: int) -> None:
     order, indptr = label_index(label, n_classes)
     found = [order[indptr[k] : indptr[k + 1]].tolist() for k in range(n_classes)]
     assert found == [np.flatnonzero(label == k).tolist() for k in range(n_classes)]
 
 
 @given(labels, st.integers(7, 10))
-def test_the_label_index_has_the_labelled_positions_and_one_bound_more_than_classes(
-    label: Ints, n_classes: int
-) -> None:
+def test_label_index_has_right_shape(label: Ints, n_classes: int) -> None:
     order, indptr = label_index(label, n_classes)
     assert sorted(order.tolist()) == np.flatnonzero(label >= 0).tolist()
     assert (len(indptr), indptr[0], indptr[-1]) == (n_classes + 1, 0, len(order))
     assert order.dtype == indptr.dtype == np.int64
 
 
-def test_without_samples_or_classes_the_label_index_is_empty() -> None:
+def test_label_index_of_nothing_is_empty() -> None:
     order, indptr = label_index(ints([]), 0)
     assert (order.tolist(), indptr.tolist()) == ([], [0])
 
 
-# The digest of the content
+# Content digest
 
 rows_of_content = st.lists(
     st.tuples(
@@ -265,7 +253,7 @@ def digest_of(rows: Content) -> str:
 
 
 @given(rows_of_content)
-def test_the_digest_is_the_sha256_of_the_rows_sorted_by_the_bytes_of_their_names(
+def test_digest_is_sha256_of_sorted_rows(
     rows: Content,
 ) -> None:
     expected = hashlib.sha256()
@@ -275,22 +263,22 @@ def test_the_digest_is_the_sha256_of_the_rows_sorted_by_the_bytes_of_their_names
 
 
 @given(rows_of_content.flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(rows))))
-def test_the_digest_does_not_depend_on_the_order(drawn: tuple[Content, Content]) -> None:
+def test_digest_is_independent_of_order(drawn: tuple[Content, Content]) -> None:
     rows, permuted = drawn
     assert digest_of(rows) == digest_of(permuted)
 
 
 @named("changed", [("c", 4, 5, 6), ("b", 0, 5, 6), ("b", 4, 0, 6), ("b", 4, 5, 0)])
-def test_the_digest_depends_on_every_column(changed: tuple[str, int, int, int]) -> None:
+def test_digest_depends_on_every_column(changed: tuple[str, int, int, int]) -> None:
     first = ("a", 1, 2, 3)
     assert digest_of([first, changed]) != digest_of([first, ("b", 4, 5, 6)])
 
 
-# By pieces
+# Pieces
 
 
 @given(unique_names.filter(bool), seeds)
-def test_names_are_hashed_in_pieces_as_they_are_in_one(names: list[str], seed: int) -> None:
+def test_names_are_hashed_in_pieces(names: list[str], seed: int) -> None:
     numbers = np.arange(len(names))
     columns = (numbers, 2 * numbers, numbers.astype(np.uint32))
     whole = hash_numbers(names, seed).tolist(), content_digest(names, *columns)
@@ -299,9 +287,7 @@ def test_names_are_hashed_in_pieces_as_they_are_in_one(names: list[str], seed: i
         assert (hash_numbers(names, seed).tolist(), content_digest(names, *columns)) == whole
 
 
-def test_text_is_written_in_pieces_and_is_read_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arraystore.containers.zarr.writer.COLUMN_CHUNK_ROWS", 2)
     names = ["a", "bc", "ä", "", "e" * 20]
     writer = ZarrWriter(tmp_path / "s")

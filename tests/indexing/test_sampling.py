@@ -1,4 +1,4 @@
-"""Draws and orders, against slow and plain ways to say the same."""
+"""Draws and orders, compared with slow implementations of docs/format.md."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from arraystore.indexing.sampling import (
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from arraystore._typing import Ints
 
 N_CLASSES = 6
 VECTORS = {
@@ -36,7 +36,7 @@ VECTORS = {
     "balanced": [4, 3, 5, 3, 1, 0],
     "episode": [[0, 1], [4, 5], [0, 1]],
 }
-"""Those of docs/format.md, section 10."""
+"""Test vectors of docs/format.md, section 10."""
 
 seeds = st.integers(0, 2**63 - 1)
 labels = st.lists(st.integers(-1, N_CLASSES - 1), max_size=40).map(
@@ -45,44 +45,42 @@ labels = st.lists(st.integers(-1, N_CLASSES - 1), max_size=40).map(
 some_labels = labels.filter(lambda values: bool((values >= 0).any()))
 
 
-def groups_of(label: NDArray[np.int64]) -> Groups:
+def groups_of(label: Ints) -> Groups:
     return Groups(*label_index(label, N_CLASSES))
 
 
 def philox(seed: int, epoch: int, n: int) -> list[int]:
-    """The first words, from NumPy alone."""
+    """Return the first words, from NumPy alone."""
     generator = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
     return [int(generator.random_raw()) for _ in range(n)]
 
 
 @given(seeds, seeds, st.integers(0, 300), st.integers(0, 30))
-def test_words_are_those_of_numpys_stream_from_any_place(
-    seed: int, epoch: int, start: int, count: int
-) -> None:
+def test_words_equal_numpys_stream(seed: int, epoch: int, start: int, count: int) -> None:
     expected = philox(seed, epoch, start + count)[start:]
     assert words(seed, epoch, start, start + count).tolist() == expected
 
 
 @given(st.integers(0, 50), seeds, seeds)
-def test_a_permutation_sorts_by_word(n: int, seed: int, epoch: int) -> None:
+def test_permutation_sorts_by_word(n: int, seed: int, epoch: int) -> None:
     stream = philox(seed, epoch, n)
     assert permutation(n, seed, epoch).tolist() == sorted(range(n), key=stream.__getitem__)
 
 
 @given(st.integers(1, 50), st.integers(0, 50), seeds)
-def test_a_draw_with_repeats_is_the_words_modulo_n(n: int, count: int, seed: int) -> None:
+def test_with_repeats_is_words_modulo_n(n: int, count: int, seed: int) -> None:
     assert with_repeats(n, count, seed).tolist() == [w % n for w in philox(seed, 0, count)]
 
 
 @given(st.integers(0, 100), st.integers(1, 9))
-def test_shares_are_disjoint_and_of_equal_length(n: int, world_size: int) -> None:
+def test_shares_are_disjoint_and_equally_long(n: int, world_size: int) -> None:
     shares = [share(n, rank, world_size) for rank in range(world_size)]
     assert [i for part in shares for i in part] == list(range(n - n % world_size))
     assert len({len(part) for part in shares}) == 1
 
 
 @given(st.integers(0, 200), seeds, st.integers(1, 70), st.integers(1, 4))
-def test_buffers_of_blocks_cover_the_shares_of_all_processes_once(
+def test_block_buffers_cover_all_shares_once(
     n: int, seed: int, buffer_size: int, world_size: int
 ) -> None:
     found = [
@@ -97,7 +95,7 @@ def test_buffers_of_blocks_cover_the_shares_of_all_processes_once(
 
 
 def slow_blocks(n: int, seed: int, epoch: int, size: int, part: range) -> list[list[int]]:
-    """The shuffle by blocks, as docs/format.md says it."""
+    """Shuffle by blocks as docs/format.md specifies it."""
     length = max(1, size // 16)
     n_blocks = -(-n // length)
     stream = philox(seed, epoch, n_blocks + n)
@@ -111,7 +109,7 @@ def slow_blocks(n: int, seed: int, epoch: int, size: int, part: range) -> list[l
 
 
 @given(st.integers(0, 150), st.integers(0, 9), seeds, st.integers(1, 70), st.integers(1, 4))
-def test_buffers_are_those_of_the_specification(
+def test_block_buffers_equal_specification(
     n: int, seed: int, epoch: int, buffer_size: int, world_size: int
 ) -> None:
     for rank in range(world_size):
@@ -122,8 +120,8 @@ def test_buffers_are_those_of_the_specification(
         assert [buffer.tolist() for buffer in found] == expected
 
 
-def slow_balanced(label: NDArray[np.int64], seed: int, epoch: int) -> list[int]:
-    """The balanced order, as docs/format.md says it."""
+def slow_balanced(label: Ints, seed: int, epoch: int) -> list[int]:
+    """Return the balanced order as docs/format.md specifies it."""
     n = int((label >= 0).sum())
     stream = iter(philox(seed, epoch, n + (n + N_CLASSES) * N_CLASSES))
     members: dict[int, list[int]] = {}
@@ -142,14 +140,12 @@ def slow_balanced(label: NDArray[np.int64], seed: int, epoch: int) -> list[int]:
 
 
 @given(labels, st.integers(0, 9), seeds)
-def test_a_balanced_order_is_that_of_the_specification(
-    label: NDArray[np.int64], seed: int, epoch: int
-) -> None:
+def test_balanced_order_equals_specification(label: Ints, seed: int, epoch: int) -> None:
     assert balanced(groups_of(label), seed, epoch).tolist() == slow_balanced(label, seed, epoch)
 
 
-def test_the_orders_of_docs_format_md() -> None:
-    """The vectors that the page has."""
+def test_vectors_of_format_md() -> None:
+    """Compare with the test vectors of the page."""
     label = np.array([0, 1, 0, 2, 0, 1])
     assert permutation(10, 1, 2).tolist() == [4, 2, 0, 6, 1, 5, 9, 8, 7, 3]
     (buffer,) = block_buffers(10, 1, 2, buffer_size=32)
@@ -160,12 +156,12 @@ def test_the_orders_of_docs_format_md() -> None:
 
 
 @given(st.integers(1, 500), seeds)
-def test_a_buffer_holds_few_blocks_of_neighbours(n: int, seed: int) -> None:
+def test_buffer_consists_of_few_blocks(n: int, seed: int) -> None:
     for buffer in block_buffers(n, seed, 0, buffer_size=64):
         assert len(set((buffer // 4).tolist())) <= 17  # one may be cut by the buffer's end
 
 
-def test_a_buffer_is_shuffled_and_differs_from_epoch_to_epoch() -> None:
+def test_buffers_differ_between_epochs() -> None:
     first, second = (next(block_buffers(64, 0, e, buffer_size=64)).tolist() for e in (0, 1))
     assert sorted(first) == sorted(second) == list(range(64))
     assert first != second
@@ -173,9 +169,7 @@ def test_a_buffer_is_shuffled_and_differs_from_epoch_to_epoch() -> None:
 
 
 @given(some_labels, seeds, seeds)
-def test_a_balanced_order_comes_in_rounds_of_every_label(
-    label: NDArray[np.int64], seed: int, epoch: int
-) -> None:
+def test_balanced_order_has_rounds_of_every_label(label: Ints, seed: int, epoch: int) -> None:
     order = balanced(groups_of(label), seed, epoch)
     present = sorted(set(label[label >= 0].tolist()))
     assert len(order) == (label >= 0).sum()
@@ -186,9 +180,7 @@ def test_a_balanced_order_comes_in_rounds_of_every_label(
 
 
 @given(some_labels, seeds)
-def test_a_balanced_order_uses_up_a_label_before_it_repeats(
-    label: NDArray[np.int64], seed: int
-) -> None:
+def test_balanced_order_uses_all_samples_before_repeating(label: Ints, seed: int) -> None:
     order = balanced(groups_of(label), seed, 0)
     for k in set(label[order].tolist()):
         mine = order[label[order] == k].tolist()
@@ -198,9 +190,7 @@ def test_a_balanced_order_uses_up_a_label_before_it_repeats(
 
 
 @given(labels, seeds)
-def test_ranked_groups_keep_their_members_and_sort_them_by_key(
-    label: NDArray[np.int64], seed: int
-) -> None:
+def test_ranked_groups_sort_members_by_key(label: Ints, seed: int) -> None:
     keys = words(seed, 0, 0, len(label)) % np.uint64(5)  # with ties
     groups = groups_of(label)
     order, indptr = ranked(groups, keys)
@@ -215,9 +205,7 @@ def test_ranked_groups_keep_their_members_and_sort_them_by_key(
     st.integers(0, 1000).map(lambda i: i / 1000),
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20, unique=True),
 )
-def test_a_fraction_is_divided_as_equally_as_can_be(
-    n: int, fraction: float, keys: list[int]
-) -> None:
+def test_fraction_is_divided_equally(n: int, fraction: float, keys: list[int]) -> None:
     counts = class_balanced_counts(n, fraction, np.array(keys, dtype=np.uint64))
     assert counts.sum() == round(fraction * 1000) * n // 1000
     assert counts.max() - counts.min() <= 1
@@ -228,24 +216,22 @@ def test_a_fraction_is_divided_as_equally_as_can_be(
 @pytest.mark.parametrize(
     ("fraction", "sizes"), [(0.01, {12: 189, 13: 811}), (0.1, {128: 884, 129: 116})]
 )
-def test_the_fractions_of_imagenet_are_those_of_simclr(
-    fraction: float, sizes: dict[int, int]
-) -> None:
+def test_fractions_of_imagenet_equal_simclrs(fraction: float, sizes: dict[int, int]) -> None:
     counts = class_balanced_counts(1_281_167, fraction, np.arange(1000, dtype=np.uint64))
     assert Counter(counts.tolist()) == sizes
 
 
-def test_a_fraction_is_the_decimal_number_that_was_written() -> None:
-    # As floating-point numbers 0.29 * 100 is 28.999…
+def test_fraction_is_a_decimal_number() -> None:
+    # In floating-point numbers, 0.29 * 100 is 28.999…
     assert class_balanced_counts(100, 0.29, np.arange(1, dtype=np.uint64)).tolist() == [29]
 
 
-def test_no_class_is_a_fraction_of_nothing() -> None:
+def test_fraction_of_no_classes_is_empty() -> None:
     assert class_balanced_counts(0, 0.5, np.empty(0, dtype=np.uint64)).tolist() == []
 
 
 @given(some_labels, st.data())
-def test_the_first_of_each_label_are_drawn(label: NDArray[np.int64], data: st.DataObject) -> None:
+def test_draw_takes_first_of_each_label(label: Ints, data: st.DataObject) -> None:
     groups = groups_of(label)
     present = np.unique(label[label >= 0])
     counts = [data.draw(st.integers(0, int((label == k).sum()))) for k in present]
@@ -259,9 +245,7 @@ def test_the_first_of_each_label_are_drawn(label: NDArray[np.int64], data: st.Da
 
 
 @given(some_labels, st.integers(0, 9), seeds)
-def test_a_draw_of_each_label_with_repeats_is_the_words_modulo_its_size(
-    label: NDArray[np.int64], k: int, seed: int
-) -> None:
+def test_draw_with_replacement_is_words_modulo_size(label: Ints, k: int, seed: int) -> None:
     present = np.unique(label[label >= 0])
     counts = np.full(len(present), k, dtype=np.int64)
     drawn = draw_from_groups(groups_of(label), present, counts, replace=True, seed=seed)
@@ -271,8 +255,8 @@ def test_a_draw_of_each_label_with_repeats_is_the_words_modulo_its_size(
 
 
 @given(some_labels, st.integers(0, 2), st.integers(0, 2), seeds, st.integers(0, 99), st.data())
-def test_an_episode_is_drawn_by_word_and_never_tests_what_it_taught(
-    label: NDArray[np.int64],
+def test_episode_is_drawn_by_word(
+    label: Ints,
     k_shot: int,
     n_query: int,
     seed: int,
@@ -297,17 +281,17 @@ def test_an_episode_is_drawn_by_word_and_never_tests_what_it_taught(
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
-def test_a_seed_that_cannot_be_is_refused(seed: int) -> None:
+def test_seed_out_of_range_raises(seed: int) -> None:
     with pytest.raises(ValueError, match=rf"seed must be 0 or more and below 2\*\*63, got {seed}"):
         as_seed(seed)
 
 
-def test_a_seed_that_is_no_integer_is_refused() -> None:
+def test_seed_of_wrong_type_raises() -> None:
     with pytest.raises(TypeError, match=r"seed must be an integer, got 0\.5"):
         as_seed(0.5)  # type: ignore[arg-type] # the point
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
-def test_a_fraction_that_cannot_be_is_refused(fraction: float) -> None:
+def test_fraction_out_of_range_raises(fraction: float) -> None:
     with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\]"):
         as_fraction(fraction, "fraction")

@@ -1,4 +1,4 @@
-"""What may stand in brackets, and in a split string; NumPy is the oracle of its meaning."""
+"""Selections and split strings; NumPy and TFDS are the oracles."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ positions = st.integers(-LENGTH, LENGTH - 1)
 
 
 def integer_arrays(length: int) -> st.SearchStrategy[Any]:
-    """Arrays of integers of any type, all in bounds."""
+    """Draw arrays of integers of any type, all in bounds."""
     return st.sampled_from(INTEGERS).flatmap(
         lambda dtype: st.lists(
             st.integers(-length if dtype.kind == "i" else 0, length - 1), max_size=2 * length
@@ -34,7 +34,7 @@ def integer_arrays(length: int) -> st.SearchStrategy[Any]:
 
 
 def selections(length: int) -> st.SearchStrategy[Any]:
-    """All that selects many, as NumPy understands it."""
+    """Draw selections of several samples that NumPy accepts."""
     masks = st.lists(st.booleans(), min_size=length, max_size=length)
     lists = st.lists(st.integers(-length, length - 1), max_size=2 * length)
     return st.one_of(
@@ -51,9 +51,9 @@ def selections(length: int) -> st.SearchStrategy[Any]:
 
 
 class Tensor:
-    """What torch's and JAX's arrays are to NumPy: no ndarray, but easily made one.
+    """An array that is not an ndarray but converts to one, like those of torch and JAX.
 
-    Theirs has an `__index__` whatever its shape, which fails for more than one element.
+    As theirs, it has an `__index__` for every shape, which fails for more than one element.
     """
 
     def __init__(self, values: Any) -> None:
@@ -78,19 +78,19 @@ class Tensor:
 
 
 @given(positions)
-def test_an_integer_counts_from_the_end_if_it_is_negative(index: int) -> None:
+def test_negative_integer_counts_from_the_end(index: int) -> None:
     assert as_position(index, LENGTH) == np.arange(LENGTH)[index]
 
 
 @given(positions, st.sampled_from(INTEGERS))
-def test_a_numpy_integer_is_one_like_a_plain_one(index: int, dtype: np.dtype[Any]) -> None:
+def test_numpy_integer_selects_one(index: int, dtype: np.dtype[Any]) -> None:
     index = index if dtype.kind == "i" else abs(index) % LENGTH
     for value in (dtype.type(index), np.array(index, dtype=dtype)):
         assert is_one(value)
         assert as_position(value, LENGTH) == np.arange(LENGTH)[index]
 
 
-def test_what_has_an_index_method_is_one() -> None:
+def test_object_with_index_method_selects_one() -> None:
     class Third:
         def __index__(self) -> int:
             return 3
@@ -101,20 +101,20 @@ def test_what_has_an_index_method_is_one() -> None:
 
 
 @named("index", [LENGTH, -LENGTH - 1, 2**70, -(2**70), np.int8(LENGTH), np.uint64(2**64 - 1)])
-def test_an_integer_out_of_bounds_is_named_with_the_length(index: int) -> None:
+def test_integer_out_of_bounds_raises(index: int) -> None:
     with pytest.raises(
         IndexError, match=f"^position {index} is out of bounds for {LENGTH} samples$"
     ):
         as_position(index, LENGTH)
 
 
-def test_of_nothing_no_position_is_in_bounds() -> None:
+def test_every_position_of_nothing_is_out_of_bounds() -> None:
     with pytest.raises(IndexError, match="position 0 is out of bounds for 0 samples"):
         as_position(0, 0)
 
 
 @given(selections(LENGTH))
-def test_what_selects_many_is_not_one(selection: Any) -> None:
+def test_is_one_is_false_for_several(selection: Any) -> None:
     assert not is_one(selection)
 
 
@@ -123,7 +123,7 @@ def test_what_selects_many_is_not_one(selection: Any) -> None:
     [True, np.True_, 1.0, np.float64(1), np.array(1.0), np.array(True), "1", None, (1,), [1]],
     ids=repr,
 )
-def test_bools_floats_and_the_like_are_not_one(selection: object) -> None:
+def test_is_one_is_false_for_other_types(selection: object) -> None:
     assert not is_one(selection)
 
 
@@ -131,33 +131,33 @@ def test_bools_floats_and_the_like_are_not_one(selection: object) -> None:
 
 
 @given(selections(LENGTH))
-def test_a_selection_means_what_it_means_to_numpy(selection: Any) -> None:
+def test_selection_equals_numpys(selection: Any) -> None:
     found = as_positions(selection, LENGTH)
     np.testing.assert_array_equal(found, np.arange(LENGTH)[selection])
     assert found.dtype == np.int64
 
 
 @given(slices | st.just([]) | st.just(np.zeros(0, np.bool_)))
-def test_of_nothing_only_nothing_can_be_selected(selection: Any) -> None:
+def test_selections_of_nothing_are_empty(selection: Any) -> None:
     assert as_positions(selection, 0).tolist() == np.arange(0)[selection].tolist() == []
 
 
 @given(st.lists(positions))
-def test_the_selection_of_a_user_is_not_changed(values: list[int]) -> None:
+def test_argument_is_not_changed(values: list[int]) -> None:
     selection = np.array(values, dtype=np.int64)
     as_positions(selection, LENGTH)
     assert selection.tolist() == values
 
 
 @named("values", [[2, 0, -1], []], ids=repr)
-def test_a_tensor_selects_many_as_it_does_with_numpy(values: list[int]) -> None:
+def test_tensor_selects_several(values: list[int]) -> None:
     selection: Any = Tensor(np.array(values, dtype=np.int64))
     assert not is_one(selection)
     expected = np.arange(LENGTH)[selection]
     np.testing.assert_array_equal(as_positions(selection, LENGTH), expected)
 
 
-def test_a_tensor_without_dimensions_selects_one() -> None:
+def test_tensor_without_dimensions_selects_one() -> None:
     selection: Any = Tensor(7)
     assert is_one(selection)
     assert as_position(selection, LENGTH) == 7
@@ -196,14 +196,14 @@ REFUSED_BY_NUMPY: list[Any] = [
 
 
 @named("selection", REFUSED_BY_NUMPY, ids=repr)
-def test_what_numpy_refuses_is_an_index_error_here_as_there(selection: Any) -> None:
+def test_selection_that_numpy_refuses_raises_index_error(selection: Any) -> None:
     with pytest.raises(IndexError):
         np.arange(LENGTH)[selection]
     with pytest.raises(IndexError):
         as_positions(selection, LENGTH)
 
 
-def test_a_time_span_is_no_integer() -> None:
+def test_time_span_raises() -> None:
     selection: Any = np.timedelta64(1, "s")
     with pytest.raises(IndexError):
         np.arange(LENGTH)[selection]
@@ -228,12 +228,12 @@ NOT_ALONG_ONE_AXIS: list[Any] = [
 
 
 @named("selection", NOT_ALONG_ONE_AXIS, ids=repr)
-def test_what_would_add_or_need_another_axis_is_refused(selection: Any) -> None:
+def test_selection_of_several_axes_raises(selection: Any) -> None:
     with pytest.raises(IndexError, match="a selection must "):
         as_positions(selection, LENGTH)
 
 
-def test_a_position_near_the_end_of_uint64_does_not_wrap_around() -> None:
+def test_large_uint64_does_not_wrap_around() -> None:
     with pytest.raises(IndexError, match=f"^position {2**64 - 1} is out of bounds"):
         as_positions(np.array([2**64 - 1], dtype=np.uint64), LENGTH)
 
@@ -251,12 +251,12 @@ def test_a_position_near_the_end_of_uint64_does_not_wrap_around() -> None:
         ([[1]], "a selection must have one dimension, got 2"),
     ],
 )
-def test_a_refusal_names_what_it_found_and_what_there_is(selection: Any, message: str) -> None:
+def test_error_states_value_and_length(selection: Any, message: str) -> None:
     with pytest.raises(IndexError, match=f"^{message}$"):
         as_positions(selection, LENGTH)
 
 
-def test_a_step_of_zero_is_a_value_error_as_in_numpy() -> None:
+def test_step_of_zero_raises_value_error() -> None:
     with pytest.raises(ValueError, match="step cannot be zero"):
         as_positions(slice(None, None, 0), LENGTH)
 
@@ -265,7 +265,7 @@ def test_a_step_of_zero_is_a_value_error_as_in_numpy() -> None:
 
 
 class Term(NamedTuple):
-    """A term of a split string, and the bounds that it means."""
+    """A term of a split string, and its bounds as positions."""
 
     text: str
     name: str
@@ -309,7 +309,7 @@ lengths_of_splits = st.fixed_dictionaries(
 
 
 @given(lengths_of_splits.flatmap(lambda n: st.tuples(st.just(n), st.lists(terms(n), min_size=1))))
-def test_split_strings_select_what_python_slices_of_rounded_bounds_do(
+def test_split_string_equals_slice_of_rounded_bounds(
     drawn: tuple[dict[str, int], list[Term]],
 ) -> None:
     lengths, expected = drawn
@@ -321,7 +321,7 @@ def test_split_strings_select_what_python_slices_of_rounded_bounds_do(
 
 
 @given(st.integers(0, 5000), st.sets(st.integers(1, 99)))
-def test_consecutive_percentages_cover_every_sample_once(length: int, cuts: set[int]) -> None:
+def test_percentages_cover_every_sample_once(length: int, cuts: set[int]) -> None:
     edges = ["", *(f"{cut}%" for cut in sorted(cuts)), ""]
     text = "+".join(f"train[{a}:{b}]" for a, b in pairwise(edges))
     found = parse_split_string(text, {"train": length})
@@ -344,7 +344,7 @@ def test_consecutive_percentages_cover_every_sample_once(length: int, cuts: set[
         ("train[-15:1]", 0, 1),
     ],
 )
-def test_bounds_are_those_of_tfds(text: str, start: int, stop: int) -> None:
+def test_bounds_equal_tfds(text: str, start: int, stop: int) -> None:
     assert parse_split_string(text, {"train": 15}) == [("train", start, stop)]
 
 
@@ -352,9 +352,7 @@ def test_bounds_are_those_of_tfds(text: str, start: int, stop: int) -> None:
     st.integers(0, 3000),
     st.sets(st.integers(0, 1000), max_size=6).map(lambda cuts: sorted({0, 1000, *cuts})),
 )
-def test_consecutive_percentages_with_decimals_cover_every_sample_once(
-    length: int, cuts: list[int]
-) -> None:
+def test_decimal_percentages_cover_every_sample_once(length: int, cuts: list[int]) -> None:
     terms = [f"a[{i / 10}%:{j / 10}%]" for i, j in pairwise(cuts)]
     slices = parse_split_string("+".join(terms), {"a": length})
     assert [i for part in slices for i in range(part.start, part.stop)] == list(range(length))
@@ -370,22 +368,20 @@ def test_consecutive_percentages_with_decimals_cover_every_sample_once(
         ("b[:1]+all", [("b", 0, 1), ("a", 0, 100), ("b", 0, 7)]),
     ],
 )
-def test_split_strings_have_decimals_underscores_and_all(
-    text: str, expected: list[tuple[str, int, int]]
-) -> None:
+def test_split_string_syntax(text: str, expected: list[tuple[str, int, int]]) -> None:
     assert parse_split_string(text, {"a": 100, "b": 7}) == expected
 
 
-def test_a_split_named_all_comes_before_all_splits() -> None:
+def test_split_named_all_takes_precedence() -> None:
     assert parse_split_string("all", {"a": 3, "all": 2}) == [("all", 0, 2)]
 
 
-def test_all_of_no_splits_is_refused() -> None:
+def test_all_of_no_splits_raises() -> None:
     with pytest.raises(ValueError, match="no splits"):
         parse_split_string("all", {})
 
 
-def test_the_lengths_of_other_splits_are_not_looked_up() -> None:
+def test_lengths_of_other_splits_are_not_read() -> None:
     class Lengths(dict[str, int]):
         def __missing__(self, name: str) -> int:
             pytest.fail(f"{name} was looked up")
@@ -425,13 +421,13 @@ MALFORMED = [
 
 
 @named("text", MALFORMED, ids=repr)
-def test_a_malformed_split_string_is_shown_with_examples_of_a_good_one(text: str) -> None:
+def test_malformed_split_string_raises(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a split: .*'train\[:10%\]'"):
         parse_split_string(text, {"train": 30, "test": 30})
 
 
 @named("text", ["train[1:50%]", "train[10%:20]", "test+train[0:100%]"])
-def test_a_percentage_and_a_number_in_one_slice_are_refused(text: str) -> None:
+def test_percentage_and_number_in_one_slice_raise(text: str) -> None:
     with pytest.raises(ValueError, match=r"'train.*' mixes a percentage with a number of samples"):
         parse_split_string(text, {"train": 30, "test": 30})
 
@@ -447,18 +443,18 @@ def test_a_percentage_and_a_number_in_one_slice_are_refused(text: str) -> None:
         ("test+ train[:31] ", "31"),
     ],
 )
-def test_a_bound_outside_the_split_is_refused_with_the_length(text: str, bound: str) -> None:
+def test_bound_outside_split_raises(text: str, bound: str) -> None:
     message = rf"^'train\[.*\]': {bound} is outside the split, which has 30 samples$"
     with pytest.raises(ValueError, match=message):
         parse_split_string(text, {"train": 30, "test": 30})
 
 
 @named("text", ["tran", "train+tran", "tran[:10%]", "Train"])
-def test_an_unknown_split_is_a_key_error_with_the_names_there_are(text: str) -> None:
+def test_unknown_split_raises_key_error(text: str) -> None:
     with pytest.raises(KeyError, match=r"there is no split '(tran|Train|all)'; there are train, v"):
         parse_split_string(text, {"train": 30, "validation": 20})
 
 
-def test_a_store_without_splits_has_none() -> None:
+def test_store_without_splits_raises_key_error() -> None:
     with pytest.raises(KeyError, match="there is no split 'train'; there are none"):
         parse_split_string("train", {})

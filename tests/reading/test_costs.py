@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import arraystore
-from arraystore.containers import TAIL_NBYTES
-from arraystore.containers.hdf5.block_cache import HEAD_NBYTES
-from arraystore.containers.hdf5.reader import _RangeFile
+from arraystore.containers.hdf5.cached_object import HEAD_NBYTES
+from arraystore.containers.hdf5.range_file import RangeFile
+from arraystore.containers.open_container import TAIL_NBYTES
 from arraystore.reading import image_reader as payload
 from arraystore.schema import COLUMNS
 from arraystore.storage.open_files import close_idle_files
@@ -163,13 +163,13 @@ def test_opening_a_store_and_reading_a_batch_cost_few_calls(
     _ = arraystore.open(path)["train"].image_bytes[::2]  # what is imported, and compiled, once
     close_idle_files()
     opened = []
-    made = _RangeFile.__init__
+    made = RangeFile.__init__
 
-    def note(self: _RangeFile, reader: RangeReader, key: str) -> None:
+    def note(self: RangeFile, reader: RangeReader, key: str) -> None:
         opened.append(key)
         made(self, reader, key)
 
-    monkeypatch.setattr(_RangeFile, "__init__", note)
+    monkeypatch.setattr(RangeFile, "__init__", note)
     with counted() as counts:
         _ = arraystore.open(path)["train"].image_bytes[::2]
     system = {name: n for name, n in counts.system.items() if "path" not in name}

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from obstore.store import LocalStore
 
 import arraystore
-from arraystore import containers
-from arraystore.containers.hdf5 import block_cache as blocks_room
+from arraystore.containers import open_container
+from arraystore.containers.hdf5 import cached_object
 from arraystore.containers.hdf5 import writer as hdf5_room
 from arraystore.containers.zarr import writer as zarr_room
 from arraystore.containers.zarr.shards import ShardKeys, ShardManifest
@@ -218,9 +218,9 @@ def test_what_is_asked_for_does_not_hang_on_the_number_of_samples(
 def test_what_a_batch_needs_of_large_columns_is_one_round_trip_from_afar(
     grown: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in (containers, blocks_room):
-        monkeypatch.setattr(room, "BLOCK_NBYTES", 2**10)  # the columns do not lie in the tail
-    monkeypatch.setattr(containers, "HEAD_NBYTES", 2**9)  # nor in the head
+    for module in (open_container, cached_object):
+        monkeypatch.setattr(module, "PAGE_NBYTES", 2**10)  # the columns do not lie in the tail
+    monkeypatch.setattr(open_container, "HEAD_NBYTES", 2**9)  # nor in the head
     store = from_afar(grown)
     _ = store["train"].image_bytes[5]
     trips: list[int] = []

@@ -15,10 +15,10 @@ from obstore.store import HTTPStore, LocalStore, MemoryStore, S3Store
 from typing_extensions import override
 
 import arraystore
-from arraystore import containers
 from arraystore._checksum import crc32c
 from arraystore._threads import Scope, WorkCancelledError
-from arraystore.containers.hdf5 import block_cache as blocks_room
+from arraystore.containers import open_container
+from arraystore.containers.hdf5 import cached_object
 from arraystore.errors import StorageError
 from arraystore.images import decode as image
 from arraystore.storage.objects import connection as stores
@@ -312,8 +312,8 @@ def test_the_chunks_of_columns_in_hdf5_are_asked_for_together(
     rounds: list[Round],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for room in (containers, blocks_room):
-        monkeypatch.setattr(room, "BLOCK_NBYTES", 2**15)  # so that they do not lie in the tail
+    for module in (open_container, cached_object):
+        monkeypatch.setattr(module, "PAGE_NBYTES", 2**15)  # so that they do not lie in the tail
     path = true_size("1pct", ".h5")
     stored = arraystore.open((LocalStore(path.parent), path.name)).stored("train")
     _ = stored.info

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 import arraystore
 from arraystore.dataset.saved_selection import SavedSelection
 from arraystore.errors import ArrayStoreError
-from arraystore.images.decode import decode, probe
+from arraystore.images.decode import decode
+from arraystore.images.probe import probe
 from arraystore.indexing.selection import as_positions, parse_split_string
 from arraystore.integrations.export import export
 from arraystore.writing.progress import Meter
-from tests.images.test_decode import EVERY, FRAME, JPEG, PNG
+from tests.images.encoded_images import EVERY, FRAME, JPEG, PNG
 from tests.soak.judge import only_documented, scratch, use, whole_store
 from tests.sources.test_tar import END, block, extended, tar_of, walk_bytes
 from tests.support import write_store

@@ -15,7 +15,7 @@ from PIL import Image
 
 import arraystore
 from arraystore.errors import SourceError
-from arraystore.images.decode import IMAGE_SUFFIXES
+from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.reading.read_ahead import ahead
 from arraystore.sources.folder import load
 from arraystore.storage.open_files import OpenFile

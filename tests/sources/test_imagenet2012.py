@@ -27,6 +27,7 @@ from arraystore.images import decode as image
 from arraystore.reading.read_ahead import ahead
 from arraystore.sources import imagenet2012, subset_list
 from arraystore.sources.imagenet2012 import TEST_ARCHIVE, TRAIN_ARCHIVE, VALIDATION_ARCHIVE
+from arraystore.sources.imagenet2012_names import SPLIT_SIZES
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
 from arraystore.sources.registry import load_source
 from arraystore.storage.open_files import OpenFile
@@ -441,7 +442,7 @@ def test_listed_images_that_are_missing_are_counted_and_named(
 def test_a_store_without_a_listed_image_is_partial(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(imagenet2012.SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
+    monkeypatch.setitem(SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
     listed = [*TRAIN_NAMES, "n01440764_1.JPEG"]
     folder = pack(tmp_path, validation=VALIDATION_1_TO_4, listed=listed)
     report = arraystore.convert(
@@ -456,7 +457,7 @@ def test_a_store_without_a_listed_image_is_partial(
 def test_a_complete_store_is_not_partial(
     partial: bool, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(imagenet2012.SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
+    monkeypatch.setitem(SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
     folder = pack(tmp_path, validation=VALIDATION_1_TO_4)
     report = arraystore.convert(
         SUBSET, tmp_path / f"a{suffix}", manual_dir=folder, partial=partial, sync=False

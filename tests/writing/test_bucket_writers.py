@@ -24,7 +24,7 @@ from arraystore.writing.bucket import BucketDraft
 from tests.support import SUFFIXES, Bucket, objects_on_disk, picture, write_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 SHARD: Final = 4096
@@ -436,12 +436,12 @@ def test_an_upload_of_which_only_the_answer_is_lost_is_done(bucket: Bucket) -> N
 def test_an_upload_is_not_taken_for_done_because_an_old_object_has_its_size(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def takes_all_and_fails(key: str, pieces: Iterator[bytes], **keywords: Any) -> None:
-        list(pieces)
+    async def takes_all_and_fails(key: str, pieces: AsyncIterator[bytes], **keywords: Any) -> None:
+        assert [piece async for piece in pieces] == [b"data"]
         raise GenericError("broken")
 
     bucket.inner.put("key", b"olds")
-    monkeypatch.setattr(bucket, "put", takes_all_and_fails, raising=False)
+    monkeypatch.setattr(bucket, "put_async", takes_all_and_fails, raising=False)
     with pytest.raises(StorageError, match="memory://key: broken"):
         ObjectWriter("memory://a").upload("key", 4, lambda: [b"data"])
 

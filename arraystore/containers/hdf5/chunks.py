@@ -1,7 +1,7 @@
-"""The chunks of a column in HDF5, read as byte ranges of the file and decoded here.
+"""Chunks of HDF5 datasets: their byte ranges in the file, and the decoding of columns.
 
-libhdf5 is asked once where they are. It would read one after another, and have other threads
-wait for it.
+libhdf5 reports once where the chunks are. It would read one after another, and block other threads
+meanwhile.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.containers.hdf5.guard import is_padded_with_zeros
+from arraystore.containers.hdf5.datasets import filters_of, is_padded_with_zeros
+from arraystore.errors import FormatError
 from arraystore.indexing.byte_range import ByteRange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
     from arraystore._typing import Ints
 
-    Rows = tuple[int, int]
-
 _DEFLATE: Final = 1
 _SHUFFLE: Final = 2
-_KNOWN: Final[tuple[list[int], ...]] = ([], [_DEFLATE], [_SHUFFLE], [_SHUFFLE, _DEFLATE])
+_DECODABLE: Final[tuple[list[int], ...]] = ([], [_DEFLATE], [_SHUFFLE], [_SHUFFLE, _DEFLATE])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class ChunkedColumn:
     length, chunk_rows : int
         Rows of the column, and of a chunk.
     start, nbytes : ndarray of int64, shape (n_chunks,)
-        Bytes of the file.
+        Offset of each chunk in the file, and its size.
     filters : list of int
         Numbers of HDF5's own filters, in the order in which they were applied.
     """
@@ -54,20 +53,19 @@ class ChunkedColumn:
 
     @classmethod
     def of(cls, dataset: Any, file_nbytes: int) -> ChunkedColumn | None:
-        """Return how a column is stored, or None where libhdf5 has to read it.
+        """Return how a column is stored, or None if libhdf5 has to read it.
 
         Parameters
         ----------
         dataset : h5py.Dataset
-            Of one dimension; its chunks are all there.
+            One-dimensional, with no chunk missing.
         file_nbytes : int
-            What all of them must lie in.
+            Size of the file, which contains all chunks.
         """
         if not is_padded_with_zeros(dataset):
             return None
-        properties = dataset.id.get_create_plist()
-        filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-        if dataset.chunks is None or filters not in _KNOWN:
+        filters = filters_of(dataset)
+        if dataset.chunks is None or filters not in _DECODABLE:
             return None
         (rows,), length = dataset.chunks, len(dataset)
         start = np.full(-(-length // rows), -1, dtype=np.int64)
@@ -87,40 +85,40 @@ class ChunkedColumn:
             return None
         return cls(dataset.dtype, length, rows, start, nbytes, filters)
 
-    def ranges(self, key: str, rows: Rows | None) -> list[ByteRange]:
-        """Return the bytes of the file `key` that hold the rows ``[start, stop)``, or all."""
+    def ranges(self, key: str, rows: tuple[int, int] | None) -> list[ByteRange]:
+        """Return the byte ranges of the file `key` that hold the rows ``[start, stop)``, or all."""
         start, stop = rows or (0, self.length)
         some = slice(start // self.chunk_rows, -(-min(stop, self.length) // self.chunk_rows))
         pairs = zip(self.start[some].tolist(), self.nbytes[some].tolist(), strict=True)
-        return [ByteRange(key, at, at + nbytes) for at, nbytes in pairs]
+        return [ByteRange(key, offset, offset + nbytes) for offset, nbytes in pairs]
 
-    def values(self, raw: Iterable[Buffer], rows: Rows | None) -> NDArray[Any]:
-        """Return the rows, decoded from what is in those bytes.
+    def values(self, chunks: Iterable[Buffer], rows: tuple[int, int] | None) -> NDArray[Any]:
+        """Return the rows, decoded from the bytes of `ranges`.
 
         Raises
         ------
         ValueError
-            If they are damaged.
+            If a chunk is damaged.
         """
         start, stop = rows or (0, self.length)
         stop = min(stop, self.length)
         values = np.empty(max(0, stop - start), self.dtype)
         first = start // self.chunk_rows * self.chunk_rows - start
-        for at, data in zip(range(first, len(values), self.chunk_rows), raw, strict=False):
-            some = self._decoded(data)[max(0, -at) : len(values) - at]
-            values[max(0, at) : at + self.chunk_rows] = some
+        for row, chunk in zip(range(first, len(values), self.chunk_rows), chunks, strict=False):
+            some = self._decode(chunk)[max(0, -row) : len(values) - row]
+            values[max(0, row) : row + self.chunk_rows] = some
         return values
 
-    def _decoded(self, raw: Buffer) -> NDArray[Any]:
-        data: Buffer = raw
+    def _decode(self, chunk: Buffer) -> NDArray[Any]:
+        data: Buffer = chunk
         nbytes = self.chunk_rows * self.dtype.itemsize
         if _DEFLATE in self.filters:
             stream = zlib.decompressobj()
             try:
-                data = stream.decompress(raw, nbytes + 1)
+                data = stream.decompress(chunk, nbytes + 1)
             except zlib.error as error:
                 raise ValueError(str(error)) from None
-            if not stream.eof and len(data) == nbytes:  # its checksum is behind its end
+            if not stream.eof and len(data) == nbytes:  # its checksum follows the data
                 raise ValueError("a chunk ends before its compressed data does")
         if memoryview(data).nbytes != nbytes:
             raise ValueError(f"a chunk has {memoryview(data).nbytes} bytes or more, not {nbytes}")
@@ -132,3 +130,57 @@ class ChunkedColumn:
         for place, some in enumerate(shuffled):
             values[:, place] = some
         return values.view(self.dtype).ravel()
+
+
+def payload_chunks(dataset: Any, file_nbytes: int, location: str) -> tuple[int, Ints]:
+    """Return the length of a payload's chunks in bytes, and the offset of each in the file.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        One-dimensional, of bytes, without filters. A contiguous one is a single chunk.
+    file_nbytes : int
+        Size of the file, which contains all chunks.
+    location : str
+        The dataset, for messages.
+
+    Raises
+    ------
+    FormatError
+        If a chunk is missing, or lies outside the file.
+    """
+    length = len(dataset)
+    if dataset.chunks is None:
+        offset = dataset.id.get_offset()
+        if length and (offset is None or dataset.id.get_storage_size() < length):
+            raise FormatError(f"{location}: has no storage in this file")
+        _check_inside([offset] if length else [], length, file_nbytes, location)
+        return max(length, 1), np.full(min(length, 1), offset or 0, dtype=np.int64)
+    (chunk_nbytes,) = dataset.chunks
+    found: dict[int, int] = {}
+
+    # chunk_iter walks the index once; requesting one chunk after another is quadratic.
+    def record(chunk: Any) -> None:
+        found[chunk.chunk_offset[0] // chunk_nbytes] = chunk.byte_offset
+
+    dataset.id.chunk_iter(record)
+    n_chunks = -(-length // chunk_nbytes)
+    if missing := next((str(i) for i in range(n_chunks) if i not in found), None):
+        raise FormatError(f"{location}: chunk {missing} of {n_chunks} is missing")
+    _check_inside(found.values(), int(chunk_nbytes), file_nbytes, location)
+    return int(chunk_nbytes), np.array([found[i] for i in range(n_chunks)], dtype=np.int64)
+
+
+def _check_inside(
+    starts: Collection[int], chunk_nbytes: int, file_nbytes: int, location: str
+) -> None:
+    """Refuse chunks that extend beyond the end of the file, or do not fit in it together."""
+    if starts and not (
+        min(starts) >= 0
+        and max(starts) + chunk_nbytes <= file_nbytes
+        and len(starts) * chunk_nbytes <= file_nbytes
+    ):
+        raise FormatError(
+            f"{location}: {len(starts)} chunks of {chunk_nbytes} bytes do not lie in the file of "
+            f"{file_nbytes} bytes"
+        )

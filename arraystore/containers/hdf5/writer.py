@@ -1,8 +1,8 @@
-"""HDF5, written: each payload at an address known before it is written.
+"""Write an HDF5 file: each payload at an offset that is known before it is filled.
 
-Everything written here is of fixed length: text is fixed-length UTF-8, so that
-nothing depends on HDF5's global heap. Dimensions are made as netCDF-4 makes one
-that has no variable, so that netCDF4, h5netcdf and xarray see their names.
+Everything written here has a fixed length: text is fixed-length UTF-8, so that nothing depends on
+HDF5's global heap. Dimensions are stored like netCDF-4 dimensions without a variable, so that
+netCDF4, h5netcdf and xarray show their names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LIBVER: Final = ("v110", "v110")
 _METADATA_NBYTES: Final = 2**16
-"""More than the metadata of a dataset, or of a group's attributes but for their values."""
+"""More than the metadata of a dataset, or of a group's attributes without their values."""
 
 
 class HDF5Writer(ContainerWriter):
@@ -58,7 +58,7 @@ class HDF5Writer(ContainerWriter):
     @override
     @staticmethod
     def import_libraries() -> None:
-        import h5py  # noqa: F401 - for those who import it later
+        import h5py  # noqa: F401 - later imports are then fast
 
     @override
     @staticmethod
@@ -75,7 +75,7 @@ class HDF5Writer(ContainerWriter):
     @override
     @staticmethod
     def payload_object(path: str, start: int, stop: int) -> tuple[str, bytes]:
-        raise TypeError("the payloads of HDF5 are no objects of their own")
+        raise TypeError("payloads of HDF5 are not objects of their own")
 
     @override
     def create_group(self, path: str) -> None:
@@ -111,14 +111,14 @@ class HDF5Writer(ContainerWriter):
             options |= {"chunks": (min(COLUMN_CHUNK_ROWS, n),), "shuffle": True}
             options["compression"] = "gzip"
         if not is_text:
-            fill = column.fill  # text if it was "NaN" or the like in Zarr
+            fill = column.fill  # text such as "NaN" if it was read from a Zarr store
             options["fillvalue"] = float(fill) if isinstance(fill, str) else fill
         array = self._file.create_dataset(path, (n,), **options)
         for start in range(0, n, COLUMN_CHUNK_ROWS):
             rows = values[start : start + COLUMN_CHUNK_ROWS]
             data = _fixed_width(rows, data_type) if is_text else np.asarray(rows, data_type)
             array[start : start + len(data)] = data
-        del array  # closed: what the library holds back of it comes before what is next
+        del array  # libhdf5 writes its metadata when it is closed; the order of bytes depends on it
         self._attach_dimension(path, column.dimension, n)
 
     @override
@@ -144,7 +144,7 @@ class HDF5Writer(ContainerWriter):
         os.truncate(self._path, nbytes)
 
     def _make_room(self, nbytes: int) -> None:
-        """Reserve space for what libhdf5 is about to write: it does not survive a full disk."""
+        """Reserve space for the next write of libhdf5, which does not survive a full disk."""
         if self._is_skeleton:
             return
         self._end += nbytes + nbytes // 4 + _METADATA_NBYTES
@@ -155,7 +155,7 @@ class HDF5Writer(ContainerWriter):
         return self._file[parent or "/"], name
 
     def _attach_dimension(self, path: str, dimension: str, length: int) -> None:
-        """Attach a dimension of the same group, made as netCDF-4 makes one without a variable."""
+        """Attach a dimension of the same group, like a netCDF-4 dimension without a variable."""
         from h5py import h5d, h5ds, h5p, h5s, h5t
 
         group, name = self._parent(path)
@@ -183,7 +183,7 @@ def _set_attribute(node: Any, name: str, value: Any) -> None:
 
 
 def _text_type(values: Sequence[str] | NDArray[Any]) -> np.dtype[Any]:
-    """Return the type of fixed-length UTF-8 that is as wide as the longest of some texts."""
+    """Return the type of fixed-length UTF-8 that is as wide as the longest text."""
     import h5py
 
     width = max(map(len, map(str.encode, values)), default=0)
@@ -194,7 +194,7 @@ def _text_type(values: Sequence[str] | NDArray[Any]) -> np.dtype[Any]:
 def _fixed_width(
     values: Sequence[str] | NDArray[Any], data_type: np.dtype[Any] | None = None
 ) -> NDArray[Any]:
-    """Return texts as fixed-length UTF-8, as wide as the longest if nothing is said."""
+    """Return texts as fixed-length UTF-8, by default as wide as the longest."""
     if data_type is None:
         data_type = _text_type(values)
     return np.fromiter(map(str.encode, values), data_type, len(values))

@@ -1,13 +1,14 @@
-"""What may be wrong with the objects of a Zarr store and is passed over when it is read.
+"""Deviations of the objects of a Zarr store that reading does not notice.
 
-A reader relies on the places that ``dense`` promises and on the consolidated metadata; here
-they are compared with the shards' indices and with the documents themselves.
+A reader relies on ``dense``, which fixes where every inner chunk is, and on the consolidated
+metadata. Here both are compared with the shards and with the metadata documents themselves.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from arraystore.containers.protocol import Fault
 from arraystore.containers.zarr.shards import shard_footer, shard_object_nbytes
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.schema import parse_json
@@ -17,17 +18,13 @@ if TYPE_CHECKING:
 
     from arraystore.storage.range_reader import RangeReader
 
-    Fault = tuple[str, str]
-
 _METADATA: Final = "zarr.json"
 
 _BATCH: Final = 64
 """Shards whose ends are read in one round trip: half a MiB."""
 
-_LONGEST_END: Final = 2**20
-"""Longest end of a shard that is read; longer ones are not of our making."""
-
-MISSING: Final = "the chunk is missing"
+_MAX_END_NBYTES: Final = 2**20
+"""Longest end of a shard that is read; arraystore writes none that is longer."""
 
 
 def document_of(path: str) -> str:
@@ -36,7 +33,7 @@ def document_of(path: str) -> str:
 
 
 def document_faults(reader: RangeReader, root: dict[str, Any]) -> Iterator[Fault]:
-    """Compare the documents with what the root's consolidated metadata says of them."""
+    """Compare the metadata documents with their copies in the root's consolidated metadata."""
     consolidated = root.get("consolidated_metadata")
     nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     for path, node in nodes.items() if isinstance(nodes, dict) else ():
@@ -45,18 +42,17 @@ def document_faults(reader: RangeReader, root: dict[str, Any]) -> Iterator[Fault
             (document,) = reader.read_objects([key])
             found = parse_json(bytes(document))
         except FileNotFoundError:
-            yield key, "is missing, though the root's consolidated metadata has it"
+            text = "is missing, though the root's consolidated metadata has it"
+            yield Fault(key, "missing", text)
         except ValueError as error:
-            yield key, f"must be JSON: {error}"
+            yield Fault(key, "content", f"must be JSON: {error}")
         else:
-            if isinstance(found, dict):
-                # zarr-python writes this into every group, and leaves it out of what it gathers.
-                found.pop("consolidated_metadata", None)
-            if found != _without_gathered(node):
-                yield key, "is not what the root's consolidated metadata says of it"
+            if _without_consolidated(found) != _without_consolidated(node):
+                yield Fault(key, "content", "differs from the root's consolidated metadata")
 
 
-def _without_gathered(node: Any) -> Any:
+def _without_consolidated(node: Any) -> Any:
+    # zarr-python writes this field into every group, and omits it from what it consolidates.
     if not isinstance(node, dict):
         return node
     return {name: value for name, value in node.items() if name != "consolidated_metadata"}
@@ -65,68 +61,77 @@ def _without_gathered(node: Any) -> Any:
 def shard_faults(
     reader: RangeReader, path: str, length: int, shard_nbytes: int, inner_nbytes: int
 ) -> Iterator[Fault]:
-    """Compare the length, index and padding of each shard of a dense payload with the promise."""
+    """Compare length, index and padding of each shard with what ``dense`` requires."""
     n_shards = -(-length // shard_nbytes)
     for first in range(0, n_shards, _BATCH):
-        wanted = [
-            _End(path, index, min(shard_nbytes, length - index * shard_nbytes))
-            for index in range(first, min(first + _BATCH, n_shards))
+        numbers = range(first, min(first + _BATCH, n_shards))
+        sizes = [min(shard_nbytes, length - number * shard_nbytes) for number in numbers]
+        ends = [
+            _ShardEnd(f"{path}/c/{number}", nbytes, shard_nbytes, inner_nbytes)
+            for number, nbytes in zip(numbers, sizes, strict=True)
         ]
-        for end, tail in zip(
-            wanted, _ends(reader, wanted, shard_nbytes, inner_nbytes), strict=True
-        ):
-            fault = MISSING if tail is None else end.fault(tail, shard_nbytes, inner_nbytes)
-            if fault:
-                yield end.key, fault
+        for end, data in zip(ends, _read_ends(reader, ends), strict=True):
+            if fault := end.fault(data):
+                yield fault
 
 
-class _End:
-    """What must come after the payload bytes of a shard."""
+class _ShardEnd:
+    """The bytes that must follow the payload bytes of a shard.
 
-    def __init__(self, path: str, index: int, nbytes: int) -> None:
-        self.key = f"{path}/c/{index}"
-        self._nbytes = nbytes
+    Parameters
+    ----------
+    key : str
+        The shard.
+    nbytes : int
+        Its payload bytes.
+    shard_nbytes, inner_nbytes : int
+        Length of a whole shard and of an inner chunk.
+    """
 
-    def range(self, shard_nbytes: int, inner_nbytes: int) -> ByteRange:
-        """Return the end, and one byte more, which must not be there."""
-        size = shard_object_nbytes(self._nbytes, shard_nbytes, inner_nbytes)
-        start = self._nbytes if size - self._nbytes <= _LONGEST_END else size
-        return ByteRange(self.key, start, size + 1)
+    def __init__(self, key: str, nbytes: int, shard_nbytes: int, inner_nbytes: int) -> None:
+        self._key = key
+        self._lengths = nbytes, shard_nbytes, inner_nbytes
+        self._size = shard_object_nbytes(nbytes, shard_nbytes, inner_nbytes)
+        is_short = self._size - nbytes <= _MAX_END_NBYTES
+        # One byte more, which must not exist.
+        self.range = ByteRange(key, nbytes if is_short else self._size, self._size + 1)
 
-    def fault(self, tail: memoryview, shard_nbytes: int, inner_nbytes: int) -> str:
-        """Say what is wrong with the end; nothing if it is right."""
-        _, start, stop = self.range(shard_nbytes, inner_nbytes)
-        if len(tail) < stop - 1 - start:
-            found = start + len(tail) if len(tail) else f"{start} or less"
-            return f"must have {stop - 1} bytes, got {found}; the object is truncated"
-        if len(tail) == stop - start:
-            return f"must have {stop - 1} bytes, got more"
-        if start == stop - 1:
-            return ""
-        footer = shard_footer(self._nbytes, shard_nbytes, inner_nbytes)
-        if tail[-len(footer) :] != footer:
-            return "the shard's index is not that of inner chunks one after another"
-        if any(tail[: -len(footer)]):
-            return "what comes after the last image must be zeros"
-        return ""
+    def fault(self, data: memoryview | None) -> Fault | None:
+        """Return what is wrong with the bytes of `range`; None if they are right."""
+        start = self.range.start
+        if data is None:
+            return Fault(self._key, "missing", "the chunk is missing")
+        if start + len(data) < self._size:
+            found = start + len(data) if len(data) else f"{start} or less"
+            text = f"must have {self._size} bytes, got {found}; the object is truncated"
+            return Fault(self._key, "size", text)
+        if start + len(data) > self._size:
+            return Fault(self._key, "size", f"must have {self._size} bytes, got more")
+        if not len(data):
+            return None
+        footer = shard_footer(*self._lengths)
+        if data[-len(footer) :] != footer:
+            text = "the shard's index must be that of inner chunks one after another"
+            return Fault(self._key, "content", text)
+        if any(data[: -len(footer)]):
+            return Fault(self._key, "content", "the bytes after the last image must be zeros")
+        return None
 
 
-def _ends(
-    reader: RangeReader, wanted: list[_End], shard_nbytes: int, inner_nbytes: int
-) -> list[memoryview | None]:
-    """Read the ends of some shards, in one round trip if they are all there."""
-    ranges = [end.range(shard_nbytes, inner_nbytes) for end in wanted]
+def _read_ends(reader: RangeReader, ends: list[_ShardEnd]) -> list[memoryview | None]:
+    """Read the ends of shards, in one round trip if all of them exist."""
+    ranges = [end.range for end in ends]
     try:
         return list(reader.read_ranges(ranges))
     except OSError:
-        return [_end(reader, one) for one in ranges]
+        return [_read_end(reader, one) for one in ranges]
 
 
-def _end(reader: RangeReader, wanted: ByteRange) -> memoryview | None:
+def _read_end(reader: RangeReader, end: ByteRange) -> memoryview | None:
     try:
-        (tail,) = reader.read_ranges([wanted])
+        (data,) = reader.read_ranges([end])
     except OSError as error:
         if isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
-    return tail
+    return data

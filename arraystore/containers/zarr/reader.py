@@ -1,27 +1,32 @@
-"""Zarr v3, read: one file a shard of the payload, one file a chunk of a column.
+"""Read a Zarr v3 store: one object per shard of the payload, one per chunk of a column.
 
-The metadata documents and raw objects are all that is needed, so nothing is ever
-listed and a plain HTTP server will do.
+Only metadata documents and data objects are read, by key. Nothing is listed, so a plain HTTP server
+is enough.
 """
 
 from __future__ import annotations
 
-import math
-import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 from typing_extensions import Buffer, override
 
-from arraystore._checksum import crc32c
-from arraystore.containers.protocol import ContainerReader, Tree, as_string_array, check_nodes
-from arraystore.containers.zarr.column_codec import decode_chunk
+from arraystore.containers.protocol import (
+    ContainerReader,
+    Fault,
+    Tree,
+    as_string_array,
+    check_nodes,
+)
+from arraystore.containers.zarr.array_metadata import ArrayMetadata
+from arraystore.containers.zarr.column_codec import check_chunk, decode_chunk, import_codecs
 from arraystore.containers.zarr.faults import document_faults, document_of, shard_faults
 from arraystore.containers.zarr.shards import (
     ShardKeys,
     ShardManifest,
     index_nbytes,
-    index_starts,
+    parse_shard_index,
     shard_object_nbytes,
 )
 from arraystore.errors import FormatError, ShortReadError, StorageError, brief, escaped
@@ -41,35 +46,51 @@ from arraystore.storage.range_reader import RangeReader, each_exactly, read_exac
 from arraystore.storage.server_answers import is_cut, strange_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
     from zarr import Group
 
-    from arraystore.containers.protocol import Rows
+    from arraystore._typing import Ints
+    from arraystore.containers.protocol import ColumnRows
 
 METADATA: Final = document_of("")
-_CHECKSUM_NBYTES: Final = 4
 _MAX_SHARDS: Final = 2**20
 _MAX_INNER_CHUNKS: Final = 2**20
 _MAX_COLUMN_CHUNKS: Final = 2**16
-"""More than any store has; what claims more is refused before memory is taken for it."""
+"""More than any store has; metadata that states more is refused before memory is allocated."""
 
 _MANY_SHARDS: Final = 2**12
-"""Shards that a payload may state before those that are stored are counted."""
+"""Shards that a payload may state before the stored ones are counted."""
 
 _PROBES: Final = 16
-"""Objects that are looked at where a server would have to list all to count them."""
-
-_PAYLOAD_CODECS: Final = {
-    "codecs": ["bytes"],
-    "index_codecs": ["bytes", "crc32c"],
-    "index_location": "end",
-}
+"""Objects to read a byte of where a server would have to list all objects to count them."""
 
 
 class _MissingError(FormatError):
-    """There is no group or array at a path."""
+    """No group or array exists at a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ChunkedRows:
+    """Consecutive rows of a column, and the chunks that contain them.
+
+    Attributes
+    ----------
+    data_type : str
+    start, stop : int
+        The rows, counted from the first row of the first chunk.
+    keys : list of str
+        The chunks.
+    chunk_rows : int
+        Rows in a chunk.
+    """
+
+    data_type: str
+    start: int
+    stop: int
+    keys: list[str]
+    chunk_rows: int
 
 
 class ZarrReader(ContainerReader):
@@ -78,16 +99,16 @@ class ZarrReader(ContainerReader):
     Parameters
     ----------
     reader : RangeReader
-        Its keys are paths below the root group.
-    where : str
+        Reads objects; keys are paths below the root group.
+    location : str
         Address of the store, for messages.
     document : bytes-like, optional
-        The metadata document of the root, if it has been read already.
+        The metadata document of the root, if it was read already.
     """
 
-    def __init__(self, reader: RangeReader, where: str, document: Buffer | None = None) -> None:
+    def __init__(self, reader: RangeReader, location: str, document: Buffer | None = None) -> None:
         self._reader = reader
-        self._where = where
+        self._location = location
         self._nodes: dict[str, dict[str, Any]] = {}
         if document is not None:
             self._nodes[""] = self._parsed(METADATA, document)
@@ -100,48 +121,35 @@ class ZarrReader(ContainerReader):
             self._nodes |= nodes
 
     @override
+    def import_libraries(self) -> None:
+        import_codecs()
+
+    @override
     def attributes(self, path: str = "") -> dict[str, Any]:
         attributes = self._node(path).get("attributes", {})
         if not isinstance(attributes, dict):
-            raise FormatError(f"{self._at(path)}: attributes must be a JSON object")
+            raise FormatError(f"{self._locate(path)}: attributes must be a JSON object")
         return attributes
 
     @override
-    def read_column(
-        self, path: str, data_type: str, rows: tuple[int, int] | None = None
-    ) -> NDArray[Any]:
-        (values,) = self._read_each([(path, data_type, rows)])
-        return values
-
-    @override
-    def read_columns(self, columns: Mapping[str, str]) -> list[NDArray[Any]]:
-        return list(self._read_each([(*column, None) for column in columns.items()]))
-
-    @override
-    def read_rows(self, wanted: Sequence[Rows]) -> Iterator[NDArray[Any]]:
-        return self._read_each(wanted)
-
-    def _read_each(
-        self, wanted: Sequence[tuple[str, str, tuple[int, int] | None]]
-    ) -> Iterator[NDArray[Any]]:
-        self._read_nodes(dict.fromkeys(path for path, _, _ in wanted))
-        found = [
-            (data_type, *self._chunks(path, data_type, rows)) for path, data_type, rows in wanted
-        ]
-        chunks = self._read([key for _, _, _, keys, _ in found for key in keys])
-        for data_type, start, stop, keys, chunk_rows in found:
-            yield self._decoded(chunks, data_type, start, stop, keys, chunk_rows)
+    def read_rows(self, columns: Sequence[ColumnRows]) -> Iterator[NDArray[Any]]:
+        self._read_nodes(dict.fromkeys(path for path, _, _ in columns))
+        found = [self._chunked_rows(*column) for column in columns]
+        chunks = self._read_chunks([key for rows in found for key in rows.keys])
+        for rows in found:
+            yield self._decoded(chunks, rows)
 
     @override
     def check_column(self, path: str, data_type: str, length: int) -> None:
-        _, found, chunk_rows = self._array(path, data_type, _codecs_of(data_type))
-        if found != length:
-            raise FormatError(f"{self._at(path)}: must have {length} values, got {found}")
-        self._check_number(path, found, chunk_rows)
-        self._check_stored(path, -(-length // chunk_rows))
+        array = self._array(path)
+        array.check_column(data_type)
+        if array.length != length:
+            raise FormatError(f"{array.location}: must have {length} values, got {array.length}")
+        self._check_number(array, length)
+        self._check_stored(path, -(-length // array.chunk_length))
 
     def _check_stored(self, path: str, n_chunks: int) -> None:
-        """Refuse an array that states many chunks of which few are stored."""
+        """Refuse an array that states many chunks and has few of them stored."""
         found = self._reader.count(f"{path}/c")
         if found is None:
             found = n_chunks
@@ -153,44 +161,47 @@ class ZarrReader(ContainerReader):
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
                 raise FormatError(
-                    f"{self._at(path)}: states {n_chunks} chunks, of which some are not stored: "
-                    f"{error}"
+                    f"{self._locate(path)}: states {n_chunks} chunks, but some of them are not "
+                    f"stored: {error}"
                 ) from None
         if 2 * found < n_chunks:
-            raise FormatError(f"{self._at(path)}: states {n_chunks} chunks, but {found} are stored")
+            raise FormatError(
+                f"{self._locate(path)}: states {n_chunks} chunks, but {found} are stored"
+            )
 
     @override
-    def manifest(self, path: str, doubted: Collection[str] = ()) -> ChunkManifest:
-        is_promised = self._reader.is_remote and bool(self.attributes(path).get("dense"))
-        manifest = self._shards(path, is_known=is_promised)
-        for key in doubted:
+    def manifest(self, path: str, recheck: Collection[str] = ()) -> ChunkManifest:
+        is_known = self._reader.is_remote and bool(self.attributes(path).get("dense"))
+        manifest = self._shards(path, is_known=is_known)
+        for key in recheck:
             manifest.is_known[int(key.rpartition("/")[2])] = False
         return manifest
 
     def _shards(self, path: str, *, is_known: bool) -> ShardManifest:
-        """Return where shards are; what of them is not known is looked up when it is needed."""
-        node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
-        inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
+        """Return where shards are; unless they are known, look into them when they are needed."""
+        array, location = self._array(path), self._locate(path)
+        inner_nbytes = array.inner_chunk_length()
+        length, shard_nbytes = array.length, array.chunk_length
         n_shards, per_shard = -(-length // shard_nbytes), shard_nbytes // inner_nbytes
         if n_shards > _MAX_SHARDS or per_shard > _MAX_INNER_CHUNKS:
             raise FormatError(
-                f"{self._at(path)}: may have {_MAX_SHARDS} shards of {_MAX_INNER_CHUNKS} chunks, "
+                f"{location}: may have {_MAX_SHARDS} shards of {_MAX_INNER_CHUNKS} chunks, "
                 f"got {length} bytes in shards of {shard_nbytes}, chunks of {inner_nbytes}"
             )
         if n_shards > _MANY_SHARDS:
             self._check_stored(path, n_shards)
         is_dense = bool(self.attributes(path).get("dense"))
 
-        def look_up(shard: int) -> NDArray[np.int64] | None:
+        def look_up(shard: int) -> Ints | None:
             key = f"{path}/c/{shard}"
             size = self._size(key)
             nbytes = min(shard_nbytes, length - shard * shard_nbytes)
             if is_dense and size == shard_object_nbytes(nbytes, shard_nbytes, inner_nbytes):
                 return None
-            if node.get("fill_value") != 0:
+            if array.fill_value != 0:
                 raise FormatError(
-                    f"{self._at(path)}: fill_value must be 0 where chunks may be left out, "
-                    f"got {brief(node.get('fill_value'))}"
+                    f"{location}: fill_value must be 0 where chunks may be left out, got "
+                    f"{brief(array.fill_value)}"
                 )
             return self._shard_index(key, size, per_shard, inner_nbytes)
 
@@ -210,26 +221,23 @@ class ZarrReader(ContainerReader):
         groups, columns, others = [], {}, []
         self._list()
         paths = sorted(self._nodes.keys() - {""})
-        check_nodes(paths, self._where)
+        check_nodes(paths, self._location)
         for path in paths:
-            node = self._nodes[path]
-            if node.get("node_type") == "group":
+            if self._nodes[path].get("node_type") == "group":
                 groups.append(path)
-            elif (column := _as_column(node)) is not None:
-                self._check_fill(path, column)
+            elif (column := self._as_column(path)) is not None:
                 columns[path] = column
             else:
                 others.append(path)
         return Tree(tuple(groups), columns, tuple(others))
 
-    def _check_fill(self, path: str, column: Column) -> None:
+    def _as_column(self, path: str) -> Column | None:
+        """Return an array as a column, or None if it is not stored like one."""
         try:
-            _ = column.data_type == STRING or np.array(column.fill, column.data_type)
-        except (OverflowError, TypeError, ValueError) as error:
-            raise FormatError(
-                f"{self._at(path)}: fill_value must be of type {column.data_type}, got "
-                f"{brief(column.fill)}: {error}"
-            ) from None
+            array = ArrayMetadata.parse(self._nodes[path], self._locate(path))
+        except FormatError:
+            return None
+        return array.column if array.is_column else None
 
     def _list(self) -> None:
         """Read the documents of all groups and arrays, level by level.
@@ -237,7 +245,7 @@ class ZarrReader(ContainerReader):
         Raises
         ------
         StorageError
-            If neither a listing nor consolidated metadata says which there are.
+            If the store cannot be listed and has no consolidated metadata.
         """
         level = [""]
         while level:
@@ -248,18 +256,18 @@ class ZarrReader(ContainerReader):
                     if self._is_consolidated:
                         return
                     raise StorageError(
-                        f"{self._where}: {METADATA} has no consolidated metadata, and a web server "
-                        "does not list what a store holds; download the store and copy it from a "
-                        "disk or bucket"
+                        f"{self._location}: {METADATA} has no consolidated metadata, and a web "
+                        "server does not list the objects of a store; download the store and copy "
+                        "it from a disk or bucket"
                     )
                 found += [f"{group}/{name}" if group else name for name in sorted(names)]
-            check_nodes(found, self._where)
-            check_nodes(self._nodes.keys(), self._where)
+            check_nodes(found, self._location)
+            check_nodes(self._nodes.keys(), self._location)
             self._read_nodes(found)
             level = [path for path in found if self._is_group(path)]
 
     def _is_group(self, path: str) -> bool:
-        """Whether a folder is a group; one without a document is nothing of Zarr's."""
+        """Return whether a folder is a group; one without a document does not belong to Zarr."""
         if path not in self._nodes:
             try:
                 self._nodes[path] = self._read_node(path)
@@ -268,46 +276,46 @@ class ZarrReader(ContainerReader):
         return self._nodes[path].get("node_type") == "group"
 
     @override
-    def described(self, path: str) -> Column:
-        node = self._node(path, "array")
-        try:
-            (_,), (dimension,) = node["shape"], node.get("dimension_names") or [""]
-            return Column(str(node["data_type"]), str(dimension), node["fill_value"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{self._at(path)}: not a 1-d array: {error!r}") from None
+    def describe_array(self, path: str) -> Column:
+        return self._array(path).column
 
     @override
-    def promised(self, path: str) -> ChunkManifest | None:
+    def manifest_from_metadata(self, path: str) -> ChunkManifest | None:
         manifest = self._shards(path, is_known=True)
         return manifest if self.attributes(path).get("dense") else None
 
     @override
-    def faults(self, path: str) -> Iterator[tuple[str, str]]:
+    def faults(self, path: str) -> Iterator[Fault]:
         if not path:
             yield from document_faults(self._reader, self._nodes[""])
-            return
-        if path.rpartition("/")[2] != PAYLOAD:
+        elif path.rpartition("/")[2] == PAYLOAD:
+            yield from self._payload_faults(path)
+        else:
             yield from self._column_faults(path)
-            return
-        node, length, shard_nbytes = self._array(path, "uint8", ["sharding_indexed"])
-        inner_nbytes = self._inner_chunk(path, node, shard_nbytes)
+
+    def _payload_faults(self, path: str) -> Iterator[Fault]:
+        array = self._array(path)
+        inner_nbytes, shard_nbytes = array.inner_chunk_length(), array.chunk_length
         if (shard_nbytes, inner_nbytes) != (SHARD_NBYTES, INNER_CHUNK_NBYTES):
             sizes = f"{SHARD_NBYTES} bytes and inner chunks of {INNER_CHUNK_NBYTES}"
-            yield path, f"must have shards of {sizes}, got {shard_nbytes} and {inner_nbytes}"
+            text = f"must have shards of {sizes}, got {shard_nbytes} and {inner_nbytes}"
+            yield Fault(path, "layout", text)
         dense = self.attributes(path).get("dense", True)
         if dense is not True:
-            yield path, f"attribute 'dense' must be true or left out, got {brief(dense)}"
+            text = f"attribute 'dense' must be true or left out, got {brief(dense)}"
+            yield Fault(path, "layout", text)
         if self.attributes(path).get("dense"):
-            yield from shard_faults(self._reader, path, length, shard_nbytes, inner_nbytes)
+            yield from shard_faults(self._reader, path, array.length, shard_nbytes, inner_nbytes)
 
-    def _column_faults(self, path: str) -> Iterator[tuple[str, str]]:
+    def _column_faults(self, path: str) -> Iterator[Fault]:
         try:
-            data_type = str(self._node(path, "array").get("data_type"))
-            _, _, rows = self._array(path, data_type, _codecs_of(data_type))
+            array = self._array(path)
+            array.check_column(str(array.data_type))
         except FormatError:
-            return  # reading the column reports that
-        if rows != COLUMN_CHUNK_ROWS:
-            yield path, f"must have chunks of {COLUMN_CHUNK_ROWS} rows, got {rows}"
+            return  # reading the column reports it
+        if array.chunk_length != COLUMN_CHUNK_ROWS:
+            text = f"must have chunks of {COLUMN_CHUNK_ROWS} rows, got {array.chunk_length}"
+            yield Fault(path, "layout", text)
 
     @override
     def as_zarr(self) -> Group:
@@ -327,11 +335,11 @@ class ZarrReader(ContainerReader):
     @override
     def as_h5py(self) -> NoReturn:
         raise TypeError(
-            escaped(f"{self._where}: is a Zarr store, not an HDF5 file; use store.zarr()")
+            escaped(f"{self._location}: is a Zarr store, not an HDF5 file; use store.zarr()")
         )
 
-    def _at(self, path: str) -> str:
-        return f"{self._where}/{path}" if path else self._where
+    def _locate(self, path: str) -> str:
+        return f"{self._location}/{path}" if path else self._location
 
     def _node(self, path: str, kind: str | None = None) -> dict[str, Any]:
         node = self._nodes.get(path)
@@ -339,11 +347,12 @@ class ZarrReader(ContainerReader):
             node = self._nodes[path] = self._read_node(path)
         if node.get("zarr_format") != 3:
             raise FormatError(
-                f"{self._at(path)}: 'zarr_format' must be 3, got {brief(node.get('zarr_format'))}"
+                f"{self._locate(path)}: 'zarr_format' must be 3, got "
+                f"{brief(node.get('zarr_format'))}"
             )
         if kind is not None and node.get("node_type") != kind:
             raise FormatError(
-                f"{self._at(path)}: must be {kind}, got {brief(node.get('node_type'))}"
+                f"{self._locate(path)}: must be {kind}, got {brief(node.get('node_type'))}"
             )
         return node
 
@@ -354,7 +363,7 @@ class ZarrReader(ContainerReader):
                 self._check_nbytes(key, self._reader.size(key))
             (document,) = self._reader.read_objects([key])
         except FileNotFoundError:
-            raise _MissingError(f"{self._at(path)}: is missing (there is no {key})") from None
+            raise _MissingError(f"{self._locate(path)}: is missing (there is no {key})") from None
         return self._parsed(key, document)
 
     def _read_nodes(self, paths: Collection[str]) -> None:
@@ -365,13 +374,13 @@ class ZarrReader(ContainerReader):
         try:
             documents = self._reader.read_objects([document_of(path) for path in missing])
         except FileNotFoundError:
-            return  # it is told where the one is needed that is not there
+            return  # reported when the missing document is needed
         for path, document in zip(missing, documents, strict=True):
             self._nodes[path] = self._parsed(document_of(path), document)
 
     def _check_nbytes(self, key: str, nbytes: int, most: int = MAX_NBYTES) -> None:
         if nbytes > most:
-            raise FormatError(f"{self._at(key)}: has {nbytes} bytes, at most {most} are read")
+            raise FormatError(f"{self._locate(key)}: has {nbytes} bytes, at most {most} are read")
 
     def _parsed(self, key: str, document: Buffer) -> dict[str, Any]:
         self._check_nbytes(key, memoryview(document).nbytes)
@@ -380,185 +389,108 @@ class ZarrReader(ContainerReader):
         except ValueError as error:
             raise self._not_json(key, bytes(document), error) from None
         if not isinstance(node, dict):
-            raise FormatError(f"{self._at(key)}: must be a JSON object")
+            raise FormatError(f"{self._locate(key)}: must be a JSON object")
         return node
 
     def _not_json(self, key: str, data: bytes, error: Exception) -> FormatError | StorageError:
-        """Return the error about a document that is none; that of a server may be its answer."""
-        where, is_remote = self._at(key), self._reader.is_remote
+        """Return the error about a document that is not JSON, or not the document at all."""
+        location, is_remote = self._locate(key), self._reader.is_remote
         if is_remote and (what := strange_answer(data)):
-            return StorageError(f"{where}: must be JSON, but the server sent {what}")
+            return StorageError(f"{location}: must be JSON, but the server sent {what}")
         if not is_cut(data):
-            return FormatError(f"{where}: must be JSON: {error}")
-        found = f"must be JSON, but ends in the middle, after {len(data)} bytes"
+            return FormatError(f"{location}: must be JSON: {error}")
+        found = f"must be JSON, but ends after {len(data)} bytes"
         if is_remote:
-            return ShortReadError(f"{where}: {found}; the answer broke off, or the object did")
-        return FormatError(f"{where}: {found}; the file is truncated")
+            return ShortReadError(
+                f"{location}: {found}; the response was cut short, or the object is truncated"
+            )
+        return FormatError(f"{location}: {found}; the file is truncated")
 
-    def _array(
-        self, path: str, data_type: str, codecs: list[str]
-    ) -> tuple[dict[str, Any], int, int]:
-        """Return a one-dimensional array's document, length and chunk length, all checked."""
-        node, where = self._node(path, "array"), self._at(path)
-        try:
-            found = node["data_type"], [codec["name"] for codec in node["codecs"]]
-            (length,) = map(int, node["shape"])
-            grid, separator = node["chunk_grid"], node["chunk_key_encoding"]
-            (chunk_length,) = map(int, grid["configuration"]["chunk_shape"])
-            layout = grid["name"], separator["name"], separator["configuration"]["separator"]
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise FormatError(f"{where}: not the metadata of a 1-d array: {brief(error)}") from None
-        if found != (data_type, codecs):
-            raise FormatError(
-                f"{where}: must hold {data_type} with codecs {codecs}, got {str(found[0])[:80]} "
-                f"with {brief(found[1])}"
-            )
-        if layout != ("regular", "default", "/") or not 0 <= length < 2**63 > chunk_length >= 1:
-            raise FormatError(
-                f"{where}: unknown chunk layout {brief((*layout, length, chunk_length))}"
-            )
-        return node, length, chunk_length
-
-    def _inner_chunk(self, path: str, node: dict[str, Any], shard_nbytes: int) -> int:
-        try:
-            found = node["codecs"][0]["configuration"]
-            (inner_nbytes,) = map(int, found["chunk_shape"])
-            names = {
-                name: [codec["name"] for codec in found[name]]
-                for name in ("codecs", "index_codecs")
-            } | {"index_location": found.get("index_location", "end")}
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            raise FormatError(f"{self._at(path)}: not a sharded array: {brief(error)}") from None
-        if names != _PAYLOAD_CODECS:
-            raise FormatError(
-                f"{self._at(path)}: shards must have {_PAYLOAD_CODECS} (no compressor), "
-                f"got {brief(names)}"
-            )
-        if inner_nbytes < 1 or shard_nbytes % inner_nbytes:
-            raise FormatError(
-                f"{self._at(path)}: inner chunks of {inner_nbytes} bytes do not fill a shard of "
-                f"{shard_nbytes}"
-            )
-        return inner_nbytes
+    def _array(self, path: str) -> ArrayMetadata:
+        return ArrayMetadata.parse(self._node(path, "array"), self._locate(path))
 
     def _size(self, key: str) -> int:
         try:
             return self._reader.size(key)
         except FileNotFoundError:
-            raise FormatError(f"{self._at(key)}: the chunk is missing") from None
+            raise FormatError(f"{self._locate(key)}: the chunk is missing") from None
 
-    def _shard_index(self, key: str, size: int, per_shard: int, inner_nbytes: int) -> NDArray[Any]:
-        """Read where a shard says that its inner chunks begin."""
+    def _shard_index(self, key: str, size: int, per_shard: int, inner_nbytes: int) -> Ints:
+        """Read the index of a shard, see `parse_shard_index`."""
         tail = index_nbytes(per_shard)
         if size < tail:
-            raise FormatError(f"{self._at(key)}: has {size} bytes, its index alone needs {tail}")
-        (raw,) = read_exactly(self._reader, [ByteRange(key, size - tail, size)])
+            raise FormatError(
+                f"{self._locate(key)}: has {size} bytes, its index alone needs {tail}"
+            )
+        (data,) = read_exactly(self._reader, [ByteRange(key, size - tail, size)])
         try:
-            return index_starts(raw, size, inner_nbytes)
+            return parse_shard_index(data, size, inner_nbytes)
         except ValueError as error:
-            raise FormatError(f"{self._at(key)}: {error}") from None
+            raise FormatError(f"{self._locate(key)}: {error}") from None
 
-    def _chunks(
+    def _chunked_rows(
         self, path: str, data_type: str, rows: tuple[int, int] | None = None
-    ) -> tuple[int, int, list[str], int]:
-        """Find a column's chunks: which rows of theirs are wanted, their keys, their length."""
-        node, length, chunk_rows = self._array(path, data_type, _codecs_of(data_type))
-        configuration = node["codecs"][0].get("configuration") or {}
-        if not isinstance(configuration, dict) or configuration.get("endian", "little") != "little":
-            raise FormatError(f"{self._at(path)}: must be little-endian")
+    ) -> _ChunkedRows:
+        """Find the chunks of a column that contain some rows of it, or all."""
+        array = self._array(path)
+        array.check_column(data_type)
+        length, chunk_rows = array.length, array.chunk_length
         start, stop = rows or (0, length)
         stop = max(start, min(stop, length))
-        begin = start // chunk_rows
-        end = -(-stop // chunk_rows) if stop > start else begin
-        offset = begin * chunk_rows
-        self._check_number(path, stop - offset, chunk_rows)
-        keys = [f"{path}/c/{index}" for index in range(begin, end)]
-        return start - offset, stop - offset, keys, chunk_rows
+        first = start // chunk_rows
+        end = -(-stop // chunk_rows) if stop > start else first
+        offset = first * chunk_rows
+        self._check_number(array, stop - offset)
+        keys = [f"{path}/c/{number}" for number in range(first, end)]
+        return _ChunkedRows(data_type, start - offset, stop - offset, keys, chunk_rows)
 
-    def _check_number(self, path: str, length: int, chunk_rows: int) -> None:
+    def _check_number(self, array: ArrayMetadata, length: int) -> None:
         """Refuse more chunks of a column, or larger ones, than any store has."""
+        chunk_rows = array.chunk_length
         if -(-length // chunk_rows) > _MAX_COLUMN_CHUNKS or chunk_rows > MAX_CHUNK_NBYTES // 8:
             raise FormatError(
-                f"{self._at(path)}: may have {_MAX_COLUMN_CHUNKS} chunks of {MAX_CHUNK_NBYTES} "
+                f"{array.location}: may have {_MAX_COLUMN_CHUNKS} chunks of {MAX_CHUNK_NBYTES} "
                 f"bytes, got {length} values in chunks of {chunk_rows}"
             )
 
-    def _read(self, keys: Sequence[str]) -> Iterator[bytes | memoryview]:
-        """Yield the objects of chunks, see `RangeReader.read_each`."""
+    def _read_chunks(self, keys: Sequence[str]) -> Iterator[bytes | memoryview]:
+        """Yield whole chunks, see `RangeReader.read_each`."""
+        is_remote = self._reader.is_remote
         try:
-            if self._reader.is_remote:
+            if is_remote:
                 yield from self._reader.read_objects(keys) if keys else []
                 return
-            ranges = [ByteRange(key, 0, self._reader.size(key)) for key in keys]
+            ranges = [ByteRange(key, 0, self._size(key)) for key in keys]
             for key, _, nbytes in ranges:
                 self._check_nbytes(key, nbytes, MAX_CHUNK_NBYTES)
             yield from each_exactly(self._reader, ranges)
         except FileNotFoundError as error:
-            for key in keys:
-                if str(error.filename).endswith(key):
-                    raise FormatError(f"{self._at(key)}: the chunk is missing") from None
-            raise
+            # The file name of a local error is a whole path.
+            location = self._locate(error.filename) if is_remote else error.filename
+            raise FormatError(f"{location}: the chunk is missing") from None
 
-    def _decoded(
-        self,
-        chunks: Iterator[bytes | memoryview],
-        data_type: str,
-        start: int,
-        stop: int,
-        keys: Sequence[str],
-        chunk_rows: int,
-    ) -> NDArray[Any]:
-        """Return the rows ``[start, stop)`` of the next chunks end to end."""
-        parts = [np.empty(0, np.dtypes.StringDType() if data_type == STRING else data_type)]
-        for number, key in enumerate(keys):
-            values = self._column_chunk(memoryview(next(chunks)), key, data_type, chunk_rows)
-            first = number * chunk_rows
-            rows = values[max(0, start - first) : stop - first]
-            # What is beyond the end of a column is not made into text.
-            parts.append(as_string_array(rows) if data_type == STRING else rows)
+    def _decoded(self, chunks: Iterator[bytes | memoryview], rows: _ChunkedRows) -> NDArray[Any]:
+        """Return rows, decoded from the next of `chunks`."""
+        is_text = rows.data_type == STRING
+        parts = [np.empty(0, np.dtypes.StringDType() if is_text else rows.data_type)]
+        for number, key in enumerate(rows.keys):
+            values = self._decoded_chunk(memoryview(next(chunks)), key, rows)
+            first = number * rows.chunk_rows
+            some = values[max(0, rows.start - first) : rows.stop - first]
+            # The padding of the last chunk is not converted to text.
+            parts.append(as_string_array(some) if is_text else some)
         return parts[1] if len(parts) == 2 else np.concatenate(parts)
 
-    def _column_chunk(
-        self, raw: memoryview, key: str, data_type: str, chunk_rows: int
-    ) -> NDArray[Any]:
-        body = raw[:-_CHECKSUM_NBYTES]
-        if bytes(raw[len(body) :]) != struct.pack("<I", crc32c(body)):
-            if self._reader.is_remote and (what := strange_answer(bytes(raw[:1024]))):
-                raise StorageError(f"{self._at(key)}: must be a chunk, but the server sent {what}")
-            raise FormatError(f"{self._at(key)}: the chunk does not match its checksum")
+    def _decoded_chunk(self, chunk: memoryview, key: str, rows: _ChunkedRows) -> NDArray[Any]:
         try:
-            return decode_chunk(body, data_type, chunk_rows)
+            frame = check_chunk(chunk)
+        except ValueError as error:
+            if self._reader.is_remote and (what := strange_answer(bytes(chunk[:1024]))):
+                raise StorageError(
+                    f"{self._locate(key)}: must be a chunk, but the server sent {what}"
+                ) from None
+            raise FormatError(f"{self._locate(key)}: {error}") from None
+        try:
+            return decode_chunk(frame, rows.data_type, rows.chunk_rows)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise FormatError(f"{self._at(key)}: cannot be decoded: {error}") from None
-
-
-def _codecs_of(data_type: str) -> list[str]:
-    return ["vlen-utf8" if data_type == STRING else "bytes", "zstd", "crc32c"]
-
-
-def _codecs(node: dict[str, Any]) -> list[Any]:
-    return [codec["name"] for codec in node["codecs"]]
-
-
-def _as_column(node: dict[str, Any]) -> Column | None:
-    """Return what an array is as a column, or None if it is none."""
-    try:
-        data_type, (dimension,), (_,) = node["data_type"], node["dimension_names"], node["shape"]
-        column = Column(data_type, dimension, node["fill_value"])
-        is_column = _codecs(node) == _codecs_of(data_type) and isinstance(dimension, str)
-        return column if is_column and _is_fill(column.fill, data_type) else None
-    except (KeyError, OverflowError, TypeError, ValueError):
-        return None
-
-
-def _is_fill(value: Any, data_type: str) -> bool:
-    """Whether a fill value in JSON is text, or a number of a type that both containers have."""
-    if data_type == STRING:
-        return isinstance(value, str)
-    dtype = np.dtype(data_type)
-    if dtype.kind == "f":
-        is_special = isinstance(value, float) or value in ("NaN", "Infinity", "-Infinity")
-        return is_special or math.isfinite(value)
-    if dtype.kind == "b":
-        return isinstance(value, bool)
-    return dtype.kind in "iu" and type(value) is int and dtype.type(value) == value
+            raise FormatError(f"{self._locate(key)}: cannot be decoded: {error}") from None

@@ -17,10 +17,9 @@ from arraystore.indexing.positions import distinct
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
     from typing_extensions import Buffer
 
-    from arraystore._typing import Ints
+    from arraystore._typing import Ints, Mask
 
 _ENTRY_NBYTES: Final = 16
 _CHECKSUM_NBYTES: Final = 4
@@ -32,8 +31,8 @@ def index_nbytes(n_chunks: int) -> int:
     return n_chunks * _ENTRY_NBYTES + _CHECKSUM_NBYTES
 
 
-def index_starts(index: Buffer, size: int, inner_nbytes: int) -> NDArray[np.int64]:
-    """Return where a shard's index says that its inner chunks begin.
+def parse_shard_index(index: Buffer, size: int, inner_nbytes: int) -> Ints:
+    """Return the offsets of a shard's inner chunks from its index.
 
     Parameters
     ----------
@@ -47,16 +46,16 @@ def index_starts(index: Buffer, size: int, inner_nbytes: int) -> NDArray[np.int6
     Returns
     -------
     ndarray of int64, shape (n_chunks,)
-        `ZEROS` for those that are not stored.
+        `ZEROS` for chunks that are not stored.
 
     Raises
     ------
     ValueError
-        If it is damaged, or points outside of the shard.
+        If the index is damaged, or points outside the shard.
     """
-    raw = memoryview(index)
-    body = raw[:-_CHECKSUM_NBYTES]
-    if crc32c(body) != struct.unpack("<I", raw[len(body) :])[0]:
+    data = memoryview(index)
+    body = data[:-_CHECKSUM_NBYTES]
+    if crc32c(body) != struct.unpack("<I", data[len(body) :])[0]:
         raise ValueError(
             f"the shard's index does not match its checksum; the file of {size} bytes is "
             "truncated or damaged"
@@ -64,14 +63,14 @@ def index_starts(index: Buffer, size: int, inner_nbytes: int) -> NDArray[np.int6
     offset, nbytes = np.frombuffer(body, "<u8").reshape(-1, 2).T
     is_stored = offset != _ABSENT
     if np.any(nbytes[is_stored] != inner_nbytes) or np.any(
-        offset[is_stored] > size - len(raw) - inner_nbytes
+        offset[is_stored] > size - len(data) - inner_nbytes
     ):
-        raise ValueError("the shard's index points outside of it")
+        raise ValueError("the shard's index points outside the shard")
     return np.where(is_stored, offset.astype(np.int64), ZEROS)
 
 
 def shard_object_nbytes(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> int:
-    """Return the size of a shard object that holds `nbytes` elements, none of them left out.
+    """Return the size of a shard object with `nbytes` elements and all of its inner chunks.
 
     Examples
     --------
@@ -83,10 +82,10 @@ def shard_object_nbytes(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> in
 
 
 def shard_footer(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> bytes:
-    """Return the index of a shard that holds `nbytes` elements, and its checksum.
+    """Return the index of a shard with `nbytes` elements, and its checksum.
 
-    Zarr's ``sharding_indexed`` codec (ZEP 2): offset and length of each inner
-    chunk as uint64, both 2**64 - 1 for one that is not stored, then a crc32c.
+    Zarr's ``sharding_indexed`` codec (ZEP 2) stores offset and length of each inner chunk as
+    uint64, both 2**64 - 1 for a chunk that is not stored, then a CRC-32C.
     """
     n_stored = -(-nbytes // inner_nbytes)
     index = np.full((shard_nbytes // inner_nbytes, 2), _ABSENT, dtype="<u8")
@@ -97,12 +96,20 @@ def shard_footer(nbytes: int, shard_nbytes: int, inner_nbytes: int) -> bytes:
 
 
 def split_length(length: int, size: int) -> list[int]:
-    """Lengths of the parts when `length` is divided into parts of `size`."""
+    """Return the lengths of the parts when `length` is divided into parts of `size`."""
     return [min(size, length - start) for start in range(0, length, size)]
 
 
 class ShardKeys(Sequence[str]):
-    """Keys of a payload's shards, made when they are asked for: there may be 100,000."""
+    """Keys of a payload's shards, made when they are used: there can be 100,000.
+
+    Parameters
+    ----------
+    path : str
+        The payload.
+    n_shards : int
+        Number of its shards.
+    """
 
     def __init__(self, path: str, n_shards: int) -> None:
         self._path = path
@@ -123,30 +130,30 @@ class ShardKeys(Sequence[str]):
 
 @dataclass(frozen=True, slots=True)
 class ShardManifest(ChunkManifest):
-    """A manifest of shards, of which each is looked at when it is first needed.
+    """A manifest whose shards are looked into when they are first needed.
 
     Attributes
     ----------
     inner_nbytes : int
         Length of the inner chunks.
     look_up : callable
-        Given the number of a shard; returns where its inner chunks begin, or None if they are
-        all there, in order and without gaps.
+        Given the number of a shard, returns the offsets of its inner chunks; or None if all of
+        them are stored, in order and without gaps.
     is_known : ndarray of bool, shape (n_shards,)
-        Which shards need not be looked at any more.
+        Which shards need not be looked into.
     starts : dict of int to ndarray of int64
-        What was found out of those that are not as promised.
+        Offsets of the inner chunks in shards where they are not in order.
     """
 
     inner_nbytes: int
     look_up: Callable[[int], Ints | None]
-    is_known: NDArray[np.bool_]
+    is_known: Mask
     starts: dict[int, Ints] = field(default_factory=dict)
 
     @override
     def locate(self, start: Ints, nbytes: Ints) -> Pieces:
         pieces = ChunkManifest.locate(self, start, nbytes)
-        self._look_at(pieces.object)
+        self._look_into(pieces.object)
         if self.starts and not self.starts.keys().isdisjoint(pieces.object.tolist()):
             return self._by_inner_chunk(pieces)
         return pieces
@@ -154,11 +161,11 @@ class ShardManifest(ChunkManifest):
     @override
     def whole(self, chunk: int) -> tuple[str, int] | None:
         if chunk < len(self.is_known):
-            self._look_at(np.array([chunk]))
+            self._look_into(np.array([chunk]))
         return None if chunk in self.starts else ChunkManifest.whole(self, chunk)
 
-    def _look_at(self, shards: Ints) -> None:
-        """Look at those shards of some that are not known."""
+    def _look_into(self, shards: Ints) -> None:
+        """Look up the shards that are not known."""
         is_known = self.is_known[shards]
         if is_known.all():
             return
@@ -169,17 +176,17 @@ class ShardManifest(ChunkManifest):
             self.is_known[shard] = True
 
     def _by_inner_chunk(self, pieces: Pieces) -> Pieces:
-        """Cut pieces of shards into those of inner chunks, which may be anywhere in the shard."""
+        """Divide pieces of shards into pieces of inner chunks, which can be in any order."""
         per_shard = self.chunk_nbytes // self.inner_nbytes
         shards, shard = np.unique(pieces.object, return_inverse=True)
         in_order = np.arange(per_shard, dtype=np.int64) * self.inner_nbytes
         starts = np.concatenate([self.starts.get(number, in_order) for number in shards.tolist()])
-        laid = ChunkManifest(
+        inner = ChunkManifest(
             ("",),
             np.repeat(shards, per_shard),
             starts,
             self.inner_nbytes,
             self.inner_nbytes * len(starts),
         )
-        cut = laid.locate(shard * self.chunk_nbytes + pieces.start, pieces.nbytes)
-        return Pieces(pieces.wanted[cut.wanted], cut.object, cut.start, cut.nbytes)
+        found = inner.locate(shard * self.chunk_nbytes + pieces.start, pieces.nbytes)
+        return Pieces(pieces.wanted[found.wanted], found.object, found.start, found.nbytes)

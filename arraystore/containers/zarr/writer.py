@@ -1,7 +1,7 @@
-"""Zarr v3, written by zarr-python; payloads are laid out here and filled in place.
+"""Write a Zarr v3 store through zarr-python; shards of payloads are created here.
 
-The shards of a payload are inner chunks back to back and an index that depends on
-lengths alone, so any process can write any part of them.
+A shard of a payload consists of inner chunks one after another and an index that depends only on
+lengths, so any process can fill any part of it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _KEYS: Final = (
     "node_type",
     "storage_transformers",
 )
-"""The order of the keys of a metadata document, see `canonical`."""
+"""Order of the keys of a metadata document, see `canonical`."""
 
 
 class ZarrWriter(ContainerWriter):
@@ -78,7 +78,7 @@ class ZarrWriter(ContainerWriter):
     @staticmethod
     def import_libraries() -> None:
         import zarr.api.asynchronous
-        import zarr.codecs  # noqa: F401 - for those who import them later
+        import zarr.codecs  # noqa: F401 - later imports are then fast
 
     @override
     @staticmethod
@@ -140,7 +140,7 @@ class ZarrWriter(ContainerWriter):
             column,
             chunks=(COLUMN_CHUNK_ROWS,),
             compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
-            # By default chunks of nothing but the fill value are left out; a chunk that is missing
+            # By default, chunks that contain only the fill value are not stored. A missing chunk
             # must be a loss that the reader can report.
             config={"write_empty_chunks": True},
         )
@@ -160,7 +160,7 @@ class ZarrWriter(ContainerWriter):
 
     @override
     def close(self) -> None:
-        """Write all metadata documents as `canonical` has them, and gather them in the root's."""
+        """Rewrite all metadata documents in the form of `canonical`, and consolidate them."""
         self._loop.close()
         nodes = {}
         for file in sorted(self._path.rglob(METADATA)):
@@ -169,8 +169,7 @@ class ZarrWriter(ContainerWriter):
             nodes[str(file.parent.relative_to(self._path))] = node
             _replace(file, text, node)
         root = nodes.pop(".")
-        # `zarr.consolidate_metadata` would do the same, but for the order, which is another in
-        # each version, and a warning.
+        # `zarr.consolidate_metadata` would warn, and write another order in each version.
         root["consolidated_metadata"] = {
             "kind": "inline",
             "must_understand": False,
@@ -190,7 +189,7 @@ class ZarrWriter(ContainerWriter):
             dtype=kind,
             filters=None,
             serializer="auto" if is_text else BytesCodec(endian="little"),
-            # In a Zarr store it is as in JSON, in an HDF5 file it is a number.
+            # A fill value read from a Zarr store is as in JSON; from an HDF5 file, a number.
             fill_value=kind.from_json_scalar(column.fill, zarr_format=3),
             dimension_names=[column.dimension],
             **options,
@@ -199,10 +198,10 @@ class ZarrWriter(ContainerWriter):
 
 
 def canonical(node: dict[str, Any]) -> dict[str, Any]:
-    """Return a metadata document in the one form that all versions of zarr-python come to.
+    """Return a metadata document in a form that does not depend on the version of zarr-python.
 
-    Keys are in order, nothing is null, and the codec ``bytes`` of a column names its order, also
-    where values have one byte.
+    Keys are in order, nothing is null, and the codec ``bytes`` of a column states its byte order,
+    even if values have one byte.
 
     Examples
     --------
@@ -218,17 +217,19 @@ def canonical(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(path: str) -> str:
-    if "\\" in path:  # zarr-python would make a slash of it
-        raise FormatError(f"{path[:80]!r} is no path in a Zarr store; rename it")
+    if "\\" in path:  # zarr-python would replace it by a slash
+        raise FormatError(
+            f"{path[:80]!r} is not a path in a Zarr store: it has a backslash; rename it"
+        )
     return path
 
 
 class _Loop:
-    """An event loop in a thread of its own, which runs coroutines of zarr-python one by one.
+    """An event loop in its own thread, which runs coroutines of zarr-python one by one.
 
-    The loop that zarr-python keeps for a whole process would run on after Ctrl-C, and write to a
-    folder that is removed or resumed; and its threads would be there when the process is forked.
-    The caller's thread may have a loop that runs, as in Jupyter.
+    zarr-python's own loop lives as long as the process. It would keep running after Ctrl-C, and
+    write to a folder that is removed or resumed; and its threads would exist when the process
+    forks. The caller's thread may already run a loop, as in Jupyter.
     """
 
     def __init__(self) -> None:
@@ -239,7 +240,7 @@ class _Loop:
         self.close.atexit = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of a coroutine when all of it has ended, also after Ctrl-C."""
+        """Return the result of a coroutine when it has ended; wait for its end after Ctrl-C too."""
         future = self._thread.submit(self._runner.run, work)
         try:
             return future.result()
@@ -253,6 +254,6 @@ def _end(thread: ThreadPoolExecutor, runner: Runner) -> None:
 
 
 def _replace(file: Path, text: str, node: dict[str, Any]) -> None:
-    """Write a metadata document, if it is not there already."""
-    if (wanted := json.dumps(node, indent=2)) != text:
-        file.write_text(wanted)
+    """Write a metadata document if it differs from the text in the file."""
+    if (new_text := json.dumps(node, indent=2)) != text:
+        file.write_text(new_text)

@@ -6,7 +6,7 @@ import errno
 import re
 from typing import TYPE_CHECKING, Final
 
-from arraystore.errors import StorageError, changed, escaped
+from arraystore.errors import StorageError, escaped, store_changed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -120,7 +120,7 @@ def told(
     if kind in ("PermissionDeniedError", "UnauthenticatedError"):
         return StorageError(f"{where}: {_denied(code, is_anonymous=is_anonymous)}{said}")
     if kind == "PreconditionError":
-        return changed(where)
+        return store_changed(where)
     return StorageError(f"{where}: {_generic(text, code, secrets)}")
 
 

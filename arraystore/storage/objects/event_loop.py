@@ -7,20 +7,25 @@ import atexit
 import inspect
 import os
 import threading
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from arraystore._threads import Scope, WorkCancelledError, current_scope
 from arraystore.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 
 T = TypeVar("T")
+Done = TypeVar("Done")
 
 _PATIENCE: Final = 5
 """Seconds to wait at exit for the thread to end."""
+
+TIDYING_SECONDS: float = 5
+"""How long what takes items may take to tidy up when making them failed."""
 
 
 class _Background:
@@ -156,6 +161,83 @@ def arrivals(works: Sequence[Coroutine[Any, Any, T]]) -> Generator[tuple[int, T]
     finally:
         # Not with a future of `concurrent`, whose lock the thread of the loop may hold.
         loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+
+
+class NoMoreItemsError(Exception):
+    """Making the items of a `Stream` failed."""
+
+
+class Stream(Generic[T]):
+    """Items that one thread makes and a coroutine takes, one at a time; see `feed`."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[T | None] = asyncio.Queue(1)
+        self._is_failed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        item = await self._queue.get()
+        if item is not None:
+            return item
+        raise NoMoreItemsError if self._is_failed else StopAsyncIteration
+
+    async def put(self, item: T | None, taker: asyncio.Task[Any]) -> None:
+        """Add an item, or the end, when there is room; or wait until nobody takes any more."""
+        putting = asyncio.create_task(self._queue.put(item))
+        try:
+            await asyncio.wait({putting, taker}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            putting.cancel()
+
+    async def fail(self, taker: asyncio.Task[Any]) -> None:
+        """Let the taker fail, and wait a little until it has tidied up."""
+        self._is_failed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TIDYING_SECONDS):
+                await self.put(None, taker)
+                await asyncio.wait({taker})
+
+
+def feed(take: Callable[[Stream[T]], Coroutine[Any, Any, Done]], items: Iterable[T]) -> Done:
+    """Run a coroutine in the background that takes items, and make them in this thread.
+
+    Parameters
+    ----------
+    take : callable
+        Given the items.
+    items : iterable
+        None of them may be None.
+
+    Raises
+    ------
+    Exception
+        What `take` raised; then no more items are made. Or what making an item raised: `take`
+        has met a `NoMoreItemsError` in its place, and is cancelled if it does not end soon.
+    """
+    stream = Stream[T]()
+
+    async def begin() -> asyncio.Task[Done]:
+        return asyncio.create_task(take(stream))
+
+    async def outcome() -> Done:
+        return await taker
+
+    taker = run(begin())
+    try:
+        for item in items:
+            run(stream.put(item, taker))
+            if taker.done():
+                break
+        else:
+            run(stream.put(None, taker))
+        return run(outcome())
+    except BaseException:
+        run(stream.fail(taker))
+        raise
+    finally:
+        _background.loop().call_soon_threadsafe(taker.cancel)
 
 
 def _close_unstarted(works: Iterable[Coroutine[Any, Any, Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from typing_extensions import override
 
-from arraystore.errors import StorageError, StoreChangedError, changed
+from arraystore.errors import StorageError, StoreChangedError, store_changed
 from arraystore.storage.objects.errors import (
     is_beyond_the_end,
     is_final,
@@ -309,7 +309,7 @@ class ObjectReader(RangeReader):
         time = meta["last_modified"]
         found = Seen((etag or time, size), etag if is_strong else None, size, time)
         if self._seen.setdefault(key, found).identity != found.identity:
-            raise changed(self._at(key))
+            raise store_changed(self._at(key))
         return size
 
     def _reported(self, key: str, error: Exception) -> OSError:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from arraystore.errors import escaped
+from arraystore.errors import StorageError, escaped
 from arraystore.storage.objects.address import parse_address
 from arraystore.storage.objects.connection import connect, connection_to
 from arraystore.storage.objects.errors import is_beyond_the_end, is_broken_off, is_refused, told
-from arraystore.storage.objects.event_loop import check_process
+from arraystore.storage.objects.event_loop import feed, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from typing_extensions import Buffer
 
     from arraystore.storage.objects.connection import Connection
+    from arraystore.storage.objects.event_loop import Stream
 
 T = TypeVar("T")
 
@@ -83,7 +84,8 @@ class Found(NamedTuple):
 class ObjectWriter:
     """Write objects of a bucket.
 
-    It can be sent to other processes, as its address and options.
+    Requests run in the background, so that Ctrl-C, or the `Scope` of the work that a thread does,
+    ends the wait for their answers. It can be sent to other processes, as its address and options.
 
     Parameters
     ----------
@@ -96,6 +98,9 @@ class ObjectWriter:
     ----------
     key : str
         The key in `place`.
+    max_seconds : float or None
+        How long an answer is waited for, all repetitions included. Without, as long as the
+        options say.
 
     Raises
     ------
@@ -107,6 +112,7 @@ class ObjectWriter:
         self, place: str | tuple[Any, str], options: Mapping[str, Any] | None = None
     ) -> None:
         self._given = place, dict(options or {})
+        self.max_seconds: float | None = None
         self._connection: Connection
         if isinstance(place, tuple):
             store, self.key = place
@@ -130,7 +136,7 @@ class ObjectWriter:
     def status(self, key: str) -> Status | None:
         """Return what an object is, or None if there is none."""
         try:
-            meta = self._ask(key, lambda store: store.head(key))
+            meta = self._request(key, lambda store: store.head_async(key))
         except FileNotFoundError:
             return None
         return Status(int(meta["size"]), Version.of(meta))
@@ -147,9 +153,12 @@ class ObjectWriter:
         """
         errors, options = self._connection.errors, {"range": (0, nbytes)}
 
+        async def begin(store: Any) -> bytes:
+            return bytes(await (await store.get_async(key, options=options)).bytes_async())
+
         def get(store: Any) -> bytes:
             try:
-                return bytes(store.get(key, options=options).bytes())
+                return self._answer(key, begin, store)
             except errors as error:
                 if is_beyond_the_end(error):
                     return b""
@@ -174,29 +183,40 @@ class ObjectWriter:
     def read(self, key: str) -> Found | None:
         """Return a whole object, or None if there is none."""
 
-        def get(store: Any) -> Found:
-            answer = store.get(key)
+        async def get(store: Any) -> Found:
+            answer = await store.get_async(key)
             meta = answer.meta
-            data = bytes(answer.bytes()) if meta["size"] <= MAX_READ_NBYTES else b""
+            data = bytes(await answer.bytes_async()) if meta["size"] <= MAX_READ_NBYTES else b""
             return Found(data, Version.of(meta), meta["last_modified"])
 
         try:
-            return self._ask(key, get)
+            return self._request(key, get)
         except FileNotFoundError:
             return None
 
     def tags(self, prefix: str) -> dict[str, str]:
         """List all objects below a key: their keys, and the `Version.tag` of each."""
 
-        def listed(store: Any) -> dict[str, str]:
+        async def listed(store: Any) -> dict[str, str]:
             pages = store.list(f"{prefix}/")
-            return {str(meta["path"]): Version.of(meta).tag for page in pages for meta in page}
+            return {
+                str(meta["path"]): Version.of(meta).tag async for page in pages for meta in page
+            }
 
-        return self._ask(prefix, listed)
+        return self._request(prefix, listed)
 
     def put(self, key: str, data: Buffer) -> Version:
         """Write an object in one request, whatever was there."""
-        return self._ask(key, lambda store: Version.of(store.put(key, data, use_multipart=False)))
+        return self._ask(key, lambda store: self._put(store, key, data))
+
+    def _put(self, store: Any, key: str, data: Buffer, **how: Any) -> Version:
+        def put(store: Any) -> Awaitable[Mapping[str, Any]]:
+            answer: Awaitable[Mapping[str, Any]] = store.put_async(
+                key, data, use_multipart=False, **how
+            )
+            return answer
+
+        return Version.of(self._answer(key, put, store))
 
     def create(self, key: str, data: bytes) -> Version:
         """Write an object if there is none.
@@ -212,7 +232,7 @@ class ObjectWriter:
 
         def put(store: Any) -> Version:
             try:
-                return Version.of(store.put(key, data, mode="create", use_multipart=False))
+                return self._put(store, key, data, mode="create")
             except self._refusals as error:
                 if _is_unknown(error) and self.status(key) is None:
                     return self.put(key, data)  # the best that this service can do
@@ -240,7 +260,7 @@ class ObjectWriter:
 
         def put(store: Any) -> Version | None:
             try:
-                return Version.of(store.put(key, data, mode=mode, use_multipart=False))
+                return self._put(store, key, data, mode=mode)
             except self._refusals as error:
                 if type(error).__name__ == "PreconditionError":
                     return None
@@ -269,15 +289,18 @@ class ObjectWriter:
         before = self.status(key)
 
         def put(store: Any) -> None:
-            read = _Pieces(pieces())
-            try:
-                store.put(
+            async def take(stream: Stream[Buffer]) -> None:
+                await store.put_async(
                     key,
-                    read,
+                    stream,
                     use_multipart=True,
                     chunk_size=max(PART_NBYTES, -(-nbytes // MAX_PARTS)),
                     max_concurrency=_PARTS_IN_FLIGHT,
                 )
+
+            read = _Pieces(pieces())
+            try:
+                feed(take, read)
             except self._connection.errors:
                 if read.failure is not None:
                     raise _Failed(read.failure) from None
@@ -293,7 +316,7 @@ class ObjectWriter:
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is not there is as good as deleted."""
         try:
-            self._ask(keys[0] if keys else "", lambda store: store.delete(list(keys)))
+            self._request(keys[0] if keys else "", lambda store: store.delete_async(list(keys)))
         except FileNotFoundError:
             # Those that came after it may not have been asked for.
             for key in keys if len(keys) > 1 else ():
@@ -305,7 +328,6 @@ class ObjectWriter:
         What is done must be as good when it is done twice. Obstore repeats plain
         requests by itself, and not the rest.
         """
-        check_process()
         connection = self._connection
         pauses = connection.patience.pauses()
         while True:
@@ -320,7 +342,25 @@ class ObjectWriter:
                         is_anonymous=connection.is_anonymous,
                         secrets=connection.secrets,
                     ) from None
-            time.sleep(pause)
+            run(asyncio.sleep(pause))
+
+    def _request(self, key: str, ask: Callable[[Any], Awaitable[T]]) -> T:
+        """Ask the bucket once, or again if the connection fails, see `_ask`."""
+        return self._ask(key, lambda store: self._answer(key, ask, store))
+
+    def _answer(self, key: str, ask: Callable[[Any], Awaitable[T]], store: Any) -> T:
+        """Ask a store in the background, and return the answer."""
+
+        async def answer() -> T:
+            async with asyncio.timeout(self.max_seconds):
+                return await ask(store)
+
+        try:
+            return run(answer())
+        except TimeoutError:
+            raise StorageError(
+                f"{self.at(key)}: no answer within {self.max_seconds:g} seconds"
+            ) from None
 
     def __reduce__(self) -> tuple[type[ObjectWriter], tuple[str | tuple[Any, str], dict[str, Any]]]:
         return ObjectWriter, self._given

@@ -1,4 +1,4 @@
-"""One stored object in blocks that are kept: for a library that reads a little here and there."""
+"""One stored object, read through a cache of pages: libhdf5 makes many small reads."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 HEAD_NBYTES: Final = 64 * 2**10
-"""What is fetched of the beginning: HDF5's superblock, and what was laid out first."""
+"""Bytes read of the beginning: HDF5's superblock, and the metadata that was written first."""
 
-BLOCK_NBYTES: Final = 4 * 2**20
-"""Length of a block, and of the end that is fetched with the beginning."""
+PAGE_NBYTES: Final = 4 * 2**20
+"""Length of a page, and of the end of the object that is read together with its beginning."""
 
-_MAX_BLOCKS: Final = 16
+_MAX_PAGES: Final = 16
 
 
-class BlockReader(RangeReader):
-    """Read one object through blocks of it.
+class CachedObjectReader(RangeReader):
+    """Read one object in pages and keep the pages that were used last.
 
-    Missing blocks are fetched at once, and the last few are kept.
+    All missing pages of a request are fetched in one round trip.
 
     Parameters
     ----------
     reader : RangeReader
-        Where the object is.
+        Reads the object.
     key : str
         Its key; there are no others.
     nbytes : int
         Its size.
     head, tail : memoryview
-        Its first and last bytes, which are kept for ever.
+        Its first and last bytes, which are kept as long as the reader.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class BlockReader(RangeReader):
         self._head = head
         self._tail = tail
         self._tail_start = nbytes - len(tail)
-        self._blocks: dict[int, memoryview] = {}
+        self._pages: dict[int, memoryview] = {}
 
     @override
     def size(self, key: str) -> int:
@@ -58,16 +58,16 @@ class BlockReader(RangeReader):
 
     @override
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
-        blocks = self._load(
+        pages = self._load(
             {
-                index
+                number
                 for _, start, stop in ranges
                 if not self._is_in_ends(start, min(stop, self._nbytes))
-                for index in range(start // BLOCK_NBYTES, -(-stop // BLOCK_NBYTES))
-                if index * BLOCK_NBYTES < self._tail_start
+                for number in range(start // PAGE_NBYTES, -(-stop // PAGE_NBYTES))
+                if number * PAGE_NBYTES < self._tail_start
             }
         )
-        return [self._cut(start, min(stop, self._nbytes), blocks) for _, start, stop in ranges]
+        return [self._cut(start, min(stop, self._nbytes), pages) for _, start, stop in ranges]
 
     @override
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
@@ -75,7 +75,7 @@ class BlockReader(RangeReader):
 
     @override
     def read_each(self, ranges: Sequence[ByteRange]) -> Iterator[memoryview]:
-        """Read ranges in one round trip as they are, and keep nothing of them."""
+        """Read exactly these ranges in one round trip, without caching them."""
         others = [one for one in ranges if not self._is_in_ends(one.start, one.stop)]
         read = iter(read_exactly(self._reader, others) if others else [])
         for _, start, stop in ranges:
@@ -88,27 +88,27 @@ class BlockReader(RangeReader):
     def _is_in_ends(self, start: int, stop: int) -> bool:
         return stop <= len(self._head) or start >= self._tail_start
 
-    def _load(self, wanted: set[int]) -> dict[int, memoryview]:
-        """Return some blocks, those that are missing fetched in one round trip."""
-        blocks = {index: self._blocks[index] for index in wanted if index in self._blocks}
-        missing = sorted(wanted - blocks.keys())
+    def _load(self, numbers: set[int]) -> dict[int, memoryview]:
+        """Return pages by number; fetch the missing ones in one round trip."""
+        pages = {number: self._pages[number] for number in numbers if number in self._pages}
+        missing = sorted(numbers - pages.keys())
         if missing:
-            starts = [index * BLOCK_NBYTES for index in missing]
-            # What lies in the tail is there already.
-            stops = [min(start + BLOCK_NBYTES, self._tail_start) for start in starts]
+            starts = [number * PAGE_NBYTES for number in missing]
+            # The tail is in memory already.
+            stops = [min(start + PAGE_NBYTES, self._tail_start) for start in starts]
             ranges = map(ByteRange, [self._key] * len(missing), starts, stops)
-            blocks |= zip(missing, read_exactly(self._reader, list(ranges)), strict=True)
-            kept = {**self._blocks, **blocks}
-            self._blocks = dict(list(kept.items())[-_MAX_BLOCKS:])
-        return blocks
+            pages |= zip(missing, read_exactly(self._reader, list(ranges)), strict=True)
+            kept = {**self._pages, **pages}
+            self._pages = dict(list(kept.items())[-_MAX_PAGES:])
+        return pages
 
-    def _cut(self, start: int, stop: int, blocks: dict[int, memoryview]) -> memoryview:
+    def _cut(self, start: int, stop: int, pages: dict[int, memoryview]) -> memoryview:
         if stop <= len(self._head):
             return self._head[start:stop]
         parts = []
         while start < min(stop, self._tail_start):
-            index, at = divmod(start, BLOCK_NBYTES)
-            part = blocks[index][at : at + stop - start]
+            number, offset = divmod(start, PAGE_NBYTES)
+            part = pages[number][offset : offset + stop - start]
             parts.append(part)
             start += len(part)
         if start < stop:

@@ -1,0 +1,213 @@
+"""Open the container at a place, or choose the writer of a new one.
+
+This module alone decides whether a store is Zarr or HDF5.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+from arraystore.containers.hdf5.cached_object import (
+    HEAD_NBYTES,
+    PAGE_NBYTES,
+    CachedObjectReader,
+)
+from arraystore.containers.hdf5.reader import SIGNATURE, HDF5Reader
+from arraystore.containers.hdf5.writer import HDF5Writer
+from arraystore.containers.zarr.reader import METADATA, ZarrReader
+from arraystore.containers.zarr.writer import ZarrWriter
+from arraystore.errors import FormatError, StorageError, escaped, store_changed
+from arraystore.indexing.byte_range import ByteRange
+from arraystore.storage.range_reader import LocalReader
+from arraystore.storage.server_answers import strange_answer
+from arraystore.storage.workspace_folder import restore
+
+if TYPE_CHECKING:
+    from pathlib import Path, PurePath
+
+    from arraystore.containers.protocol import ContainerReader, ContainerWriter
+    from arraystore.storage.objects.connection import Connection
+    from arraystore.storage.objects.reader import ObjectReader
+    from arraystore.storage.range_reader import RangeReader
+
+TAIL_NBYTES: Final = 2**18
+"""Bytes of the end of a local HDF5 file to read ahead: metadata and small columns are there."""
+
+_HDF5_SUFFIXES: Final = (".h5", ".hdf5")
+_WRITERS: Final[dict[str, type[ContainerWriter]]] = {
+    ".zarr": ZarrWriter,
+    **dict.fromkeys(_HDF5_SUFFIXES, HDF5Writer),
+}
+
+
+def writer_for(target: PurePath) -> type[ContainerWriter]:
+    """Return the writer of the container that the suffix of a name selects.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is another one.
+    """
+    try:
+        return _WRITERS[target.suffix.lower()]
+    except KeyError:
+        raise ValueError(
+            escaped(
+                f"{target}: the suffix chooses the container and must be one of "
+                f"{', '.join(_WRITERS)}, got {target.suffix!r}"
+            )
+        ) from None
+
+
+def open_local(
+    path: Path, *, max_gap: int = 0, mmap: bool = True
+) -> tuple[RangeReader, ContainerReader]:
+    """Open a container on the local disk.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of a Zarr group, or HDF5 file, with any name.
+    max_gap : int, default 0
+    mmap : bool, default True
+        See `arraystore.storage.range_reader.LocalReader`.
+
+    Returns
+    -------
+    RangeReader, ContainerReader
+        The first reads the bytes of payloads, the second metadata, columns and the places of
+        payloads.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing exists at `path`.
+    FormatError
+        If it is not a container.
+    StoreChangedError
+        If it is replaced meanwhile.
+    StorageError
+        If a conversion that was killed moved it aside, and it cannot be moved back.
+    """
+    status = _status(path)
+    if status is None:
+        restore(path)
+        status = _status(path)
+    if status is None:
+        raise FileNotFoundError(escaped(f"{path}: there is nothing here"))
+    try:
+        return _open_local(path, status.st_mode, max_gap=max_gap, mmap=mmap)
+    except (FormatError, OSError):
+        now = _status(path)
+        if now is None or not os.path.samestat(now, status):
+            raise store_changed(str(path)) from None
+        raise
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file can have such a name
+        return None
+
+
+def _open_local(
+    path: Path, mode: int, *, max_gap: int, mmap: bool
+) -> tuple[RangeReader, ContainerReader]:
+    location = str(path)
+    if stat.S_ISDIR(mode):
+        if not (path / METADATA).is_file():
+            is_v2 = (path / ".zgroup").exists() or (path / ".zarray").exists()
+            found = "a Zarr v2 hierarchy" if is_v2 else "a folder"
+            raise FormatError(
+                f"{location}: is not an arraystore store: {found} without {METADATA}, "
+                "expected a Zarr v3 group or an HDF5 file"
+            )
+        reader = LocalReader(path, max_gap=max_gap, mmap=mmap)
+        return reader, ZarrReader(reader, location)
+    if not stat.S_ISREG(mode):
+        raise FormatError(f"{location}: is not an arraystore store: neither a folder nor a file")
+    reader = LocalReader(path.parent, max_gap=max_gap, mmap=mmap)
+    nbytes = reader.size(path.name)
+    # libhdf5 makes many small reads in these ranges, and waits for the disk each time.
+    ends = ((0, HEAD_NBYTES), (max(0, nbytes - TAIL_NBYTES), nbytes))
+    reader.read_ahead([ByteRange(path.name, *end) for end in ends])
+    (start,) = reader.read_ranges([ByteRange(path.name, 0, len(SIGNATURE))])
+    _check_signature(start, location)
+    return reader, HDF5Reader(reader, path.name, location)
+
+
+def open_remote(
+    connection: Connection, key: str, *, max_gap: int, max_in_flight: int
+) -> tuple[RangeReader, ContainerReader]:
+    """Open a container in a bucket, or on a web server; nothing is listed.
+
+    Parameters
+    ----------
+    connection : Connection
+        Sends the requests.
+    key : str
+        Prefix of a Zarr group, or key of an HDF5 file. The suffix decides which is tried first.
+    max_gap, max_in_flight : int
+        See `arraystore.storage.objects.reader.ObjectReader`.
+
+    Returns
+    -------
+    RangeReader, ContainerReader
+        As from `open_local`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If neither exists.
+    FormatError
+        If it is not a container.
+    StorageError
+        If the server cannot be reached, refuses, or does not support byte ranges.
+    """
+    from arraystore.storage.objects.reader import ObjectReader
+
+    location = connection.where + key
+
+    def reader_below(prefix: str) -> ObjectReader:
+        return ObjectReader(connection, prefix, max_gap=max_gap, max_in_flight=max_in_flight)
+
+    def open_zarr() -> tuple[RangeReader, ContainerReader]:
+        reader = reader_below(key)
+        (document,) = reader.read_objects([METADATA])
+        return reader, ZarrReader(reader, location, document)
+
+    def open_hdf5() -> tuple[RangeReader, ContainerReader]:
+        parent, _, name = key.rpartition("/")
+        reader = reader_below(parent)
+        return reader, _open_remote_hdf5(reader, name, location)
+
+    is_hdf5 = PurePosixPath(key).suffix.lower() in _HDF5_SUFFIXES
+    first, second = (open_hdf5, open_zarr) if is_hdf5 else (open_zarr, open_hdf5)
+    try:
+        return first()
+    except FileNotFoundError as error:
+        try:
+            return second()
+        except (FileNotFoundError, StorageError):
+            # A web server may send anything in response to the second request.
+            raise FileNotFoundError(escaped(f"{location}: {error.strerror}")) from None
+
+
+def _open_remote_hdf5(reader: ObjectReader, name: str, location: str) -> ContainerReader:
+    nbytes, head, tail = reader.read_ends(name, HEAD_NBYTES, PAGE_NBYTES)
+    if what := strange_answer(bytes(head[:1024])):
+        raise StorageError(f"{location}: must be an HDF5 file, but the server sent {what}")
+    _check_signature(head[: len(SIGNATURE)], location)
+    return HDF5Reader(CachedObjectReader(reader, name, nbytes, head, tail), name, location)
+
+
+def _check_signature(start: memoryview, location: str) -> None:
+    if bytes(start) != SIGNATURE:
+        raise FormatError(
+            f"{location}: is not an arraystore store: begins with {bytes(start)!r}, "
+            "expected a Zarr v3 group or an HDF5 file"
+        )
