@@ -16,14 +16,16 @@ import numpy as np
 from typing_extensions import override
 
 import arraystore
+from arraystore._arguments import as_path
 from arraystore.cli import demo as demo_room
 from arraystore.cli import tables
 from arraystore.cli.contact_sheet import contact_sheet
 from arraystore.cli.options import PATH, new_file, selecting, source_options, storage_option
-from arraystore.errors import ArrayStoreError, escaped, escaped_json
+from arraystore.errors import ArrayStoreError, FormatError, escaped, escaped_json
 from arraystore.indexing.selection import ALL
 from arraystore.integrations.export import export as export_images
 from arraystore.schema import ORDERS
+from arraystore.sources.imagenet2012_inventory import take_inventory
 from arraystore.sources.label_space import LABEL_SPACES
 from arraystore.writing.plan import ON_ERROR
 from arraystore.writing.progress import meter
@@ -164,8 +166,23 @@ def copy(
 @storage_option("--storage-option", "STORE")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
-    """Show what STORE says of its data set."""
-    opened = arraystore.open(store, storage_options=storage_option)
+    """Show the metadata of STORE; or, of a folder with ImageNet, what it has and what is missing.
+
+    A folder may hold ImageNet as archives, extracted, from Kaggle, Hugging Face or TensorFlow
+    Datasets, or as WebDataset shards.
+    """
+    try:
+        opened = arraystore.open(store, storage_options=storage_option)
+    except FormatError:
+        folder = as_path(store)
+        inventory = take_inventory(folder) if folder.is_dir() else None
+        if inventory is None:
+            raise
+        if as_json:
+            _print_json(inventory.as_dict())
+        else:
+            tables.print_inventory(inventory)
+        return
     if as_json:
         _print_json(dataclasses.asdict(opened.info))
     else:

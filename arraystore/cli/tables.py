@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from arraystore.dataset.split import Split
     from arraystore.reader import StoreInfo
     from arraystore.reading.image_reader import ReadPlan
+    from arraystore.sources.imagenet2012_inventory import Inventory
     from arraystore.verifying.problems import ProblemGroup
     from arraystore.verifying.verify import VerifyReport
     from arraystore.writing.copy import CopyReport
@@ -160,6 +161,25 @@ def print_info(address: str, info: StoreInfo) -> None:
     console.print(splits)
     if info.citation:
         _say(console, "Cite as:\n" + info.citation.rstrip(), keep="\n\t")
+
+
+def print_inventory(inventory: Inventory) -> None:
+    """Print what a folder has of ImageNet."""
+    console = _console()
+    table = _table("split", "read", "form", "path", "missing")
+    for found in inventory.forms:
+        form = found.form or "not found"
+        missing = found.missing or "nothing, by names and sizes"
+        _row(table, found.split, "yes" if found.is_read else "", form, found.path, missing)
+    _say(console, f"{inventory.folder}: ImageNet (ILSVRC 2012)")
+    console.print(table)
+    for name, place in inventory.lists.items():
+        _say(console, f"list of {name}: {place}")
+    _say(console, "The test split is needed for version 5.1.0 alone.")
+    _say(
+        console,
+        f"Convert it with: arraystore convert imagenet2012 TARGET --manual-dir {inventory.folder}",
+    )
 
 
 def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:

@@ -29,6 +29,7 @@ from arraystore.sources.imagenet2012_forms import (
     CLASS_FOLDERS,
     FLAT_FOLDER,
     PARQUET,
+    SPLITS,
     TAR_GZ,
     TFRECORD,
     WEBDATASET,
@@ -36,6 +37,7 @@ from arraystore.sources.imagenet2012_forms import (
 from arraystore.sources.imagenet2012_names import (
     NOT_STATED,
     check_labels,
+    is_name,
     label_of_wnid,
     resolve_names,
 )
@@ -231,7 +233,7 @@ def _read_folders(
 ) -> SplitImages:
     """List images that are files of their own."""
     root, split = reading.form.path, reading.form.split
-    listed = _Listing(str(root))
+    listed = _Listing(str(root), split)
     paths: list[str] = []
     for folder in listing(listed):
         stated = None
@@ -251,7 +253,7 @@ def _read_folders(
     FileStates.known(listed.states).check()
     states = FileStates.of(paths)
     reading.nbytes.frombytes(states.values[:, 0].tobytes())
-    return reading.images([Path(path) for path in paths], states, listed.notes(split))
+    return reading.images([Path(path) for path in paths], states, listed.notes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +270,7 @@ class _Listing:
     """Lists folders, and keeps what they were and what was left out."""
 
     root: str
+    split: str
     states: list[tuple[str, FileState]] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
@@ -294,9 +297,14 @@ class _Listing:
                     )
         return sorted(folders), sorted(images)
 
-    def notes(self, split: str) -> list[str]:
+    def of_split(self, names: Sequence[str]) -> list[str]:
+        """Return names without those of the other splits, extracted into the same folder."""
+        others = [split for split in SPLITS if split != self.split]
+        return [name for name in names if not any(is_name(split, name) for split in others)]
+
+    def notes(self) -> list[str]:
         """Say what was left out."""
-        notes = []
+        notes, split = [], self.split
         if self.hidden:
             notes.append(f"{split}: {first_few(sorted(self.hidden))} hidden or of the system")
         if self.others:
@@ -307,11 +315,13 @@ class _Listing:
 def _class_folders(listed: _Listing) -> Iterator[_Folder]:
     folders, images = listed.of(listed.root)
     classes = {name: label for name in folders if (label := label_of_wnid(name)) is not None}
-    if images:
+    beside = [name for name in images if is_name(listed.split, name)]
+    if beside:
         raise SourceError(
-            f"{listed.root}: has class folders, and {first_few(images)} beside them; move the "
+            f"{listed.root}: has class folders, and {first_few(beside)} beside them; move the "
             "images into the folders of their classes, or all out of them"
         )
+    listed.others += listed.of_split(images)
     listed.others += [f"{name}/" for name in folders if name not in classes]
     for name, label in classes.items():
         inside, names = listed.of(f"{listed.root}/{name}")
@@ -321,8 +331,8 @@ def _class_folders(listed: _Listing) -> Iterator[_Folder]:
 
 def _flat_folder(listed: _Listing) -> Iterator[_Folder]:
     folders, names = listed.of(listed.root)
-    listed.others += [f"{name}/" for name in folders]
-    yield _Folder(listed.root, names, NOT_STATED)
+    listed.others += [f"{name}/" for name in folders if label_of_wnid(name) is None]
+    yield _Folder(listed.root, listed.of_split(names), NOT_STATED)
 
 
 # Archives
