@@ -36,6 +36,7 @@ from arraystore.schema import (
     ORDERS,
     ROOT_COLUMNS,
     SELECTIONS,
+    USER_COLUMNS,
     Column,
     DatasetInfo,
     SplitInfo,
@@ -572,6 +573,11 @@ def _seal(
                 order_and_bounds = label_index(table.label, len(source.label_name))
                 values |= zip(("label_order", "label_indptr"), order_and_bounds, strict=True)
             writer.write_column(f"{split}/{name}", values.pop(name), column)
+        if table.extra:
+            writer.create_group(f"{split}/{USER_COLUMNS}")
+        for name, values_of in table.extra.items():
+            column = Column("int64", "sample")
+            writer.write_column(f"{split}/{USER_COLUMNS}/{name}", values_of, column)
         # CF conventions, contiguous ragged array: this is the count variable of `byte`.
         writer.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
         total = int(table.nbytes.sum())

@@ -63,6 +63,9 @@ PAYLOAD: Final = "image_payload"
 SELECTIONS: Final = "selections"
 """Group of the named selections: arrays ``selections/NAME/SPLIT`` of positions."""
 
+USER_COLUMNS: Final = "columns"
+"""Group of a split with further arrays over `sample`."""
+
 HIERARCHY: Final = "label_hierarchy"
 """Group of the ancestors of the classes, and the root attribute with its version."""
 

@@ -123,6 +123,7 @@ def load(
     subset_list: Path | None = None,
     partial: bool = False,
     spool: Path | None = None,
+    splits: Sequence[str] | None = None,
     status: Status = silent,
 ) -> Source:
     """List the samples of ``imagenet2012`` or of one of its subsets.
@@ -143,6 +144,8 @@ def load(
         Accept missing archives, classes and images.
     spool : Path, optional
         Takes images that are not byte ranges of files.
+    splits : sequence of str, optional
+        The splits to be listed; by default those of the version.
     status : callable, optional
         Shows which archive is being read.
 
@@ -159,7 +162,7 @@ def load(
         false.
     """
     folder = as_path(manual_dir or MANUAL_DIR)
-    splits = SPLITS if version in TEST_VERSIONS else SPLITS[:2]
+    splits = splits or (SPLITS if version in TEST_VERSIONS else SPLITS[:2])
     forms = {split: found for split, found in find_forms(folder).items() if split in splits}
     present = {split: some[0] for split, some in forms.items() if some}
     absent = [ARCHIVES[split] for split, some in forms.items() if not some]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arraystore.errors import SourceError, brief
+from arraystore.errors import SourceError, brief, escaped
 from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.schema import UNLABELLED
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
@@ -96,20 +96,26 @@ def name_and_label(split: str, name: str) -> tuple[str, int]:
     """
     match = _PATTERNS[split].fullmatch(name.rpartition("/")[2])
     if match is None:
-        raise ValueError(f"is not the name of a {split} image; expected {_EXAMPLES[split]}")
+        raise ValueError(
+            escaped(f"is not the name of a {split} image; expected {_EXAMPLES[split]}")
+        )
     if split == "train":
         label = _label_of(match["wnid"])
     else:
         number = int(match["number"])
         if not 1 <= number <= SPLIT_SIZES[split]:
-            raise ValueError(f"has the number {number}, expected 1 to {SPLIT_SIZES[split]}")
+            raise ValueError(
+                escaped(f"has the number {number}, expected 1 to {SPLIT_SIZES[split]}")
+            )
         if split == "test":
             return f"{match['id']}.JPEG", UNLABELLED
         label = int(validation_labels()[number - 1])
     for group in ("again", "before") if split == "validation" else ("again",):
         if match[group] is not None and match[group] != wnids()[label]:
             raise ValueError(
-                f"has the class {match[group]} in its name, but it is of {class_text(label)}"
+                escaped(
+                    f"has the class {match[group]} in its name, but it is of {class_text(label)}"
+                )
             )
     return f"{match['id']}.JPEG", label
 
@@ -207,7 +213,9 @@ def label_of_wnid(wnid: str) -> int | None:
 def _label_of(wnid: str) -> int:
     label = label_of_wnid(wnid)
     if label is None:
-        raise ValueError(f"has the class {wnid}, which is not one of the 1000 of ILSVRC 2012")
+        raise ValueError(
+            escaped(f"has the class {wnid}, which is not one of the 1000 of ILSVRC 2012")
+        )
     return label
 
 

@@ -13,6 +13,7 @@ from arraystore.sources import (
     csv_table,
     folder,
     imagenet2012,
+    imagenet_variants,
     parquet,
     shards,
     tfrecord,
@@ -22,8 +23,19 @@ from arraystore.sources.label_space import OWN
 from arraystore.sources.sample_table import Source, Status, silent
 from arraystore.sources.source_options import SourceOptions
 
-CONFIGS: Final = {"imagenet2012_subset": ("1pct", "10pct"), "imagenet2012": ("",)}
+CONFIGS: Final[dict[str, tuple[str, ...]]] = {
+    "imagenet2012_subset": ("1pct", "10pct"),
+    "imagenet2012": ("",),
+    **imagenet_variants.CONFIGS,
+}
 """Configs of each data set; the first is the default."""
+
+VERSIONS: Final[dict[str, tuple[str, ...]]] = {
+    "imagenet2012_subset": imagenet2012.VERSIONS,
+    "imagenet2012": imagenet2012.VERSIONS,
+    **imagenet_variants.VERSIONS,
+}
+"""Versions of each data set; the first is the default."""
 
 PATTERNS: Final = {
     "wds": webdataset.load,
@@ -34,6 +46,7 @@ PATTERNS: Final = {
 """What reads the files of a pattern such as ``wds:train-*.tar``, by the word before the colon."""
 
 _FOLDER: Final = "folder:"
+_MANY: Final = 10  # configs that are not listed one by one
 _NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^/:]+))?(:(?P<version>[^/:]+))?")
 
 
@@ -84,6 +97,17 @@ def load_source(
         status("listing files")
         return folder.load(root)
     name, config, version = names_of(dataset)
+    if name not in ("imagenet2012", "imagenet2012_subset"):
+        _refuse(name, subset_list=subset_list)
+        return imagenet_variants.load(
+            name,
+            config,
+            version,
+            manual_dir=manual_dir,
+            partial=partial,
+            spool=spool,
+            status=status,
+        )
     if not config:
         _refuse(name, subset_list=subset_list)
     return imagenet2012.load(
@@ -125,17 +149,19 @@ def names_of(dataset: str) -> tuple[str, str, str]:
         raise SourceError(f"there is no data set {dataset!r}{meant}; there are {_known()}")
     configs = CONFIGS[match["name"]]
     config = match["config"] or configs[0]
+    config = imagenet_variants.ALIASES.get((match["name"], config), config)
     if config not in configs:
         raise SourceError(
             f"{match['name']} has no config {config!r}; it has {', '.join(filter(None, configs))}"
             if configs[0]
             else f"{match['name']} has no configs, got {config!r}"
         )
-    version = match["version"] or imagenet2012.VERSIONS[0]
-    if version not in imagenet2012.VERSIONS:
+    versions = VERSIONS[match["name"]]
+    version = match["version"] or versions[0]
+    if version not in versions:
         raise SourceError(
             f"{match['name']} has no version {version!r}; there are "
-            f"{', '.join(sorted(imagenet2012.VERSIONS))} (default {imagenet2012.VERSIONS[0]})"
+            f"{', '.join(sorted(versions))} (default {versions[0]})"
         )
     return match["name"], config, version
 
@@ -195,7 +221,7 @@ def _known() -> str:
     names = [
         "/".join(filter(None, (name, config)))
         for name, configs in CONFIGS.items()
-        for config in configs
+        for config in (configs if len(configs) < _MANY else ("TYPE_SEVERITY",))
     ]
     patterns = [f"{kind}:PATTERN" for kind in PATTERNS]
     tables = [f"{kind}:FILE" for kind in csv_table.DELIMITERS]

@@ -40,6 +40,8 @@ class SampleTable:
         them, the spool.
     offset, nbytes : ndarray of int64, shape (n,)
         Where in it, in bytes.
+    extra : mapping of str to ndarray of int64, shape (n,)
+        Further values of each sample, by name.
     """
 
     file_name: PackedNames
@@ -47,6 +49,7 @@ class SampleTable:
     file: NDArray[np.int32]
     offset: Ints
     nbytes: Ints
+    extra: Mapping[str, Ints] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.file_name)
@@ -59,6 +62,7 @@ class SampleTable:
             self.file[positions],
             self.offset[positions],
             self.nbytes[positions],
+            {name: values[positions] for name, values in self.extra.items()},
         )
 
 

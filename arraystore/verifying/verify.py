@@ -31,11 +31,10 @@ from arraystore.schema import (
     SplitInfo,
 )
 from arraystore.sources import records
-from arraystore.sources.imagenet2012 import VERSIONS
 from arraystore.sources.imagenet2012_tables import wnids
 from arraystore.sources.label_space import AUTO, IMAGENET, OWN, in_label_space
 from arraystore.sources.published import published_counts
-from arraystore.sources.registry import CONFIGS, folder_of, load_source, pattern_of
+from arraystore.sources.registry import VERSIONS, folder_of, load_source, pattern_of
 from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.open_files import close_idle_files
 from arraystore.verifying.columns import Columns, ColumnsCheck
@@ -241,7 +240,7 @@ class _Verification:
         )
         self._findings = findings
         self._shown = shown
-        self._is_of_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
+        self._is_of_archives = self._info.version in VERSIONS.get(self._info.name, ())
         self._subset_list = subset_list
         self._spool = spool
         self._options = replace(options, partial=self._info.partial)
@@ -453,7 +452,7 @@ class _Verification:
         skipped = [row.get("file_name", "") for row in info.skipped if row.get("split") == name]
         check = SourceCheck(source, name, info.reencoded)
         published = None
-        if self._is_of_archives and not info.partial:
+        if info.name in ("imagenet2012", "imagenet2012_subset") and not info.partial:
             published = published_counts(
                 info.config, name, manual_dir=self._folder, subset_list=self._subset_list
             )
