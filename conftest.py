@@ -35,7 +35,9 @@ def doctest_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def doctest_folder(request: pytest.FixtureRequest) -> None:
     """Run examples that name a store in a folder of their own, with a copy of the stores."""
     if isinstance(request.node, pytest.DoctestItem) and any(
-        "1pct." in example.source for example in request.node.dtest.examples
+        name in example.source
+        for example in request.node.dtest.examples
+        for name in ("1pct.", "mine.zarr")
     ):
         stores = request.getfixturevalue("doctest_stores")
         folder = request.getfixturevalue("tmp_path")

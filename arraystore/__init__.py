@@ -7,7 +7,8 @@
 
 from arraystore.convert import convert, write
 from arraystore.dataset.batch import Batch, Sample
-from arraystore.dataset.batches import Batches, Episode, Episodes
+from arraystore.dataset.batches import Batches
+from arraystore.dataset.episodes import Episode, Episodes
 from arraystore.dataset.saved_selection import SavedSelection
 from arraystore.dataset.split import Split
 from arraystore.errors import (

@@ -296,7 +296,7 @@ def in_a_thread(work: Callable[[], Done]) -> Task[Done]:
 
 
 @contextmanager
-def alongside(work: Callable[[], object]) -> Iterator[None]:
+def alongside(work: Callable[[], object]) -> Iterator[threading.Thread]:
     """Run `work` in a thread of its own, which has ended when the context is left.
 
     Its errors are dropped: it prepares what is done again, and raises again, where it is needed.
@@ -317,7 +317,7 @@ def alongside(work: Callable[[], object]) -> Iterator[None]:
     thread = threading.Thread(target=run, name="arraystore-alongside")
     thread.start()
     try:
-        yield
+        yield thread
     finally:
         thread.join()
 

@@ -1,12 +1,12 @@
-"""From a source to a store: plan, lay out, fill, seal.
+"""Convert a source to a store: plan, create arrays, fill, seal.
 
 ::
 
     source ──▶ sample table ──plan──▶ layout ──fill──▶ payload ──seal──▶ STORE
 
-Every byte's place is known before the first is written, so that blocks of the
-payload can be filled in any order and at the same time. The attribute that makes a
-store of it comes last, and then one rename gives it its name.
+The place of every byte is known before the first one is written, so the blocks of a payload can be
+filled in any order and in parallel. The attribute that identifies a store is written last, and then
+one rename publishes the store.
 """
 
 from __future__ import annotations
@@ -22,26 +22,11 @@ import numpy as np
 
 from arraystore._arguments import as_path, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
-from arraystore.errors import FormatError, SourceError, StorageError, escaped
+from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.images.encode import as_encoding
-from arraystore.indexing.layout import content_digest, image_starts, label_index
 from arraystore.reading.store_handle import OpenOptions, open_place
 from arraystore.reading.stored_split import StoredSplit
-from arraystore.schema import (
-    COLUMNS,
-    HIERARCHY,
-    HIERARCHY_COLUMNS,
-    HIERARCHY_VERSION,
-    MAX_NBYTES,
-    ORDERS,
-    ROOT_COLUMNS,
-    SELECTIONS,
-    USER_COLUMNS,
-    Column,
-    DatasetInfo,
-    SplitInfo,
-    check_version,
-)
+from arraystore.schema import ORDERS, DatasetInfo, SplitInfo, check_version
 from arraystore.sources import records
 from arraystore.sources.label_space import AUTO, IMAGENET, LABEL_SPACES, OWN, in_label_space
 from arraystore.sources.registry import check_label_space, folder_of, load_source, names_of
@@ -49,11 +34,12 @@ from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.file_states import FileStates
 from arraystore.writing.fingerprint import of_images, of_options, of_source
 from arraystore.writing.image_source import FileRanges
-from arraystore.writing.open_writer import name_of, open_draft
+from arraystore.writing.open_writer import name_of, open_writer
 from arraystore.writing.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.writing.progress import meter
 from arraystore.writing.report import ConvertReport, SplitReport
 from arraystore.writing.resuming import check_known
+from arraystore.writing.seal import dataset_info, seal
 from arraystore.writing.workspace import StoreExistsError
 
 if TYPE_CHECKING:
@@ -61,15 +47,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from arraystore.containers.protocol import ContainerWriter
-    from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.reading.store_handle import ObjectStore
     from arraystore.sources.sample_table import Source, Status
-    from arraystore.writing.journal import Plan
+    from arraystore.writing.journal import Fingerprint
     from arraystore.writing.progress import Meter
-    from arraystore.writing.store_writer import Draft
+    from arraystore.writing.store_writer import StoreWriter
 
 _NAMES = ("name", "config", "version")
 
@@ -97,34 +79,33 @@ def convert(
 ) -> ConvertReport:
     """Convert a data set to a store.
 
-    The bytes of every image are copied as they are, but for those of ``imagenet2012``
-    from version 3.0.0 on that are no RGB or gray JPEGs. A conversion that fails, is
-    interrupted or killed leaves no store at `target`. On a disk it leaves what it has
-    copied beside it, in ``.NAME.partial``, for another to resume; in a bucket the
-    shards of a Zarr store that it has sent, and an object of that name.
+    Images keep their encoded bytes. The exceptions are images of ``imagenet2012`` from version
+    3.0.0 on that are neither RGB nor gray JPEGs. A conversion that fails, is interrupted or is
+    killed leaves no store at `target`. What it has copied is kept, to be resumed: on a disk in
+    ``.NAME.partial`` beside the target; in a bucket as an object of that name and the shards of a
+    Zarr store.
 
     Parameters
     ----------
     dataset : str
-        ``imagenet2012_subset/1pct``, ``imagenet2012_subset/10pct`` or
-        ``imagenet2012``, with ``:version`` or without; ``folder:PATH`` for images in
-        folders split/class/file or class/file; or files that match a pattern:
-        ``wds:PATTERN``, ``tfrecord:PATTERN``, ``parquet:PATTERN``, ``array_record:PATTERN``,
-        ``csv:FILE`` or ``tsv:FILE``. See docs/sources.md.
+        ``imagenet2012_subset/1pct``, ``imagenet2012_subset/10pct`` or ``imagenet2012``, each
+        with or without ``:version``; ``folder:PATH`` for images in folders split/class/file or
+        class/file; or files that match a pattern: ``wds:PATTERN``, ``tfrecord:PATTERN``,
+        ``parquet:PATTERN``, ``array_record:PATTERN``, ``csv:FILE`` or ``tsv:FILE``. See
+        docs/sources.md.
     target : path-like, or pair of an obstore store and a key
         The store to create: a path, or an address such as ``s3://bucket/1pct.zarr``.
         Its suffix chooses the container: ``.zarr``; ``.h5`` or ``.hdf5``.
     storage_options : mapping of str to anything, optional
-        How to reach the bucket; see `arraystore.open`.
+        Options of the bucket; see `arraystore.open`.
     manual_dir : path-like, optional
-        Folder of the ImageNet archives; by default where TFDS looks for them.
+        Folder of the ImageNet archives; TFDS's folder for manual downloads by default.
     subset_list : path-like, optional
         The training images of the subset, one file name a line. By default the
         published list in `manual_dir`, else downloaded once.
     partial : bool, default False
-        Convert what there is of an incomplete source, and of archives with other bytes
-        than zeros behind their end; the report says what is left out, the store that
-        something is.
+        Accept an incomplete source, and archives with bytes other than zeros after their end. The
+        report lists what is missing, and the store records that something is.
     label_space : {"auto", "imagenet2012", "own"}
         The classes that labels index. By default the 1000 of ImageNet 2012, with their words
         and hierarchy, if all classes of the source are named by WordNet ids of these;
@@ -145,32 +126,30 @@ def convert(
     seed : int, default 0
         Seed of the shuffled order, in ``range(2**63)``.
     on_error : {"raise", "skip"}
-        What to do about images that cannot be read: stop, or leave them out and
-        record it.
+        Raise an error if an image cannot be read, or leave it out and record it.
     overwrite : bool, default False
-        Replace a store that is at `target`. On a disk readers find the old store or the new
-        one at any time (on Linux; elsewhere a folder is absent for a moment); a symbolic link
-        is replaced, what it points to is left alone, and the report says so. In a bucket a
-        Zarr store is deleted when the first image is sent, an HDF5 file replaced when the last
-        was. An unfinished store is deleted, unless `resume` is given as well.
+        Replace an existing store at `target`. On a disk readers find the old store or the new
+        one at any time (on Linux; elsewhere a folder is absent for a moment). A symbolic link is
+        replaced, the file or folder behind it is left alone, and the report notes it. In a bucket
+        a Zarr store is deleted before the first image is sent, an HDF5 file is replaced after the
+        last. An unfinished store is deleted, unless `resume` is true as well.
     resume : bool, default False
-        Go on with the unfinished store of an earlier conversion to `target`, if there
-        is one, and begin if not. Sources, options and versions must be the same; then
-        so are the bytes, as if nothing had happened. Permissions and names of source
-        files may have changed, and files been restored from a copy: then what was copied
-        is compared with the source. A complete store at `target` is reported
-        (`ConvertReport.was_complete`) if it records this data set and these options; its
-        source is not read. Not for HDF5 in a bucket that is not complete. If the earlier
-        one still runs, it is refused on a disk; in a bucket it is taken over, and the
-        earlier one stops.
+        Continue an unfinished conversion to `target`, or start one if there is none. Sources,
+        options and versions must be the same; the result then has the same bytes as without
+        interruption. Permissions and names of source files may have changed, and files may have
+        been restored from a copy: then the copied images are compared with the source. A complete
+        store at `target` is reported (`ConvertReport.was_complete`) if it records this data set
+        and these options; the source is not read. An unfinished HDF5 file in a bucket cannot be
+        resumed. If the earlier conversion still runs, this one raises on a disk; in a bucket it
+        takes over, and the earlier one stops.
     sync : bool, default True
-        Wait until all is on the disk. Without, a loss of power soon after may
-        leave a damaged store, and what is unfinished cannot be resumed.
+        Wait until everything is on the disk. If false, a loss of power soon afterwards may leave a
+        damaged store, and an unfinished conversion cannot be resumed.
     executor : concurrent.futures.Executor, optional
-        Runs the copying; threads by default. Processes, or machines that see the
-        same files, do as well. (A file in a bucket is sent by this process alone.)
+        Runs the copying; threads by default. It may use other processes, or machines that see the
+        same files. (A file in a bucket is sent by this process alone.)
     progress : bool, optional
-        Show a bar; by default on a terminal.
+        Show a progress bar; by default on a terminal.
 
     Returns
     -------
@@ -181,17 +160,16 @@ def convert(
     SourceError
         If the data set is unknown, or its source missing, incomplete or damaged.
     SourceChangedError
-        If a file of the source changes while it is converted, or has changed since the
-        store was begun that is to be resumed.
+        If a file of the source changes during the conversion, or has changed since the
+        conversion that is resumed began.
     FileExistsError
-        If there is something at `target`, or an unfinished store.
+        If `target` exists, or an unfinished store beside it.
     StorageError
-        If the disk is full, another process is converting to `target` (in a bucket: or
-        was killed while it did), or a bucket cannot be reached or written to.
+        If the disk is full, another process is converting to `target` (in a bucket: or was killed
+        while it did), or a bucket cannot be reached or written to.
     ValueError
-        If an option is not one of those above, or not what it was when the store was
-        made that is to be resumed. If `target` lies in the folder that is converted, or
-        that folder in it.
+        If an option is not one of those above, or differs from that of the conversion that is
+        resumed. If one of `target` and the converted folder lies in the other.
 
     Examples
     --------
@@ -213,13 +191,13 @@ def convert(
     check_choice(label_space, "label_space", LABEL_SPACES)
     check_label_space(os.fspath(dataset), label_space)
 
-    def load(draft: Draft, status: Status) -> Source:
+    def load(writer: StoreWriter, status: Status) -> Source:
         return load_source(
             os.fspath(dataset),
             manual_dir=_path(manual_dir),
             subset_list=_path(subset_list),
             partial=partial,
-            spool=draft.spool,
+            spool=writer.spool,
             options=options,
             status=status,
         )
@@ -323,8 +301,8 @@ def write(
     records.check_splits(splits)
     name = _stem_of(target)
 
-    def load(draft: Draft, status: Status) -> Source:
-        return records.load(name, splits, options, draft.spool, encoding=encoded_as, status=status)
+    def load(writer: StoreWriter, status: Status) -> Source:
+        return records.load(name, splits, options, writer.spool, encoding=encoded_as, status=status)
 
     return _store(
         load,
@@ -351,7 +329,7 @@ def _stem_of(target: str | os.PathLike[str] | tuple[ObjectStore, str]) -> str:
 
 
 def _store(
-    load: Callable[[Draft, Status], Source],
+    load: Callable[[StoreWriter, Status], Source],
     named: Callable[[], tuple[str, str, str]],
     target: str | os.PathLike[str] | tuple[ObjectStore, str],
     *,
@@ -392,7 +370,7 @@ def _store(
     check_bools(progress=False if progress is None else progress)
     seed = as_seed(seed)
     began = time.perf_counter()
-    made = open_draft(
+    store_writer = open_writer(
         target,
         source=folder,
         storage_options=storage_options,
@@ -401,46 +379,57 @@ def _store(
         resume=resume,
     )
     how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
-    asked = of_options({"partial": partial, "label_space": label_space, **how, **stated})
+    options = of_options({"partial": partial, "label_space": label_space, **how, **stated})
     with ExitStack() as stack:
         try:
-            draft = stack.enter_context(made)
+            writer = stack.enter_context(store_writer)
         except StoreExistsError as error:
             if not resume:
                 raise
-            return _report_complete(named(), target, storage_options, asked, error, began=began)
+            return _report_complete(named(), target, storage_options, options, error, began=began)
         shown = stack.enter_context(meter(progress))
-        draft.expect(asked)
-        stack.enter_context(alongside(draft.import_libraries))  # laying out waits for it
-        source = in_label_space(load(draft, shown.status), label_space)
+        writer.check_unchanged(options)
+        # Creating an HDF5 file, or sealing a Zarr store, needs the libraries.
+        importing = stack.enter_context(alongside(writer.container_type.import_libraries))
+        source = in_label_space(load(writer, shown.status), label_space)
         found = of_source(source)
-        draft.expect(found)
+        writer.check_unchanged(found)
         n_spooled = 0 if source.spool is None else source.spool.stat().st_size
         with source.states.unchanged():  # from the first header to the last image
-            plans = _plans(source, draft.spool, shown, **how)
-            # What the plans need of the tables is in them.
+            plans = _plans(source, writer.spool, shown, **how)
+            # The plans have all that is needed of the tables.
             source = replace(source, splits={}, faults={}, parts={})
-            _check_room(_info(source, plans))
-            draft.lay_out(
+            info = dataset_info(source, plans)
+            writer.create_arrays(
                 {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
-                {**asked, **found, **of_images(source, plans, draft.spool, start=n_spooled)},
+                {
+                    **options,
+                    **found,
+                    **of_images(source, plans, writer.spool, start=n_spooled),
+                    "library": writer.container_type.libraries(),
+                },
             )
+            if executor is not None:  # it may fork processes, which other threads would endanger
+                importing.join()
             checksums = {
-                name: draft.fill(name, _images(source, draft.spool, plan), shown, executor=executor)
+                name: writer.fill(
+                    name, _images(source, writer.spool, plan), shown, executor=executor
+                )
                 for name, plan in plans.items()
             }
-            shown.status("comparing the source with what it was")
+            shown.status("comparing the source with its earlier state")
         shown.status("sealing")
+        importing.join()
         seed = seed if order == "shuffled" else 0
-        with draft.writer() as writer:
-            splits = _seal(writer, source, plans, checksums, order=order, seed=seed)
-        draft.publish(shown)
+        with writer.sealing() as container:
+            splits = seal(container, source, plans, checksums, order=order, seed=seed)
+        writer.publish(shown)
     return ConvertReport(
-        dataset=_info(source, plans).full_name,
+        dataset=info.full_name,
         path=name_of(target),
         splits=splits,
         partial=source.partial,
-        notes=(*source.notes, *draft.notes),
+        notes=(*source.notes, *writer.notes),
         seconds=time.perf_counter() - began,
     )
 
@@ -449,39 +438,44 @@ def _report_complete(
     names: tuple[str, str, str],
     target: str | os.PathLike[str] | tuple[ObjectStore, str],
     storage_options: Mapping[str, Any] | None,
-    asked: Plan,
+    options: Fingerprint,
     error: FileExistsError,
     *,
     began: float,
 ) -> ConvertReport:
-    """Report a store that needs no resuming, if it is what this conversion would make.
+    """Report a complete store, if it is the one that this conversion would write.
 
-    Compared is what the store records of its data set and options; the source is not read.
+    The data set and the options that the store records are compared; the source is not read.
 
     Raises
     ------
     FileExistsError
-        If what is at the target is no complete store.
+        If `target` is not a complete store.
     ValueError
         If it is the store of another data set, or of other options.
     """
-    opening = open_place(target, OpenOptions(storage_options=storage_options))
+    handle = open_place(target, OpenOptions(storage_options=storage_options))
     try:
-        attributes = opening.container.attributes()
-        check_version(attributes, location=opening.address)
-        info = DatasetInfo.from_attributes(attributes, location=opening.address)
-        splits = {name: StoredSplit(opening, name) for name in info.splits}
+        attributes = handle.container.attributes()
+        check_version(attributes, location=handle.address)
+        info = DatasetInfo.from_attributes(attributes, location=handle.address)
+        splits = {name: StoredSplit(handle, name) for name in info.splits}
         infos = {name: split.info for name, split in splits.items()}
         reencoded = {
-            name: _those_in(split, info.reencoded) if info.reencoded else ()
+            name: _stored_names(split, info.reencoded) if info.reencoded else ()
             for name, split in splits.items()
         }
     except (FormatError, StorageError) as fault:
         raise FileExistsError(escaped(f"{error} ({fault})")) from fault
-    asked_of = {"data set": dict(zip(_NAMES, names, strict=True)), **asked}
-    found_of = {"data set": dict(zip(_NAMES, (info.name, info.config, info.version), strict=True))}
-    found_of["option"] = _options_found(info, infos, asked["option"])
-    check_known(name_of(target), found_of, {part: asked_of[part] for part in found_of})
+    stored = {
+        "data set": dict(zip(_NAMES, (info.name, info.config, info.version), strict=True)),
+        "option": _stored_options(info, infos, options["option"]),
+    }
+    requested = {
+        "data set": dict(zip(_NAMES, names, strict=True)),
+        "option": options["option"],
+    }
+    check_known(name_of(target), stored, requested)
     return ConvertReport(
         dataset=info.full_name,
         path=name_of(target),
@@ -506,29 +500,29 @@ def _report_complete(
     )
 
 
-def _those_in(split: StoredSplit, names: tuple[str, ...]) -> tuple[str, ...]:
-    stored = set(split.column("file_name").tolist())
+def _stored_names(split: StoredSplit, names: tuple[str, ...]) -> tuple[str, ...]:
+    stored = set(split.columns["file_name"].tolist())
     return tuple(name for name in names if name in stored)
 
 
-def _options_found(
-    info: DatasetInfo, splits: Mapping[str, SplitInfo], asked: Mapping[str, str]
+def _stored_options(
+    info: DatasetInfo, splits: Mapping[str, SplitInfo], requested: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the options that a store was made with; those asked for where it does not show."""
-    found = dict(asked)
+    """Return the options of a store; the requested ones where the store does not record them."""
+    stored = dict(requested)
     for split in splits.values():
-        found["order"] = split.order
-        if split.order == asked["order"] == "shuffled":
-            found["seed"] = str(split.seed)
-    if info.label_hierarchy and asked["label_space"] == OWN:
-        found["label_space"] = AUTO
-    if not info.label_hierarchy and asked["label_space"] == IMAGENET:
-        found["label_space"] = OWN
+        stored["order"] = split.order
+        if split.order == requested["order"] == "shuffled":
+            stored["seed"] = str(split.seed)
+    if info.label_hierarchy and requested["label_space"] == OWN:
+        stored["label_space"] = AUTO
+    if not info.label_hierarchy and requested["label_space"] == IMAGENET:
+        stored["label_space"] = OWN
     if info.partial:
-        found["partial"] = str(True)
+        stored["partial"] = str(True)
     if info.skipped:
-        found["on_error"] = "skip"
-    return found
+        stored["on_error"] = "skip"
+    return stored
 
 
 def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, SplitPlan]:
@@ -537,112 +531,10 @@ def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, S
 
 
 def _images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
-    """Return where the images of a split lie: in the source's files, or in the spool."""
+    """Return the images of a split as ranges of the source's files and of the spool."""
     sources = source.states.take(np.arange(len(source.files)))
     states = sources.joined(FileStates.of([str(spool)]))
     return FileRanges(states.paths, plan.table.file, plan.table.offset, plan.table.nbytes, states)
-
-
-def _seal(
-    writer: ContainerWriter,
-    source: Source,
-    plans: dict[str, SplitPlan],
-    checksums: dict[str, NDArray[np.uint32]],
-    *,
-    order: str,
-    seed: int,
-) -> dict[str, SplitReport]:
-    """Write columns and attributes, the version last."""
-    for name, texts in (("label_name", source.label_name), ("label_words", source.label_words)):
-        writer.write_column(name, texts, ROOT_COLUMNS[name])
-    reports = {}
-    for split, plan in plans.items():
-        table, crc = plan.table, checksums[split]
-        digest = content_digest(table.file_name, table.label, table.nbytes, crc)
-        values: dict[str, Any] = {
-            "image_start": image_starts(table.nbytes),
-            "image_nbytes": table.nbytes,
-            "image_height": plan.height,
-            "image_width": plan.width,
-            "image_crc32c": crc,
-            "label": table.label,
-            "file_name": table.file_name,
-        }
-        for name, column in COLUMNS.items():
-            if name not in values:  # the last: made when they are wanted, for the memory
-                order_and_bounds = label_index(table.label, len(source.label_name))
-                values |= zip(("label_order", "label_indptr"), order_and_bounds, strict=True)
-            writer.write_column(f"{split}/{name}", values.pop(name), column)
-        if table.extra:
-            writer.create_group(f"{split}/{USER_COLUMNS}")
-        for name, values_of in table.extra.items():
-            column = Column("int64", "sample")
-            writer.write_column(f"{split}/{USER_COLUMNS}/{name}", values_of, column)
-        # CF conventions, contiguous ragged array: this is the count variable of `byte`.
-        writer.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
-        total = int(table.nbytes.sum())
-        writer.set_attributes(split, SplitInfo(len(table), total, order, seed, digest).attributes())
-        reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)
-    _write_selections(writer, source, plans)
-    if source.hierarchy is not None:
-        _write_hierarchy(writer, source.hierarchy)
-    writer.set_attributes("", _info(source, plans).attributes())
-    return reports
-
-
-def _write_selections(writer: ContainerWriter, source: Source, plans: dict[str, SplitPlan]) -> None:
-    """Write which samples are in each named selection of the source."""
-    if source.selections:
-        writer.create_group(SELECTIONS)
-    for name, splits in source.selections.items():
-        writer.create_group(f"{SELECTIONS}/{name}")
-        for split in splits:
-            positions = plans[split].selections[name]
-            column = Column("int64", f"selected_{split}")
-            writer.write_column(f"{SELECTIONS}/{name}/{split}", positions, column)
-
-
-def _write_hierarchy(writer: ContainerWriter, hierarchy: Hierarchy) -> None:
-    """Write what the classes are kinds of."""
-    writer.create_group(HIERARCHY)
-    for name, column in HIERARCHY_COLUMNS.items():
-        values: Any = getattr(hierarchy, "names" if name == "name" else name)
-        writer.write_column(f"{HIERARCHY}/{name}", values, column)
-    if hierarchy.notice:
-        writer.set_attributes(HIERARCHY, {"notice": hierarchy.notice})
-
-
-def _info(source: Source, plans: dict[str, SplitPlan]) -> DatasetInfo:
-    skipped = (
-        {"split": split, "file_name": name, "reason": reason}
-        for split, plan in plans.items()
-        for name, reason in plan.skipped
-    )
-    return DatasetInfo(
-        name=source.name,
-        config=source.config,
-        version=source.version,
-        description=source.description,
-        homepage=source.homepage,
-        citation=source.citation,
-        splits=tuple(plans),
-        sources=source.origins,
-        partial=source.partial,
-        skipped=tuple(skipped),
-        reencoded=tuple(name for plan in plans.values() for name in plan.reencoded),
-        selections={name: tuple(splits) for name, splits in source.selections.items()},
-        label_hierarchy=HIERARCHY_VERSION if source.hierarchy is not None else "",
-    )
-
-
-def _check_room(info: DatasetInfo) -> None:
-    """Refuse a list of images left out that a reader would refuse, before anything is written."""
-    nbytes = sum(len(str(value).encode()) for value in info.attributes().values())
-    if nbytes > MAX_NBYTES // 2:  # JSON inside of JSON takes more
-        raise SourceError(
-            f"{info.full_name}: {len(info.skipped):,} images cannot be read, and "
-            f"{len(info.reencoded):,} must be encoded anew: too many to be listed in a store"
-        )
 
 
 def _path(value: str | os.PathLike[str] | None) -> Path | None:

@@ -203,8 +203,8 @@ class Ranges(NamedTuple):
     def of(cls, local: Path, positions: Any) -> "Ranges":
         """Plan as arraystore does: keys with starts and stops; image, answer, offset, length."""
         stored = arraystore.open(local).stored("train")
-        start, nbytes = (stored.column(f"image_{name}")[positions] for name in ("start", "nbytes"))
-        manifest = stored._payload.manifest
+        start, nbytes = stored.columns.take(("image_start", "image_nbytes"), positions)
+        manifest = stored._images.manifest
         pieces, _, spans = plan_elements(manifest, start, nbytes, max_gap=MAX_GAP)
         prefix = f"{local.name}/" if local.is_dir() else ""
         keys = [prefix + manifest.keys[number] for number in spans.object]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,18 +14,24 @@ from typing_extensions import override
 
 from arraystore._checksum import crc32c
 from arraystore.cli.synthetic_archives import encode
-from arraystore.containers import open_local, writer_for
 from arraystore.images.probe import probe
 from arraystore.indexing.byte_range import ByteRange
-from arraystore.indexing.layout import content_digest, image_starts, label_index, sample_order
-from arraystore.reading.stored_split import SAMPLE_COLUMNS
-from arraystore.schema import COLUMNS, ROOT_COLUMNS, SELECTIONS, Column, DatasetInfo, SplitInfo
+from arraystore.indexing.layout import image_starts, sample_order
+from arraystore.indexing.packed_names import PackedNames, packed
+from arraystore.sources.sample_table import SampleTable, Source
+from arraystore.storage.file_states import FileStates
 from arraystore.storage.range_reader import RangeReader
+from arraystore.writing.image_source import FileRanges
+from arraystore.writing.open_writer import open_writer
+from arraystore.writing.plan import SplitPlan
+from arraystore.writing.progress import meter
+from arraystore.writing.seal import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import pytest
     from numpy.typing import NDArray
 
     from arraystore.dataset.split import Split
@@ -44,60 +51,46 @@ def write_store(
     seed: int = 0,
     selections: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
-    """Write a store of one split, train, from columns; without images, of one zero byte each.
+    """Write a store of one split, train, from columns, as `arraystore.convert` does.
 
-    What is no image has a made-up size.
-    Positions of `selections` are those of the order stored.
+    Nothing is checked: labels, names and positions may be wrong, and images need not be any. Bytes
+    that are not an image get a made-up height and width. Without `images` each is one zero byte.
+    Positions of `selections` count in the stored order.
     """
     label = np.asarray(labels, dtype=np.int64)
     ranks = sample_order(order, seed, names, label)
-    label, names = label[ranks], [names[i] for i in ranks]
-    encoded = None if images is None else [images[i] for i in ranks]
-    sizes = [1] * len(names) if encoded is None else [len(data) for data in encoded]
-    nbytes = np.array(sizes, dtype=np.int64)
-    crc = np.array(
-        [crc32c(b"\0")] * len(names) if encoded is None else list(map(crc32c, encoded)), np.uint32
+    encoded = [b"\0"] * len(names) if images is None else [images[i] for i in ranks]
+    shapes = [_shape(data, i) for i, data in enumerate(encoded)]
+    nbytes = np.array([*map(len, encoded)], np.int64)
+    crc = np.array([*map(crc32c, encoded)], np.uint32)  # filling skips empty images at the ends
+    table = SampleTable(
+        file_name=PackedNames(packed([names[i] for i in ranks])),
+        label=label[ranks],
+        file=np.zeros(len(names), np.int32),
+        offset=image_starts(nbytes),
+        nbytes=nbytes,
     )
-    shapes = [_shape(data, i) for i, data in enumerate(encoded or [b""] * len(names))]
-    writer = writer_for(path)(path)
-    writer.create_group("train")
-    writer.create_payload("train/image_payload", int(nbytes.sum()))
-    writer.close()
-    if encoded is not None:
-        _fill(path, b"".join(encoded))
-    writer = writer_for(path)(path)
-    for name, texts in (("label_name", classes), ("label_words", words or classes)):
-        writer.write_column(name, texts, ROOT_COLUMNS[name])
-    label_order, label_indptr = label_index(label, len(classes))
-    values: dict[str, Any] = {
-        "image_start": image_starts(nbytes),
-        "image_nbytes": nbytes,
-        "image_height": [height for height, _ in shapes],
-        "image_width": [width for _, width in shapes],
-        "image_crc32c": crc,
-        "label": label,
-        "file_name": names,
-        "label_order": label_order,
-        "label_indptr": label_indptr,
-    }
-    for name, column in COLUMNS.items():
-        writer.write_column(f"train/{name}", values[name], column)
-    writer.set_attributes("train/image_nbytes", {"sample_dimension": "byte"})
-    digest = content_digest(names, label, nbytes, crc)
-    info = SplitInfo(len(names), int(nbytes.sum()), order, seed, digest)
-    writer.set_attributes("train", info.attributes())
-    kept = selections or {}
-    if kept:
-        writer.create_group(SELECTIONS)
-    for name, positions in kept.items():
-        writer.create_group(f"{SELECTIONS}/{name}")
-        column = Column("int64", "selected_train")
-        writer.write_column(f"{SELECTIONS}/{name}/train", np.array(positions, np.int64), column)
-    dataset = DatasetInfo(
-        "columns", "", "", "", "", "", splits=("train",), selections=dict.fromkeys(kept, ("train",))
+    kept = {name: np.array(positions, np.int64) for name, positions in (selections or {}).items()}
+    height, width = np.array(shapes, np.int32).reshape(-1, 2).T
+    plan = SplitPlan(table, height, width, skipped=(), reencoded=(), selections=kept)
+    source = Source(
+        *("columns", "", "", "", "", ""),
+        label_name=tuple(classes),
+        label_words=tuple(words or classes),
+        files=(),
+        splits={},
+        origins=(),
+        selections={name: {"train": positions} for name, positions in kept.items()},
     )
-    writer.set_attributes("", dataset.attributes())
-    writer.close()
+    with open_writer(path, sync=False) as writer, meter(show=False) as shown:
+        writer.spool.write_bytes(b"".join(encoded))
+        writer.create_arrays({"train": int(nbytes.sum())})
+        states = FileStates.of([str(writer.spool)])
+        ranges = FileRanges(states.paths, table.file, table.offset, nbytes, states)
+        writer.fill("train", ranges, shown)
+        with writer.sealing() as container:
+            seal(container, source, {"train": plan}, {"train": crc}, order=order, seed=seed)
+        writer.publish(shown)
     return path
 
 
@@ -109,21 +102,8 @@ def _shape(data: bytes, i: int) -> tuple[int, int]:
     return header.height, header.width
 
 
-def _fill(path: Path, payload: bytes) -> None:
-    _, container = open_local(path)
-    manifest = container.manifest("train/image_payload")
-    root = path if path.is_dir() else path.parent
-    pieces = manifest.locate(np.array([0]), np.array([len(payload)]))
-    done = 0
-    for key, start, nbytes in zip(pieces.object, pieces.start, pieces.nbytes, strict=True):
-        with (root / manifest.keys[key]).open("r+b") as file:
-            file.seek(start)
-            file.write(payload[done : done + nbytes])
-        done += int(nbytes)
-
-
 class CountingReader(RangeReader):
-    """Pass reads on, and note them."""
+    """Record what is read through another reader, which is never a memory map."""
 
     def __init__(self, inner: RangeReader) -> None:
         self.is_remote = inner.is_remote
@@ -149,23 +129,18 @@ class CountingReader(RangeReader):
 
     @property
     def nbytes(self) -> int:
-        """Bytes asked for so far."""
+        """Bytes requested so far."""
         return sum(wanted.nbytes for wanted in self.ranges)
 
 
 def count_reads(split: Split) -> CountingReader:
-    """Let the reads of images of a split with one part go through a counter, from now on.
+    """Record every read of images from now on, of a store that has not read one yet.
 
-    Columns and the chunk manifest are loaded first, so that only images are counted. A memory
-    map is done without, since nobody can count what is read through it.
+    Columns are read by the container, with a reader of its own.
     """
-    (part,) = split._parts
-    stored = part.stored
-    stored.load(SAMPLE_COLUMNS)
-    _ = stored._payload.manifest, stored._ranges
-    counting = CountingReader(stored._reader)
-    stored._reader = stored._payload._reader = counting
-    stored._payload._local = None
+    handle = split._root.handle
+    counting = CountingReader(handle.reader)
+    handle._opened = counting, handle.container
     return counting
 
 
@@ -184,6 +159,13 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def set_chunk_rows(patch: pytest.MonkeyPatch, rows: int) -> None:
+    """Give all columns chunks of so many rows, so that few samples have several."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("arraystore.") and hasattr(module, "COLUMN_CHUNK_ROWS"):
+            patch.setattr(module, "COLUMN_CHUNK_ROWS", rows)
 
 
 def threads_of_arraystore() -> list[threading.Thread]:

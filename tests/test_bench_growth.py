@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_grown_store_can_be_measured_and_its_index_is_right(suffix: str, tmp_path: Path) -> None:
+def test_grown_store_has_a_right_index(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"grown{suffix}"
     make(path, 2000)
     train = arraystore.open(path)["train"]

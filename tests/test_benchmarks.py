@@ -40,19 +40,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return make_source(tmp_path_factory.mktemp("source"), **TINY)
 
 
-def test_images_are_jpegs_of_which_no_two_are_the_same(source: Source) -> None:
+def test_source_images_are_different_jpegs(source: Source) -> None:
     images = [sample.data for sample in source.samples()]
     assert len({*images}) == len(images) > 5
     assert [simplejpeg.decode_jpeg(data).ndim for data in images] == [3] * len(images)
     assert list(map(len, images)) == source.nbytes.tolist()
 
 
-def test_a_seed_fixes_every_byte(source: Source, tmp_path: Path) -> None:
+def test_source_depends_on_the_seed_alone(source: Source, tmp_path: Path) -> None:
     again = make_source(tmp_path, **TINY)
     assert list(again.samples()) == list(source.samples())
 
 
-def test_a_source_that_is_there_is_not_taken_for_another(source: Source) -> None:
+def test_existing_source_is_reused_only_if_equal(source: Source) -> None:
     assert make_source(source.folder, **TINY).names == source.names
     with pytest.raises(FileExistsError, match="holds another source"):
         make_source(source.folder, **TINY, seed=1)
@@ -61,7 +61,7 @@ def test_a_source_that_is_there_is_not_taken_for_another(source: Source) -> None
 # webdataset leaves its files to the garbage collector.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("kind", PEERS, ids=lambda kind: str(kind.name))
-def test_every_peer_returns_the_bytes_of_the_source(
+def test_peers_return_the_bytes_of_the_source(
     kind: type[Peer], source: Source, tmp_path: Path
 ) -> None:
     if kind not in ALWAYS_THERE and not kind.is_installed():
@@ -74,7 +74,7 @@ def test_every_peer_returns_the_bytes_of_the_source(
 
 
 @pytest.mark.parametrize("operation", WARM)
-def test_a_peer_that_returns_anything_else_is_found(
+def test_check_finds_a_peer_with_wrong_bytes(
     operation: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer = BlobMap(tmp_path)
@@ -113,7 +113,7 @@ def test_peers_take_turns_at_each_measure(source: Source, tmp_path: Path) -> Non
     assert [list(rotated("abc", number)) for number in (0, 1, 5)] == [[*"abc"], [*"bca"], [*"cab"]]
 
 
-def test_measures_alternate_between_peers_only_where_all_data_fits_into_memory() -> None:
+def test_peers_alternate_only_if_the_data_fits_into_memory() -> None:
     map_, pread = BlobMap(Path()), BlobPread(Path())
     order = turns([pread, map_], 1, fits=True)
     assert order[:3] == [(map_, "one"), (pread, "one"), (map_, "batch")]
@@ -121,13 +121,13 @@ def test_measures_alternate_between_peers_only_where_all_data_fits_into_memory()
     assert order == [*((map_, name) for name in WARM), *((pread, n) for n in WARM if n != "views")]
 
 
-def test_a_quotient_is_that_of_each_round_and_more_than_1_is_faster() -> None:
+def test_ratio_is_the_median_of_the_rounds() -> None:
     rate, cost = Column("one", ""), Column("cold", "", is_cost=True)
     assert summary([100, 30, 10], [50, 10, 10], rate) == (30, 2, 0.75)
     assert summary([100, 30, 10], [50, 10, 10], cost)[1] == 0.5
 
 
-def test_the_steps_of_a_conversion_are_told_apart(
+def test_steps_of_a_conversion_are_timed(
     drawn: DrawnArchives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps()
@@ -137,18 +137,18 @@ def test_the_steps_of_a_conversion_are_told_apart(
     )
     steps.status("")
     expected = ["import", "reading the headers", "probing images", "copying images"]
-    expected += ["comparing the source with what it was", "sealing"]
+    expected += ["comparing the source with its earlier state", "sealing"]
     assert [*steps.found] == expected
 
 
-def test_a_word_chooses_peers_and_the_limit_is_always_among_them() -> None:
+def test_chosen_peers_include_the_limit() -> None:
     assert chosen(["ARRAYSTORE"]) == [LIMIT, InZarr, InHDF5, InZarrUnmapped]
     assert chosen([]) == list(PEERS)
     assert chosen(["nonesuch"]) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux counts in /proc")
-def test_the_command_tells_every_figure_and_what_is_not_installed(
+def test_suite_reports_every_figure_and_missing_peers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(BlobMap, "modules", ("nonesuch",))

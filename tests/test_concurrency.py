@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 named = pytest.mark.parametrize
 
 N_THREADS: Final = 8
-N_PROCESSES: Final = 4
+N_PROCESSES: Final = 2
 N_CONVERSIONS: Final = 2
 """Conversions that begin and end while each reader reads."""
 

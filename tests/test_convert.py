@@ -1,6 +1,6 @@
-"""Conversion: every byte at its place, the same bytes every time, nothing left of a failure.
+"""Conversion: every byte in its place, reproducible bytes, nothing left after a failure.
 
-What is left, to be resumed, where the disk is waited for, is the matter of `test_resume`.
+`tests/writing/test_resume.py` tests conversions with sync, which keep blocks to be resumed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
@@ -33,15 +34,15 @@ from PIL import Image
 from typing_extensions import override
 
 import arraystore
-from arraystore.containers.zarr import writer as zarr_room
+from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.errors import SourceChangedError, SourceError, StorageError
 from arraystore.indexing.layout import blocks
 from arraystore.schema import COLUMNS, SHARD_NBYTES
-from arraystore.writing import fill as fill_room
-from arraystore.writing import store_writer as draft_room
-from arraystore.writing.fill import FilePlaces
+from arraystore.writing import fill as fill_module
+from arraystore.writing import store_writer
+from arraystore.writing.fill import FilePlace
 from arraystore.writing.journal import JournalWriter
-from arraystore.writing.local import LocalDraft
+from arraystore.writing.local import LocalStoreWriter
 from arraystore.writing.store_writer import MAX_BLOCKS_IN_FLIGHT
 from arraystore.writing.workspace import Workspace
 from tests.support import SUFFIXES, picture, write_folder
@@ -77,13 +78,13 @@ CLASSES: Final = ("ant", "bee", "cat", "dog")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 20 photos of 3 classes, which make one train split; not to be changed."""
+    """A folder of 20 photos of 3 classes in one train split; read-only."""
     return write_folder(tmp_path_factory.mktemp("in") / "photos", TRAIN)
 
 
 @pytest.fixture(scope="module")
 def two_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same photos, and 2 others for validation, one of a class that is not in train."""
+    """The same photos and 2 others in validation, one of a class without train photos."""
     files = {f"train/{name}": data for name, data in TRAIN.items()}
     files |= {f"validation/{name}": data for name, data in VALIDATION.items()}
     return write_folder(tmp_path_factory.mktemp("in") / "photos", files)
@@ -93,7 +94,7 @@ def two_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(
     request: pytest.FixtureRequest, two_splits: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A store of two splits, in each container; not to be changed."""
+    """A store of two splits in each container; read-only."""
     target = tmp_path_factory.mktemp("out") / f"photos{request.param}"
     convert(two_splits, target)
     return target
@@ -104,14 +105,14 @@ def convert(folder: Path, target: Path, **options: Any) -> arraystore.ConvertRep
 
 
 def tree(path: Path) -> dict[str, bytes | None]:
-    """What a file holds, or all that there is below a folder."""
+    """Return the contents of a file, or of everything below a folder."""
     return {
         str(below.relative_to(path)): content(below) for below in [path, *sorted(path.rglob("*"))]
     }
 
 
 def content(path: Path) -> bytes | None:
-    """Bytes of a file, or where a link leads to; nothing of a folder."""
+    """Return the bytes of a file, the target of a link, or None for a folder."""
     if path.is_symlink():
         return os.fsencode(path.readlink())
     return None if path.is_dir() else path.read_bytes()
@@ -122,11 +123,11 @@ def names(folder: Path) -> list[str]:
 
 
 def column(path: Path, name: str, split: str = "train") -> NDArray[Any]:
-    return arraystore.open(path).stored(split).column(name)
+    return arraystore.open(path).stored(split).columns[name]
 
 
 def payload(path: Path, split: str = "train") -> bytes:
-    """The payload, as a client reads it that knows nothing of arraystore."""
+    """Read the payload with zarr-python or h5py alone."""
     if path.is_dir():
         return bytes(np.asarray(zarr.open_array(path / split / "image_payload", mode="r")[:]))
     with h5py.File(path) as file:
@@ -139,7 +140,7 @@ def images(path: Path, split: str = "train") -> dict[str, bytes]:
 
 
 def shuffled(file_names: list[str], seed: int) -> list[str]:
-    """What docs/format.md says of the order, in other words."""
+    """Sort names as docs/format.md specifies."""
     key = seed.to_bytes(8, "little")
     ranked = [
         (hashlib.blake2b(name.encode(), digest_size=8, key=key).digest(), name)
@@ -148,11 +149,11 @@ def shuffled(file_names: list[str], seed: int) -> list[str]:
     return [name for _, name in sorted(ranked)]
 
 
-# The same bytes
+# Reproducible bytes
 
 
 @every_suffix
-def test_the_same_photos_give_the_same_bytes(suffix: str, two_splits: Path, tmp_path: Path) -> None:
+def test_repeated_conversion_has_same_bytes(suffix: str, two_splits: Path, tmp_path: Path) -> None:
     convert(two_splits, tmp_path / f"1{suffix}")
     convert(two_splits, tmp_path / f"2{suffix}")
     assert tree(tmp_path / f"1{suffix}") == tree(tmp_path / f"2{suffix}")
@@ -174,7 +175,7 @@ def test_hdf5_records_no_times(two_splits: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_both_containers_hold_the_same(split: str, two_splits: Path, tmp_path: Path) -> None:
+def test_containers_hold_the_same(split: str, two_splits: Path, tmp_path: Path) -> None:
     a, b = (tmp_path / f"a{suffix}" for suffix in SUFFIXES)
     reports = [convert(two_splits, path).splits for path in (a, b)]
     assert reports[0] == reports[1]
@@ -189,7 +190,7 @@ def test_both_containers_hold_the_same(split: str, two_splits: Path, tmp_path: P
 
 @every_suffix
 @pytest.mark.parametrize("seed", [1, 2**63 - 1])
-def test_shuffled_is_by_the_keyed_hash_of_the_name(
+def test_shuffled_order_is_by_keyed_hash_of_name(
     seed: int, suffix: str, photos: Path, tmp_path: Path
 ) -> None:
     convert(photos, tmp_path / f"a{suffix}", seed=seed)
@@ -199,14 +200,14 @@ def test_shuffled_is_by_the_keyed_hash_of_the_name(
     assert store.info.splits["train"].seed == seed
 
 
-def test_the_default_order_is_shuffled_with_seed_0(converted: Path) -> None:
+def test_default_order_is_shuffled_with_seed_0(converted: Path) -> None:
     info = arraystore.open(converted).info.splits["train"]
     assert (info.order, info.seed) == ("shuffled", 0)
     assert column(converted, "file_name").tolist() == shuffled(list(TRAIN), 0)
 
 
 @every_suffix
-def test_label_order_is_by_label_and_then_by_name(suffix: str, tmp_path: Path) -> None:
+def test_label_order_is_by_label_then_name(suffix: str, tmp_path: Path) -> None:
     wanted = ["a/1.jpg", "a/10.jpg", "a/é.jpg", "a/\uff5e.jpg", "a/\U0001f41c.jpg", "b/0.jpg"]
     write_folder(tmp_path / "in", {name: picture() for name in reversed(wanted)})
     convert(tmp_path / "in", tmp_path / f"out{suffix}", order="label")
@@ -216,7 +217,7 @@ def test_label_order_is_by_label_and_then_by_name(suffix: str, tmp_path: Path) -
 
 
 @every_suffix
-def test_source_order_is_that_of_the_paths(suffix: str, photos: Path, tmp_path: Path) -> None:
+def test_source_order_is_by_path(suffix: str, photos: Path, tmp_path: Path) -> None:
     convert(photos, tmp_path / f"a{suffix}", order="source")
     store = arraystore.open(tmp_path / f"a{suffix}")
     assert store["train"].file_name.tolist() == sorted(TRAIN, key=lambda name: name.split("/"))
@@ -225,14 +226,12 @@ def test_source_order_is_that_of_the_paths(suffix: str, photos: Path, tmp_path: 
 
 @every_suffix
 @pytest.mark.parametrize("order", ["label", "source"])
-def test_a_seed_without_meaning_is_not_recorded(
-    order: str, suffix: str, photos: Path, tmp_path: Path
-) -> None:
+def test_unused_seed_is_not_recorded(order: str, suffix: str, photos: Path, tmp_path: Path) -> None:
     convert(photos, tmp_path / f"a{suffix}", order=order, seed=7)
     assert arraystore.open(tmp_path / f"a{suffix}").info.splits["train"].seed == 0
 
 
-def test_a_part_of_the_photos_keeps_their_relative_order(converted: Path, tmp_path: Path) -> None:
+def test_subset_keeps_relative_order(converted: Path, tmp_path: Path) -> None:
     few = list(TRAIN)[::3]
     write_folder(tmp_path / "few", {name: TRAIN[name] for name in few})
     target = tmp_path / converted.name
@@ -243,7 +242,7 @@ def test_a_part_of_the_photos_keeps_their_relative_order(converted: Path, tmp_pa
 
 @every_suffix
 @every_order
-def test_the_digest_is_that_of_the_format_whatever_the_order(
+def test_digest_is_independent_of_order(
     order: str, suffix: str, photos: Path, tmp_path: Path
 ) -> None:
     report = convert(photos, tmp_path / f"a{suffix}", order=order, seed=3)
@@ -267,7 +266,7 @@ def test_the_digest_is_that_of_the_format_whatever_the_order(
         ("seed", 2**63, f"seed must be 0 or more and below 2**63, got {2**63}"),
     ],
 )
-def test_an_option_that_cannot_be_is_a_value_error(
+def test_invalid_option_raises(
     option: str, value: Any, message: str, photos: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -276,13 +275,13 @@ def test_an_option_that_cannot_be_is_a_value_error(
 
 
 @pytest.mark.parametrize("seed", [1.5, "1", None])
-def test_a_seed_that_is_no_integer_is_a_type_error(seed: Any, photos: Path, tmp_path: Path) -> None:
+def test_non_integer_seed_raises(seed: Any, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         convert(photos, tmp_path / "a.h5", seed=seed)
 
 
 @every_suffix
-def test_a_seed_may_be_a_numpy_integer(suffix: str, photos: Path, tmp_path: Path) -> None:
+def test_numpy_seed_is_accepted(suffix: str, photos: Path, tmp_path: Path) -> None:
     convert(photos, tmp_path / f"a{suffix}", seed=np.int64(5))
     convert(photos, tmp_path / f"b{suffix}", seed=5)
     assert tree(tmp_path / f"a{suffix}") == tree(tmp_path / f"b{suffix}")
@@ -291,7 +290,7 @@ def test_a_seed_may_be_a_numpy_integer(suffix: str, photos: Path, tmp_path: Path
 # Columns and payload
 
 
-def test_the_payload_is_the_images_end_to_end(converted: Path) -> None:
+def test_payload_is_images_end_to_end(converted: Path) -> None:
     data = [TRAIN[name] for name in column(converted, "file_name").tolist()]
     assert payload(converted) == b"".join(data)
     nbytes = [len(one) for one in data]
@@ -299,12 +298,12 @@ def test_the_payload_is_the_images_end_to_end(converted: Path) -> None:
     assert column(converted, "image_start").tolist() == np.cumsum([0, *nbytes[:-1]]).tolist()
 
 
-def test_checksums_are_those_of_the_images(converted: Path) -> None:
+def test_checksums_match_images(converted: Path) -> None:
     expected = [google_crc32c.value(TRAIN[n]) for n in column(converted, "file_name").tolist()]
     assert column(converted, "image_crc32c").tolist() == expected
 
 
-def test_heights_and_widths_are_those_of_the_pixels(converted: Path) -> None:
+def test_heights_and_widths_match_pixels(converted: Path) -> None:
     train = arraystore.open(converted)["train"]
     shapes = [image.shape for image in train.image[:]]
     sizes = zip(train.image_height.tolist(), train.image_width.tolist(), strict=True)
@@ -312,7 +311,7 @@ def test_heights_and_widths_are_those_of_the_pixels(converted: Path) -> None:
     assert len(set(shapes)) > 6
 
 
-def test_labels_are_those_of_the_folders(converted: Path) -> None:
+def test_labels_match_folders(converted: Path) -> None:
     store = arraystore.open(converted)
     for split in ("train", "validation"):
         folders = [name.partition("/")[0] for name in store[split].file_name]
@@ -321,7 +320,7 @@ def test_labels_are_those_of_the_folders(converted: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_the_label_index_lists_the_positions_of_each_label(split: str, converted: Path) -> None:
+def test_label_index_lists_positions(split: str, converted: Path) -> None:
     label = column(converted, "label", split)
     order, indptr = (column(converted, name, split) for name in ("label_order", "label_indptr"))
     assert len(indptr) == len(CLASSES) + 1
@@ -344,7 +343,7 @@ def test_the_label_index_lists_the_positions_of_each_label(split: str, converted
 )
 @example(block_nbytes=500, buffer_nbytes=500, inner_nbytes=500)
 @example(block_nbytes=1200, buffer_nbytes=1, inner_nbytes=400)
-def test_every_byte_is_right_wherever_blocks_buffers_and_shards_end(
+def test_bytes_with_any_block_buffer_and_shard_size(
     suffix: str,
     block_nbytes: int,
     buffer_nbytes: int,
@@ -354,10 +353,10 @@ def test_every_byte_is_right_wherever_blocks_buffers_and_shards_end(
 ) -> None:
     target = tmp_path_factory.mktemp("small") / f"a{suffix}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=block_nbytes))
-        patch.setattr(fill_room, "BUFFER_NBYTES", buffer_nbytes)
-        patch.setattr(zarr_room, "INNER_CHUNK_NBYTES", inner_nbytes)
-        patch.setattr(zarr_room, "SHARD_NBYTES", 3 * inner_nbytes)
+        patch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=block_nbytes))
+        patch.setattr(fill_module, "BUFFER_NBYTES", buffer_nbytes)
+        patch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", inner_nbytes)
+        patch.setattr(zarr_writer, "SHARD_NBYTES", 3 * inner_nbytes)
         convert(photos, target)
     assert images(target) == TRAIN
     assert payload(target) == b"".join(TRAIN[name] for name in column(target, "file_name"))
@@ -367,20 +366,20 @@ def test_every_byte_is_right_wherever_blocks_buffers_and_shards_end(
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let a block of filling be 2,000 bytes, so that the photos need many; return how many."""
-    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=2_000))
+    """Make fill blocks 2,000 bytes long; return the number of blocks of the photos."""
+    monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=2_000))
     return -(-sum(map(len, TRAIN.values())) // 2_000)
 
 
 @every_suffix
 @pytest.mark.parametrize("n_images", [1, 2, 3, 6])
-def test_images_may_end_where_a_block_ends(
+def test_image_may_end_at_block_end(
     n_images: int, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bitmap, target = encoded("BMP", 10, 10), tmp_path / f"out{suffix}"
     files = {f"a/{k}.bmp": bitmap[:-1] + bytes([k]) for k in range(6)}
     block_nbytes = n_images * len(bitmap)
-    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=block_nbytes))
+    monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=block_nbytes))
     convert(write_folder(tmp_path / "in", files), target)
     assert images(target) == files
     expected = [google_crc32c.value(files[name]) for name in column(target, "file_name")]
@@ -388,11 +387,11 @@ def test_images_may_end_where_a_block_ends(
 
 
 @every_suffix
-def test_an_image_larger_than_a_block_is_stored_whole(suffix: str, tmp_path: Path) -> None:
+def test_image_larger_than_block_is_stored(suffix: str, tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (5000, 5000)).save(file, "BMP")
     data = bytearray(file.getvalue())
-    data[-3 * 2**24 :: 4096] = bytes(range(256)) * 48  # so that each place can be told
+    data[-3 * 2**24 :: 4096] = bytes(range(256)) * 48  # so that no two places look alike
     assert len(data) > SHARD_NBYTES
     files = {"a/1.jpg": picture(), "a/2.bmp": bytes(data), "a/3.jpg": picture(seed=1)}
     write_folder(tmp_path / "in", files)
@@ -410,7 +409,7 @@ def processes() -> Iterator[ProcessPoolExecutor]:
 
 
 @every_suffix
-def test_processes_give_the_same_bytes_as_threads(
+def test_processes_write_same_bytes_as_threads(
     suffix: str, processes: ProcessPoolExecutor, small_blocks: int, photos: Path, tmp_path: Path
 ) -> None:
     convert(photos, tmp_path / f"threads{suffix}")
@@ -419,7 +418,7 @@ def test_processes_give_the_same_bytes_as_threads(
 
 
 class Later(Executor):
-    """Runs what it was given when a result is first asked for: the last first, the asked last."""
+    """Run all tasks when the first result is requested, the last one first."""
 
     def __init__(self) -> None:
         self.n_submitted = 0
@@ -452,7 +451,7 @@ class _Lazy(Future[T]):
 
 
 @every_suffix
-def test_blocks_may_be_filled_in_any_order(
+def test_blocks_are_filled_in_any_order(
     suffix: str, small_blocks: int, photos: Path, tmp_path: Path
 ) -> None:
     later = Later()
@@ -463,7 +462,7 @@ def test_blocks_may_be_filled_in_any_order(
 
 
 @every_suffix
-def test_no_more_than_8_blocks_are_in_flight(
+def test_at_most_8_blocks_are_in_flight(
     suffix: str, small_blocks: int, photos: Path, tmp_path: Path
 ) -> None:
     later = Later()
@@ -472,23 +471,44 @@ def test_no_more_than_8_blocks_are_in_flight(
 
 
 @every_suffix
-def test_an_executor_that_was_handed_in_stays_usable(
-    suffix: str, photos: Path, tmp_path: Path
-) -> None:
+def test_passed_executor_stays_usable(suffix: str, photos: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         convert(photos, tmp_path / f"a{suffix}", executor=pool)
         assert pool.submit(len, "abc").result() == 3
 
 
 @every_suffix
-def test_a_failed_conversion_waits_for_the_blocks_that_are_being_filled(
+def test_libraries_are_imported_before_an_executor_is_used(
+    suffix: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    class Importing:
+        def join(self) -> None:
+            events.append("join")
+
+    class Noting(ThreadPoolExecutor):
+        @override
+        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+            events.append("submit")
+            return super().submit(fn, *args, **kwargs)
+
+    module = sys.modules["arraystore.convert"]
+    monkeypatch.setattr(module, "alongside", lambda _: nullcontext(Importing()))
+    with Noting(1) as pool:
+        convert(photos, tmp_path / f"a{suffix}", executor=pool)
+    assert events == ["join", "submit", "join"]
+
+
+@every_suffix
+def test_failed_conversion_waits_for_running_tasks(
     suffix: str,
     small_blocks: int,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A block that is filled later could be written into the files of the next conversion.
+    # A late block could be written into the files of the next conversion.
     has_begun, has_returned = threading.Event(), threading.Event()
     late: list[bool] = []
 
@@ -498,9 +518,9 @@ def test_a_failed_conversion_waits_for_the_blocks_that_are_being_filled(
             raise SourceError("broken")
         has_begun.set()
         late.append(has_returned.wait(0.2))
-        return fill_room.fill(task)
+        return fill_module.fill(task)
 
-    monkeypatch.setattr(draft_room, "fill", fails_while_the_next_is_slow)
+    monkeypatch.setattr(store_writer, "fill", fails_while_the_next_is_slow)
     with ThreadPoolExecutor(2) as pool:
         with pytest.raises(SourceError, match="broken"):
             convert(photos, tmp_path / f"a{suffix}", executor=pool)
@@ -512,7 +532,7 @@ def test_a_failed_conversion_waits_for_the_blocks_that_are_being_filled(
 
 
 def put(kind: str, target: Path, photos: Path) -> None:
-    """Put something at the target."""
+    """Create something at the target."""
     if kind == "file":
         target.write_bytes(b"precious")
     elif kind == "empty file":
@@ -532,13 +552,13 @@ THINGS: Final = ("file", "empty file", "folder", "empty folder", "dangling link"
 
 @every_suffix
 @pytest.mark.parametrize("kind", [*THINGS, "store"])
-def test_what_is_at_the_target_is_not_touched(
+def test_existing_target_is_not_touched(
     kind: str, suffix: str, photos: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / f"a{suffix}"
     put(kind, target, photos)
     status, before = target.lstat(), tree(tmp_path)
-    message = f"{target}: exists; choose another name, or give overwrite=True (--overwrite)"
+    message = f"{target}: exists; choose another name, or pass overwrite=True (--overwrite)"
     with pytest.raises(FileExistsError, match=f"^{re.escape(message)}$"):
         convert(photos, target)
     assert tree(tmp_path) == before
@@ -547,7 +567,7 @@ def test_what_is_at_the_target_is_not_touched(
 
 @every_suffix
 @pytest.mark.parametrize("kind", THINGS)
-def test_what_is_no_store_is_not_overwritten(
+def test_foreign_target_is_not_overwritten(
     kind: str, suffix: str, photos: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / f"a{suffix}"
@@ -559,7 +579,7 @@ def test_what_is_no_store_is_not_overwritten(
 
 
 @every_suffix
-def test_a_store_is_overwritten(suffix: str, photos: Path, tmp_path: Path) -> None:
+def test_overwrite_replaces_store(suffix: str, photos: Path, tmp_path: Path) -> None:
     target, fresh = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
     write_folder(tmp_path / "old", {"old/1.jpg": picture(), "older/2.jpg": picture()})
     convert(tmp_path / "old", target)
@@ -570,23 +590,19 @@ def test_a_store_is_overwritten(suffix: str, photos: Path, tmp_path: Path) -> No
 
 
 @every_suffix
-def test_overwrite_may_be_given_where_there_is_nothing(
-    suffix: str, photos: Path, tmp_path: Path
-) -> None:
+def test_overwrite_without_existing_target(suffix: str, photos: Path, tmp_path: Path) -> None:
     convert(photos, tmp_path / f"a{suffix}", overwrite=True)
     assert images(tmp_path / f"a{suffix}") == TRAIN
 
 
 @every_suffix
-def test_overwriting_a_link_leaves_the_store_that_it_led_to(
-    suffix: str, photos: Path, tmp_path: Path
-) -> None:
+def test_overwriting_link_keeps_store_behind_it(suffix: str, photos: Path, tmp_path: Path) -> None:
     there, link = tmp_path / f"there{suffix}", tmp_path / f"link{suffix}"
     convert(photos, there)
     before = tree(there)
     link.symlink_to(there)
     report = convert(photos, link, order="label", overwrite=True)
-    note = f"replaced the symbolic link {link}; what it pointed to, {there}, is unchanged"
+    note = f"replaced the symbolic link {link}; {there} behind it is unchanged"
     assert report.notes == (note,)
     assert tree(there) == before
     assert not link.is_symlink()
@@ -598,9 +614,7 @@ def broken_photo(folder: Path) -> Path:
 
 
 @every_suffix
-def test_a_conversion_that_fails_leaves_the_old_store_whole(
-    suffix: str, photos: Path, tmp_path: Path
-) -> None:
+def test_failed_overwriting_keeps_old_store(suffix: str, photos: Path, tmp_path: Path) -> None:
     target = tmp_path / f"a{suffix}"
     convert(photos, target)
     before = tree(target)
@@ -611,11 +625,11 @@ def test_a_conversion_that_fails_leaves_the_old_store_whole(
 
 
 @every_suffix
-def test_an_interrupt_while_the_old_store_is_moved_aside_leaves_it_whole(
+def test_interrupt_between_renames_keeps_old_store(
     suffix: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / f"a{suffix}"
-    convert(photos, tmp_path / "old.zarr")  # a folder: of a file no two renames are needed
+    convert(photos, tmp_path / "old.zarr")  # a folder, because a file needs only one rename
     (tmp_path / "old.zarr").rename(target)
     before, rename = tree(target), Path.rename
 
@@ -635,9 +649,7 @@ def test_an_interrupt_while_the_old_store_is_moved_aside_leaves_it_whole(
 
 @every_suffix
 @pytest.mark.parametrize("kind", ["absent", "file"])
-def test_the_folder_of_the_target_must_be_there(
-    kind: str, suffix: str, photos: Path, tmp_path: Path
-) -> None:
+def test_missing_parent_folder_raises(kind: str, suffix: str, photos: Path, tmp_path: Path) -> None:
     parent = tmp_path / "parent"
     if kind == "file":
         parent.touch()
@@ -649,16 +661,14 @@ def test_the_folder_of_the_target_must_be_there(
 
 @every_suffix
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop the superuser")
-def test_the_folder_of_the_target_must_be_writable(
-    suffix: str, photos: Path, tmp_path: Path
-) -> None:
+def test_read_only_parent_folder_raises(suffix: str, photos: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(PermissionError, match=f"{re.escape(str(tmp_path))}: cannot be written to"):
         convert(photos, tmp_path / f"a{suffix}")
 
 
 @every_suffix
-def test_a_work_folder_that_is_refused_is_told_as_the_folder_of_the_target(
+def test_workspace_without_permission_names_parent_folder(
     suffix: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Path, *args: object, **kwargs: object) -> None:
@@ -673,7 +683,7 @@ def test_a_work_folder_that_is_refused_is_told_as_the_folder_of_the_target(
 
 
 @pytest.mark.parametrize("name", ["a", "a.zip", "a.zarr.tmp", ".zarr"])
-def test_the_suffix_must_be_that_of_a_container(name: str, photos: Path, tmp_path: Path) -> None:
+def test_unknown_suffix_raises(name: str, photos: Path, tmp_path: Path) -> None:
     message = f"{tmp_path / name}: the suffix chooses the container and must be one of .zarr, .h5"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         convert(photos, tmp_path / name)
@@ -681,13 +691,13 @@ def test_the_suffix_must_be_that_of_a_container(name: str, photos: Path, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["a.hdf5", "A.H5", "a.b.ZARR"])
-def test_a_suffix_may_be_spelled_in_other_ways(name: str, photos: Path, tmp_path: Path) -> None:
+def test_suffix_spellings_are_accepted(name: str, photos: Path, tmp_path: Path) -> None:
     convert(photos, tmp_path / name)
     assert images(tmp_path / name) == TRAIN
 
 
 @every_suffix
-def test_what_a_killed_conversion_left_is_cleared(
+def test_workspace_of_killed_conversion_is_cleared(
     suffix: str, photos: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / f"a{suffix}"
@@ -701,7 +711,7 @@ def test_what_a_killed_conversion_left_is_cleared(
 
 @every_suffix
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_only_one_conversion_to_a_target_runs_at_a_time(
+def test_locked_workspace_raises(
     overwrite: bool, suffix: str, photos: Path, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / f".a{suffix}.partial", {"lock": b"", "store/x": b"theirs"})
@@ -714,7 +724,7 @@ def test_only_one_conversion_to_a_target_runs_at_a_time(
 
 
 @every_suffix
-def test_a_conversion_holds_the_lock_while_it_fills(
+def test_lock_is_held_while_filling(
     suffix: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second: list[str] = []
@@ -723,9 +733,9 @@ def test_a_conversion_holds_the_lock_while_it_fills(
         with pytest.raises(StorageError, match="another process"):
             convert(photos, tmp_path / f"a{suffix}")
         second.append("refused")
-        return fill_room.fill(task)
+        return fill_module.fill(task)
 
-    monkeypatch.setattr(draft_room, "fill", fill)
+    monkeypatch.setattr(store_writer, "fill", fill)
     convert(photos, tmp_path / f"a{suffix}")
     assert second == ["refused"]
     assert images(tmp_path / f"a{suffix}") == TRAIN
@@ -734,7 +744,7 @@ def test_a_conversion_holds_the_lock_while_it_fills(
 @every_suffix
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])
-def test_what_somebody_else_puts_at_the_target_meanwhile_is_not_touched(
+def test_target_created_meanwhile_is_not_touched(
     kind: str,
     overwrite: bool,
     suffix: str,
@@ -758,7 +768,7 @@ def test_what_somebody_else_puts_at_the_target_meanwhile_is_not_touched(
 
 
 @every_suffix
-def test_all_is_on_the_disk_before_the_store_gets_its_name(
+def test_store_is_synced_before_publishing(
     suffix: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: set[int] = set()
@@ -771,7 +781,7 @@ def test_all_is_on_the_disk_before_the_store_gets_its_name(
 
     def forget(self: JournalWriter) -> None:
         close(self)
-        synced.clear()  # what was synced before the store was sealed
+        synced.clear()  # what counts is the sync after sealing
 
     def check(self: Workspace) -> None:
         parts = [self.store, *self.store.rglob("*")]
@@ -792,7 +802,7 @@ def test_all_is_on_the_disk_before_the_store_gets_its_name(
 
 @every_suffix
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
-def test_a_full_disk_is_told_with_the_numbers(
+def test_full_disk_raises_with_numbers(
     call: str, suffix: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object) -> int:
@@ -807,7 +817,7 @@ def test_a_full_disk_is_told_with_the_numbers(
 
 @every_suffix
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve space")
-def test_the_room_for_every_image_is_reserved_before_the_first_is_copied(
+def test_space_is_reserved_before_filling(
     suffix: str, small_blocks: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reserve, reserved = os.posix_fallocate, dict[int, int]()
@@ -818,22 +828,22 @@ def test_the_room_for_every_image_is_reserved_before_the_first_is_copied(
         reserved[os.fstat(fd).st_ino] = start + nbytes
 
     def fill(task: FillTask) -> Filled:
-        assert isinstance(task.target, FilePlaces)
-        for path, start, nbytes in task.target.places:
+        assert isinstance(task.place, FilePlace)
+        for path, start, nbytes in task.place.parts:
             there = Path(path).stat()
             assert start + nbytes <= min(reserved[there.st_ino], there.st_size)
             places.append((start, nbytes))
-        return fill_room.fill(task)
+        return fill_module.fill(task)
 
     monkeypatch.setattr(os, "posix_fallocate", note)
-    monkeypatch.setattr(draft_room, "fill", fill)
+    monkeypatch.setattr(store_writer, "fill", fill)
     convert(photos, tmp_path / f"a{suffix}")
     assert sum(nbytes for _, nbytes in places) == sum(map(len, TRAIN.values()))
 
 
 @every_suffix
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_a_disk_that_is_full_when_images_are_encoded_anew_is_told(
+def test_full_disk_while_reencoding_raises(
     suffix: str, drawn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Workspace, "spool", property(lambda self: Path("/dev/full")))
@@ -870,13 +880,13 @@ for limit in range(*map(int, sys.argv[3:])):
         (range(2_000, 130_000, 14_000), {"StorageError"}),
         (range(180_000, 4_000_000, 100_000), {"StorageError", "done"}),
     ],
-    ids=["while it is laid out", "while it is sealed"],
+    ids=["creating arrays", "sealing"],
 )
-def test_a_disk_that_becomes_full_is_told(
+def test_file_size_limit_raises(
     limits: range, outcomes: set[str], suffix: str, tmp_path: Path
 ) -> None:
-    # A limit on the size of files stands for the disk. Names that are long, and images that are
-    # skipped, make columns and attributes that need more room than the payload has.
+    # A limit on the size of files simulates a full disk. Long names and skipped images make
+    # columns and attributes that need more space than the payload.
     whole = {f"a/{'n' * 150}{number}.jpg": picture(8, 8, number) for number in range(200)}
     broken = {f"a/{'n' * 150}{number}.jpg": b"" for number in range(1000, 2500)}
     folder = write_folder(tmp_path / "in", whole | broken)
@@ -895,7 +905,7 @@ def test_a_disk_that_becomes_full_is_told(
 
 @pytest.fixture
 def interrupts() -> Iterator[None]:
-    """Let SIGINT raise `KeyboardInterrupt` also where the shell lets it be ignored."""
+    """Let SIGINT raise `KeyboardInterrupt` even if the shell ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -903,7 +913,7 @@ def interrupts() -> Iterator[None]:
 
 @every_suffix
 @pytest.mark.usefixtures("interrupts")
-def test_an_interrupt_while_filling_leaves_nothing(
+def test_interrupt_while_filling_leaves_nothing(
     suffix: str, small_blocks: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main_thread = threading.main_thread().ident
@@ -914,9 +924,9 @@ def test_an_interrupt_while_filling_leaves_nothing(
         filled.append(task)
         if len(filled) == 3:
             signal.pthread_kill(main_thread, signal.SIGINT)
-        return fill_room.fill(task)
+        return fill_module.fill(task)
 
-    monkeypatch.setattr(draft_room, "fill", interrupted)
+    monkeypatch.setattr(store_writer, "fill", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(photos, tmp_path / f"a{suffix}")
     assert 3 <= len(filled) < small_blocks
@@ -924,7 +934,7 @@ def test_an_interrupt_while_filling_leaves_nothing(
 
 
 @every_suffix
-def test_an_error_while_filling_leaves_nothing_and_the_next_conversion_works(
+def test_error_while_filling_leaves_nothing(
     suffix: str, small_blocks: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[FillTask] = []
@@ -933,9 +943,9 @@ def test_an_error_while_filling_leaves_nothing_and_the_next_conversion_works(
         calls.append(task)
         if len(calls) == 3:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return fill_room.fill(task)
+        return fill_module.fill(task)
 
-    monkeypatch.setattr(draft_room, "fill", fails_once)
+    monkeypatch.setattr(store_writer, "fill", fails_once)
     with pytest.raises(OSError, match="Input/output error"):
         convert(photos, tmp_path / f"a{suffix}")
     assert names(tmp_path) == []
@@ -944,17 +954,17 @@ def test_an_error_while_filling_leaves_nothing_and_the_next_conversion_works(
 
 
 @every_suffix
-def test_a_source_file_that_has_become_shorter_is_told(
+def test_truncated_source_file_raises(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_folder(tmp_path / "in", {"cat/1.jpg": picture(), "cat/2.jpg": picture(seed=1)})
-    shrinking, lay_out = folder / "cat" / "2.jpg", LocalDraft.lay_out
+    shrinking, create_arrays = folder / "cat" / "2.jpg", LocalStoreWriter.create_arrays
 
     def shrink(*args: Any) -> None:
         os.truncate(shrinking, 100)
-        lay_out(*args)
+        create_arrays(*args)
 
-    monkeypatch.setattr(LocalDraft, "lay_out", shrink)
+    monkeypatch.setattr(LocalStoreWriter, "create_arrays", shrink)
     nbytes = len(picture(seed=1))
     message = f"{shrinking}: changed since reading began: size was {nbytes:,} and is 100 bytes, "
     with pytest.raises(SourceChangedError, match=f"^{re.escape(message)}"):
@@ -972,31 +982,27 @@ BROKEN: Final = {
 
 @every_suffix
 @pytest.mark.parametrize("name", BROKEN)
-def test_an_image_that_cannot_be_read_is_named_with_the_reason(
-    name: str, suffix: str, tmp_path: Path
-) -> None:
+def test_unreadable_image_is_named(name: str, suffix: str, tmp_path: Path) -> None:
     data, reason = BROKEN[name]
     folder = write_folder(tmp_path / "in", {"cat/1.jpg": picture(), name: data})
-    way_out = re.escape("; give on_error='skip' (--on-error skip) to leave such images out")
-    message = f"^{re.escape(f'{folder / name}: {reason}')}[^;]*(; it begins [^;]*)?{way_out}$"
+    remedy = re.escape("; pass on_error='skip' (--on-error skip) to leave such images out")
+    message = f"^{re.escape(f'{folder / name}: {reason}')}[^;]*(; it begins [^;]*)?{remedy}$"
     with pytest.raises(SourceError, match=message):
         convert(folder, tmp_path / f"a{suffix}")
     assert names(tmp_path) == ["in"]
 
 
 @every_suffix
-def test_the_first_image_that_cannot_be_read_is_named_and_the_others_counted(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_further_unreadable_images_are_counted(suffix: str, tmp_path: Path) -> None:
     files = {name: data for name, (data, _) in BROKEN.items()}
     folder = write_folder(tmp_path / "in", {"cat/1.jpg": picture()} | files)
-    message = r"cat/cut\.jpg: is a truncated.*; 3 more in train: 3 names \(.*\); give"
+    message = r"cat/cut\.jpg: is a truncated.*; 3 more in train: 3 names \(.*\); pass"
     with pytest.raises(SourceError, match=message):
         convert(folder, tmp_path / f"a{suffix}")
 
 
 @every_suffix
-def test_images_that_are_skipped_are_recorded_with_the_reason(suffix: str, tmp_path: Path) -> None:
+def test_skipped_images_are_recorded(suffix: str, tmp_path: Path) -> None:
     whole = {f"{of}/{n}.jpg": picture(seed=n) for of in ("ant", "cat") for n in range(3)}
     files = whole | {name: data for name, (data, _) in BROKEN.items()}
     folder = write_folder(tmp_path / "in", files)
@@ -1017,7 +1023,7 @@ def test_images_that_are_skipped_are_recorded_with_the_reason(suffix: str, tmp_p
 
 
 @every_suffix
-def test_more_skipped_images_are_recorded_than_fit_64_kib(suffix: str, tmp_path: Path) -> None:
+def test_many_skipped_images_are_recorded(suffix: str, tmp_path: Path) -> None:
     broken = {f"a/{'n' * 100}{number}.jpg": b"" for number in range(700)}
     write_folder(tmp_path / "in", {"a/1.jpg": picture()} | broken)
     convert(tmp_path / "in", tmp_path / f"a{suffix}", on_error="skip")
@@ -1026,7 +1032,7 @@ def test_more_skipped_images_are_recorded_than_fit_64_kib(suffix: str, tmp_path:
 
 
 @every_suffix
-def test_a_split_of_which_all_images_are_skipped_is_empty(suffix: str, tmp_path: Path) -> None:
+def test_split_with_all_images_skipped_is_empty(suffix: str, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "in", {"a/cat/1.jpg": b"", "b/cat/1.jpg": picture()})
     convert(folder, tmp_path / f"a{suffix}", on_error="skip")
     store = arraystore.open(tmp_path / f"a{suffix}")
@@ -1038,9 +1044,7 @@ def test_a_split_of_which_all_images_are_skipped_is_empty(suffix: str, tmp_path:
 
 @every_suffix
 @pytest.mark.parametrize("n_images", [0, 1, 2])
-def test_a_small_split_converts_opens_and_is_iterated(
-    n_images: int, suffix: str, tmp_path: Path
-) -> None:
+def test_small_split_is_converted(n_images: int, suffix: str, tmp_path: Path) -> None:
     few = {f"few/cat/{number}.jpg": picture(seed=number) for number in range(n_images)}
     folder = write_folder(tmp_path / "in", few | {"train/cat/1.jpg": picture()})
     (folder / "few").mkdir(exist_ok=True)
@@ -1058,7 +1062,7 @@ def store_path(store: arraystore.Store) -> Path:
     return Path(store.address)
 
 
-def test_the_digest_of_an_empty_split_is_that_of_no_bytes(tmp_path: Path) -> None:
+def test_digest_of_empty_split(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "in", {"train/cat/1.jpg": picture()})
     (folder / "empty").mkdir()
     report = convert(folder, tmp_path / "a.h5")
@@ -1069,7 +1073,7 @@ def test_the_digest_of_an_empty_split_is_that_of_no_bytes(tmp_path: Path) -> Non
 
 
 @every_suffix
-def test_the_report_tells_what_was_done(suffix: str, two_splits: Path, tmp_path: Path) -> None:
+def test_report_counts_splits(suffix: str, two_splits: Path, tmp_path: Path) -> None:
     report = convert(two_splits, tmp_path / f"a{suffix}")
     assert (report.dataset, report.path) == ("photos", str(tmp_path / f"a{suffix}"))
     assert (report.partial, report.notes) == (False, ())
@@ -1084,7 +1088,7 @@ def test_the_report_tells_what_was_done(suffix: str, two_splits: Path, tmp_path:
         assert len(report.splits[name].content_digest) == 64
 
 
-def test_the_report_can_be_written_as_json(photos: Path, tmp_path: Path) -> None:
+def test_report_as_json(photos: Path, tmp_path: Path) -> None:
     report = convert(photos, tmp_path / "a.h5")
     plain = json.loads(json.dumps(report.as_dict()))
     assert plain["splits"]["train"]["num_samples"] == len(TRAIN)
@@ -1093,7 +1097,7 @@ def test_the_report_can_be_written_as_json(photos: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("progress", [None, False])
-def test_nothing_is_printed_where_there_is_no_terminal(
+def test_nothing_is_printed_without_terminal(
     progress: bool | None,
     photos: Path,
     tmp_path: Path,
@@ -1103,7 +1107,7 @@ def test_nothing_is_printed_where_there_is_no_terminal(
     assert capfd.readouterr() == ("", "")
 
 
-def test_progress_is_drawn_on_standard_error_when_it_is_asked_for(
+def test_progress_is_drawn_on_standard_error(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     convert(photos, tmp_path / "a.h5", progress=True)
@@ -1113,7 +1117,7 @@ def test_progress_is_drawn_on_standard_error_when_it_is_asked_for(
 
 
 @pytest.mark.parametrize("progress", [None, True, False])
-def test_progress_is_drawn_on_a_terminal_unless_it_is_not_wanted(
+def test_progress_is_drawn_on_terminal(
     progress: bool | None,
     photos: Path,
     tmp_path: Path,
@@ -1129,7 +1133,7 @@ def test_progress_is_drawn_on_a_terminal_unless_it_is_not_wanted(
 
 
 class Terminal(io.StringIO):
-    """Text that takes itself for a terminal."""
+    """A text stream that claims to be a terminal."""
 
     @override
     def isatty(self) -> bool:

@@ -24,7 +24,7 @@ EXAMPLES = 40
 
 
 @pytest.mark.parametrize("kind", FUZZED)
-def test_hostile_input_is_taken_right_or_refused_with_a_documented_error(kind: str) -> None:
+def test_hostile_input_is_read_or_refused(kind: str) -> None:
     @settings(
         deadline=None,
         max_examples=EXAMPLES,
@@ -45,7 +45,7 @@ def test_hostile_input_is_taken_right_or_refused_with_a_documented_error(kind: s
     [(hostile_hdf5.run, 20), (damage.run, 20), (faults.run, 20), (changing.run, 8)],
     ids=lambda value: getattr(value, "__module__", str(value)),
 )
-def test_damage_and_faults_give_right_data_or_a_documented_error(
+def test_damage_gives_right_data_or_a_documented_error(
     part: Callable[..., Counter[str]], n: int
 ) -> None:
     counts = part(7, n)
@@ -53,23 +53,23 @@ def test_damage_and_faults_give_right_data_or_a_documented_error(
     assert not [what for what in counts if "WRONG" in what]
 
 
-def test_overwriting_under_readers_gives_right_data_or_a_documented_error() -> None:
+def test_overwriting_gives_readers_right_data_or_an_error() -> None:
     counts = overwriting.run(7, 60, n_processes=1)
     assert counts["reads"] >= 60
     assert counts["right"]
     assert not [what for what in counts if "WRONG" in what]
 
 
-def test_a_soak_that_finds_something_wrong_says_so(
+def test_soak_reports_wrong_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["soak", "--rounds", "1", "--part", "faults"])
-    monkeypatch.setattr(StoredSplit, "_check", lambda *_: None)
+    monkeypatch.setattr(StoredSplit, "check", lambda *_: None)
     assert soak.main() == 1
     assert "wrong results: 0" not in capsys.readouterr().out
 
 
-def test_a_soak_adds_up_its_rounds(
+def test_soak_adds_up_its_rounds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["soak", "--rounds", "3"])
@@ -82,7 +82,7 @@ def test_a_soak_adds_up_its_rounds(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_iterators_abandoned_in_any_way_leave_no_thread_and_do_not_hang(way: str) -> None:
+def test_abandoned_iterators_leave_no_thread(way: str) -> None:
     counts = iterators.abandon(way, 7, 18)
     assert counts[f"{way}: iterators abandoned"] == 18
     assert not [what for what in counts if "WRONG" in what]
@@ -97,7 +97,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_a_child_that_does_not_end_or_crashes_is_counted_and_the_rest_is_read() -> None:
+def test_child_that_hangs_or_crashes_is_counted() -> None:
     files = [Path(name) for name in ("a", "stuck", "b", "crash", "wrong")]
     counts = hostile_hdf5.in_children(files, limit=0, command=[sys.executable, "-c", CHILD])
     assert counts == {"read right": 2, "stopped at the limit": 1, "crashed": 1, "wrong": 1}

@@ -1,4 +1,4 @@
-"""The layers of the package, and which libraries and functions may be used where."""
+"""What docs/architecture.md promises of the package: its layers, and what is used where."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PACKAGE = Path(arraystore.__file__).parent
-ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
+ROOT = Path(__file__).parent.parent
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ONLY_IN = {
-    # base.py and reader.py name a type of it.
     "zarr": {
-        "containers/protocol.py",
+        "containers/protocol.py",  # only for type checkers
         "containers/zarr/reader.py",
         "containers/zarr/writer.py",
-        "reader.py",
+        "reader.py",  # only for type checkers
     },
     "numcodecs": {"containers/zarr/column_codec.py"},
     "h5py": {
@@ -51,7 +51,7 @@ PLAIN_ERRORS = {
     *("OSError", "FileExistsError", "FileNotFoundError", "PermissionError", "MemoryError"),
     *("IsADirectoryError", "NotADirectoryError", "kind"),
 }
-"""What is raised and does not escape its message itself, as arraystore's own errors do."""
+"""Exceptions that do not escape their text themselves, as arraystore's own do."""
 
 HARMLESS = {
     *("kind", "known", "name", "newer", "sign", "flag", "_KINDS", "index.dtype"),
@@ -64,18 +64,67 @@ HARMLESS = {
     *("archive.nbytes", "index.ndim", "index.size", "index[outside][0]", "self._n_way"),
     *("memoryview(data).nbytes", "sum(sizes)", "MAX_CHUNK_NBYTES", "_MAX_SCANS"),
 }
-"""Numbers, and names of arraystore's own, that a message may hold as they are."""
+"""Expressions that a message may hold unescaped: numbers, and names that arraystore defines."""
+
+NAMES_A_CONTAINER = {
+    "cli/commands.py": {".zarr"},  # the help
+    "cli/demo.py": {".zarr", ".h5"},  # the names of its two stores
+    # xarray asks for a guess before the store is opened.
+    "integrations/xarray_backend.py": {".zarr", ".h5", ".hdf5"},
+    # `Store.zarr` and `Store.h5py`, which containers raise TypeError for
+    "reader.py": {"zarr", "h5py", "as_zarr", "as_h5py"},
+    "schema.py": {"zarr.json"},  # a split cannot have this name
+    "writing/hdf5_bucket.py": {"HDF5BucketWriter", ".zarr"},  # its name; a remedy in a message
+    "writing/zarr_bucket.py": {"ZarrBucketWriter"},
+    # The suffix of the target chooses between them, by `ContainerWriter.root_key`.
+    "writing/open_writer.py": {
+        *("hdf5_bucket", "HDF5BucketWriter", "zarr_bucket", "ZarrBucketWriter"),
+    },
+}
+"""Names of one container in code outside containers/, and why they are there."""
+
+OPENS_FILES = {
+    "containers/hdf5/writer.py": {"open"},  # tests the signature of what exists at the target
+    "containers/open_container.py": {"LocalReader"},  # makes the reader of a local store
+    "containers/zarr/writer.py": {"open", "read_text", "write_text"},  # writes a new store
+    "convert.py": {"open"},  # the spool of re-encoded images
+    "dataset/saved_selection.py": {"open", "write_bytes"},  # files of saved selections
+    "integrations/export.py": {"open"},  # writes images as files
+    # to be removed: single images of a memory map
+    "reading/image_reader.py": {"LocalReader", "read_at"},
+    "verifying/source.py": {"open_file", "read_at"},  # files of the source
+}
+"""What opens, reads or writes files outside `OPENING_FOLDERS`, and why."""
+
+OPENING_FOLDERS = {
+    "cli",  # drawn archives and contact sheets
+    "sources",  # archives and folders
+    "storage",
+    "writing",  # new stores, journals, and the files of a source
+}
+"""Folders whose modules open files."""
+
+FILE_FUNCTIONS = {
+    *("os.pread", "os.preadv", "os.pwrite", "os.pwritev", "os.read", "os.readv", "os.write"),
+    *("os.copy_file_range", "os.sendfile", "mmap.mmap", "np.fromfile", "np.load", "np.memmap"),
+    *("LocalReader", "open_file", "read_at", "read_into"),  # of storage/
+}
+FILE_METHODS = {"open", "read_bytes", "read_text", "write_bytes", "write_text"}
+"""Functions, and methods of any object, that open, read or write files."""
+
+NOT_FILES = {"arraystore.open", "Image.open"}
+"""Functions named like a method of these: they open a store, and bytes in memory."""
 
 
 @cache
 def layers() -> dict[str, int]:
-    """Layer of each module and folder, as the table in docs/architecture.md has it."""
+    """Return the layer of each module and folder, from the table in docs/architecture.md."""
     rows = re.findall(r"^\| (\d+) \| (.+?) \|", ARCHITECTURE.read_text(), flags=re.MULTILINE)
     return {name: int(row) for row, names in rows for name in re.findall(r"`(\w+)/?`", names)}
 
 
 def top_of(path: Path) -> str:
-    """Name of the top-level module, or of the folder that the file is in."""
+    """Return the name of the top-level module, or of the folder that the file is in."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -90,7 +139,7 @@ def tree(path: Path) -> ast.Module:
 
 @cache
 def imports(path: Path) -> frozenset[str]:
-    """Modules named in any import of the file, also inside functions."""
+    """Return the modules that the file imports, also inside functions."""
     nodes = list(ast.walk(tree(path)))
     plain = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
     pairs = {
@@ -102,7 +151,7 @@ def imports(path: Path) -> frozenset[str]:
     return frozenset(plain | pairs)
 
 
-def test_layers_table_names_all() -> None:
+def test_layers_table_lists_every_module() -> None:
     assert {top_of(path) for path in FILES} == layers().keys()
     assert len(set(layers().values())) == 12
 
@@ -118,8 +167,7 @@ def test_imports_point_to_lower_layers() -> None:
     assert not wrong
 
 
-def test_folders_import_no_module_in_a_circle() -> None:
-    """No module imports one that imports it, by whatever way."""
+def test_imports_form_no_circle() -> None:
     files = {module_of(path): path for path in FILES}
     below = {
         name: {part for module in imports(path) if (part := _longest(module, files)) != name}
@@ -137,7 +185,7 @@ def module_of(path: Path) -> str:
 
 
 def _longest(module: str, files: Mapping[str, Path]) -> str:
-    """Module of the package that an import names, perhaps with a name in it; empty if none."""
+    """Return the module of the package that an import reads from; empty if there is none."""
     while module and module not in files:
         module = module.rpartition(".")[0]
     return "" if module == "arraystore" else module
@@ -149,6 +197,77 @@ def test_libraries_are_imported_where_listed() -> None:
         for library in {module.split(".")[0] for module in imports(path)} & ONLY_IN.keys():
             found[library].add(named(path))
     assert found == ONLY_IN
+
+
+def names_of_containers(path: Path) -> set[str]:
+    """Return the names of Zarr or HDF5 that code uses, and texts that belong to one of them."""
+    names, texts = [], []
+    alone = {id(node.value) for node in ast.walk(tree(path)) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.Constant(value=str() | bytes() as text) if id(node) not in alone:
+                texts.append(text if isinstance(text, str) else text.decode("latin-1"))
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
+                names.append(name)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                names.append(name)
+            case ast.Import() | ast.ImportFrom():
+                names += [getattr(node, "module", None) or "", *(a.name for a in node.names)]
+    found = re.findall(r"\w*(?:zarr|hdf5|h5py)\w*", "\n".join(names), re.IGNORECASE)
+    found += re.findall(r"zarr\.json|\.zarr\b|\.h5\b|\.hdf5\b|(?<=\x89)HDF", "\n".join(texts))
+    return set(found)
+
+
+def test_containers_are_named_where_listed() -> None:
+    outside = [path for path in FILES if top_of(path) != "containers"]
+    found = {named(path): names for path in outside if (names := names_of_containers(path))}
+    assert found == NAMES_A_CONTAINER
+
+
+def file_functions(path: Path) -> set[str]:
+    """Return the functions and methods that code opens, reads or writes files with."""
+    nodes = (node for node in ast.walk(tree(path)) if isinstance(node, ast.Name | ast.Attribute))
+    used = {(name, name.split(".")[-1]) for name in {*map(ast.unparse, nodes)} - NOT_FILES}
+    return {last for name, last in used if name in FILE_FUNCTIONS or last in FILE_METHODS}
+
+
+def test_files_are_opened_where_listed() -> None:
+    outside = [path for path in FILES if top_of(path) not in OPENING_FOLDERS]
+    found = {named(path): used for path in outside if (used := file_functions(path))}
+    assert found == OPENS_FILES
+
+
+def test_names_of_containers_are_found(tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(
+        '"""Opens an `a.zarr`."""\n'
+        "from arraystore.containers.hdf5.reader import HDF5Reader\n"
+        'is_zarr = "zarr.json" in names or data.startswith(b"\\x89HDF")\n'
+        'raise ValueError(f"{name}.h5: must be an HDF5 file")\n'
+    )
+    assert names_of_containers(code) == {"hdf5", "HDF5Reader", "is_zarr", "zarr.json", "HDF", ".h5"}
+
+
+def test_functions_that_open_files_are_found(tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(
+        "with path.open() as file: os.pread(file.fileno(), 1, 0)\n"
+        "isinstance(reader, LocalReader)\n"
+        "arraystore.open(path.read_bytes())\n"
+    )
+    assert file_functions(code) == {"open", "pread", "LocalReader", "read_bytes"}
+
+
+def test_files_that_pages_name_exist() -> None:
+    """A page names a file of the package, or one of the repository."""
+    files = {path.relative_to(ROOT).as_posix() for path in (*FILES, *ROOT.glob("[tbs]*/**/*.py"))}
+    missing = [
+        f"{page.name}: {name}"
+        for page in (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "SECURITY.md")
+        for name in re.findall(r"`([\w/]+\.py)`", page.read_text())
+        if not any(f"/{file}".endswith(f"/{name}") for file in files)
+    ]
+    assert not missing
 
 
 def test_nothing_is_unpickled_or_executed() -> None:
@@ -163,7 +282,7 @@ def test_nothing_is_unpickled_or_executed() -> None:
 
 
 def unsafe_messages(path: Path) -> list[ast.expr]:
-    """Messages of plain errors, notes and warnings that hold text which may be anything."""
+    """Return messages of plain errors, notes and warnings with text that is not escaped."""
     calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
     showing = [
         call
@@ -175,11 +294,11 @@ def unsafe_messages(path: Path) -> list[ast.expr]:
         for call in showing
         for message in call.args
         if isinstance(message, ast.JoinedStr)
-        and any(_may_be_anything(part) for part in message.values)
+        and any(_is_unescaped(part) for part in message.values)
     ]
 
 
-def _may_be_anything(part: ast.expr) -> bool:
+def _is_unescaped(part: ast.expr) -> bool:
     if not isinstance(part, ast.FormattedValue) or part.conversion == ord("r") or part.format_spec:
         return False
     text = ast.unparse(part.value)
@@ -212,7 +331,7 @@ def test_relative_imports_are_not_used() -> None:
             assert not (isinstance(node, ast.ImportFrom) and node.level), path
 
 
-def test_public_names_are_sorted_and_real() -> None:
+def test_public_names_are_sorted_and_exist() -> None:
     assert arraystore.__all__ == sorted(arraystore.__all__)
     assert all(hasattr(arraystore, name) for name in arraystore.__all__)
 

@@ -108,7 +108,7 @@ def test_a_list_of_ones_own_is_not_called_the_published_one(store: arraystore.St
     [("imagenet2012", "subset_list"), ("folder:.", "subset_list"), ("folder:.", "manual_dir")],
 )
 def test_an_option_without_a_meaning_is_refused(dataset: str, option: str, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=f"takes no {option}"):
+    with pytest.raises(SourceError, match=f"does not take {option}"):
         arraystore.convert(dataset, tmp_path / "a.h5", **{option: tmp_path})  # type: ignore[arg-type] # chosen by name
 
 
@@ -123,7 +123,7 @@ def test_an_iteration_goes_on_in_a_forked_child(path: Path) -> None:
         "import os, signal, sys, warnings, arraystore\n"
         "warnings.simplefilter('ignore')  # that a process with threads is forked\n"
         "split = arraystore.open(sys.argv[1])['train']\n"
-        "arraystore.dataset.samples._READ_AHEAD = 4\n"
+        "arraystore.dataset.sample_reader._READ_AHEAD = 4\n"
         "samples = iter(split)\n"
         "first = [next(samples).file_name for _ in range(3)]\n"
         "pid = os.fork()\n"
@@ -180,14 +180,14 @@ def test_what_is_missing_is_named_in_the_report_and_in_its_notes(
     assert main(["convert", "imagenet2012:5.1.0", str(tmp_path / "a.h5"), *options]) == 0
     printed = capsys.readouterr().out
     assert "ILSVRC2012_img_test.tar not found; its split is left out" in printed
-    assert "ILSVRC2012_img_val.tar: 20 images found, there should be 50,000" in printed
+    assert "ILSVRC2012_img_val.tar: 20 images found, expected 50,000" in printed
 
 
 def test_a_list_that_is_none_is_refused_even_of_a_partial_source(
     drawn: DrawnArchives, tmp_path: Path
 ) -> None:
     (tmp_path / "list.txt").write_text("import os\n")
-    with pytest.raises(SourceError, match=r"none of the 1 name .*is that a subset list"):
+    with pytest.raises(SourceError, match=r"none of the 1 name .*; pass another subset_list"):
         arraystore.convert(
             "imagenet2012_subset/1pct",
             tmp_path / "a.h5",

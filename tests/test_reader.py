@@ -289,7 +289,7 @@ def test_a_column_is_a_read_only_array_of_its_type(
 def test_the_columns_that_all_splits_share_are_read_only(
     store: arraystore.Store, column: str
 ) -> None:
-    assert not store.stored("train").column(column).flags.writeable
+    assert not store.stored("train").columns[column].flags.writeable
 
 
 @named("form", [lambda split: split, lambda split: split.image, lambda split: split.resized(8)])
@@ -479,7 +479,7 @@ def test_a_label_without_a_class_is_refused_with_the_range(
 def test_an_unknown_class_is_a_key_error_with_the_nearest_there_are(
     store: arraystore.Store,
 ) -> None:
-    with pytest.raises(KeyError, match=r"there is no class 'n0144076'; near it: .*n01440764"):
+    with pytest.raises(KeyError, match=r"there is no class 'n0144076'; did you mean .*n01440764"):
         store.str2int("n0144076")
 
 
@@ -508,7 +508,7 @@ def test_only_file_names_can_be_looked_for_with_in(train: arraystore.Split, thin
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let iteration read four samples at a time, so that a small split has many groups."""
-    monkeypatch.setattr("arraystore.dataset.samples._READ_AHEAD", 4)
+    monkeypatch.setattr("arraystore.dataset.sample_reader._READ_AHEAD", 4)
 
 
 @named("text", ["train", "train[3:9]", "train[:5]+validation[-6:]"])
@@ -857,6 +857,6 @@ def test_a_local_document_that_is_cut_short_says_so(copy: Path, nbytes: int) -> 
         pytest.skip("has no documents")
     document = copy / "zarr.json"
     document.write_bytes(document.read_bytes()[:nbytes])
-    message = f"zarr.json: must be JSON, but ends in the middle, after {nbytes} bytes; the file is"
+    message = f"zarr.json: must be JSON, but ends after {nbytes} bytes; the file is"
     with pytest.raises(FormatError, match=message):
         arraystore.open(copy)

@@ -267,7 +267,7 @@ def test_stopped_writing_is_resumed_with_the_same_records_alone(
     (tmp_path / "out").mkdir()
     target = tmp_path / "out" / f"a{suffix}"
     with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "_seal", stop)
+        patch.setattr(convert_module, "seal", stop)
         with pytest.raises(KeyboardInterrupt):
             arraystore.write(target, {"train": records_of(PIXELS)})
     changed = PIXELS.copy()

@@ -74,8 +74,8 @@ class WebServer:
         Requests wait here for each other.
     uploads : dict of str to dict of int to bytes
         Parts of the uploads that are neither complete nor aborted.
-    silent : list of Asked
-        Requests that are not answered at the moment.
+    hung_up : list of Asked
+        Requests that were not answered, and whose connection is closed now.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class WebServer:
         self.together: threading.Barrier | None = None
         self.closing = threading.Event()
         self.uploads: dict[str, dict[int, bytes]] = {}
-        self.silent: list[Asked] = []
+        self.hung_up: list[Asked] = []
         self._next: deque[Answer | str] = deque()
 
     def put(self, path: Path, name: str) -> None:
@@ -192,9 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
         elif mishap == "silence":
-            web.silent.append(asked)
             web.closing.wait(PATIENCE)
-            web.silent.remove(asked)
+            web.hung_up.append(asked)
             self.close_connection = True
         elif self.command not in ("GET", "HEAD") or "list-type=2" in query:
             self._take(asked, body)

@@ -80,7 +80,7 @@ def contact_sheet(
 
 def _pictures(split: Split, positions: Ints, size: int) -> list[NDArray[np.uint8] | None]:
     """Return samples as squares; None for one that cannot be decoded, though it is as written."""
-    encoded = split.views(positions, check=True)
+    encoded = split._reader.checked(positions)
 
     def picture(i: int) -> NDArray[np.uint8] | None:
         pixels = np.empty((size, size, 3), np.uint8)

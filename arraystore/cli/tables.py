@@ -189,7 +189,7 @@ def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:
     """
     first = slice(limit)
     places: dict[int, tuple[str, int]] = {}
-    for stored, positions, which in split.parts.locate(np.arange(limit, dtype=np.int64)):
+    for stored, positions, which in split.sample_set.locate(np.arange(limit, dtype=np.int64)):
         places |= zip(which, ((stored.name, at) for at in positions.tolist()), strict=True)
     for i, label, name, height, width, nbytes in zip(
         range(limit),

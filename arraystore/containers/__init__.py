@@ -1,5 +1,10 @@
 """Zarr and HDF5 behind one protocol; no other package knows which of them a store is."""
 
-from arraystore.containers.open_container import open_local, open_remote, writer_for
+from arraystore.containers.open_container import (
+    is_container,
+    open_local,
+    open_remote,
+    writer_for,
+)
 
-__all__ = ["open_local", "open_remote", "writer_for"]
+__all__ = ["is_container", "open_local", "open_remote", "writer_for"]

@@ -17,7 +17,8 @@ from arraystore.containers.hdf5.cached_object import (
 )
 from arraystore.containers.hdf5.reader import SIGNATURE, HDF5Reader
 from arraystore.containers.hdf5.writer import HDF5Writer
-from arraystore.containers.zarr.reader import METADATA, ZarrReader
+from arraystore.containers.zarr.metadata import METADATA
+from arraystore.containers.zarr.reader import ZarrReader
 from arraystore.containers.zarr.writer import ZarrWriter
 from arraystore.errors import FormatError, StorageError, escaped, store_changed
 from arraystore.indexing.byte_range import ByteRange
@@ -43,8 +44,15 @@ _WRITERS: Final[dict[str, type[ContainerWriter]]] = {
 }
 
 
-def writer_for(target: PurePath) -> type[ContainerWriter]:
+def writer_for(target: PurePath, location: str = "") -> type[ContainerWriter]:
     """Return the writer of the container that the suffix of a name selects.
+
+    Parameters
+    ----------
+    target : PurePath
+        Path or key of the store.
+    location : str, optional
+        What an error message calls the store; `target` by default.
 
     Raises
     ------
@@ -56,10 +64,15 @@ def writer_for(target: PurePath) -> type[ContainerWriter]:
     except KeyError:
         raise ValueError(
             escaped(
-                f"{target}: the suffix chooses the container and must be one of "
+                f"{location or target}: the suffix chooses the container and must be one of "
                 f"{', '.join(_WRITERS)}, got {target.suffix!r}"
             )
         ) from None
+
+
+def is_container(path: Path) -> bool:
+    """Return whether a local file or folder looks like a container, even if it is damaged."""
+    return any(writer.is_at(path) for writer in _WRITERS.values())
 
 
 def open_local(

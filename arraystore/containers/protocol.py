@@ -8,17 +8,18 @@ path.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from arraystore.errors import FormatError, brief
+from arraystore.errors import FormatError, brief, escaped
 from arraystore.schema import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
+    from types import TracebackType
 
     from numpy.typing import NDArray
     from zarr import Group
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MAX_NODES: Final = 100_000
 """Most groups and arrays of a store that are listed."""
 
+_RESERVED_PARTS: Final = frozenset({"", ".", "..", "zarr.json"})
 _MAX_PATH_NBYTES: Final = 2048
 _MAX_NAME_NBYTES: Final = 255
 """Longest path of a group or array, and longest name in it, that file systems can hold."""
@@ -108,6 +110,18 @@ def check_nodes(paths: Collection[str], location: str) -> None:
                 f"{location}: {brief(path)} has {len(path)} characters; a path may have "
                 f"{_MAX_PATH_NBYTES} bytes, a name in it {_MAX_NAME_NBYTES}"
             )
+
+
+def check_path(path: str) -> None:
+    """Refuse a path of a group or column that one of the containers cannot hold.
+
+    Raises
+    ------
+    FormatError
+        If a part of it is empty, has a meaning in file systems, or is a file of Zarr.
+    """
+    if _RESERVED_PARTS & {*path.split("/")} or "\0" in path:
+        raise FormatError(f"{path[:80]!r} is not a path of a group or column that can be copied")
 
 
 class ContainerReader(Protocol):
@@ -255,11 +269,11 @@ class ContainerReader(Protocol):
 
 
 class ContainerWriter(Protocol):
-    """Write a container on the local disk, to be closed and opened again in between.
+    """Write a container on the local disk.
 
-    A payload's place is made by `create_payload`; its bytes are then written to
-    the places that a reader's `ContainerReader.manifest` tells, while no writer
-    is open.
+    First `create_group` and `create_payload` reserve the places of the payloads. After `release`
+    the caller fills these places, which the returned manifests give. Columns and attributes come
+    next, and `close` completes the container. As a context a writer releases itself at the end.
 
     Parameters
     ----------
@@ -286,6 +300,11 @@ class ContainerWriter(Protocol):
     @staticmethod
     def is_root(data: bytes) -> bool:
         """Return whether the object at `root_key`, by its beginning, is of this container."""
+        ...
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether a file or folder on the local disk looks like this container, even if damaged."""
         ...
 
     @staticmethod
@@ -322,14 +341,64 @@ class ContainerWriter(Protocol):
         """Create a group; the root exists from the start."""
         ...
 
-    def create_payload(self, path: str, nbytes: int) -> None:
+    def create_payload(self, path: str, nbytes: int) -> ChunkManifest:
         """Create a payload and reserve the disk space of all its chunks.
+
+        Returns
+        -------
+        ChunkManifest
+            Where its bytes belong; the keys are paths of files.
 
         Raises
         ------
         StorageError
-            If the disk has too little free space. A container may notice this only when it is
-            closed.
+            If the disk has too little free space. A container may notice this only in `release`
+            or `close`.
+        """
+        ...
+
+    def create_payloads(self, payloads: Mapping[str, int]) -> list[ChunkManifest]:
+        """Create payloads, each in a new group, and release the writer.
+
+        Parameters
+        ----------
+        payloads : mapping of str to int
+            Path and length of each.
+
+        Returns
+        -------
+        list of ChunkManifest
+            See `create_payload`.
+        """
+        manifests = []
+        for path, nbytes in payloads.items():
+            self.create_group(path.rpartition("/")[0])
+            manifests.append(self.create_payload(path, nbytes))
+        self.release()
+        return manifests
+
+    def reset_layout(self, payloads: Mapping[str, int], scratch: Path) -> list[ChunkManifest]:
+        """Return a container to the state after `create_payloads`, and keep the payloads' bytes.
+
+        For a container that an earlier process began. This process may be killed meanwhile; then
+        the next one calls this again.
+
+        Parameters
+        ----------
+        payloads : mapping of str to int
+            What `create_payloads` was called with.
+        scratch : Path
+            A path on the same file system, where nothing exists.
+
+        Returns
+        -------
+        list of ChunkManifest
+            See `create_payload`.
+
+        Raises
+        ------
+        FormatError
+            If the container is shorter than it was when the payloads were created.
         """
         ...
 
@@ -341,9 +410,34 @@ class ContainerWriter(Protocol):
         """Set attributes of a group or an array: str, int, float, bool, list of str or numbers."""
         ...
 
-    def close(self) -> None:
-        """Complete the container, and close all files."""
+    def release(self) -> None:
+        """Hold nothing open, so that payloads can be filled; the writer can be used afterwards."""
         ...
+
+    def close(self) -> None:
+        """Complete the container and hold nothing open."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Release the writer.
+
+        A library that keeps unwritten data would write it later, when another process may have
+        resumed the store.
+        """
+        try:
+            self.release()
+        except (OSError, RuntimeError, ValueError) as another:
+            if error is None:
+                raise
+            error.add_note(escaped(f"in addition, unwritten data was lost: {another}"))
 
 
 def as_string_array(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What a user calls a class, as its label."""
+"""Names of classes: ids and words, and the labels that they stand for."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 _MAX_DIGITS: Final = 18
 
 
-class Vocabulary:
-    """The classes of a data set, by their numbers, ids and words.
+class ClassNames:
+    """Ids and words of the classes of a data set, and the label that each stands for.
 
     Parameters
     ----------
-    names, words : sequence of str
-        Id of each class, and its words with ``", "`` between them.
+    ids, words : sequence of str
+        Id of each class, and its words, separated by ``", "``.
 
     Examples
     --------
-    >>> classes = Vocabulary(["n01", "n02", "n03"], ["crane", "goldfish, Carassius", "crane, lift"])
+    >>> words = ["crane", "goldfish, Carassius", "crane, lift"]
+    >>> classes = ClassNames(["n01", "n02", "n03"], words)
     >>> classes.label("Goldfish"), classes.label("n03"), classes.label(0)
     (1, 2, 0)
     >>> classes.label("crane")
@@ -36,9 +37,24 @@ class Vocabulary:
     KeyError: "'crane' means several classes: 0 n01 (crane), 2 n03 (crane, lift)"
     """
 
-    def __init__(self, names: Sequence[str], words: Sequence[str]) -> None:
-        self._names = names
-        self._words = words
+    def __init__(self, ids: Sequence[str], words: Sequence[str]) -> None:
+        self.ids = tuple(ids)
+        self.words = tuple(words)
+
+    def id_of(self, label: int) -> str:
+        """Return the id of a class.
+
+        Raises
+        ------
+        ValueError
+            If the label is out of range.
+        TypeError
+            If it is not an integer.
+        """
+        number = as_integer(label, "label")
+        if not 0 <= number < len(self.ids):
+            raise ValueError(f"label {brief(number)} is not in range({len(self.ids)})")
+        return self.ids[number]
 
     def label(self, key: str | SupportsIndex) -> int:
         """Return the label of a class.
@@ -46,40 +62,39 @@ class Vocabulary:
         Parameters
         ----------
         key : int or str
-            A label; or, looked for in this order, an id such as ``n01443537``, a
-            label in digits, and words such as ``goldfish`` or ``Goldfish, Carassius
-            auratus``, in any case.
+            A label; or text, looked up in this order: an id such as ``n01443537``, a label in
+            digits, words such as ``goldfish`` or ``Goldfish, Carassius auratus`` in any case.
 
         Raises
         ------
         KeyError
-            If there is no such class, or words mean several; the message lists
-            the nearest there are, or those meant.
+            If no class has that name, with the closest matches; or if several classes have it,
+            with all of them.
         TypeError
             If `key` is neither an integer nor text.
         """
         if isinstance(key, str):
             return self._named(key)
         label = as_integer(key, "a label that is not text")
-        if not 0 <= label < len(self._names):
-            raise KeyError(f"label {brief(label)} is not in range({len(self._names)})")
+        if not 0 <= label < len(self.ids):
+            raise KeyError(f"label {brief(label)} is not in range({len(self.ids)})")
         return label
 
     @cached_property
-    def by_name(self) -> dict[str, int]:
+    def label_of_id(self) -> dict[str, int]:
         """Label of each id."""
-        return {name: label for label, name in enumerate(self._names)}
+        return {name: label for label, name in enumerate(self.ids)}
 
     @cached_property
     def _by_word(self) -> dict[str, list[int]]:
         meant = defaultdict(list)
-        for label, words in enumerate(self._words):
+        for label, words in enumerate(self.words):
             for word in {words.casefold(), *words.casefold().split(", ")} - {""}:
                 meant[word].append(label)
         return dict(meant)
 
     def _named(self, text: str) -> int:
-        label = self.by_name.get(text)
+        label = self.label_of_id.get(text)
         if label is not None:
             return label
         if text.isdecimal() and len(text) <= _MAX_DIGITS:
@@ -88,10 +103,10 @@ class Vocabulary:
         if len(meant) == 1:
             return meant[0]
         if meant:
-            listed = ", ".join(f"{k} {self._names[k]} ({self._words[k]})" for k in meant)
+            listed = ", ".join(f"{k} {self.ids[k]} ({self.words[k]})" for k in meant)
             raise KeyError(escaped(f"{brief(text)} means several classes: {listed}"))
-        spelled = {word.casefold(): word for words in self._words for word in words.split(", ")}
-        spelled |= {name.casefold(): name for name in self._names}
+        spelled = {word.casefold(): word for words in self.words for word in words.split(", ")}
+        spelled |= {name.casefold(): name for name in self.ids}
         near = [spelled[n] for n in difflib.get_close_matches(text.casefold(), sorted(spelled))]
-        hint = f"; near it: {', '.join(near)}" if near else ""
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise KeyError(escaped(f"there is no class {brief(text)}{hint}"))

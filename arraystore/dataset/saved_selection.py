@@ -1,7 +1,7 @@
-"""Selections as values: which samples, in a file that fits every store of the same content.
+"""Saved selections: files that select the same samples in every store of the same content.
 
 A file holds ranks, the places of the samples among all of their split sorted by file name,
-and the split's content digest: see ``docs/format.md``, section 9.
+and the content digest of the split: see ``docs/format.md``, section 9.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _HEAD: Final = ("format", "format_version", "dataset", "made")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectedRanks:
-    """The samples selected of one stored split.
+    """Selected samples of one stored split.
 
     Attributes
     ----------
     content_digest : str
-        Of the split, see `SplitInfo`.
+        Content digest of the split, see `SplitInfo`.
     num_samples : int
         Number of samples of the whole split.
     ranks : ndarray of int64, shape (n,)
@@ -53,7 +53,7 @@ class SelectedRanks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedSelection:
-    """Which samples were selected, and how; get one from `Split.selection`.
+    """A selection of samples, independent of their order; get one from `Split.selection`.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class SavedSelection:
     made : str
         How it was made, for people.
     splits : dict of str to SelectedRanks
-        What is selected of each stored split.
+        Selected samples of each stored split.
     """
 
     dataset: str
@@ -73,7 +73,7 @@ class SavedSelection:
         return sum(len(selected.ranks) for selected in self.splits.values())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the selection to a JSON file, in place of one that is there.
+        """Write the selection to a JSON file; an older selection is replaced.
 
         Parameters
         ----------
@@ -85,15 +85,15 @@ class SavedSelection:
         ValueError
             If it does not.
         FileExistsError
-            If there is something at `path` that is no saved selection.
+            If `path` exists and is not a saved selection.
         """
-        target = as_path(path)
-        if target.suffix != ".json":
+        file = as_path(path)
+        if file.suffix != ".json":
             raise ValueError(
                 escaped(f"{path}: the name of a saved selection's file must end in .json")
             )
-        if os.path.lexists(target):
-            _check_may_be_replaced(target)
+        if os.path.lexists(file):
+            _check_may_be_replaced(file)
         document = {
             "format": SELECTION_FORMAT,
             "format_version": SELECTION_VERSION,
@@ -102,9 +102,9 @@ class SavedSelection:
             "splits": {name: _packed(selected) for name, selected in self.splits.items()},
         }
         data = json.dumps(document, indent=2).encode() + b"\n"
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        beside.write_bytes(data)
-        beside.replace(target)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        temporary.write_bytes(data)
+        temporary.replace(file)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SavedSelection:
@@ -113,32 +113,34 @@ class SavedSelection:
         Raises
         ------
         FileNotFoundError
-            If there is no such file.
+            If the file does not exist.
         FormatError
-            If it is no selection, or a damaged one.
+            If it is not a saved selection, or is damaged.
         VersionError
             If it has a newer major version.
         """
-        where = str(path)
+        location = str(path)
         try:
             document = parse_json(_read_text(as_path(path)))
         except ValueError as error:
-            raise FormatError(f"{where}: is not a saved selection: {error}") from None
+            raise FormatError(f"{location}: is not a saved selection: {error}") from None
         if not isinstance(document, dict) or document.get("format") != SELECTION_FORMAT:
             raise FormatError(
-                f"{where}: is not a saved selection: 'format' must be {SELECTION_FORMAT!r}"
+                f"{location}: is not a saved selection: 'format' must be {SELECTION_FORMAT!r}"
             )
         _, version, dataset, made = (
-            get_attribute(document, key, str, location=where) for key in _HEAD
+            get_attribute(document, key, str, location=location) for key in _HEAD
         )
         if version.split(".")[0] != SELECTION_VERSION.split(".")[0]:
             raise VersionError(
-                f"{where}: selection version {version} cannot be read, this release reads "
+                f"{location}: has selection version {version}, this release reads "
                 f"{SELECTION_VERSION.split('.')[0]}.x; upgrade arraystore"
             )
-        splits = get_attribute(document, "splits", dict, location=where)
+        splits = get_attribute(document, "splits", dict, location=location)
         return cls(
-            dataset, made, {name: _unpacked(entry, where, name) for name, entry in splits.items()}
+            dataset,
+            made,
+            {name: _unpacked(entry, location, name) for name, entry in splits.items()},
         )
 
     def __repr__(self) -> str:
@@ -147,7 +149,7 @@ class SavedSelection:
 
 
 def _read_text(path: Path) -> bytes:
-    """Read a JSON file up to its first zero byte: a sparse file may state any size."""
+    """Read a JSON file, refusing zero bytes: a sparse file may state any size."""
     pieces = []
     with path.open("rb") as file:
         while piece := file.read(_PIECE_NBYTES):
@@ -162,12 +164,12 @@ def _check_may_be_replaced(path: Path) -> None:
         SavedSelection.load(path)
     except (FormatError, OSError):
         raise FileExistsError(
-            escaped(f"{path}: is no saved selection, and is not overwritten; choose another name")
+            escaped(f"{path}: exists and is not a saved selection; choose another name")
         ) from None
 
 
 def _packed(selected: SelectedRanks) -> dict[str, Any]:
-    """Write ranks as the differences of each from the one before, the first from 0."""
+    """Return an entry with each rank as the difference from the one before."""
     differences = np.diff(selected.ranks, prepend=0)
     low, high = (int(differences.min()), int(differences.max())) if len(differences) else (0, 0)
     kind = next(t for t in _TYPES if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
@@ -183,32 +185,32 @@ def _packed(selected: SelectedRanks) -> dict[str, Any]:
 
 
 def _unpacked(entry: object, path: str, name: str) -> SelectedRanks:
-    where = f"{path}: {name}"
+    location = f"{path}: {name}"
     if not isinstance(entry, dict):
-        raise FormatError(f"{where}: must be an object, got {str(entry)[:80]!r}")
+        raise FormatError(f"{location}: must be an object, got {str(entry)[:80]!r}")
     fields: Mapping[str, Any] = entry
-    digest = get_attribute(fields, "content_digest", str, location=where)
+    digest = get_attribute(fields, "content_digest", str, location=location)
     num_samples, num_selected, checksum = (
-        get_attribute(fields, key, int, location=where)
+        get_attribute(fields, key, int, location=location)
         for key in ("num_samples", "num_selected", "crc32c")
     )
-    kind = get_attribute(fields, "type", str, location=where)
+    kind = get_attribute(fields, "type", str, location=location)
     if kind not in _TYPES:
-        raise FormatError(f"{where}: 'type' must be one of {', '.join(_TYPES)}, got {kind!r}")
+        raise FormatError(f"{location}: 'type' must be one of {', '.join(_TYPES)}, got {kind!r}")
     try:
         data = base64.b64decode(
-            get_attribute(fields, "rank_differences", str, location=where), validate=True
+            get_attribute(fields, "rank_differences", str, location=location), validate=True
         )
     except ValueError as error:
-        raise FormatError(f"{where}: 'rank_differences' must be base64: {error}") from None
+        raise FormatError(f"{location}: 'rank_differences' must be base64: {error}") from None
     if crc32c(data) != checksum:
-        raise FormatError(f"{where}: the ranks do not match their checksum; the file is damaged")
+        raise FormatError(f"{location}: the ranks do not match their checksum; the file is damaged")
     if len(data) != num_selected * np.dtype(kind).itemsize:
         raise FormatError(
-            f"{where}: must hold {num_selected} ranks of type {kind}, got {len(data)} bytes"
+            f"{location}: must hold {num_selected} ranks of type {kind}, got {len(data)} bytes"
         )
     differences = np.frombuffer(data, np.dtype(kind).newbyteorder("<")).astype(np.int64)
     ranks = np.cumsum(differences)
     if len(ranks) and not 0 <= ranks.min() <= ranks.max() < num_samples:
-        raise FormatError(f"{where}: ranks must be in range({num_samples})")
+        raise FormatError(f"{location}: ranks must be in range({num_samples})")
     return SelectedRanks(digest, num_samples, ranks)

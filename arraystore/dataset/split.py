@@ -1,19 +1,27 @@
-"""Splits: samples to draw from, to loop over in batches and episodes, and to map."""
+"""Splits: samples of a store, to index, query, draw from and loop over."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 import numpy as np
 
-from arraystore._arguments import as_count, as_fraction, as_seed, check_bools
-from arraystore.dataset.batches import SHUFFLES, Batches, Episodes, Epoch
+from arraystore._arguments import as_count, as_fraction, as_integer, as_seed, check_bools
+from arraystore.dataset.batch import Arena
+from arraystore.dataset.batches import SHUFFLES, Batches, Epoch
+from arraystore.dataset.episodes import Episodes
+from arraystore.dataset.lazy_images import LazyImages
 from arraystore.dataset.mapped import Mapped, image_and_label
-from arraystore.dataset.queries import Queries
-from arraystore.errors import escaped
+from arraystore.dataset.sample_reader import SampleReader
+from arraystore.dataset.sample_set import SampleSet, StoredPositions
+from arraystore.dataset.saved_selection import SavedSelection, SelectedRanks
+from arraystore.errors import FormatError, brief, escaped
 from arraystore.indexing.layout import hash_numbers, label_index
-from arraystore.indexing.positions import is_ascending
+from arraystore.indexing.packed_names import is_pattern
+from arraystore.indexing.positions import as_mask, compact, distinct, is_ascending, union
 from arraystore.indexing.sampling import (
     Groups,
     class_balanced_counts,
@@ -22,27 +30,49 @@ from arraystore.indexing.sampling import (
     ranked,
     with_repeats,
 )
-from arraystore.indexing.selection import as_size
+from arraystore.indexing.selection import as_position, as_positions, as_size, is_one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import SupportsIndex
 
-    from arraystore._typing import Ints, Pixels
-    from arraystore.dataset.batch import Sample
+    from numpy.typing import NDArray
+
+    from arraystore._typing import Ints, Mask, Pixels
+    from arraystore.dataset.batch import Batch, Sample
+    from arraystore.dataset.store_root import StoreRoot
+    from arraystore.indexing.selection import Selection
+    from arraystore.reading.image_reader import ReadPlan
+    from arraystore.reading.stored_split import StoredSplit
+    from arraystore.schema import SplitInfo
+
+    Label = SupportsIndex | str
 
 T = TypeVar("T")
+
+_LONGEST_NAME: Final = 200
+"""Characters: the name of a split that others were combined into would grow without limit."""
+
+_LONGEST_CONDITION: Final = 60
+"""Characters of a condition that are shown in the name of a split."""
+
+_DIGEST_DIGITS: Final = 12
+"""Digits of a content digest that are shown."""
+
+_MOST_EMPTY_PARTS: Final = 2**16
+"""Parts that `even_splits` makes of fewer samples: more than there are processes anywhere."""
 
 _MOST_DRAWN: Final = 2**30
 """Most samples that one draw returns: their positions alone take 8 GiB."""
 
 
-class Split(Queries):
+class Split:
     """Samples of a store, read on demand.
 
-    Indexing follows NumPy along one axis: an integer gives a `Sample`, a slice, a
-    list, an array of integers or a mask a `Batch`. The columns are whole arrays in
-    memory, loaded when they are first used; of the images only the bytes of those
-    selected are read. Get one from a `Store`; ``store["train+validation"]`` joins two.
+    Indexing follows NumPy along one axis: an integer gives a `Sample`; a slice, list, array of
+    integers or mask gives a `Batch`. Columns are whole arrays in memory, loaded when they are first
+    used; of the images only the bytes of those selected are read. Get a split from a `Store`;
+    ``store["train+validation"]`` joins two.
 
     `where`, `select` and `sample` return a new split, and no image is read until you use it.
     A split pickles as the address of its store, positions, and the content digest and order
@@ -50,11 +80,502 @@ class Split(Queries):
     split raises `StoreChangedError`. All randomness follows from `seed` and the other arguments:
     the same call gives the same samples, here and elsewhere.
 
+    Parameters
+    ----------
+    root : StoreRoot
+        The root of the store.
+    name : str
+        Name of the split; it is escaped, and shortened if it is long.
+    samples : SampleSet
+        The samples.
+
     Attributes
     ----------
     name : str
-        How it was made, escaped: such as ``train[:10%]`` or ``train.where(label='goldfish')``.
+        How the split was made, such as ``train[:10%]`` or ``train.where(label='goldfish')``.
     """
+
+    # Without this, NumPy would try to convert a split to an array in expressions.
+    __array_ufunc__ = None
+
+    def __init__(self, root: StoreRoot, name: str, samples: SampleSet) -> None:
+        name = escaped(name)
+        self.name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        self._root = root
+        self._samples = samples
+        self._columns: dict[str, NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, selection: int | np.integer[Any]) -> Sample: ...
+    @overload
+    def __getitem__(self, selection: Selection) -> Batch[list[Pixels]]: ...
+    def __getitem__(
+        self, selection: int | np.integer[Any] | Selection
+    ) -> Sample | Batch[list[Pixels]]:
+        if is_one(selection):
+            (sample,) = self._reader.samples([as_position(selection, len(self))])
+            return sample
+        return self._reader.batch(as_positions(selection, len(self)))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Return the samples at some positions; the DataLoader of torch calls this for a batch."""
+        return self._reader.samples(indices)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield every sample in order, and read the next ones meanwhile."""
+        return iter(self._reader)
+
+    def __array__(self, *args: object, **kwargs: object) -> NDArray[Any]:
+        raise TypeError(
+            "a split is not converted to an array, because that would read every image; "
+            "split[:] loads them, split.label and split.file_name are arrays"
+        )
+
+    def __repr__(self) -> str:
+        return escaped(f"<Split {self.name!r} of {self._root.address}: {len(self):,} samples>")
+
+    def __reduce__(self) -> tuple[Callable[..., Split], tuple[Any, ...]]:
+        return type(self), (self._root, self.name, self._samples)
+
+    @cached_property
+    def _reader(self) -> SampleReader:
+        """Reader of the samples. Internal."""
+        return SampleReader(self._samples, repr(self))
+
+    @property
+    def sample_set(self) -> SampleSet:
+        """The samples of the split. Internal."""
+        return self._samples
+
+    @property
+    def positions(self) -> Ints:
+        """Ndarray of int64, shape (n,): position of each sample in the stored split.
+
+        Raises
+        ------
+        ValueError
+            If samples of several stored splits are joined.
+        """
+        only = self._samples.only
+        if only is None:
+            raise ValueError(
+                f"{self.name!r} joins several stored splits, and positions are those of one; "
+                "select from one split"
+            )
+        return _read_only(np.asarray(only.positions, dtype=np.int64).view())
+
+    # Columns
+
+    @property
+    def label(self) -> Ints:
+        """Index of the class of each sample, -1 if it has none: ndarray of int64, shape (n,)."""
+        return self._column("label")
+
+    @property
+    def file_name(self) -> NDArray[Any]:
+        """Name of each image in the source: ndarray of str, shape (n,).
+
+        The dtype is NumPy's `StringDType`: ``.tolist()`` gives Python strings, ``.astype(object)``
+        an array that older libraries understand.
+        """
+        return self._column("file_name")
+
+    @property
+    def image_nbytes(self) -> Ints:
+        """Size of each encoded image in bytes: ndarray of int64, shape (n,)."""
+        return self._column("image_nbytes")
+
+    @property
+    def image_height(self) -> NDArray[np.int32]:
+        """Height of each image in pixels: ndarray of int32, shape (n,)."""
+        return self._column("image_height")
+
+    @property
+    def image_width(self) -> NDArray[np.int32]:
+        """Width of each image in pixels: ndarray of int32, shape (n,)."""
+        return self._column("image_width")
+
+    @property
+    def image_crc32c(self) -> NDArray[np.uint32]:
+        """CRC-32C of each encoded image: ndarray of uint32, shape (n,)."""
+        return self._column("image_crc32c")
+
+    # Images
+
+    @property
+    def image(self) -> LazyImages[Pixels, list[Pixels]]:
+        """Pixels: ``split.image[5]`` is uint8 (height, width, 3), a slice gives a list of them."""
+        return LazyImages("image", self, self._reader.images)
+
+    @cached_property
+    def image_bytes(self) -> LazyImages[bytes, list[bytes]]:
+        """Encoded images, byte for byte as stored: ``split.image_bytes[5]`` is bytes."""
+        whole = self._samples.whole
+        copy = whole.copy if whole else self._reader.copy
+        return LazyImages("image_bytes", self, self._reader.copies, copy)
+
+    @property
+    def image_views(self) -> LazyImages[memoryview, list[memoryview]]:
+        """Encoded images as read-only memoryviews of a memory map: nothing is copied.
+
+        Good for ``np.frombuffer``, decoders and sockets. Without a map (in a bucket, with
+        ``mmap=False`` or ``checksum="always"``) they are views of memory that was read into. A view
+        keeps its memory alive: the map of a file, or everything that was read together with it.
+        """
+        return LazyImages("image_views", self, self._reader.views)
+
+    def image_arena(self, selection: Selection) -> Arena:
+        """Read encoded images into one array, without a Python object per image.
+
+        Parameters
+        ----------
+        selection : slice, sequence of int or ndarray
+
+        Returns
+        -------
+        Arena
+            The bytes, uint8 of shape (n_bytes,), and the offsets of the images in them.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> data, offsets = arraystore.open("1pct.zarr")["train"].image_arena(slice(0, 3))
+        >>> len(offsets), offsets[-1] == len(data)
+        (4, np.True_)
+        """
+        return Arena.of(self._reader.views(as_positions(selection, len(self))))
+
+    def resized(self, size: int | tuple[int, int]) -> LazyImages[Pixels, Pixels]:
+        """Pixels of images resized to one size, so that several make one array.
+
+        Parameters
+        ----------
+        size : int or (int, int)
+            Height and width; an integer means both. From each image the largest
+            centred region of that shape is scaled, bilinear with antialiasing. A JPEG that is three
+            or more times as large in both directions is decoded at a fraction of its size; the
+            error is at most 2/255 on average, and 20/255 at worst.
+
+        Returns
+        -------
+        LazyImages
+            ``split.resized(224)[:64]`` is uint8 (64, 224, 224, 3).
+
+        Raises
+        ------
+        ValueError
+            If the size is not 1 or more.
+        """
+        height, width = as_size(size)
+        return LazyImages(
+            f"resized(({height}, {width}))",
+            self,
+            lambda positions: self._reader.images(positions, (height, width)),
+        )
+
+    def read_plan(self, selection: Selection | None = None) -> ReadPlan:
+        """Return the cost of reading encoded images, without reading them.
+
+        Parameters
+        ----------
+        selection : slice, sequence of int or ndarray, optional
+            The samples; all by default.
+
+        Returns
+        -------
+        ReadPlan
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> train.read_plan(slice(0, 10)).requests      # neighbours are read together
+        1
+        """
+        return self._reader.plan(as_positions(... if selection is None else selection, len(self)))
+
+    # Classes
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Ids of the classes; label k is element k."""
+        return self._per_class("label_name", self._root.class_names.ids)
+
+    @property
+    def label_words(self) -> tuple[str, ...]:
+        """Human-readable names of the classes; those of label k are element k."""
+        return self._per_class("label_words", self._root.class_names.words)
+
+    def int2str(self, label: int) -> str:
+        """Return the id of a class, see `Store.int2str`."""
+        return self._root.class_names.id_of(label)
+
+    def str2int(self, name: str) -> int:
+        """Return the label of a class, see `Store.str2int`."""
+        return self._root.class_names.label(name)
+
+    @property
+    def classes(self) -> list[str]:
+        """Ids of the classes, as in torchvision's ``ImageFolder``."""
+        return list(self.label_names)
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """Label of each id, as in torchvision's ``ImageFolder``."""
+        return dict(self._root.class_names.label_of_id)
+
+    @property
+    def targets(self) -> list[int]:
+        """Label of each sample, as in torchvision's ``ImageFolder``."""
+        return list(map(int, self.label))
+
+    def label_counts(self) -> Ints:
+        """Return the number of samples of each label: ndarray of int64, shape (n_classes,).
+
+        For a whole split it is read from the index of labels, otherwise from the column of labels.
+        """
+        if self._samples.whole is not None:
+            return self._samples.whole.labels.counts()
+        label = self.label[self.label >= 0]
+        return np.bincount(label, minlength=self._n_classes).astype(np.int64)
+
+    # Queries
+
+    def where(
+        self,
+        *,
+        label: Label | Iterable[Label] | None = None,
+        file_name: str | Iterable[str] | None = None,
+        is_a: str | Iterable[str] | None = None,
+    ) -> Self:
+        """Return the samples that meet all conditions given, in the order of this split.
+
+        A query by label reads two numbers and one group of the index of labels, never the
+        column of labels; a query by name reads the names.
+
+        Parameters
+        ----------
+        label : int, str, or iterable of them, optional
+            Class by its number, its id (``"n01443537"``) or words for it
+            (``"goldfish"``, in any case); several mean any of them.
+        file_name : str or iterable of str, optional
+            A name, or a pattern with ``*``, ``?`` and ``[abc]``; several mean any of them.
+        is_a : str or iterable of str, optional
+            A wider concept, such as ``"dog"`` or ``"n02084071"``: samples of all classes that
+            are a kind of it; several mean any of them. See `Store.is_a`.
+
+        Returns
+        -------
+        Split
+            Empty if a pattern matches nothing.
+
+        Raises
+        ------
+        KeyError
+            If no class or file has such a name, with the closest matches; or if several classes
+            have it, with all of them.
+        TypeError
+            If no condition is given.
+        ValueError
+            If `is_a` is given, and the store has no hierarchy of its classes.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> train.where(label="tench", file_name="*_[12].JPEG").file_name.tolist()
+        ['n01440764_1.JPEG', 'n01440764_2.JPEG']
+        >>> train.where(is_a="reptile").label_counts().nonzero()[0]
+        array([52])
+        """
+        if label is None and file_name is None and is_a is None:
+            raise TypeError("where() needs a condition: label=…, file_name=… or is_a=…")
+        found = self
+        if label is not None:
+            indices = self._indices_of_labels(_listed(label))
+            found = self._derived(indices, f"{self._term}.where(label={_short(label)})")
+        if is_a is not None:
+            kinds = union([self._root.kinds.labels(key) for key in _listed(is_a)]).tolist()
+            indices = found._samples.among(lambda stored: stored.labels.positions(kinds))
+            found = found._derived(indices, f"{found._term}.where(is_a={_short(is_a)})")
+        if file_name is not None:
+            positions = self._positions_by_name(_listed(file_name))
+            indices = found._samples.among(lambda stored: positions[stored.location])
+            name = f"{found._term}.where(file_name={_short(file_name)})"
+            found = found._derived(indices, name)
+        return found
+
+    def select(self, selection: Selection | SavedSelection | str | os.PathLike[str]) -> Self:
+        """Return selected samples as a split, without reading images.
+
+        Parameters
+        ----------
+        selection : slice, sequence of int, ndarray, SavedSelection, str or path-like
+            Anything that NumPy takes in brackets: positions, or a mask such as
+            ``split.image_height >= 256``. A saved selection, or its file. The name of a selection
+            that the store contains, such as ``"1pct"``. Of a saved or named selection, the samples
+            that this split has are returned, in the order of the selection.
+
+        Returns
+        -------
+        Split
+
+        Raises
+        ------
+        IndexError
+            If a position is out of bounds, a mask is not as long as the split, or the
+            selection has neither integers nor booleans.
+        KeyError
+            If the store has no selection of that name.
+        FormatError
+            If a file is not a saved selection, or is damaged.
+        ValueError
+            If a saved or named selection is of other splits than these.
+        """
+        if isinstance(selection, str) and selection in self._root.dataset.selections:
+            indices = self._samples.indices_of(self._named_selection(selection))
+            return self._derived(indices, f"{self._term}.select({selection!r})")
+        if isinstance(selection, str) and not (os.sep in selection or selection.endswith(".json")):
+            names = ", ".join(self._root.dataset.selections) or "none"
+            raise KeyError(
+                escaped(
+                    f"the store has no selection {brief(selection)}, it has {names}; the name of "
+                    "a file with a saved selection must end in .json"
+                )
+            )
+        if isinstance(selection, str | os.PathLike):
+            path = os.fspath(selection)
+            return self._select_saved(SavedSelection.load(path), path)
+        if isinstance(selection, SavedSelection):
+            return self._select_saved(selection, selection.made)
+        if isinstance(selection, slice) and selection.step in (None, 1):
+            start, stop, _ = selection.indices(len(self))
+            name = f"{self._term}.select({start}:{stop})"
+            return self._derived(range(start, max(start, stop)), name)
+        if is_one(selection):
+            one = brief(selection)
+            raise IndexError(
+                escaped(f"select() takes several positions, got {one}; use split[{one}]")
+            )
+        positions = as_positions(selection, len(self))
+        return self._derived(positions, f"{self._term}.select({len(positions):,} positions)")
+
+    def find(self, file_name: str) -> int:
+        """Return the position in this split of the sample with a file name.
+
+        The names are sorted when this is first used.
+
+        Raises
+        ------
+        KeyError
+            If no sample has that name, with the closest matches.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> train.find("n04200800_7.JPEG")
+        5
+        """
+        position = self._position_of(file_name)
+        if position is None:
+            raise self._no_such_name(file_name)
+        return position
+
+    def __contains__(self, file_name: object) -> bool:
+        """Whether a sample has that file name."""
+        if not isinstance(file_name, str):
+            raise TypeError(f"a split contains file names, got {type(file_name).__name__}")
+        return self._position_of(file_name) is not None
+
+    def selection(self) -> SavedSelection:
+        """Return the identity of these samples, as a value that can be saved.
+
+        It fits every store of the same content, in any order and container. For samples of several
+        stored splits, it keeps the order within each.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> train.per_label(1).selection().save("fewshot.json")
+        >>> arraystore.open("1pct.h5")["train"].select("fewshot.json")
+        <Split 'train.select(fewshot.json)' of ...1pct.h5: 20 samples>
+        """
+        splits = {
+            stored.name: SelectedRanks(
+                stored.info.content_digest, len(stored), stored.names.ranks(positions)
+            )
+            for stored, positions in self._samples.by_stored().values()
+        }
+        return SavedSelection(self._root.dataset.full_name, self.name, splits)
+
+    def even_splits(self, n: int, *, drop_remainder: bool = False) -> list[Self]:
+        """Cut into parts of equal length, as ``tfds.even_splits`` does.
+
+        Parameters
+        ----------
+        n : int
+            Number of parts, 1 or more. At most the number of samples, or 65,536 if that
+            is more.
+        drop_remainder : bool, default False
+            Leave out the last samples if they are fewer than the parts. Otherwise the first
+            parts have one more.
+
+        Raises
+        ------
+        ValueError
+            If `n` is out of range.
+        TypeError
+            If it is not an integer.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> validation = arraystore.open("1pct.zarr")["validation[:11]"]
+        >>> [len(part) for part in validation.even_splits(3)]
+        [4, 4, 3]
+        """
+        check_bools(drop_remainder=drop_remainder)
+        n = as_count(n, "n", least=1, most=max(len(self), _MOST_EMPTY_PARTS))
+        length, rest = divmod(len(self), n)
+        lengths = np.full(n, length)
+        if not drop_remainder:
+            lengths[:rest] += 1
+        stops = np.cumsum(lengths).tolist()
+        starts = (stops - lengths).tolist()
+        name = f"{self._term}.even_splits({n})"
+        return [
+            self._derived(range(a, b), f"{name}[{i}]")
+            for i, (a, b) in enumerate(zip(starts, stops, strict=True))
+        ]
+
+    # Sets
+
+    def __and__(self, other: object) -> Self:
+        """Return the samples in both splits, once each, in their stored order."""
+        return self._combined(other, "&", np.logical_and)
+
+    def __or__(self, other: object) -> Self:
+        """Return the samples in either split, once each, in their stored order."""
+        return self._combined(other, "|", np.logical_or)
+
+    def __sub__(self, other: object) -> Self:
+        """Return the samples not in the other split, once each, in their stored order."""
+        return self._combined(other, "-", np.greater)
+
+    def __invert__(self) -> Self:
+        """Return all other samples of the stored splits, in their stored order."""
+        rest = [
+            StoredPositions(stored, compact(np.flatnonzero(~as_mask(len(stored), positions))))
+            for stored, positions in self._samples.by_stored().values()
+        ]
+        return type(self)(self._root, f"(~{self._term})", SampleSet(rest))
+
+    # Draws
 
     def sample(self, n: int, *, seed: int = 0, replace: bool = False) -> Self:
         """Return samples drawn at random, in random order.
@@ -62,16 +583,16 @@ class Split(Queries):
         Parameters
         ----------
         n : int
-            How many.
+            Number of samples.
         seed : int, default 0
-            In ``range(2**63)``. The draw of fewer is the beginning of the draw of more.
+            In ``range(2**63)``. A smaller draw is the beginning of a larger one.
         replace : bool, default False
             Whether a sample may be drawn more than once.
 
         Raises
         ------
         ValueError
-            If there are not that many, or a number is negative.
+            If the split has fewer samples, or a number is negative.
 
         Examples
         --------
@@ -84,12 +605,9 @@ class Split(Queries):
         n = as_count(n, "n", most=_MOST_DRAWN if replace else max(len(self), _MOST_DRAWN))
         seed = as_seed(seed)
         if n > len(self) and not (replace and len(self)):
-            way_out = " or give replace=True" if len(self) else ""
+            remedy = " or pass replace=True" if len(self) else ""
             raise ValueError(
-                escaped(
-                    f"{n} samples were asked for, {self.name} has {len(self)}; ask for "
-                    f"fewer{way_out}"
-                )
+                escaped(f"{self.name}: has {len(self)} samples, not {n}; draw fewer{remedy}")
             )
         chosen = with_repeats(len(self), n, seed) if replace else permutation(len(self), seed)[:n]
         repeats = ", replace=True" if replace else ""
@@ -103,11 +621,11 @@ class Split(Queries):
         seed: int = 0,
         replace: bool = False,
     ) -> Self:
-        """Return the same number of samples of each label that there is, drawn at random.
+        """Return the same number of samples of each label that occurs, drawn at random.
 
-        Of each label those samples are taken whose file names have the smallest keyed
-        hashes, the hashes that also order a shuffled store. So the draw is the same in
-        every order and container, and that of 1 is part of that of 5.
+        The samples drawn of a label are those whose file names have the smallest keyed hashes, the
+        hashes that also order a shuffled store. So the draw is the same in every order and
+        container, and a draw of 1 is part of a draw of 5.
 
         Parameters
         ----------
@@ -115,12 +633,12 @@ class Split(Queries):
             Samples of each label.
         fraction : float
             Instead of `k`: this part of all labelled samples, rounded down, as equally
-            as possible from all labels. Where that leaves a rest, some labels give one more.
+            as possible from all labels. If it cannot be divided equally, some labels give one more.
             SimCLR's lists of 1 % and 10 % of ImageNet are made like that.
         seed : int, default 0
             In ``range(2**63)``.
         replace : bool, default False
-            Draw each from all samples of its label, so that it may come more than once.
+            Draw each from all samples of its label, so that it may occur more than once.
 
         Returns
         -------
@@ -130,8 +648,7 @@ class Split(Queries):
         Raises
         ------
         ValueError
-            If a label has fewer samples than are asked for, and `replace` is false; or if
-            a number cannot be.
+            If a label has too few samples and `replace` is false, or a number is out of range.
         TypeError
             If not exactly one of `k` and `fraction` is given.
 
@@ -151,13 +668,13 @@ class Split(Queries):
         labels = np.flatnonzero(sizes)
         if fraction is None:
             count = as_count(0 if k is None else k, "k", most=_MOST_DRAWN)
-            asked = str(count)
+            amount = str(count)
             counts = np.full(len(labels), count, dtype=np.int64)
             if replace:
                 as_count(count * len(labels), "k of all labels", most=_MOST_DRAWN)
         else:
             fraction = as_fraction(fraction, "fraction")
-            asked = f"fraction={fraction}"
+            amount = f"fraction={fraction}"
             ids = [self.label_names[label] for label in labels.tolist()]
             counts = class_balanced_counts(int(sizes.sum()), fraction, hash_numbers(ids, seed))
         if not replace:
@@ -165,7 +682,9 @@ class Split(Queries):
         groups = self._ranked(seed)
         chosen = draw_from_groups(groups, labels, counts, replace=replace, seed=seed)
         repeats = ", replace=True" if replace else ""
-        return self._derived(chosen, f"{self._term}.per_label({asked}, seed={seed}{repeats})")
+        return self._derived(chosen, f"{self._term}.per_label({amount}, seed={seed}{repeats})")
+
+    # Loops
 
     def batches(
         self,
@@ -184,32 +703,32 @@ class Split(Queries):
     ) -> Batches:
         """Return the batches of one epoch; a loop over them reads and decodes ahead.
 
-        The order follows from the arguments alone. With one process every sample comes
-        once; several get parts of the order that are disjoint and of equal length, so that
-        the last ``len(split) % world_size`` samples of it are left out. (If `balanced`, the order
-        itself has samples more than once.)
+        The order follows from the arguments alone. With one process every sample occurs
+        once; several processes get disjoint parts of the order, of equal length, and the
+        last ``len(split) % world_size`` samples of the order are left out. (With `balanced`, the
+        order itself has samples more than once.)
 
         Parameters
         ----------
         batch_size : int
             Samples in a batch; the last one may be shorter.
         seed, epoch : int, default 0
-            Together fix the order; in ``range(2**63)``.
+            Together determine the order; in ``range(2**63)``.
         shuffle : {"full", "block", False}, default "full"
-            ``"full"`` is a permutation: a read for nearly every sample. ``"block"`` reads
-            16 blocks of consecutive samples at a time, which are chosen at random,
+            ``"full"`` is a permutation: one read for nearly every sample. ``"block"`` reads
+            16 blocks of consecutive samples at a time, chosen at random,
             and shuffles those: few large reads, but neighbours stay close, and a
             buffer of encoded images is held twice. False keeps the order.
         balanced : bool, default False
-            Every label as often as every other, in every batch: labels with few samples are
-            repeated, of those with many some are left out, others in another epoch.
-            Samples without a label never come.
+            Every label as often as every other, in every batch: samples of labels with few are
+            repeated, of labels with many some are left out, others in another epoch.
+            Samples without a label are never included.
         drop_last : bool, default False
             Leave out a last batch that is shorter.
         start_batch : int, default 0
-            Leave out the first batches, to go on with an epoch.
+            Leave out the first batches, to resume an epoch.
         rank, world_size : int
-            Which process this is, of how many.
+            Number of this process, and of processes.
         buffer_size : int, default 1024
             Samples in a buffer of ``"block"``.
         size : int or (int, int), optional
@@ -218,14 +737,14 @@ class Split(Queries):
         Returns
         -------
         Batches
-            It has a length, and a loop over it yields a `Batch` at a time. An image that
-            is damaged ends it with an error that names it, an object that cannot be read
-            with one that names the object.
+            It has a length, and a loop over it yields a `Batch` at a time. A damaged image ends
+            the loop with an error that names it, an object that cannot be read with an error that
+            names the object.
 
         Raises
         ------
         ValueError
-            If an argument is not one of those above.
+            If an argument is out of range.
 
         Examples
         --------
@@ -248,7 +767,7 @@ class Split(Queries):
             buffer_size=as_count(buffer_size, "buffer_size", least=1),
         )
         return Batches(
-            self,
+            self._reader,
             as_count(batch_size, "batch_size", least=1),
             order,
             first=as_count(start_batch, "start_batch"),
@@ -277,11 +796,11 @@ class Split(Queries):
         n_way : int
             Labels in an episode.
         k_shot, n_query : int
-            Samples of each label to learn from, and to be tested on; no sample is both.
+            Samples of each label to learn from, and to test on; no sample is both.
         seed : int, default 0
             In ``range(2**63)``.
         n_episodes : int, optional
-            How many; without end by default.
+            Number of episodes; endless by default.
         start : int, default 0
             Number of the first.
         size : int or (int, int), optional
@@ -295,7 +814,7 @@ class Split(Queries):
         Raises
         ------
         ValueError
-            If there are not enough labels with enough samples, or a number is negative.
+            If too few labels have enough samples, or a number is negative.
 
         Examples
         --------
@@ -312,7 +831,8 @@ class Split(Queries):
             as_count(n_query, "n_query"),
         )
         return Episodes(
-            self,
+            self._reader,
+            self.name,
             self._groups,
             shape,
             seed=as_seed(seed),
@@ -329,12 +849,12 @@ class Split(Queries):
         Parameters
         ----------
         transform : callable
-            Given a `Sample`. Must pickle if worker processes are to call it.
+            Given a `Sample`. It must pickle if worker processes are to call it.
 
         Returns
         -------
         Mapped
-            If `transform` raises `StopIteration`, a `RuntimeError` is raised in its place.
+            If `transform` raises `StopIteration`, a `RuntimeError` is raised instead.
 
         Examples
         --------
@@ -344,48 +864,195 @@ class Split(Queries):
         >>> heights[5], heights[:3]
         (333, [500, 240, 333])
         """
-        return Mapped(self, transform)
+        return Mapped(self._reader, transform)
 
     def as_supervised(self) -> Mapped[tuple[Pixels, int]]:
         """Return ``(image, label)`` of each sample, as TFDS does with ``as_supervised=True``."""
         return self.map(image_and_label)
 
-    @property
-    def classes(self) -> list[str]:
-        """Ids of the classes, as torchvision's ``ImageFolder`` has them."""
-        return list(self.label_names)
+    # Internal
 
     @property
-    def class_to_idx(self) -> dict[str, int]:
-        """Label of each id, as torchvision's ``ImageFolder`` has them."""
-        return dict(self._store.vocabulary.by_name)
+    def _term(self) -> str:
+        """The name, in parentheses where an appended call would bind to its last term alone."""
+        return f"({self.name})" if "+" in self.name and "(" not in self.name else self.name
+
+    def _derived(self, indices: range | Ints, name: str) -> Self:
+        """Return some of the samples, in the order of `indices`, under a new name."""
+        return type(self)(self._root, name, self._samples.take(indices))
+
+    def _column(self, name: str) -> NDArray[Any]:
+        if name not in self._columns:
+            values = self._samples.values(lambda stored: stored.columns[name])
+            self._columns[name] = _read_only(values)
+        return self._columns[name]
 
     @property
-    def targets(self) -> list[int]:
-        """Label of each sample, as torchvision's ``ImageFolder`` has them."""
-        return list(map(int, self.label))
+    def _n_classes(self) -> int:
+        return next(iter(self._samples)).stored.labels.n_classes
+
+    def _per_class(self, column: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """Return a column of the root, after comparing its length with the labels."""
+        for stored, _ in self._samples:
+            if len(texts) != stored.labels.n_classes:
+                raise FormatError(
+                    f"{self._root.address}/{column}: must have {stored.labels.n_classes} values, "
+                    f"one a class of {stored.name}, got {len(texts)}"
+                )
+        return texts
+
+    def _indices_of_labels(self, keys: list[Label]) -> Ints:
+        """Return the ascending positions in this split of the samples of some classes.
+
+        The names of classes are read only if a key is text.
+        """
+        labels = sorted(
+            {
+                self._root.class_names.label(key)
+                if isinstance(key, str)
+                else as_integer(key, "a label that is not text")
+                for key in keys
+            }
+        )
+        try:
+            return self._samples.among(lambda stored: stored.labels.positions(labels))
+        except KeyError:
+            _ = self.label_names  # raises a better error if the store names more classes
+            raise
+
+    def _position_of(self, file_name: str) -> int | None:
+        def positions(stored: StoredSplit) -> Ints:
+            position = stored.names.find(file_name)
+            return np.array([] if position is None else [position], dtype=np.int64)
+
+        indices = self._samples.indices_of(positions)
+        return int(indices[0]) if len(indices) else None
+
+    def _no_such_name(self, file_name: str) -> KeyError:
+        """Return the error for a file name: the split that has it instead, or close matches."""
+        others = [s.name for s, _ in self._samples if s.names.find(file_name) is not None]
+        if others:
+            return KeyError(
+                escaped(f"{brief(file_name)} is in {others[0]}, but not in {self.name}")
+            )
+        near = [name for stored, _ in self._samples for name in stored.names.near(file_name)]
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        return KeyError(escaped(f"there is no file name {brief(file_name)}{hint}"))
+
+    def _positions_by_name(self, patterns: list[Any]) -> dict[str, Ints]:
+        """Return ascending positions of names and patterns, by location of the stored split."""
+        wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
+        if wrong:
+            raise TypeError(f"a file name is text, got {brief(wrong[0])}")
+        exact = [pattern for pattern in patterns if not is_pattern(pattern)]
+        positions = {}
+        missing = set(exact)
+        for stored, _ in self._samples:
+            found = stored.names.find_all(exact)
+            missing -= {name for name, i in zip(exact, found.tolist(), strict=True) if i >= 0}
+            matching = [stored.names.matching(p) for p in patterns if is_pattern(p)]
+            positions[stored.location] = union([distinct(found[found >= 0]), *matching])
+        for name in exact:
+            if name in missing:
+                raise self._no_such_name(name)
+        return positions
+
+    def _named_selection(self, name: str) -> Callable[[StoredSplit], Ints]:
+        """Return a function from a stored split to the positions of a named selection."""
+        splits = self._root.dataset.selections[name]
+        mine = [stored.name for stored, _ in self._samples]
+        if not set(mine) & set(splits):
+            raise ValueError(
+                escaped(
+                    f"the selection {name!r} is of {', '.join(splits)}, this split is of "
+                    f"{', '.join(mine)}"
+                )
+            )
+        none = np.empty(0, dtype=np.int64)
+        return lambda stored: stored.selection(name) if stored.name in splits else none
+
+    def _select_saved(self, selection: SavedSelection, path: str) -> Self:
+        """Return the samples of a saved selection that are in this split."""
+        chosen = {stored.location: _ranks_of(stored, selection) for stored, _ in self._samples}
+        if not any(chosen.values()):
+            mine = ", ".join(
+                _digest_of(stored.location, stored.info) for stored, _ in self._samples
+            )
+            saved = ", ".join(_digest_of(*entry) for entry in selection.splits.items())
+            raise ValueError(
+                escaped(
+                    f"{path}: was saved from different data, {selection.dataset} ({saved}); "
+                    f"this split is of {mine}"
+                )
+            )
+
+        def positions(stored: StoredSplit) -> Ints:
+            selected = chosen[stored.location]
+            if selected is None:
+                return np.empty(0, dtype=np.int64)
+            if selected.num_samples != len(stored):
+                raise FormatError(
+                    f"{path}: states {selected.num_samples} samples for the split, "
+                    f"{stored.location} of the same digest has {len(stored)}"
+                )
+            return stored.names.order[selected.ranks]
+
+        return self._derived(self._samples.indices_of(positions), f"{self._term}.select({path})")
+
+    def _combined(self, other: object, sign: str, combine: Callable[[Mask, Mask], Mask]) -> Self:
+        """Combine the positions of both in each stored split."""
+        if not isinstance(other, Split):
+            return NotImplemented  # type: ignore[no-any-return] # operators return it in Python
+        if self._root.address != other._root.address:
+            raise ValueError(
+                escaped(
+                    f"{sign} needs samples of one store, got {self._root.address} and "
+                    f"{other._root.address}"
+                )
+            )
+        mine, theirs = self._samples.by_stored(), other._samples.by_stored()
+        for location in mine.keys() & theirs.keys():
+            one, another = mine[location][0], theirs[location][0]
+            if one is not another and one.identity != another.identity:
+                raise ValueError(
+                    escaped(
+                        f"{sign} needs samples of one store, but {location} has other samples or "
+                        "another order in one of the two: the store was replaced between them; "
+                        "open it once and make both again"
+                    )
+                )
+        none = np.empty(0, dtype=np.int64)
+        members = []
+        for location, (stored, _) in (mine | theirs if sign == "|" else mine).items():
+            a, b = (
+                as_mask(len(stored), side.get(location, (stored, none))[1])
+                for side in (mine, theirs)
+            )
+            members.append(StoredPositions(stored, compact(np.flatnonzero(combine(a, b)))))
+        return type(self)(self._root, f"({self.name} {sign} {other.name})", SampleSet(members))
 
     @cached_property
     def _groups(self) -> Groups:
-        """Positions here of the labelled samples, by label; of one that is here twice the first."""
-        whole = self._parts.whole
+        """Positions in this split of the labelled samples, once each, by label."""
+        whole = self._samples.whole
         if whole is not None:
-            return whole.groups
-        first = self._parts.distinct()
+            return whole.labels.groups
+        first = self._samples.distinct()
         label = self.label if first is None else self.label[first]
-        order, indptr = label_index(label, len(self.label_names))
+        order, indptr = label_index(label, self._n_classes)
         return Groups(order if first is None else first[order], indptr)
 
     def _ranked(self, seed: int) -> Groups:
-        """Return the groups with each in the order of the keyed hashes of the file names."""
-        whole, only = self._parts.whole, self._parts.only
+        """Return the groups, each in the order of the keyed hashes of the file names."""
+        whole, only = self._samples.whole, self._samples.only
         if whole is not None:
             return whole.ranked(seed)
         if only is not None and only.stored.is_hashed(seed) and is_ascending(only.positions):
             return self._groups
-        keys = np.empty(len(self), dtype=np.uint64)
-        for stored, positions, which in self._parts.locate(np.arange(len(self), dtype=np.int64)):
-            keys[np.asarray(which, dtype=np.int64)] = stored.name_keys(seed, positions)
+        (keys,) = self._samples.gather(
+            np.arange(len(self), dtype=np.int64),
+            lambda stored, positions, _: (stored.name_keys(seed, positions),),
+        )
         return ranked(self._groups, keys)
 
     def _check_enough(self, labels: Ints, sizes: Ints, counts: Ints) -> None:
@@ -396,7 +1063,44 @@ class Split(Queries):
             raise ValueError(
                 escaped(
                     f"{self.name}: label {label} ({self.label_names[label]}, "
-                    f"{self.label_words[label]}) has {size} samples, {count} were asked for{more}; "
-                    "ask for fewer or give replace=True"
+                    f"{self.label_words[label]}) has {size} samples, not {count}{more}; "
+                    "draw fewer or pass replace=True"
                 )
             )
+
+
+def _read_only(column: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that can no longer be written to."""
+    column.flags.writeable = False
+    return column
+
+
+def _ranks_of(stored: StoredSplit, selection: SavedSelection) -> SelectedRanks | None:
+    """Return the entry of a selection with a split's content, preferably that of its name."""
+    digest = stored.info.content_digest
+    same = {n: entry for n, entry in selection.splits.items() if entry.content_digest == digest}
+    return same.get(stored.name) or next(iter(same.values()), None)
+
+
+def _digest_of(name: str, split: SplitInfo | SelectedRanks) -> str:
+    return f"{name} {split.content_digest[:_DIGEST_DIGITS]}"
+
+
+def _listed(condition: object) -> list[Any]:
+    """Return the values of a condition: a single one, or each of several."""
+    if isinstance(condition, str | bytes) or not isinstance(condition, Iterable):
+        return [condition]
+    return np.atleast_1d(condition).tolist() if isinstance(condition, np.ndarray) else [*condition]
+
+
+def _short(condition: object) -> str:
+    """Write a condition as it was given, cut off if it is long."""
+    text = repr(condition if isinstance(condition, str) else _plain(condition))
+    return text if len(text) <= _LONGEST_CONDITION else f"{text[: _LONGEST_CONDITION - 1]}…"
+
+
+def _plain(condition: object) -> object:
+    """Return NumPy's numbers and arrays as Python's."""
+    if isinstance(condition, np.ndarray | np.generic):
+        return condition.tolist()
+    return condition

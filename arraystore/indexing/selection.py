@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from arraystore._typing import Ints
+
     Selection: TypeAlias = slice | Sequence[int] | Sequence[bool] | NDArray[Any] | EllipsisType
     """A selection of several samples; an integer selects one."""
 
@@ -105,7 +107,7 @@ def as_size(size: Any) -> tuple[int, int]:
     return height, width
 
 
-def as_positions(selection: SupportsIndex | Selection, length: int) -> NDArray[np.int64]:
+def as_positions(selection: SupportsIndex | Selection, length: int) -> Ints:
     """Turn a selection into positions counted from the first sample.
 
     Parameters

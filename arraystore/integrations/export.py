@@ -62,7 +62,7 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     groups = (slice(first, first + _GROUP) for first in range(0, len(paths), _GROUP))
     n_written = 0
     try:
-        for group, images in ahead(groups, lambda g: (g, split.views(positions[g], check=True))):
+        for group, images in ahead(groups, lambda g: (g, split._reader.checked(positions[g]))):
             for path, data in zip(paths[group], images, strict=True):
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -83,8 +83,8 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
 def _places(split: Split) -> dict[str, int]:
     """Return the path of each image below the folder, and its position in the split."""
     names, labels = split.file_name.tolist(), split.label.tolist()
-    located = list(split.parts.locate(np.arange(len(split), dtype=np.int64)))
-    several = len({stored.where for stored, _, _ in located}) > 1
+    located = list(split.sample_set.locate(np.arange(len(split), dtype=np.int64)))
+    several = len({stored.location for stored, _, _ in located}) > 1
     places: dict[str, int] = {}
     origins: dict[str, tuple[str, int]] = {}
     for stored, positions, which in located:
@@ -95,9 +95,11 @@ def _places(split: Split) -> dict[str, int]:
                 path = f"{stored.name}/{path}"
             if not _is_below(path):
                 shown = brief(path)
-                raise FormatError(f"{stored.where}: {shown} is no name for a file below a folder")
-            if origins.setdefault(path, (stored.where, position)) != (stored.where, position):
-                raise FormatError(f"{stored.where}: two images would be the file {path!r}")
+                raise FormatError(
+                    f"{stored.location}: {shown} is no name for a file below a folder"
+                )
+            if origins.setdefault(path, (stored.location, position)) != (stored.location, position):
+                raise FormatError(f"{stored.location}: two images would be the file {path!r}")
             places.setdefault(path, i)
     folders = {path[:at] for path in places for at, c in enumerate(path) if c == "/"}
     for path in sorted(folders & places.keys()):

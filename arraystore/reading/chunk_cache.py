@@ -1,4 +1,4 @@
-"""The chunks of columns that were read last: as many as fit into a number of bytes."""
+"""A cache of recently used chunks of columns, limited by their size in memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_NBYTES: Final = 40 * 2**20
-"""What the chunks that one store keeps may take: eighty of numbers, or a dozen of names."""
+"""Default limit of a store: eighty chunks of numbers, or a dozen of names."""
 
 
 class ChunkCache:
-    """Arrays by key; those used longest ago are forgotten first. Any threads may use it.
+    """Arrays by key; the least recently used are dropped first. Safe to use from many threads.
 
     Parameters
     ----------
     max_nbytes : int
-        What all of them together may take. A larger one is not kept.
+        Most memory that the arrays take together. A larger array is not cached.
 
     Examples
     --------
@@ -40,37 +40,37 @@ class ChunkCache:
 
     def __init__(self, max_nbytes: int = MAX_NBYTES) -> None:
         self._max_nbytes = max_nbytes
-        self._kept: OrderedDict[Hashable, tuple[NDArray[Any], int]] = OrderedDict()
+        self._arrays: OrderedDict[Hashable, tuple[NDArray[Any], int]] = OrderedDict()
         self.nbytes = 0
         self._lock = threading.Lock()
         _caches.add(self)
 
     def get(self, key: Hashable) -> NDArray[Any] | None:
-        """Return what is kept under a key, if anything is."""
+        """Return the array cached under a key, or None."""
         with self._lock:
-            if key not in self._kept:
+            if key not in self._arrays:
                 return None
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+            self._arrays.move_to_end(key)
+            return self._arrays[key][0]
 
     def put(self, key: Hashable, values: NDArray[Any]) -> None:
-        """Keep an array, and forget others if there is no room for all."""
+        """Cache an array, and drop others until all fit."""
         nbytes = _nbytes(values)
         if nbytes > self._max_nbytes:
             return
         with self._lock:
-            self.nbytes += nbytes - self._kept.pop(key, (values, 0))[1]
-            self._kept[key] = values, nbytes
+            self.nbytes += nbytes - self._arrays.pop(key, (values, 0))[1]
+            self._arrays[key] = values, nbytes
             while self.nbytes > self._max_nbytes:
-                self.nbytes -= self._kept.popitem(last=False)[1][1]
+                self.nbytes -= self._arrays.popitem(last=False)[1][1]
 
     def renew_lock(self) -> None:
-        """Replace the lock, which another thread may have held while this process was forked."""
+        """Replace the lock: another thread may have held it when this process was forked."""
         self._lock = threading.Lock()
 
 
 def _nbytes(values: NDArray[Any]) -> int:
-    """Return what an array takes, with the text that NumPy keeps beside it and does not count."""
+    """Return the memory that an array takes, with text that NumPy keeps elsewhere."""
     if not isinstance(values.dtype, np.dtypes.StringDType):
         return values.nbytes
     return values.nbytes + 2 * int(np.strings.str_len(values).sum())

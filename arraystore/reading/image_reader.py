@@ -1,8 +1,8 @@
-"""The encoded images of one split: where each lies, and its bytes by the shortest way.
+"""Encoded images of one split, read by their byte ranges in its payload.
 
-On a local disk there are two. What is in the page cache is copied out of a memory map, or only
-looked at there; for what is not, the disk is asked all at once before it is read. From afar
-images are read, all at once as well.
+On a local disk, images in the page cache are copied out of a memory map, or returned as views of
+it. Other images are first announced to the disk, all at once, and then read. Remote images are
+requested all at once.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ if TYPE_CHECKING:
 
     from arraystore._typing import Ints
     from arraystore.indexing.byte_range import ChunkManifest
-    from arraystore.reading.store_handle import Opening
+    from arraystore.reading.store_handle import StoreHandle
     from arraystore.storage.open_files import OpenFile
 
 Data = TypeVar("Data", bytes, memoryview)
 Data_co = TypeVar("Data_co", bytes, memoryview, covariant=True)
 
 _PROBES: Final = 8
-"""Images of a batch that are looked at to tell whether it is in the page cache."""
+"""Images of a batch that are probed to find out whether it is in the page cache."""
 
 SECONDS_TRUSTED: Final = 0.05
-"""How long after a look at a file single images are taken from its map without another.
+"""How long after a check of a file single images are copied from its map without another check.
 
-A look takes half the time that a copy of 100 KB does.
+A check takes half as long as a copy of 100 KB.
 """
 
 _MAX_VIEWED: Final = 16
-"""Files of which the views of one batch may hold maps, where each takes a descriptor."""
+"""Most files that the views of one batch may map, where each map takes a file descriptor."""
 
 _MAX_CHUNKS: Final = 8
-"""Chunks that a single image is taken from one after another."""
+"""Most chunks that a single image is copied from one after another."""
 
 
 class ReadPlan(NamedTuple):
-    """What reading encoded images takes.
+    """Cost of reading encoded images.
 
     Attributes
     ----------
     objects : int
-        Stored objects that are read from.
+        Stored objects that are read.
     requests : int
-        Byte ranges that are asked for.
+        Byte ranges that are requested.
     nbytes : int
         Bytes in those ranges.
     nbytes_wanted : int
-        Bytes of the images; more than `nbytes` where an image is wanted twice.
+        Bytes of the images; more than `nbytes` where an image is selected twice.
     """
 
     objects: int
@@ -78,42 +78,42 @@ class ReadPlan(NamedTuple):
     nbytes_wanted: int
 
 
-class Payload:
-    """The encoded images of one split, end to end: one array of bytes.
+class ImageReader:
+    """Read encoded images from the payload of a split: one array of all their bytes.
 
-    Everywhere below `start` and `nbytes`, ndarrays of int64 of shape (n,), say which bytes
-    are wanted: those of n images. They must be inside the payload.
+    In all methods `start` and `nbytes`, ndarrays of int64 of shape (n,), are the byte ranges of n
+    images in the payload. The caller has checked that they lie within it.
 
     Parameters
     ----------
-    opening : Opening
-        What opens the store.
+    handle : StoreHandle
+        The store.
     path : str
-        Of the array.
+        Path of the payload in the container.
     nbytes : int
-        What its length must be.
+        Length that the payload must have.
 
     Raises
     ------
     FormatError
-        If the array is not there, or of another length.
+        If the payload is missing or has another length.
     """
 
-    def __init__(self, opening: Opening, path: str, nbytes: int) -> None:
-        self._container = opening.container
-        self._reader = opening.reader
+    def __init__(self, handle: StoreHandle, path: str, nbytes: int) -> None:
+        self._container = handle.container
+        self._reader = handle.reader
         self._path = path
         self.manifest = self._container.manifest(path)
         if self.manifest.nbytes != nbytes:
             raise FormatError(
-                f"{opening.address}/{path}: must have {nbytes} bytes, got {self.manifest.nbytes}"
+                f"{handle.address}/{path}: must have {nbytes} bytes, got {self.manifest.nbytes}"
             )
-        self._local: _LocalPayload | None = None
+        self._local: _LocalImages | None = None
         if isinstance(self._reader, LocalReader):
-            self._local = _LocalPayload(self._reader, self.manifest)
+            self._local = _LocalImages(self._reader, self.manifest)
 
     def plan(self, start: Ints, nbytes: Ints) -> tuple[set[str], int, int]:
-        """Return the objects, and the number of requests and bytes, that reading images takes."""
+        """Return the objects, and the number of requests and bytes, that images are read with."""
         _, _, spans = plan_elements(self.manifest, start, nbytes, max_gap=self._reader.max_gap)
         sizes = spans.stop - spans.start
         longest = self._reader.max_request
@@ -122,7 +122,7 @@ class Payload:
         return keys, requests, int(sizes.sum())
 
     def read(self, start: Ints, nbytes: Ints) -> list[memoryview]:
-        """Read images, those together that lie close together; their views share memory.
+        """Read images; images close to each other are read together, and their views share memory.
 
         Raises
         ------
@@ -132,24 +132,24 @@ class Payload:
         return read_elements(self._reader, self.manifest, start, nbytes)
 
     def arrivals(self, start: Ints, nbytes: Ints) -> Iterator[tuple[int, memoryview]]:
-        """Yield which image it is, and its bytes, of each as soon as it is read; see `read`."""
+        """Yield the index and the bytes of each image as soon as it is read; see `read`."""
         return arriving_elements(self._reader, self.manifest, start, nbytes)
 
     def views(self, start: Ints, nbytes: Ints) -> list[memoryview]:
-        """Return images, read-only, where they lie if that is possible; raise as `read` does."""
+        """Return images, read-only, as views of a memory map where possible; raises as `read`."""
         if self._local is None or not self._local.is_mapped:
             return [view.toreadonly() for view in self.read(start, nbytes)]
         return self._in_pieces(start, nbytes, self._local.views, memoryview)
 
     def copies(self, start: Ints, nbytes: Ints) -> list[bytes]:
-        """Return images as bytes; raise as `read` does."""
+        """Return images as bytes; raises as `read`."""
         if self._local is None:
             return list(map(bytes, self.read(start, nbytes)))
         return self._in_pieces(start, nbytes, self._local.copies, bytes)
 
     @cached_property
     def copy(self) -> Callable[[int, int], bytes]:
-        """What returns one image as bytes, given its start and size; it raises as `read` does."""
+        """A function from the start and size of one image to its bytes; it raises as `read`."""
 
         def copy(start: int, nbytes: int) -> bytes:
             (data,) = self.copies(np.array([start]), np.array([nbytes]))
@@ -158,7 +158,7 @@ class Payload:
         return copy if self._local is None else self._local.copier(copy)
 
     def look_up(self, start: Ints, nbytes: Ints) -> None:
-        """Look up where the chunks of some images are, in place of what was promised."""
+        """Look up where the chunks of some images are, instead of relying on the metadata."""
         objects = self.manifest.locate(start, nbytes).object
         doubted = {self.manifest.keys[index] for index in distinct(objects)}
         self.manifest = self._container.manifest(self._path, doubted)
@@ -170,7 +170,7 @@ class Payload:
         take: Callable[[Ints, Ints, Ints], list[Data]],
         of: Callable[[bytes], Data],
     ) -> list[Data]:
-        """Take images, and put those together that are stored in several pieces, which are few."""
+        """Take images, and join the few that are stored in several pieces."""
         pieces = self.manifest.locate(start, nbytes)
         there = pieces.start != ZEROS
         if not there.all():
@@ -191,16 +191,16 @@ class Payload:
 
 
 class _Memory(Protocol[Data_co]):
-    """What slices are taken of: those of a map are bytes, those of a view of it are views."""
+    """Memory to slice: slices of a map are bytes, slices of a view of it are views."""
 
-    def __getitem__(self, where: slice, /) -> Data_co: ...
+    def __getitem__(self, part: slice, /) -> Data_co: ...
 
 
-class _LocalPayload:
-    """A payload on a local disk, by memory maps of its files if they may be used.
+class _LocalImages:
+    """A payload on a local disk, read through memory maps of its files where they are allowed.
 
-    Where nothing else is said `objects`, `start` and `stop`, ndarrays of int64 of shape (n,),
-    tell which of the manifest's keys each image is in, and which bytes of it.
+    In all methods `objects`, `start` and `stop`, ndarrays of int64 of shape (n,), are the index of
+    each image's file in the manifest's keys, and the bytes of the file.
     """
 
     def __init__(self, reader: LocalReader, manifest: ChunkManifest) -> None:
@@ -210,10 +210,10 @@ class _LocalPayload:
         self._chunk_nbytes = manifest.chunk_nbytes
 
     def copier(self, other: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
-        """Return what returns one image, given its start and size; `other` does where it cannot.
+        """Return a function from the start and size of an image to its bytes.
 
-        All is in one function: a copy drives what Python needs out of the processor's caches, so
-        that calls are dear.
+        It calls `other` where it cannot copy the image itself. It is a single function because
+        calls are expensive here: a copy drives Python's own data out of the processor's caches.
         """
         chunk_nbytes = self._chunk_nbytes
         looked_at: dict[int, tuple[Callable[[], mmap | None], int, int]] = {}
@@ -242,7 +242,7 @@ class _LocalPayload:
                 return other(start, nbytes)
             data = memory[first : min(first + nbytes, end)]
             if first + nbytes > end:
-                if nbytes > _MAX_CHUNKS * chunk_nbytes:  # Python calls itself no thousand times
+                if nbytes > _MAX_CHUNKS * chunk_nbytes:  # keep the recursion shallow
                     return other(start, nbytes)
                 data += copy(start + end - first, first + nbytes - end)
             return data if len(data) == nbytes else other(start, nbytes)
@@ -260,7 +260,7 @@ class _LocalPayload:
         return copy if self.is_mapped else read
 
     def copies(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
-        """Copy images, if they are in the page cache; else read them."""
+        """Copy images if they are in the page cache; read them otherwise."""
         if self.is_mapped and self._is_cached(objects, start, stop):
             return self._take(objects, start, stop, lambda file: file.map)
         return self._read(objects, start, stop)
@@ -277,9 +277,9 @@ class _LocalPayload:
         return [found[i] for i in range(len(order))]
 
     def views(self, objects: Ints, start: Ints, stop: Ints) -> list[memoryview]:
-        """Return images where they lie; the disk is asked for them, if they are only there.
+        """Return views of memory maps; images outside the page cache are announced to the disk.
 
-        They are read if they are in many files, whose maps would take descriptors.
+        Images in many files are read instead where each map would take a file descriptor.
         """
         if MAPS_TAKE_DESCRIPTORS and len(distinct(objects)) > _MAX_VIEWED:
             return [memoryview(data) for data in self._read(objects, start, stop)]
@@ -299,7 +299,7 @@ class _LocalPayload:
         memory: Callable[[OpenFile], _Memory[Data]],
     ) -> list[Data]:
         self._reader.check_unchanged()
-        # One file after another: no more than its map is held, which may take a descriptor.
+        # One file after another, so that one map at a time is held: it may take a descriptor.
         order: Ints = np.argsort(objects, kind="stable")
         file_of: Ints = objects[order]
         first, last = start[order].tolist(), stop[order].tolist()

@@ -1,4 +1,4 @@
-"""What a store is opened by: its place and options, which travel; and then what they open."""
+"""Handles of stores: a place and options that pickle, opened when they are first used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Place = str | ObjectStore | tuple[ObjectStore, str]
 
 CHECKSUMS: Final = ("auto", "always")
-"""When to compare an image's bytes with their checksum; the first is the default."""
+"""Values of the option `checksum`; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,11 @@ class OpenOptions:
         as_count(self.max_in_flight, "max_in_flight", least=1)
 
 
-class Opening:
-    """A store's reader and container, opened when they are first asked for.
+class StoreHandle:
+    """A store's range reader and container, opened when they are first used.
 
-    It pickles as its place and options, and opens nothing when it comes back: an
-    error in unpickling would end a worker of a `multiprocessing.Pool`, and leave the
-    one who asked waiting for ever.
+    A handle pickles as its place and options, and unpickling opens nothing: an error during
+    unpickling would end a worker of a `multiprocessing.Pool`, and its parent would wait forever.
 
     Parameters
     ----------
@@ -64,7 +63,7 @@ class Opening:
 
     @cached_property
     def address(self) -> str:
-        """Where the store is, without a password."""
+        """Location of the store for messages, without a password."""
         if not isinstance(self.place, str):
             store, key = self.place if isinstance(self.place, tuple) else (self.place, "")
             return f"<{type(store).__name__}>/{key}"
@@ -77,17 +76,17 @@ class Opening:
 
     @property
     def reader(self) -> RangeReader:
-        """What reads the bytes of payloads."""
+        """Reader of the bytes of payloads."""
         return self._opened[0]
 
     @property
     def container(self) -> ContainerReader:
-        """What tells where they are, and reads columns."""
+        """Reader of attributes and columns; it also locates the chunks of payloads."""
         return self._opened[1]
 
     @cached_property
     def chunks(self) -> ChunkCache:
-        """The chunks of columns that were read last."""
+        """Recently used chunks of columns, of all splits of the store."""
         return ChunkCache()
 
     @cached_property
@@ -108,14 +107,14 @@ class Opening:
             connection = connection_to(store)
         return open_remote(connection, key, max_gap=max_gap, max_in_flight=options.max_in_flight)
 
-    def __reduce__(self) -> tuple[Callable[..., Opening], tuple[Any, ...]]:
-        return Opening, (self.place, self.options)
+    def __reduce__(self) -> tuple[Callable[..., StoreHandle], tuple[Any, ...]]:
+        return StoreHandle, (self.place, self.options)
 
 
 def open_place(
     place: str | os.PathLike[str] | Place, options: OpenOptions | None = None
-) -> Opening:
-    """Return what opens a store, by a path, relative to the working folder or not, or an address.
+) -> StoreHandle:
+    """Return a handle of a store; paths are made absolute, and nothing is opened.
 
     Parameters
     ----------
@@ -128,4 +127,4 @@ def open_place(
         place = os.fspath(place)
         if "://" not in place or place.startswith("file://"):
             place = str(as_path(place.removeprefix("file://")).absolute())
-    return Opening(place, options)
+    return StoreHandle(place, options)

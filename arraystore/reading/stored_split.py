@@ -1,134 +1,304 @@
-"""One split as it is stored: its columns, and its encoded images, read as byte ranges."""
+"""One split as it is stored: its attributes, columns, index of labels, names and images."""
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
-from typing_extensions import override
 
 from arraystore._checksum import crc32c
-from arraystore._threads import in_a_thread, in_threads
-from arraystore.errors import ChecksumError, FormatError, ShortReadError
-from arraystore.images import decode as image
-from arraystore.indexing.layout import content_digest
-from arraystore.indexing.positions import distinct
-from arraystore.reading.column_reader import StoredColumns
-from arraystore.reading.image_reader import Payload
-from arraystore.schema import COLUMN_CHUNK_ROWS, PAYLOAD
+from arraystore.errors import ChecksumError, FormatError, ShortReadError, StoreChangedError
+from arraystore.indexing.layout import hash_numbers
+from arraystore.indexing.packed_names import NameIndex
+from arraystore.indexing.sampling import ranked
+from arraystore.reading.column_reader import ColumnReader
+from arraystore.reading.image_reader import ImageReader
+from arraystore.reading.label_index import LabelIndex
+from arraystore.schema import (
+    COLUMN_CHUNK_ROWS,
+    COLUMNS,
+    ORDERS,
+    PAYLOAD,
+    SELECTIONS,
+    STRING,
+    SplitInfo,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from arraystore._threads import Task
-    from arraystore._typing import Ints, Pixels
-    from arraystore.reading.column_reader import Identity
-    from arraystore.reading.store_handle import Opening
-    from arraystore.storage.range_reader import RangeReader
+    from arraystore._typing import Checksums, Ints
+    from arraystore.indexing.sampling import Groups
+    from arraystore.reading.store_handle import StoreHandle
 
-    Size = int | tuple[int, int]
+    Identity = tuple[str, str]
     _Copy = Callable[[int, int], bytes]
 
 T = TypeVar("T")
 
-_FOR_BYTES: Final = ("image_start", "image_nbytes", "image_crc32c")
+_UNCHECKED_SAMPLES: Final = 2**21
+"""Samples that a split may state before their number is compared with a column.
 
-_FETCHED_CHUNKS: Final = 9
-"""Chunks of each column that are fetched for a batch beforehand: as many as will be kept."""
+Positions of so many take 16 MiB, and columns are compared with the number when they are read.
+"""
 
-_DIGESTED: Final = ("file_name", "label", "image_nbytes", "image_crc32c")
-"""What the content digest is of, in the order of its function."""
+_COUNTED_BY: Final = "image_nbytes"
 
-SAMPLE_COLUMNS: Final = (*_FOR_BYTES, "label", "file_name")
-"""What is needed to read samples."""
+_SEEDS_KEPT: Final = 3
+"""Seeds whose hashes of all names are kept, 8 bytes per sample each."""
+
+_RANGES: Final = ("image_start", "image_nbytes")
+_CHECKSUM: Final = "image_crc32c"
+
+_NO_CHECKSUMS: Final[Checksums] = np.empty(0, dtype=np.uint32)
 
 
-class StoredSplit(StoredColumns):
-    """The columns and encoded images of one split of a store.
+class ImageRows(NamedTuple):
+    """Rows of the columns that reading some encoded images needs.
 
-    Encoded bytes from a local disk are compared with their checksum when they are
-    decoded, or whenever they are read, as the opening's option `checksum` says; then also
-    labels and names with the content digest, and the index of the labels with the labels.
+    Attributes
+    ----------
+    positions : ndarray of int64, shape (n,)
+        Positions in the stored split.
+    start, nbytes : ndarray of int64, shape (n,)
+        Byte range of each image in the payload, which it is within.
+    crc32c : ndarray of uint32, shape (n,) or (0,)
+        Checksum of each image; empty if they were not requested.
+    """
+
+    positions: Ints
+    start: Ints
+    nbytes: Ints
+    crc32c: Checksums
+
+    def part(self, indices: Ints) -> ImageRows:
+        """Return some of the rows, which have checksums."""
+        positions, start, nbytes, checksums = self
+        return ImageRows(positions[indices], start[indices], nbytes[indices], checksums[indices])
+
+
+class StoredSplit:
+    """One split of a store.
+
+    Encoded images that come over a network are compared with their checksums when they are read;
+    with the option ``checksum="always"`` also those from a local disk.
 
     Parameters
     ----------
-    opening : Opening
-        What opens the store.
+    handle : StoreHandle
+        The store.
     name : str
-        The split.
+        Name of the split.
     expected : (str, str), optional
-        See `StoredColumns`.
+        The `identity` that the split must have. It is compared before anything else is read.
     """
 
-    def __init__(self, opening: Opening, name: str, expected: Identity | None = None) -> None:
-        super().__init__(opening, name, expected)
-        self._always = opening.options.checksum == "always"
-        self._is_digested = False
+    def __init__(self, handle: StoreHandle, name: str, expected: Identity | None = None) -> None:
+        self.name = name
+        self.location = f"{handle.address}/{name}"
+        self._handle = handle
+        self._expected = expected
+        self._always = handle.options.checksum == "always"
+        self._name_keys: dict[int, NDArray[np.uint64]] = {}
+        self._ranked: dict[int, Groups] = {}
         self._one: tuple[Callable[[int], int], Callable[[int], int], _Copy] | None = None
 
-    @override
-    def column(self, name: str) -> NDArray[Any]:
-        if self._always and not self._is_digested and name in _DIGESTED:
-            self.load((name,))
-        return super().column(name)
+    def __len__(self) -> int:
+        return self.info.num_samples
 
-    @override
-    def load(self, names: Iterable[str]) -> None:
-        wanted = tuple(names)
-        if self._always and not self._is_digested and not {*wanted}.isdisjoint(_DIGESTED):
-            super().load((*_DIGESTED, *wanted))
-            self._check_digest()
-            self._is_digested = True
-        super().load(wanted)
-
-    @override
-    def take_all(self, names: Sequence[str], positions: Ints) -> list[NDArray[Any]]:
-        if self._always and not self._is_digested and not {*names}.isdisjoint(_DIGESTED):
-            self.load(names)
-        return super().take_all(names, positions)
-
-    @override
-    def labelled(self, label: int) -> Ints:
-        positions = super().labelled(label)
-        if self._always and np.any(self.column("label")[positions] != label):
-            raise ChecksumError(f"{self.where}/label_order: has others where label {label} is")
-        return positions
+    def __reduce__(self) -> tuple[type[Self], tuple[StoreHandle, str, Identity]]:
+        return type(self), (self._handle, self.name, self.identity)
 
     def import_libraries(self) -> None:
-        """Import what reading and decoding would import, before threads do either."""
-        image.import_decoders()
-        self._opening.container.import_libraries()
+        """Import what reading columns would import, before threads read them."""
+        self._handle.container.import_libraries()
 
     @cached_property
-    def _reader(self) -> RangeReader:
-        return self._opening.reader
+    def stated(self) -> SplitInfo:
+        """Attributes of the split, not compared with anything yet."""
+        attributes = self._handle.container.attributes(self.name)
+        return SplitInfo.from_attributes(attributes, location=self.location)
 
-    def fetch(self, positions: Ints) -> None:
-        """Fetch the columns that samples need in one round trip, if round trips are dear."""
-        if not self._reader.is_remote:
+    @cached_property
+    def info(self) -> SplitInfo:
+        """Attributes of the split.
+
+        Raises
+        ------
+        FormatError
+            If they state many samples that are not stored.
+        StoreChangedError
+            If the split does not have the identity that it must have.
+        """
+        n = self.stated.num_samples
+        if n > _UNCHECKED_SAMPLES:
+            path = f"{self.name}/{_COUNTED_BY}"
+            self._handle.container.check_column(path, COLUMNS[_COUNTED_BY].data_type, n)
+        if self._expected is not None:
+            self._check_identity(self._expected, self._identity_of(self.stated))
+        return self.stated
+
+    @property
+    def identity(self) -> Identity:
+        """The content digest and a text for the order; both are equal where positions agree.
+
+        The order of shuffled samples, and of samples ordered by label, follows from the content
+        and two attributes, so nothing else is read. For any other order the text contains a digest
+        of all file names.
+        """
+        return self._own_identity if self._expected is None else self._expected
+
+    @cached_property
+    def _own_identity(self) -> Identity:
+        return self._identity_of(self.info)
+
+    def _identity_of(self, info: SplitInfo) -> Identity:
+        if info.order in ORDERS[:2]:
+            return info.content_digest, f"{info.order}, seed {info.seed}"
+        digest = hashlib.blake2b(digest_size=16)
+        path, starts = f"{self.name}/file_name", range(0, info.num_samples, COLUMN_CHUNK_ROWS)
+        chunks = [(path, STRING, (start, start + COLUMN_CHUNK_ROWS)) for start in starts]
+        for names in self._handle.container.read_rows(chunks):
+            digest.update("\0".join([*names.tolist(), ""]).encode())
+        return info.content_digest, f"{info.order}, names {digest.hexdigest()}"
+
+    def _check_identity(self, expected: Identity, found: Identity) -> None:
+        if found == expected:
             return
-        if len(distinct(positions // COLUMN_CHUNK_ROWS)) <= _FETCHED_CHUNKS or self.is_small:
-            self.take_all(SAMPLE_COLUMNS, positions)
+        if found[0] == expected[0]:
+            difference = f"order was {expected[1]}, is {found[1]}"
+        else:
+            difference = f"content digest was {expected[0][:12]}…, is {found[0][:12]}…"
+        raise StoreChangedError(
+            f"{self.location}: the store was replaced after this split was pickled ({difference}); "
+            "open the store and make the split again, or save split.selection(), which fits "
+            "every order of the same content"
+        )
 
     @cached_property
-    def _is_checked(self) -> bool:
-        """Whether encoded images are compared with their checksum."""
-        return self._always or self._reader.is_remote
+    def columns(self) -> ColumnReader:
+        """Columns of the split."""
+        return ColumnReader(self._handle, self.name, self.info)
 
-    def plan(self, positions: Ints) -> tuple[set[str], int, int]:
-        """Return the objects, and the number of requests and bytes, that reading images takes."""
-        payload, start, nbytes = self._located(positions)
-        return payload.plan(start, nbytes)
+    @cached_property
+    def labels(self) -> LabelIndex:
+        """Index of the labels."""
+        return LabelIndex(self.columns, check_labels=self._always)
 
-    def read(self, positions: Ints) -> list[memoryview]:
-        """Read the encoded images at some positions, in their order.
+    @cached_property
+    def names(self) -> NameIndex:
+        """Index of the file names."""
+        return NameIndex(self.columns["file_name"])
 
-        What came over a network is compared with its checksum. What is wrong or cut
-        short is read once more, after looking up where it is instead of relying on it.
+    def selection(self, name: str) -> Ints:
+        """Return the positions of a named selection of the store."""
+        path = f"{SELECTIONS}/{name}/{self.name}"
+        columns = self.columns
+        positions = self._handle.container.read_column(path, "int64")
+        columns.check_positions(f"../{path}", positions, len(positions))
+        return positions
+
+    # Draws
+
+    def is_hashed(self, seed: int) -> bool:
+        """Whether the samples are stored in the order of the hashes of this seed."""
+        return (self.info.order, self.info.seed) == (ORDERS[0], seed)
+
+    def ranked(self, seed: int) -> Groups:
+        """Return the groups of the label index, each in the order of the hashes of its names.
+
+        The groups of the last few seeds are kept.
+        """
+        groups = self.labels.groups
+        if self.is_hashed(seed):
+            return groups
+        return _kept(self._ranked, seed, lambda: ranked(groups, self.name_keys(seed)))
+
+    def name_keys(self, seed: int, positions: Ints | None = None) -> NDArray[np.uint64]:
+        """Return the keyed hashes of the file names at some positions, or of all, as numbers.
+
+        The hashes of all names are kept for the last few seeds.
+        """
+        names = self.columns["file_name"]
+        if positions is None:
+            return _kept(self._name_keys, seed, lambda: hash_numbers(names.tolist(), seed))
+        keys = self._name_keys.get(seed)
+        return hash_numbers(names[positions].tolist(), seed) if keys is None else keys[positions]
+
+    # Images
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether images come over a network."""
+        return self._handle.reader.is_remote
+
+    @cached_property
+    def is_checked(self) -> bool:
+        """Whether reading compares encoded images with their checksums."""
+        return self._always or self.is_remote
+
+    def rows(
+        self, positions: Ints, others: Sequence[str] = (), *, with_checksums: bool = False
+    ) -> tuple[ImageRows, list[NDArray[Any]]]:
+        """Read, at once, the rows of all columns that reading some samples needs.
+
+        Parameters
+        ----------
+        positions : ndarray of int64, shape (n,)
+            In any order.
+        others : sequence of str, optional
+            Further columns with one value per sample.
+        with_checksums : bool, default False
+            Whether to take the checksums although reading does not compare them.
+
+        Returns
+        -------
+        ImageRows
+        list of ndarray, shape (n,)
+            The values of each of the other columns.
+
+        Raises
+        ------
+        FormatError
+            If an image is outside the payload, or a column is missing or damaged.
+        """
+        has_checksums = with_checksums or self.is_checked
+        names = (*_RANGES, _CHECKSUM, *others) if has_checksums else (*_RANGES, *others)
+        with self._handle.container.keep_open():
+            _ = self._images
+            start, nbytes, *more = self.columns.take(names, positions)
+        if "_ranges" not in vars(self):
+            if self.columns.has_loaded(_RANGES):
+                _ = self._ranges
+            else:
+                self._check_inside(start, nbytes, positions)
+        checksums = more.pop(0) if has_checksums else _NO_CHECKSUMS
+        return ImageRows(positions, start, nbytes, checksums), more
+
+    def plan(self, rows: ImageRows) -> tuple[set[str], int, int]:
+        """Return the objects, and the number of requests and bytes, that images are read with."""
+        return self._images.plan(rows.start, rows.nbytes)
+
+    def read(self, rows: ImageRows) -> list[memoryview]:
+        """Read encoded images, in the order of the rows; see `read_each`."""
+        return self.read_each(rows, lambda _, data: data)
+
+    def read_each(self, rows: ImageRows, work: Callable[[int, memoryview], T]) -> list[T]:
+        """Read encoded images, and pass the index and the bytes of each to a function.
+
+        Remote images are compared with their checksums and passed on while others are in transit.
+        Those that differ, or are cut short, are read once more, after looking up where they are
+        instead of relying on the metadata.
+
+        Returns
+        -------
+        list
+            What the function returned for each image, in the order of the rows.
 
         Raises
         ------
@@ -137,204 +307,113 @@ class StoredSplit(StoredColumns):
         ShortReadError
             If an object ends before an image does.
         """
-        return self._taken(positions, lambda _, data: data)
+        if not self.is_remote:
+            images = self._images.read(rows.start, rows.nbytes)
+            if self._always:
+                self.check(images, rows)
+            return list(map(work, range(len(images)), images))
+        expected = rows.crc32c.tolist()
+        done: dict[int, T] = {}
+        with suppress(ShortReadError):  # images that do not arrive are read again below
+            for i, data in self._images.arrivals(rows.start, rows.nbytes):
+                if crc32c(data) == expected[i]:
+                    done[i] = work(i, data)
+        if len(done) < len(rows.positions):
+            left = np.setdiff1d(np.arange(len(rows.positions)), np.fromiter(done, np.int64))
+            again = rows.part(left)
+            self._images.look_up(again.start, again.nbytes)
+            images = self._images.read(again.start, again.nbytes)
+            self.check(images, again)
+            numbers = left.tolist()
+            done |= zip(numbers, map(work, numbers, images), strict=True)
+        return [done[i] for i in range(len(rows.positions))]
 
-    def checked(self, positions: Ints) -> list[memoryview]:
-        """Read encoded images, and compare them with their checksums; see `read`."""
-        images = self.read(positions)
-        if not self._is_checked:  # else `read` did
-            self._check(images, positions)
-        return images
+    def views(self, rows: ImageRows) -> list[memoryview]:
+        """Return encoded images, read-only, as views of a memory map where possible."""
+        if self.is_checked:
+            return [view.toreadonly() for view in self.read(rows)]
+        return self._images.views(rows.start, rows.nbytes)
 
-    def views(self, positions: Ints) -> list[memoryview]:
-        """Return encoded images, read-only, where they lie if that is possible; else as `read`."""
-        if self._is_checked:
-            return [view.toreadonly() for view in self.read(positions)]
-        payload, start, nbytes = self._located(positions)
-        return payload.views(start, nbytes)
-
-    def copies(self, positions: Ints) -> list[bytes]:
-        """Return encoded images as bytes, read by the shortest way; raise as `read` does."""
-        if self._is_checked:
-            return self._taken(positions, lambda _, data: bytes(data))
-        payload, start, nbytes = self._located(positions)
-        return payload.copies(start, nbytes)
+    def copies(self, rows: ImageRows) -> list[bytes]:
+        """Return encoded images as bytes, copied from a memory map where possible."""
+        if self.is_checked:
+            return self.read_each(rows, lambda _, data: bytes(data))
+        return self._images.copies(rows.start, rows.nbytes)
 
     def copy(self, position: int) -> bytes:
         """Return one encoded image as bytes, see `copies`."""
         if self._one is None:
-            if self._is_checked:
-                return self.copies(np.array([position]))[0]
-            if "_ranges" not in vars(self):  # of a large split they are not all in memory
-                payload, start, nbytes = self._located(np.array([position]))
-                return payload.copy(start.item(), nbytes.item())
+            rows, _ = self.rows(np.array([position]))
+            if self.is_checked:
+                return self.copies(rows)[0]
+            if "_ranges" not in vars(self):  # the columns of a large split are not loaded
+                return self._images.copy(rows.start.item(), rows.nbytes.item())
             start, nbytes = self._ranges
-            self._one = start.item, nbytes.item, self._payload.copy
+            self._one = start.item, nbytes.item, self._images.copy
         start_of, nbytes_of, copy = self._one
         return copy(start_of(position), nbytes_of(position))
 
-    def decode(
-        self,
-        encoded: Sequence[memoryview],
-        positions: Ints,
-        into: Sequence[Pixels] | None = None,
-    ) -> list[Pixels]:
-        """Decode the images that were read from some positions.
+    def check(self, images: Sequence[memoryview], rows: ImageRows) -> None:
+        """Compare encoded images with their checksums.
 
         Parameters
         ----------
-        encoded : sequence of memoryview, length n
-            What `read` returned.
-        positions : ndarray of int64, shape (n,)
-        into : sequence of ndarray of uint8, shape (height, width, 3), optional
-            Where to put each, resized to that shape; see `arraystore.images.decode.decode_resized`.
-
-        Returns
-        -------
-        list of ndarray of uint8, shape (height, width, 3)
-            New arrays, or those of `into`.
+        images : sequence of memoryview, length n
+        rows : ImageRows
+            Of the same images, with their checksums.
 
         Raises
         ------
         ChecksumError
-            If the bytes read are not those that were written.
-        FormatError
-            If they cannot be decoded.
+            If one differs; the message names it.
         """
-        expected = None if self._is_checked else self.take("image_crc32c", positions)
+        found = np.fromiter(map(crc32c, images), dtype=np.uint32, count=len(images))
+        wrong = np.flatnonzero(found != rows.crc32c)
+        if len(wrong):
+            i = wrong[0]
+            raise ChecksumError(
+                f"{self.describe(int(rows.positions[i]))}: crc32c must be {rows.crc32c[i]:#010x}, "
+                f"got {found[i]:#010x}; the stored bytes are damaged"
+            )
 
-        def work(i: int) -> Pixels:
-            if expected is not None and crc32c(encoded[i]) != expected[i]:
-                self._check(encoded[i : i + 1], positions[i : i + 1])
-            return self._pixels(encoded[i], int(positions[i]), None if into is None else into[i])
+    def describe(self, position: int) -> str:
+        """Return the location, file name and position of a sample, for messages."""
+        (names,) = self.columns.take(("file_name",), np.array([position]))
+        return f"{self.location}: {names[0]!r} (position {position})"
 
-        if len(encoded) > 1:
-            image.import_decoders()
-        return in_threads(work, len(encoded))
-
-    def images(self, positions: Ints, into: Sequence[Pixels] | None = None) -> list[Pixels]:
-        """Read and decode images, from afar each while others are on their way; see `decode`."""
-        if not self._reader.is_remote or len(positions) < 2:
-            return self.decode(self.read(positions), positions, into)
-        image.import_decoders()
-        begun: list[Task[Pixels]] = []
-
-        def begin(i: int, data: memoryview) -> Task[Pixels]:
-            out = None if into is None else into[i]
-            begun.append(in_a_thread(partial(self._pixels, data, int(positions[i]), out)))
-            return begun[-1]
-
-        try:
-            return [decoding.result() for decoding in self._taken(positions, begin)]
-        finally:
-            for decoding in begun:
-                decoding.cancel()
-
-    def _pixels(self, encoded: memoryview, position: int, into: Pixels | None) -> Pixels:
-        """Decode one image, into an array if there is one."""
-        try:
-            if into is None:
-                return image.decode(encoded)
-            image.decode_resized(encoded, into)
-        except ValueError as error:
-            raise FormatError(f"{self._image(position)}: {error}") from error
-        return into
+    @cached_property
+    def _images(self) -> ImageReader:
+        return ImageReader(self._handle, f"{self.name}/{PAYLOAD}", self.info.num_bytes)
 
     @cached_property
     def _ranges(self) -> tuple[Ints, Ints]:
-        """Where in the payload each image begins, and its size."""
-        self.load(self._for_bytes)
-        start, nbytes = self.column("image_start"), self.column("image_nbytes")
+        """Byte range of each image in the payload, from whole columns, checked."""
+        start, nbytes = (self.columns[name] for name in _RANGES)
         self._check_inside(start, nbytes, np.arange(len(start)))
         total = np.sum(nbytes, dtype=np.float64)  # integers could overflow
         if total > self.info.num_bytes:
             raise FormatError(
-                f"{self.where}/image_nbytes: must be {self.info.num_bytes} bytes together, got "
+                f"{self.location}/image_nbytes: must be {self.info.num_bytes} bytes together, got "
                 f"{total:.0f}"
             )
         return start, nbytes
-
-    @cached_property
-    def _for_bytes(self) -> tuple[str, ...]:
-        return _FOR_BYTES if self._reader.is_remote else _FOR_BYTES[:2]
 
     def _check_inside(self, start: Ints, nbytes: Ints, positions: Ints) -> None:
         outside = (start < 0) | (nbytes < 0) | (start > self.info.num_bytes - nbytes)
         if outside.any():
             i = int(np.flatnonzero(outside)[0])
             raise FormatError(
-                f"{self.where}: image {positions[i]} is {nbytes[i]} bytes at {start[i]}, which is "
-                f"outside the payload of {self.info.num_bytes} bytes"
+                f"{self.location}: image {positions[i]} is {nbytes[i]} bytes at {start[i]}, which "
+                f"is outside the payload of {self.info.num_bytes} bytes"
             )
 
-    @cached_property
-    def _payload(self) -> Payload:
-        return Payload(self._opening, f"{self.name}/{PAYLOAD}", self.info.num_bytes)
 
-    def _located(self, positions: Ints) -> tuple[Payload, Ints, Ints]:
-        """Return the payload, where in it some images begin, and their sizes."""
-        with self._opening.container.keep_open():
-            return self._payload, *self._where(positions)
-
-    def _where(self, positions: Ints) -> tuple[Ints, Ints]:
-        if "_ranges" in vars(self) or self.are_whole(self._for_bytes, positions):
-            start, nbytes = self._ranges
-            return start[positions], nbytes[positions]
-        start, nbytes, *_ = self.take_all(self._for_bytes, positions)
-        self._check_inside(start, nbytes, positions)
-        return start, nbytes
-
-    def _taken(self, positions: Ints, take: Callable[[int, memoryview], T]) -> list[T]:
-        """Read images, and take each, given its number; from afar while others come. See `read`."""
-        payload, *where = self._located(positions)
-        if not self._reader.is_remote:
-            images = payload.read(*where)
-            if self._always:
-                self._check(images, positions)
-            return list(map(take, range(len(images)), images))
-        expected = self.take("image_crc32c", positions).tolist()
-        taken: dict[int, T] = {}
-        with suppress(ShortReadError):  # what does not come now is read again
-            for i, data in payload.arrivals(*where):
-                if crc32c(data) == expected[i]:
-                    taken[i] = take(i, data)
-        if len(taken) < len(positions):
-            left = np.setdiff1d(np.arange(len(positions)), np.fromiter(taken, np.int64))
-            start, nbytes = (column[left] for column in where)
-            payload.look_up(start, nbytes)
-            again = payload.read(start, nbytes)
-            self._check(again, positions[left])
-            numbers = left.tolist()
-            taken |= zip(numbers, map(take, numbers, again), strict=True)
-        return [taken[i] for i in range(len(positions))]
-
-    def _damaged(self, images: Sequence[memoryview], positions: Ints) -> Ints:
-        """Return which of some images do not match their checksum."""
-        expected = self.take("image_crc32c", positions)
-        found = np.fromiter(map(crc32c, images), dtype=np.uint32, count=len(images))
-        return np.flatnonzero(found != expected)
-
-    def _check(self, images: Sequence[memoryview], positions: Ints) -> None:
-        wrong = self._damaged(images, positions)
-        if len(wrong):
-            i = int(positions[wrong[0]])
-            (expected,) = self.take("image_crc32c", positions[wrong[:1]])
-            found = crc32c(images[wrong[0]])
-            raise ChecksumError(
-                f"{self._image(i)}: crc32c must be {expected:#010x}, got {found:#010x}; "
-                "the stored bytes are damaged"
-            )
-
-    def _check_digest(self) -> None:
-        """Compare names, labels, sizes and checksums with the digest of the content."""
-        names, *numbers = (super(StoredSplit, self).column(name) for name in _DIGESTED)
-        found = content_digest(names.tolist(), *numbers)
-        if found != self.info.content_digest:
-            raise ChecksumError(
-                f"{self.where}: names, labels, sizes and checksums have the content digest "
-                f"{found}, must be {self.info.content_digest}; one of these columns is damaged"
-            )
-
-    def _image(self, position: int) -> str:
-        (name,) = self.take("file_name", np.array([position]))
-        return f"{self.where}: {name!r} (position {position})"
+def _kept(kept: dict[int, T], seed: int, make: Callable[[], T]) -> T:
+    """Return the value kept for a seed, or make one and drop the oldest."""
+    value = kept.get(seed)
+    if value is None:
+        value = make()
+        kept[seed] = value
+        for oldest in list(kept)[:-_SEEDS_KEPT]:
+            kept.pop(oldest, None)
+    return value

@@ -1,1 +1,1 @@
-"""Archives and trees of image files, as tables of samples."""
+"""Sources: archives and folders of image files as sample tables."""

@@ -73,9 +73,10 @@ def load(
             collector.begin_part(str(path))
             for record in records_of(path):
                 reader.add(str(path), record, collector, place)
-    reader.check(shards.name)
+    reader.check(f"array_record:{pattern}")
     classes, notes = classes_of(shards.files, options)
     return assemble(
+        f"array_record:{pattern}",
         shards.name,
         f"ArrayRecord files of {shards.name}",
         collectors,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def assemble(
+    where: str,
     name: str,
     description: str,
     collectors: Mapping[str, SampleCollector],
@@ -36,6 +37,8 @@ def assemble(
 
     Parameters
     ----------
+    where : str
+        What to call the source in messages.
     name, description : str
     collectors : mapping of str to SampleCollector
         The samples of each split.
@@ -50,9 +53,9 @@ def assemble(
         If a label is not among the classes, a file name occurs twice in a split, or cannot be
         stored.
     """
-    resolved = resolve(name, {split: c.labels for split, c in collectors.items()}, classes)
+    resolved = resolve(where, {split: c.labels for split, c in collectors.items()}, classes)
     tables = {
-        split: collector.table(resolved.labels[split], len(files), name)
+        split: collector.table(resolved.labels[split], len(files), where)
         for split, collector in collectors.items()
     }
     generated = [note for collector in collectors.values() for note in collector.note]

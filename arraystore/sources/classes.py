@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore._arguments import as_count, as_path
-from arraystore.errors import SourceError, brief
+from arraystore.errors import SourceError, brief, escaped
 from arraystore.schema import UNLABELLED
 from arraystore.sources.sample_table import first_few
 
@@ -99,6 +99,13 @@ def as_classes(
 def _of_lines(path: Path) -> Classes:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            escaped(
+                f"{path}: no such file; classes (--classes) are a file with one name a line, or "
+                "their number"
+            )
+        ) from None
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: must be UTF-8 text with one class a line: {error}") from None
     while lines and not lines[-1].strip():

@@ -70,6 +70,7 @@ def load(kind: str, pattern: str, options: SourceOptions, *, status: Status = si
             reader.read(path, DELIMITERS[kind], split, status)
     guesses = () if reader.has_split_column else shards.guesses
     return assemble(
+        f"{kind}:{pattern}",
         shards.name,
         f"Images listed in {', '.join(path.name for path in shards.files[:3])}",
         reader.collectors,
@@ -199,7 +200,8 @@ class _Reader:
             state = state_of(file)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            collector.append_fault(name or None, label or None, f"{text}: {why}")
+            reason = why if name == text else f"{text}: {why}"
+            collector.append_fault(name or None, label or None, reason)
             return
         if Path(file).is_dir():
             collector.append_fault(name or None, label or None, f"{text}: is a folder")

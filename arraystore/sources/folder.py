@@ -1,4 +1,4 @@
-"""Image files in folders: split/class/file, or class/file as one train split."""
+"""Read image files in folders: split/class/file, or class/file as one train split."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ def load(root: Path) -> Source:
     root : Path
         Holds split/class/file, or class/file, which becomes one train split. Any
         file with a suffix in `arraystore.images.decode.IMAGE_SUFFIXES` is an image. Hidden
-        files are passed over; so are others, which the notes count.
+        files are ignored; other files are left out and counted in the notes.
 
     Returns
     -------
     Source
-        Files sorted by path; classes of all splits together sorted by name, as
-        torchvision's ``ImageFolder`` does.
+        Files sorted by path; the classes of all splits in one list sorted by name, like those of
+        torchvision's ``ImageFolder``.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
         If `root` is not a folder.
     SourceError
-        If images lie at other depths or at both, or there are none.
+        If images lie at other depths or at both, or if there are none.
     SourceChangedError
-        If a folder changed while they were listed.
+        If a folder changed while it was listed.
     """
     if not root.is_dir():
         kind = NotADirectoryError if root.exists() else FileNotFoundError
-        raise kind(escaped(f"{root}: is not a folder; folder:PATH takes {_SHAPES}"))
+        raise kind(escaped(f"{root}: is not a folder; folder:PATH needs {_SHAPES}"))
     listed: list[tuple[str, FileState]] = []
     paths = sorted(_files(str(root), "", listed), key=lambda path: path.split("/"))
     found = [tuple(path.split("/")) for path in paths if _is_image(path)]
     others = [path for path in paths if not _is_image(path)]
     depths = {len(parts): "/".join(parts) for parts in reversed(found)}
     if not found:
-        raise SourceError(f"{root}: no images in it; expected {_SHAPES}")
+        raise SourceError(f"{root}: contains no images; expected {_SHAPES}")
     if not depths.keys() <= {_CLASS_DEPTH, _SPLIT_DEPTH} or len(depths) > 1:
         counts = Counter(map(len, found))
         examples = " and ".join(
@@ -77,13 +77,13 @@ def load(root: Path) -> Source:
         except ValueError as error:
             raise SourceError(f"{root}: {error}") from None
     classes = sorted({below for folder in folders.values() for below in _folders(folder)})
-    # A file that was moved from one folder to another meanwhile is missing, or there twice.
+    # A file moved between two folders meanwhile would be missing, or listed twice.
     FileStates.known(listed).check()
     return _source(root, folders, classes, found, others)
 
 
 def name_of(root: Path) -> str:
-    """Return the name of the data set that a folder makes."""
+    """Return the name of the data set of a folder."""
     return root.resolve().name or "folder"
 
 
@@ -135,9 +135,9 @@ def _source(
 
 
 def _files(root: str, below: str, listed: list[tuple[str, FileState]]) -> Iterator[str]:
-    """Yield the paths, below `root`, of all files that are not hidden.
+    """Yield the path below `root` of each file that is not hidden.
 
-    Each folder is added to `listed`, as it is before it is listed.
+    The state of each folder before it is listed is added to `listed`.
     """
     depth = below.count("/")
     folder = f"{root}/{below}"
@@ -147,14 +147,14 @@ def _files(root: str, below: str, listed: list[tuple[str, FileState]]) -> Iterat
             if entry.name.startswith("."):
                 continue
             _check_encodable(entry.path)
-            # A class holds no folders, so a link that leads back up is never followed far.
+            # Links are not followed below class folders, so a cycle of links ends.
             if entry.is_dir(follow_symlinks=depth < _SPLIT_DEPTH):
                 yield from _files(root, f"{below}{entry.name}/", listed)
             elif entry.is_file():
                 yield f"{below}{entry.name}"
             elif _is_image(entry.name):
                 raise SourceError(
-                    f"{entry.path}: must be a file, but is a pipe, device or lost link"
+                    f"{entry.path}: must be a file, but is a pipe, device or broken link"
                 )
 
 
@@ -170,4 +170,4 @@ def _check_encodable(path: str) -> None:
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise SourceError(f"{os.fsencode(path)!r}: file names must be UTF-8") from None
+        raise SourceError(f"{os.fsencode(path)!r}: file names must be UTF-8; rename it") from None

@@ -377,7 +377,7 @@ def _read_train(
     def read_class(i: int) -> tuple[bytes, Ints, Ints, tuple[str, ...]]:
         start, nbytes = int(outer.offsets[i]), int(outer.nbytes[i])
         location = f"{archive.name}/{outer.names[i]}"
-        inner = walk(archive, start=start, stop=start + nbytes, where=location, partial=partial)
+        inner = walk(archive, location, start=start, stop=start + nbytes, partial=partial)
         names, unread = _base_names(inner), inner.unread
         if wanted is None:
             return packed(names), inner.offsets, inner.nbytes, unread

@@ -1,7 +1,7 @@
 """The classes of ImageNet 2012 and the labels of its validation images.
 
-Three small files beside this module, made by ``scripts/make_tables.py`` and read when first
-used::
+``scripts/make_tables.py`` writes three small files beside this module. They are read when they are
+first needed::
 
     imagenet2012_classes.tsv             line k: wnid and words of label k
     imagenet2012_hypernyms.tsv           wnid, hypernyms and words of classes and ancestors
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def wnids() -> tuple[str, ...]:
     """Return the WordNet ids of the 1000 classes, sorted: label k is ``wnids()[k]``.
 
-    They are those of ``labels.txt`` in the wheel of `tensorflow-datasets`.
+    From ``labels.txt`` in the wheel of `tensorflow-datasets`.
 
     Examples
     --------
@@ -37,8 +37,8 @@ def wnids() -> tuple[str, ...]:
 def words() -> tuple[str, ...]:
     """Return the words for each class, in the order of `wnids`, synonyms joined by ``", "``.
 
-    They are those of the noun synset in WordNet 3.0, from Debian's package `wordnet-base`.
-    Different classes may share a word: there is a bird and a machine called "crane".
+    From the noun synsets of WordNet 3.0 in Debian's package `wordnet-base`. Different classes may
+    share a word: a bird and a machine are called "crane".
 
     Examples
     --------
@@ -52,8 +52,8 @@ def words() -> tuple[str, ...]:
 def validation_labels() -> NDArray[np.int64]:
     """Return the label of each validation image, by the number in its name.
 
-    They are those of ``validation_labels.txt`` in the wheel of `tensorflow-datasets`. They
-    belong to names, whatever the order of an archive.
+    From ``validation_labels.txt`` in the wheel of `tensorflow-datasets`. Labels belong to names,
+    independently of the order of an archive.
 
     Returns
     -------

@@ -376,6 +376,7 @@ def load(
     if others:
         notes.append(f"further columns are left out: {first_few(sorted(others), 8)}")
     return assemble(
+        f"parquet:{pattern}",
         shards.name,
         f"Parquet files of {shards.name}",
         collectors,

@@ -1,4 +1,4 @@
-"""How many samples of each class the data sets publish, whatever an archive holds."""
+"""Published numbers of samples of each class, to compare a source with."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def published_counts(
     Returns
     -------
     ndarray of int64, shape (1000,), or None
-        None where no counts are published here: of all training images, and of a test split.
+        None if the package has no counts: for all training images, and for a test split.
 
     Examples
     --------

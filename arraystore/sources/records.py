@@ -93,6 +93,7 @@ def load(
             reader.read(split, records, status)
         return assemble(
             name,
+            name,
             f"Images written from Python as {name}",
             reader.collectors,
             classes=as_classes(options.classes) or reader.classes,

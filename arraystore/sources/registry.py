@@ -1,4 +1,4 @@
-"""The data sets that can be converted, by the names users type."""
+"""The names of the data sets that can be converted."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def load_source(
     Raises
     ------
     SourceError
-        If there is no such data set, config or version; the message lists what
-        there is. And whatever the source says of itself.
+        If the data set, config or version is unknown; the message lists the known ones. If the
+        source is missing, incomplete or damaged.
     """
     options = options or SourceOptions(partial=partial)
     kind, pattern = pattern_of(dataset)
@@ -127,7 +127,7 @@ def names_of(dataset: str) -> tuple[str, str, str]:
     Raises
     ------
     SourceError
-        If there is no such data set, config or version.
+        If the data set, config or version is unknown.
 
     Examples
     --------
@@ -145,34 +145,35 @@ def names_of(dataset: str) -> tuple[str, str, str]:
     match = _NAME.fullmatch(dataset)
     if match is None or match["name"] not in CONFIGS:
         is_folder = bool(dataset) and Path(dataset).is_dir()
-        meant = f" (the folder of that name is folder:{dataset})" if is_folder else ""
-        raise SourceError(f"there is no data set {dataset!r}{meant}; there are {_known()}")
+        hint = f" (to convert the folder, give folder:{dataset})" if is_folder else ""
+        raise SourceError(f"unknown data set {dataset!r}{hint}; known are {_known()}")
     configs = CONFIGS[match["name"]]
     config = match["config"] or configs[0]
     config = imagenet_variants.ALIASES.get((match["name"], config), config)
     if config not in configs:
         raise SourceError(
-            f"{match['name']} has no config {config!r}; it has {', '.join(filter(None, configs))}"
+            f"{match['name']}: unknown config {config!r}; known are "
+            f"{', '.join(filter(None, configs))}"
             if configs[0]
-            else f"{match['name']} has no configs, got {config!r}"
+            else f"{match['name']}: has no configs, got {config!r}"
         )
     versions = VERSIONS[match["name"]]
     version = match["version"] or versions[0]
     if version not in versions:
         raise SourceError(
-            f"{match['name']} has no version {version!r}; there are "
+            f"{match['name']}: unknown version {version!r}; known are "
             f"{', '.join(sorted(versions))} (default {versions[0]})"
         )
     return match["name"], config, version
 
 
 def folder_of(dataset: str) -> Path | None:
-    """Return the folder of a ``folder:PATH``, and None of what is something else.
+    """Return the path of a ``folder:PATH``, or None for another data set.
 
     Raises
     ------
     SourceError
-        If there is no path.
+        If the path is empty.
 
     Examples
     --------
@@ -211,10 +212,10 @@ def pattern_of(dataset: str) -> tuple[str, str]:
 
 
 def _refuse(dataset: str, **options: object) -> None:
-    """Refuse options that have no meaning for a data set."""
+    """Raise `SourceError` for options that a data set does not have."""
     given = [name for name, value in options.items() if value]
     if given:
-        raise SourceError(f"{dataset} takes no {' and no '.join(given)}")
+        raise SourceError(f"{dataset}: does not take {' and '.join(given)}")
 
 
 def _known() -> str:

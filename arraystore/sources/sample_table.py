@@ -1,4 +1,4 @@
-"""What a source tells a conversion: tables of samples, and where their bytes lie."""
+"""The sample tables of a source: names, labels, and the byte range of each image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SampleTable:
-    """The samples of one split, as columns.
+    """The samples of one split as columns.
 
     Attributes
     ----------
@@ -36,10 +36,9 @@ class SampleTable:
     label : ndarray of int64, shape (n,)
         Index of the class, or -1.
     file : ndarray of int32, shape (n,)
-        Which of `Source.places` holds the encoded image: a file, or, after the last of
-        them, the spool.
+        Index into `Source.places` of the file that holds the encoded image.
     offset, nbytes : ndarray of int64, shape (n,)
-        Where in it, in bytes.
+        Offset and length of the image in this file, in bytes.
     extra : mapping of str to ndarray of int64, shape (n,)
         Further values of each sample, by name.
     """
@@ -54,50 +53,51 @@ class SampleTable:
     def __len__(self) -> int:
         return len(self.file_name)
 
-    def take(self, positions: Ints) -> SampleTable:
-        """Return some of the samples, in the order of `positions`."""
+    def take(self, rows: Ints) -> SampleTable:
+        """Return some of the samples, in the order of `rows`."""
         return SampleTable(
-            self.file_name.take(positions),
-            self.label[positions],
-            self.file[positions],
-            self.offset[positions],
-            self.nbytes[positions],
-            {name: values[positions] for name, values in self.extra.items()},
+            self.file_name.take(rows),
+            self.label[rows],
+            self.file[rows],
+            self.offset[rows],
+            self.nbytes[rows],
+            {name: values[rows] for name, values in self.extra.items()},
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set as it lies in archives or folders.
+    """A data set in archives or folders.
 
     Attributes
     ----------
     name, config, version : str
         As in ``imagenet2012_subset/1pct:5.0.0``.
     description, homepage, citation : str
-        For people; `citation` is BibTeX.
+        For users of the store; `citation` is BibTeX.
     label_name, label_words : tuple of str
         Class ids, and their human-readable names; label k is element k.
     files : tuple of Path
         The files that hold encoded images.
     splits : mapping of str to SampleTable
-        In the order they are to be stored.
+        In the order in which they are stored.
     origins : tuple of (str, int)
-        Base name and size of each thing converted, to be recorded.
+        Base name and size of each archive, folder or list, to be recorded in the store.
     selections : mapping of str to mapping of str to ndarray of int64
-        Named subsets to be stored: which samples of each split are in them.
+        Named subsets to be stored: rows of each split's table, by name and split.
     reencode : bool
-        Whether images that are not gray or RGB JPEGs become RGB JPEGs.
+        Whether images that are neither gray nor RGB JPEGs are re-encoded as RGB JPEGs.
     partial : bool
         Whether samples that belong to the data set are missing.
     notes : tuple of str
-        What the user should know of what was left out, a sentence each.
+        One sentence on each part of the source that is left out.
     damage : tuple of str
-        Those of the notes that report parts of archives that cannot be read.
+        The notes on parts of archives that cannot be read.
     hierarchy : Hierarchy, optional
         What the classes are kinds of.
     states : FileStates
-        Of `files`, in their order, and then of the lists: taken before anything was read.
+        States of `files`, in their order, followed by those of the lists; taken before anything
+        was read.
     spool : Path, optional
         Holds encoded images that are not a byte range of any of `files`, because these are
         compressed, or because the images come from Python. See `arraystore.sources.spool`.
@@ -149,31 +149,33 @@ class Source:
 
 
 class Status(Protocol):
-    """Told what a long look at a source is doing."""
+    """Show the current step of reading a source."""
 
     def __call__(self, message: str) -> None:
-        """Show `message` in the place of the last one."""
+        """Replace the message that is shown."""
         ...
 
 
 def silent(message: str) -> None:
-    """Show nothing: the `Status` of those who do not look."""
+    """Show nothing."""
     del message
 
 
-def check_names(where: str, names: Sequence[str]) -> None:
-    """Refuse file names that occur twice, or that cannot be stored, with a `SourceError`."""
+def check_names(location: str, names: Sequence[str]) -> None:
+    """Raise `SourceError` if a file name occurs twice, or cannot be stored."""
     if _may_repeat(names):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise SourceError(f"{where}: {first_few(twice)} found more than once")
+            raise SourceError(
+                f"{location}: {first_few(twice)} found more than once; file names must be unique"
+            )
     for name in names:
         if fault := file_name_fault(name):
-            raise SourceError(f"{where}: {fault}")
+            raise SourceError(f"{location}: {fault}")
 
 
 def _may_repeat(names: Sequence[str]) -> bool:
-    """Whether two names have one hash: names in a set would take 8 times the memory."""
+    """Whether two names have the same hash; a set of names would take 8 times the memory."""
     hashes = np.fromiter(map(hash, names), np.int64, len(names))
     hashes.sort()
     return bool(np.any(hashes[1:] == hashes[:-1]))

@@ -1,4 +1,4 @@
-"""The lists of the ImageNet subsets: found beside the archives, or downloaded once."""
+"""Read the lists of the ImageNet subsets, from the archives' folder or downloaded once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BASE_URL: Final = (
 )
 _TIMEOUT_SECONDS: Final = 60
 _OPTIONAL_TIMEOUT_SECONDS: Final = 10
-"""For a list that a conversion can do without."""
+"""Timeout for a list that a conversion does not need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ SUBSETS: Final = {
         "The training images are the class-balanced 10 % that SimCLR drew (128,116 images).",
     ),
 }
-"""The published lists; sizes and checksums are those that TFDS records."""
+"""The published lists, with the sizes and checksums that TFDS records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class SubsetList:
     description : str
         A sentence about the subset.
     states : FileStates
-        Of the file, before it was read; of none if it is the cache, whose checksum is known.
+        State of the file before it was read; empty for the cache, whose checksum is known.
     """
 
     names: dict[str, None]
@@ -76,18 +76,18 @@ def find_subset_list(
     ----------
     config : {"1pct", "10pct"}
     given : Path, optional
-        The list to take. By default ``1percent.txt`` or ``10percent.txt`` of
-        `manual_dir`, else of the user's cache, else of the network; what was
-        downloaded must have the published checksum, and is kept in the cache.
+        Path of the list. By default ``1percent.txt`` or ``10percent.txt`` in `manual_dir`, else
+        in the user's cache, else from the network. A downloaded list must have the published
+        checksum, and is kept in the cache.
     manual_dir : Path
         Folder of the archives.
     optional : bool, default False
-        Do not wait long for the network.
+        Use a short timeout for the network.
 
     Raises
     ------
     SourceError
-        If there is none to be had, or it names nothing, or names something twice.
+        If the list cannot be found or downloaded, is empty, or has a name twice.
     """
     published = SUBSETS[config]
     beside = manual_dir / published.file_name
@@ -117,7 +117,7 @@ def find_subset_list(
 
 
 def cache_dir() -> Path:
-    """Return the folder for what is downloaded, by the XDG base directory specification."""
+    """Return the folder for downloads, by the XDG base directory specification."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return as_path(base) / "arraystore"
 
@@ -128,7 +128,7 @@ def _read(path: Path) -> tuple[bytes, FileState]:
             state = state_of(file.fileno())
             return file.read(), state
     except FileNotFoundError:
-        raise SourceError(f"{path}: there is no such subset list") from None
+        raise SourceError(f"{path}: the subset list does not exist") from None
     except IsADirectoryError:
         raise SourceError(f"{path}: is a folder, expected a subset list") from None
 
@@ -147,7 +147,7 @@ def _cached(path: Path, published: _Published, manual_dir: Path, timeout: int) -
             file.write(data)
         Path(file.name).replace(path)
     except OSError:
-        # A cache that cannot be written costs the next conversion a download, no more.
+        # If the cache cannot be written, the next conversion downloads the list again.
         pass
     return data
 
@@ -158,7 +158,7 @@ def _download(published: _Published, manual_dir: Path, timeout: int) -> bytes:
     import urllib.request
 
     url = f"{_BASE_URL}/{published.file_name}"
-    way_out = (
+    remedy = (
         f"put the file into {manual_dir}, or name it with subset_list (--subset-list); "
         f"it is published at {url}"
     )
@@ -168,12 +168,12 @@ def _download(published: _Published, manual_dir: Path, timeout: int) -> bytes:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else repr(error)
         raise SourceError(
-            f"{published.file_name}: cannot be downloaded ({reason}); {way_out}"
+            f"{published.file_name}: cannot be downloaded ({reason}); {remedy}"
         ) from None
     if not _has_checksum(data, published):
         raise SourceError(
-            f"{published.file_name}: what {url} sent has sha256 {hashlib.sha256(data).hexdigest()}"
-            f", expected {published.sha256}; {way_out}"
+            f"{published.file_name}: the download from {url} has sha256 "
+            f"{hashlib.sha256(data).hexdigest()}, expected {published.sha256}; {remedy}"
         )
     return data
 

@@ -1,15 +1,15 @@
-"""Where the members of an uncompressed tar archive lie.
+"""Find the byte ranges of the members of an uncompressed tar archive.
 
-An archive is a run of 512-byte blocks. The walk reads the headers, works out
-from each where the next one is, and reads nothing else::
+An archive is a sequence of 512-byte records. The walk reads the headers, computes the offset of the
+next header from each, and reads nothing else::
 
-    header  data, padded to whole blocks   header  data …   one block of zeros, or more
-    ▲ pread ░░░░░░ stepped over ░░░░░░░░   ▲ pread          the end-of-archive marker
+    header  data, padded to whole records  header  data …   one record of zeros, or more
+    ▲ pread ░░░░░░░░░ skipped ░░░░░░░░░░   ▲ pread          the end-of-archive marker
 
-POSIX ends an archive with two blocks of zeros; some programs write one. All that follows must be
-zeros: a header that was lost to zeros, or a second archive behind the first, looks like an end.
-A member that is itself an uncompressed tar archive is walked in place, as a
-byte range of the outer file. V7, ustar, GNU and pax archives are understood.
+POSIX ends an archive with two records of zeros; some programs write one. Everything after that must
+be zeros: a header overwritten with zeros, or a second archive after the first, looks like an end.
+A member that is itself an uncompressed tar archive is walked in place, as a byte range of the outer
+file. V7, ustar, GNU and pax archives are understood.
 """
 
 import os
@@ -28,17 +28,17 @@ from arraystore.errors import SourceError
 from arraystore.sources.tar_checksums import OCTAL, checksums
 from arraystore.storage.file_states import FileState, check_open, state_of
 
-BLOCK_NBYTES: Final = 512
-"""Size of a header, and of the unit that data is padded to."""
+RECORD_NBYTES: Final = 512
+"""Size of a header, and of the records to which data is padded."""
 
 MAX_EXTENSION_NBYTES: Final = 2**20
-"""Most bytes that are read for a GNU long name or a pax extended header."""
+"""Largest GNU long name or pax extended header that is read."""
 
 _BATCH: Final = 1024
-"""Headers whose checksums are verified in one go: 512 KiB, about what a core's cache holds."""
+"""Headers whose checksums are verified at once: 512 KiB, about the size of a core's cache."""
 
-_END_MARKER: Final = bytes(BLOCK_NBYTES)
-_TAIL_NBYTES: Final = 2**16  # of what follows the end marker, read at a time
+_END_MARKER: Final = bytes(RECORD_NBYTES)
+_TAIL_NBYTES: Final = 2**16  # of the bytes after the end marker, read at a time
 _UNKNOWN: Final = FileState(0, 0, 0, 0, 0)
 _NAME: Final = slice(0, 100)
 _SIZE: Final = slice(124, 136)
@@ -71,7 +71,7 @@ _OTHER_FORMATS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A tar archive that is open for reading.
+    """A tar archive open for reading.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Archive:
     name : str
         Base name of its path.
     state : FileState, optional
-        What the file was when it was opened.
+        State of the file when it was opened.
     """
 
     fd: int
@@ -105,7 +105,7 @@ class TarMembers:
     nbytes : ndarray of int64, shape (n,)
         Size of each file's data.
     unread : tuple of str
-        Says where other bytes than zeros follow the end-of-archive marker, if they do.
+        A message if bytes other than zeros follow the end-of-archive marker.
     """
 
     names: list[str]
@@ -131,25 +131,27 @@ def open_archive(path: Path) -> Iterator[Archive]:
     Raises
     ------
     FileNotFoundError
-        If there is nothing at `path`.
+        If `path` does not exist.
     SourceError
-        If it is plain at the first look that this is no uncompressed tar
-        archive: a directory, an empty file, a compressed file, a web page.
+        If the beginning shows that it is not an uncompressed tar archive: a directory, an empty
+        file, a compressed file, a web page.
     SourceChangedError
         If an error of the archive follows a change of the file.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
-        raise SourceError(f"{path}: must be a tar archive, but is {kind}; name the archive file")
+        raise SourceError(
+            f"{path}: must be a tar archive, but is {kind}; replace it by the archive"
+        )
     if found.st_size == 0:
         raise SourceError(f"{path}: must be a tar archive, but is empty; download it again")
     fd = os.open(path, os.O_RDONLY)
     try:
         state = state_of(fd)
-        _refuse_other_formats(os.pread(fd, BLOCK_NBYTES, 0), path)
+        _refuse_other_formats(os.pread(fd, RECORD_NBYTES, 0), path)
         if hasattr(os, "posix_fadvise"):
-            # Headers lie far apart: what the kernel would read ahead is data to be stepped over.
+            # Headers lie far apart; without this the kernel would read ahead data that is skipped.
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         try:
             yield Archive(fd, state.nbytes, path.name, state)
@@ -162,41 +164,41 @@ def open_archive(path: Path) -> Iterator[Archive]:
 
 def walk(
     archive: Archive,
+    location: str = "",
     *,
     start: int = 0,
     stop: int | None = None,
-    where: str = "",
     partial: bool = False,
 ) -> TarMembers:
     """Find the regular files of an archive, or of one nested in it.
 
-    Directories are stepped over. What cannot be a sample and would be dropped
-    in silence, such as a link, is an error.
+    Directories are skipped. A member that cannot be a sample, such as a link, is an error, because
+    it would be dropped silently.
 
     Parameters
     ----------
     archive : Archive
         The open file.
+    location : str, default the name of the file
+        Name of the archive in error messages.
     start, stop : int, default all of the file
         Byte range ``[start, stop)`` of the archive inside the file.
-    where : str, default the name of the file
-        What to call the archive in error messages.
     partial : bool, default False
-        Report other bytes than zeros behind the end-of-archive marker, instead of refusing them.
+        Return a message about bytes other than zeros after the end-of-archive marker, instead of
+        raising an error.
 
     Returns
     -------
     TarMembers
-        Names and places of the files. Bytes in the messages of errors are
-        counted as its offsets are, from the start of the file.
+        Names and byte ranges of the files. Offsets in error messages count from the start of the
+        file, too.
 
     Raises
     ------
     SourceError
-        If the archive is damaged, truncated, or holds what cannot be read; if
-        other bytes than zeros follow its end-of-archive marker, and `partial` is
-        false. A header with a wrong checksum is reported before anything that
-        follows from it.
+        If the archive is damaged or truncated, or has an unsupported member; if bytes other than
+        zeros follow its end-of-archive marker, and `partial` is false. A header with a wrong
+        checksum is reported before any error that it causes.
     ValueError
         If ``[start, stop)`` is not a range within the file.
 
@@ -209,25 +211,25 @@ def walk(
     ...         member.size = 3
     ...         tar.addfile(member, io.BytesIO(b"abc"))
     ...     file.flush()
-    ...     members = walk(Archive(file.fileno(), file.tell(), "a.tar"))
+    ...     members = walk(Archive(file.fileno(), file.seek(0, 2), "a.tar"))
     >>> members.names, members.offsets.tolist(), members.nbytes.tolist()
     (['a.jpg'], [512], [3])
     """
     stop = archive.nbytes if stop is None else stop
     if not 0 <= start <= stop <= archive.nbytes:
         raise ValueError(f"bytes {start} to {stop} are not a range of {archive.nbytes} bytes")
-    tape = _Tape(archive.fd, stop, where or archive.name)
+    tape = _Tape(archive.fd, stop, location or archive.name)
     try:
         files, end = _files(tape, start)
     except SourceError:
-        tape.verify_checksums()  # a header damaged further up is the cause: let it speak first
+        tape.verify_checksums()  # an earlier damaged header is the cause, and reported instead
         raise
     tape.verify_checksums()
     unread = tape.unread(end)
     if unread and not partial:
         raise SourceError(
-            f"{unread}; download the archive again, or give partial=True (--partial) to convert "
-            "the files before it alone"
+            f"{unread}; download the archive again, or pass partial=True (--partial) to convert "
+            "only the files before it"
         )
     return TarMembers(
         names=[name for name, _, _ in files],
@@ -238,52 +240,52 @@ def walk(
 
 
 def next_header(archive: Archive, start: int) -> int:
-    """Return where the header after the one at `start` lies; `start` itself if that is none."""
-    header = os.pread(archive.fd, BLOCK_NBYTES, start)
+    """Return the offset of the header after the one at `start`; `start` itself if malformed."""
+    header = os.pread(archive.fd, RECORD_NBYTES, start)
     try:
-        after = start + BLOCK_NBYTES + _padded(_nbytes(header.ljust(BLOCK_NBYTES)))
+        after = start + RECORD_NBYTES + _padded(_nbytes(header.ljust(RECORD_NBYTES)))
     except _MalformedError:
-        return start  # the walk will tell
+        return start  # the walk reports the error
     return min(after, archive.nbytes)
 
 
 class _MalformedError(Exception):
-    """What is wrong with a header; the place is added where it is known."""
+    """A fault of a header; the caller adds the location."""
 
 
 class _Tape:
-    """The blocks of one archive. Checksums are verified a batch at a time."""
+    """The records of one archive. Checksums are verified a batch at a time."""
 
-    def __init__(self, fd: int, stop: int, where: str) -> None:
+    def __init__(self, fd: int, stop: int, location: str) -> None:
         self._fd = fd
         self._stop = stop
-        self._where = where
+        self._location = location
         self._unverified: dict[int, bytes] = {}
 
-    def header(self, position: int) -> bytes:
-        """Read the header at `position`; empty at the end-of-archive marker."""
-        header = os.pread(self._fd, BLOCK_NBYTES, position)
-        if len(header) < BLOCK_NBYTES or position + BLOCK_NBYTES > self._stop:
-            end = min(self._stop, position + len(header))
+    def header(self, offset: int) -> bytes:
+        """Read the header at `offset`; empty at the end-of-archive marker."""
+        header = os.pread(self._fd, RECORD_NBYTES, offset)
+        if len(header) < RECORD_NBYTES or offset + RECORD_NBYTES > self._stop:
+            end = min(self._stop, offset + len(header))
             raise self.error(
-                f"expected a header or the end-of-archive marker at byte {position}, but the "
-                f"archive ends at {end}; it is truncated"
+                f"expected a header or the end-of-archive marker at byte {offset}, but the "
+                f"archive ends at {end}; it is truncated; download it again"
             )
         if header == _END_MARKER:
             return b""
         if len(self._unverified) == _BATCH:
             self.verify_checksums()
-        self._unverified[position] = header
+        self._unverified[offset] = header
         return header
 
-    def data(self, position: int, nbytes: int, name: str | None = None) -> int:
-        """Return where the data of the header at `position` begins; all of it must be there."""
-        first = position + BLOCK_NBYTES
+    def data(self, offset: int, nbytes: int, name: str | None = None) -> int:
+        """Return the offset of the data after the header at `offset`; it must be complete."""
+        first = offset + RECORD_NBYTES
         if first + nbytes > self._stop:
             what = "extended header" if name is None else f"member {name!r}"
             raise self.error(
-                f"{what} at byte {position} needs bytes {first} to {first + nbytes}, but the "
-                f"archive ends at {self._stop}; it is truncated"
+                f"{what} at byte {offset} needs bytes {first} to {first + nbytes}, but the "
+                f"archive ends at {self._stop}; it is truncated; download it again"
             )
         return first
 
@@ -295,86 +297,87 @@ class _Tape:
         return os.pread(self._fd, nbytes, start)
 
     def verify_checksums(self) -> None:
-        """Refuse the first damaged header of those read since the last call."""
+        """Raise an error for the first damaged header among those read since the last call."""
         headers, self._unverified = self._unverified, {}
         stated, holds = checksums(list(headers.values()))
         if not holds.all():
             row = int(np.argmin(holds))
             raise self.error(
                 f"header at byte {list(headers)[row]} must have the checksum of its bytes, got "
-                f"{stated[row].tobytes()!r}; the archive is damaged, or this is no tar archive"
+                f"{stated[row].tobytes()!r}; the archive is damaged, or not a tar archive; "
+                "download it again"
             )
 
     def unread(self, end: int) -> str:
-        """Say where other bytes than zeros follow the marker at `end`; nothing if none do."""
-        for at in range(end, self._stop, _TAIL_NBYTES):
-            tail = os.pread(self._fd, min(_TAIL_NBYTES, self._stop - at), at)
+        """Describe bytes other than zeros after the marker at `end`; empty if none exist."""
+        for offset in range(end, self._stop, _TAIL_NBYTES):
+            tail = os.pread(self._fd, min(_TAIL_NBYTES, self._stop - offset), offset)
             if found := tail.lstrip(b"\0"):
-                first = at + len(tail) - len(found)
-                block = first - (first - end) % BLOCK_NBYTES
-                header = os.pread(self._fd, BLOCK_NBYTES, block)
-                is_header = len(header) == BLOCK_NBYTES and checksums([header])[1].all()
-                what = "another archive" if is_header else "data, so that a header may be lost"
+                first = offset + len(tail) - len(found)
+                record = first - (first - end) % RECORD_NBYTES
+                header = os.pread(self._fd, RECORD_NBYTES, record)
+                is_header = len(header) == RECORD_NBYTES and checksums([header])[1].all()
+                what = "another archive" if is_header else "data, so a header may be lost"
                 return (
-                    f"{self._where}: expected zeros up to the end at byte {self._stop} after the "
-                    f"end-of-archive marker at byte {end}, but byte {first} begins {what}; the "
+                    f"{self._location}: expected zeros up to the end at byte {self._stop} after "
+                    f"the end-of-archive marker at byte {end}, but byte {first} begins {what}; the "
                     "files from there on cannot be read"
                 )
         return ""
 
     def error(self, message: str) -> SourceError:
         """Put the name of the archive before a message."""
-        return SourceError(f"{self._where}: {message}")
+        return SourceError(f"{self._location}: {message}")
 
 
-def _files(tape: _Tape, position: int) -> tuple[list[tuple[str, int, int]], int]:
-    """Return name, offset and size of each regular file, and where the end marker lies."""
+def _files(tape: _Tape, offset: int) -> tuple[list[tuple[str, int, int]], int]:
+    """Return name, offset and size of each regular file, and the offset of the end marker."""
     files = []
-    told: dict[bytes, bytes] = {}
-    while header := tape.header(position):
+    extended: dict[bytes, bytes] = {}
+    while header := tape.header(offset):
         kind = header[_KIND]
         try:
             if kind in _EXTENSIONS:
                 nbytes = _nbytes(header)
-                offset = tape.data(position, nbytes)
-                told |= _extension(kind, tape, offset, nbytes)
+                data = tape.data(offset, nbytes)
+                extended |= _extension(kind, tape, data, nbytes)
             else:
-                name = _text(told[b"path"] if b"path" in told else _name(header))
-                nbytes = int(told[b"size"]) if b"size" in told else _nbytes(header)
-                offset = tape.data(position, nbytes, name)
-                told = {}
+                name = _text(extended[b"path"] if b"path" in extended else _name(header))
+                nbytes = int(extended[b"size"]) if b"size" in extended else _nbytes(header)
+                data = tape.data(offset, nbytes, name)
+                extended = {}
                 if kind in _FILES and name and name[-1] != "/":
-                    files.append((_without_dot(name), offset, nbytes))
+                    files.append((_without_dot(name), data, nbytes))
                 else:
                     _require_directory(kind, name, nbytes)
         except _MalformedError as error:
-            raise tape.error(f"header at byte {position}: {error}") from None
-        position = offset + _padded(nbytes)
-    if told:
-        raise tape.error(f"expected the member of an extended header at byte {position}, got none")
-    return files, position
+            raise tape.error(f"header at byte {offset}: {error}") from None
+        offset = data + _padded(nbytes)
+    if extended:
+        raise tape.error(f"expected the member of an extended header at byte {offset}, got none")
+    return files, offset
 
 
 def _extension(kind: bytes, tape: _Tape, offset: int, nbytes: int) -> dict[bytes, bytes]:
-    """Return the ``path`` and ``size`` that an extended header gives to the next member."""
+    """Return the ``path`` and ``size`` in an extended header, which apply to the next member."""
     if kind == b"L":
         return {b"path": tape.read(offset, nbytes).partition(b"\0")[0]}
     if kind != b"x":
-        # K names the target of a link, which is refused anyway. g speaks of all members that
-        # follow, and a name or size that all of them share can be that of none.
+        # K has the name behind a link, and links are errors. g applies to all following members,
+        # which cannot share a name or a size.
         return {}
     records = _pax_records(tape.read(offset, nbytes))
     if any(key.startswith(b"GNU.sparse.") for key in records):
         raise _MalformedError("member must be a file or directory, but is a GNU sparse file")
-    told = {key: records[key] for key in _PAX_VALUES if key in records}
-    for key, value in told.items():
+    found = {key: records[key] for key in _PAX_VALUES if key in records}
+    for key, value in found.items():
         if not _PAX_VALUES[key].fullmatch(value):
             raise _MalformedError(f"pax record must hold a {key.decode()}, got {value[:40]!r}")
-    return told
+    return found
 
 
 def _pax_records(payload: bytes) -> dict[bytes, bytes]:
-    """Split records such as ``17 path=a/b.jpg`` and a line feed, 17 bytes in all."""
+    """Split records such as ``17 path=a/b.jpg`` and a line feed, 17 bytes in total."""
     records = {}
     start = 0
     while start < len(payload):
@@ -390,7 +393,7 @@ def _pax_records(payload: bytes) -> dict[bytes, bytes]:
 
 def _name(header: bytes) -> bytes:
     name = header[_NAME].partition(b"\0")[0]
-    # GNU and V7 headers keep other things where POSIX ones keep the start of a long name.
+    # Only POSIX headers keep the start of a long name in this field.
     if header[_MAGIC] == b"ustar\0" and header[_PREFIX.start]:
         return header[_PREFIX].partition(b"\0")[0] + b"/" + name
     return name
@@ -419,7 +422,7 @@ def _nbytes(header: bytes) -> int:
 
 
 def _padded(nbytes: int) -> int:
-    return -(-nbytes // BLOCK_NBYTES) * BLOCK_NBYTES
+    return -(-nbytes // RECORD_NBYTES) * RECORD_NBYTES
 
 
 def _require_directory(kind: bytes, name: str, nbytes: int) -> None:
@@ -433,8 +436,8 @@ def _require_directory(kind: bytes, name: str, nbytes: int) -> None:
 
 
 def _refuse_other_formats(start: bytes, path: Path) -> None:
-    if len(start) == BLOCK_NBYTES and checksums([start])[1].all():
-        return  # a tar archive begins with a member's name, and that may look like anything
+    if len(start) == RECORD_NBYTES and checksums([start])[1].all():
+        return  # a tar archive begins with the name of a member, which may look like another format
     for signature, (what, tool) in _OTHER_FORMATS.items():
         if start.startswith(signature):
             raise SourceError(
@@ -442,6 +445,6 @@ def _refuse_other_formats(start: bytes, path: Path) -> None:
             )
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise SourceError(
-            f"{path}: is an HTML page, perhaps a login or error page saved in place of the "
+            f"{path}: is an HTML page, perhaps a login or error page that was saved instead of the "
             "archive; download it again"
         )

@@ -56,6 +56,7 @@ _TAIL_NBYTES: Final = 4
 _MAX_RECORD_NBYTES: Final = 2**30
 _MASK_DELTA: Final = 0xA282EAD8
 _BUFFER_NBYTES: Final = 2**20
+_PIECE_NBYTES: Final = 2**24
 _CLASS_FILE: Final = "label.labels.txt"
 
 
@@ -137,10 +138,15 @@ def records_of(path: Path, reader: IO[bytes] | BufferedIOBase) -> Iterator[Recor
 
 def _whole(reader: IO[bytes] | BufferedIOBase, nbytes: int) -> bytes:
     """Read bytes; fewer only at the end of the file."""
-    data = reader.read(nbytes)
-    while 0 < len(data) < nbytes and (more := reader.read(nbytes - len(data))):
-        data += more
-    return data
+    data = reader.read(min(nbytes, _PIECE_NBYTES))
+    if len(data) == nbytes:
+        return data
+    # Pieces: a length may be stated that no file has.
+    pieces, done = [data], len(data)
+    while done < nbytes and (data := reader.read(min(nbytes - done, _PIECE_NBYTES))):
+        pieces.append(data)
+        done += len(data)
+    return b"".join(pieces)
 
 
 @contextmanager
@@ -290,7 +296,7 @@ class ExampleReader:
             raise SourceError(f"{at}: {brief(name)} must be UTF-8 text") from None
 
     def check(self, where: str) -> None:
-        """Refuse numbers of which nobody knows whether they count from 0 or 1.
+        """Refuse numbers that may count from 0 or from 1.
 
         Raises
         ------
@@ -388,9 +394,10 @@ def load(
                 place = partial(_spooled, spool) if is_spooled else partial(_in_file, i)
                 for record in records:
                     reader.add(str(path), record, collector, place)
-    reader.check(shards.name)
+    reader.check(f"tfrecord:{pattern}")
     classes, notes = classes_of(shards.files, options)
     return assemble(
+        f"tfrecord:{pattern}",
         shards.name,
         f"TFRecord files of {shards.name}",
         collectors,

@@ -133,7 +133,7 @@ def _signed(value: int) -> int:
 
 
 def _delimited(record: bytes | memoryview, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number and bounds of each field, all of which must have bounds."""
+    """Yield number and bounds of each field; a field without bounds is an error."""
     for field, wire, first, last in _fields(record, start, stop):
         if wire != _DELIMITED:
             raise ValueError(f"has a field of wire type {brief(wire)} where a message is expected")

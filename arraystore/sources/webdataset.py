@@ -127,7 +127,7 @@ def open_shard(path: Path, spool: Spool, *, partial: bool = False) -> Iterator[O
     fd = os.open(spool.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         members = walk(
-            Archive(fd, spool.nbytes, path.name), start=start, where=str(path), partial=partial
+            Archive(fd, spool.nbytes, path.name), start=start, location=str(path), partial=partial
         )
         yield OpenShard(fd, True, members)
     finally:
@@ -239,6 +239,7 @@ def load(
                 damage += shard.members.unread
                 reader.read(str(path), shard, i, collector)
     return assemble(
+        f"wds:{pattern}",
         shards.name,
         f"WebDataset shards of {shards.name}",
         collectors,

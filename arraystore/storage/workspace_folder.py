@@ -12,7 +12,7 @@ from arraystore.errors import StorageError
 from arraystore.storage.fsync import sync_path
 
 REPLACED: Final = "replaced"
-CONTENT: Final = frozenset({"lock", "store", "journal", "spool", "again", REPLACED})
+CONTENT: Final = frozenset({"lock", "store", "journal", "spool", "skeleton", REPLACED})
 _RESTORE_PAUSES: Final = tuple(0.001 * 2**i for i in range(10))
 """Seconds to wait for a running conversion to reach the second of its two renames; 1 s in all."""
 

@@ -1,4 +1,4 @@
-"""The columns of one split: that all of them are there, and say the same."""
+"""Checks of the columns of one split: each exists, and they agree with each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from arraystore.schema import (
     file_name_fault,
 )
 from arraystore.verifying.problems import MAX_KEPT, Findings, Problem
-from arraystore.verifying.read_errors import READING, is_not_of_the_store, told
+from arraystore.verifying.read_errors import READ_ERRORS, is_access_error, record_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,14 +36,14 @@ _SEEDS: Final = range(2**64)
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a split that could be read, and where its images are by them.
+    """The readable columns of a split, and the byte ranges of its images.
 
     Attributes
     ----------
     values : dict of str to ndarray
-        Those that could be read and are as long as they must be.
+        Columns that could be read and have the right length.
     start, nbytes : ndarray of int64, shape (n,)
-        Where each image must be in the payload; empty if no column tells.
+        Byte range of each image in the payload; empty if no column gives them.
     """
 
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Columns:
     nbytes: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     def name(self, position: int) -> str:
-        """Return the file name of a sample, or nothing if it is not known."""
+        """Return the file name of a sample; empty if it is unknown."""
         names = self.values.get("file_name")
         return "" if names is None else str(names[position])
 
@@ -62,17 +62,17 @@ class ColumnsCheck:
     Parameters
     ----------
     container : ContainerReader
-        What reads them.
+        Reads the columns.
     split : str
-        Its name.
+        Name of the split.
     info : SplitInfo
-        What its attributes say.
+        Attributes of the split.
     n_classes : int or None
         Number of classes, if it is known.
     findings : Findings
-        Given what is wrong.
+        Receives the problems.
     is_remote : bool
-        See `arraystore.verifying.read_errors.told`.
+        See `arraystore.verifying.read_errors.record_errors`.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class ColumnsCheck:
         self._is_remote = is_remote
 
     def run(self) -> Columns:
-        """Check them all; return those that could be read."""
+        """Check all columns; return those that could be read."""
         for name in (PAYLOAD, *COLUMNS):
             self._check_array(name)
-        with told(self._findings, self._split, is_remote=self._is_remote):
+        with record_errors(self._findings, self._split, is_remote=self._is_remote):
             found = self._container.attributes(f"{self._split}/image_nbytes")
             if found.get("sample_dimension") != "byte":
                 self._add("attribute 'sample_dimension' must be 'byte'", "image_nbytes")
@@ -104,7 +104,7 @@ class ColumnsCheck:
         self._check_names(values)
         self._check_labels(values)
         self._check_content(values)
-        start, nbytes = self._places(values)
+        start, nbytes = self._byte_ranges(values)
         return Columns(values, start, nbytes)
 
     def _add(self, message: str, name: str = "", position: int | None = None) -> None:
@@ -119,7 +119,7 @@ class ColumnsCheck:
         """Compare type, dimension and fill value with the specification."""
         expected = COLUMNS.get(name)
         data_type, dimension = ("uint8", "byte") if expected is None else expected[:2]
-        with told(self._findings, self._split, is_remote=self._is_remote):
+        with record_errors(self._findings, self._split, is_remote=self._is_remote):
             found = self._container.describe_array(f"{self._split}/{name}")
             if found.data_type != data_type:
                 self._add(f"must hold {data_type}, got {found.data_type}", name)
@@ -129,14 +129,14 @@ class ColumnsCheck:
                 self._add(f"its fill value must be {UNLABELLED}, got {found.fill!r}", name)
 
     def _read(self) -> dict[str, NDArray[Any]]:
-        """Read the columns together; where one of them is damaged, each by chunk."""
+        """Read all columns at once; if one is damaged, read each on its own."""
         paths = {f"{self._split}/{name}": column.data_type for name, column in COLUMNS.items()}
         try:
             found = dict(zip(COLUMNS, self._container.read_columns(paths), strict=True))
-        except READING as error:
-            if is_not_of_the_store(error, is_remote=self._is_remote):
+        except READ_ERRORS as error:
+            if is_access_error(error, is_remote=self._is_remote):
                 raise
-            found = {name: read for name in COLUMNS if (read := self._column(name)) is not None}
+            found = {name: read for name in COLUMNS if (read := self._read_one(name)) is not None}
         n, n_classes = self._info.num_samples, self._n_classes
         lengths = dict.fromkeys((c for c in COLUMNS if COLUMNS[c].dimension == "sample"), n)
         if n_classes is not None:
@@ -146,39 +146,39 @@ class ColumnsCheck:
                 self._add(f"must have {length} values, got {len(found.pop(name))}", name)
         return found
 
-    def _column(self, name: str) -> NDArray[Any] | None:
-        """Read a column; if it cannot be, say so of each of its chunks that cannot."""
+    def _read_one(self, name: str) -> NDArray[Any] | None:
+        """Read a column; if that fails, report each damaged chunk."""
         path, data_type = f"{self._split}/{name}", COLUMNS[name].data_type
         try:
             return self._container.read_column(path, data_type)
-        except READING as error:
-            if is_not_of_the_store(error, is_remote=self._is_remote):
+        except READ_ERRORS as error:
+            if is_access_error(error, is_remote=self._is_remote):
                 raise
-            first = error
-        for message in self._damaged_chunks(path, data_type) or [str(first)]:
+            whole_error = error
+        for message in self._chunk_errors(path, data_type) or [str(whole_error)]:
             self._findings.add(Problem(message, self._split))
         return None
 
-    def _damaged_chunks(self, path: str, data_type: str) -> list[str]:
-        """Return what is wrong with each chunk of a column that cannot be read."""
+    def _chunk_errors(self, path: str, data_type: str) -> list[str]:
+        """Return the error of each chunk that cannot be read; none if all fail for one reason."""
         messages: list[str] = []
         try:
             self._container.describe_array(path)
             self._container.read_column(path, data_type, (0, 0))
-        except READING:
-            return messages  # it is no chunk that is wrong
+        except READ_ERRORS:
+            return messages  # the array itself is wrong, not a chunk
         for start in range(0, self._info.num_samples, COLUMN_CHUNK_ROWS):
             rows = start, start + COLUMN_CHUNK_ROWS
             try:
                 n_rows = len(self._container.read_column(path, data_type, rows))
-            except READING as error:
-                if is_not_of_the_store(error, is_remote=self._is_remote):
+            except READ_ERRORS as error:
+                if is_access_error(error, is_remote=self._is_remote):
                     raise
                 messages.append(f"{error} (rows {rows[0]} to {rows[1]})")
                 if len(messages) >= MAX_KEPT:
                     break
             else:
-                if n_rows < COLUMN_CHUNK_ROWS:  # a damaged number of samples may be of any size
+                if n_rows < COLUMN_CHUNK_ROWS:  # num_samples may be damaged, and huge
                     break
         return messages
 
@@ -193,10 +193,11 @@ class ColumnsCheck:
         is_same = names[order][1:] == names[order][:-1]
         for i in np.flatnonzero(is_same).tolist():
             one, other = order[i], int(order[i + 1])
-            self._add(f"{names[other]!r} must be unique, it is also at {one}", "file_name", other)
+            message = f"{names[other]!r} must be unique, but position {one} has it as well"
+            self._add(message, "file_name", other)
 
     def _check_labels(self, values: dict[str, NDArray[Any]]) -> None:
-        """Compare the labels with the classes there are, and their index with the labels."""
+        """Compare the labels with the number of classes, and the index with the labels."""
         if "label" not in values:
             return
         label, n_classes = values["label"], self._n_classes
@@ -222,13 +223,13 @@ class ColumnsCheck:
             if len(wrong):
                 k = int(wrong[0])
                 self._add(
-                    f"must be the index of the labels; {len(wrong)} of {len(right)} values are "
-                    f"not, such as {values[name][k]} at {k}, which must be {right[k]}",
+                    f"must be the index of the labels, but {len(wrong)} of {len(right)} values "
+                    f"differ: for example, value {k} is {values[name][k]}, expected {right[k]}",
                     name,
                 )
 
     def _check_content(self, values: dict[str, NDArray[Any]]) -> None:
-        """Compute the digest anew, and compare the order of the samples with what it must be."""
+        """Compare the order of the samples and the content digest with recomputed ones."""
         info = self._info
         if info.order not in ORDERS:
             self._add(f"attribute 'order' must be one of {', '.join(ORDERS)}, got {info.order!r}")
@@ -242,10 +243,11 @@ class ColumnsCheck:
             if moved.any():
                 self._add(
                     f"the samples must be in the order {info.order!r} of seed {info.seed}; "
-                    f"{np.count_nonzero(moved)} are not where they must be"
+                    f"{np.count_nonzero(moved)} are out of order"
                 )
         if not _DIGEST.fullmatch(info.content_digest):
-            self._add(f"attribute 'content_digest' is none: {info.content_digest!r}")
+            found = brief(info.content_digest)
+            self._add(f"attribute 'content_digest' must have 64 hexadecimal digits, got {found}")
         elif {"file_name", "label", "image_nbytes", "image_crc32c"} <= values.keys():
             columns = (values[name] for name in ("label", "image_nbytes", "image_crc32c"))
             found = content_digest(values["file_name"].tolist(), *columns)
@@ -255,27 +257,27 @@ class ColumnsCheck:
                     f"{found}"
                 )
 
-    def _places(self, values: dict[str, NDArray[Any]]) -> tuple[Ints, Ints]:
-        """Return where the images are: by both columns, or by the one that can be right."""
+    def _byte_ranges(self, values: dict[str, NDArray[Any]]) -> tuple[Ints, Ints]:
+        """Return starts and sizes of the images, from both columns or from the plausible one."""
         start, nbytes = values.get("image_start"), values.get("image_nbytes")
         total, n = self._info.num_bytes, self._info.num_samples
         if start is not None and nbytes is not None:
-            self._check_places(start, nbytes)
+            self._check_byte_ranges(start, nbytes)
         if nbytes is not None:
-            # In floating point, since sums of values of chance overflow.
+            # In floating point, because damaged values may overflow.
             if not (nbytes < 0).any() and np.sum(nbytes, dtype=np.float64) == total:
                 return image_starts(nbytes), nbytes
-            self._add(f"must be sizes that are {total} bytes together", "image_nbytes")
+            self._add(f"must be sizes that add up to {total} bytes", "image_nbytes")
         if start is not None and n and start[0] == 0:
             ends = np.append(start[1:], total)
             if not (ends < start).any():
                 return start, ends - start
         if n:
-            self._add("no image is checked, because no column says where they are")
+            self._add("no image was checked, because no column gives the byte ranges")
         return np.empty(0, np.int64), np.empty(0, np.int64)
 
-    def _check_places(self, start: Ints, nbytes: Ints) -> None:
-        """Each image must be inside the payload, and begin where the one before it ends."""
+    def _check_byte_ranges(self, start: Ints, nbytes: Ints) -> None:
+        """Report images outside the payload, or not directly behind the image before them."""
         total = self._info.num_bytes
         outside = (start < 0) | (nbytes < 0) | (start > total - nbytes)
         for i in np.flatnonzero(outside).tolist():

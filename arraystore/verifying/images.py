@@ -1,10 +1,10 @@
-"""The images of one split: checksums, headers, pixels, and what they were made from."""
+"""Checks of the images of one split: checksums, headers, pixels, and the source."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from arraystore.images.probe import probe
 from arraystore.reading.read_ahead import ahead
 from arraystore.storage.range_reader import read_elements
 from arraystore.verifying.problems import Findings, Problem
-from arraystore.verifying.read_errors import READING, is_not_of_the_store
+from arraystore.verifying.read_errors import READ_ERRORS, is_access_error
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -25,21 +25,14 @@ if TYPE_CHECKING:
     from arraystore.indexing.byte_range import ChunkManifest
     from arraystore.storage.range_reader import RangeReader
     from arraystore.verifying.columns import Columns
+    from arraystore.verifying.source import SourceCheck
     from arraystore.writing.progress import Meter
 
 WINDOW_NBYTES: Final = 4 * 2**20
-"""Bytes of images that a thread reads at a time."""
+"""Bytes that a thread reads at a time."""
 
 WHOLE_NBYTES: Final = 256 * 2**20
-"""Larger images are read in pieces for their checksum, and not looked into."""
-
-
-class Origin(Protocol):
-    """What the images of a split were made from."""
-
-    def fault(self, name: str, data: memoryview) -> str:
-        """Say in what an image differs from its source; nothing if it does not."""
-        ...
+"""Larger images are read in pieces, and only their checksum is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +42,19 @@ class ImagesCheck:
     Attributes
     ----------
     reader : RangeReader
-        What reads the payload.
+        Reads the payload.
     manifest : ChunkManifest
-        Where in it.
+        Places of the payload's chunks.
     columns : Columns
-        What is known of each image.
+        Columns of the split.
     split : str
-        Its name.
+        Name of the split.
     missing : frozenset of str
-        Objects that are known not to be there.
+        Objects that are known to be missing.
     decode : bool
         Whether to decode each image.
-    origin : Origin or None
-        What to compare each image with.
+    source : SourceCheck or None
+        Compares each image with the source.
     """
 
     reader: RangeReader
@@ -70,19 +63,21 @@ class ImagesCheck:
     split: str
     missing: frozenset[str]
     decode: bool
-    origin: Origin | None
+    source: SourceCheck | None
 
     def run(self, findings: Findings, meter: Meter, n_threads: int) -> None:
-        """Read every image once, in the order of the payload; at most 2 windows a thread are held.
+        """Read every image once, in the order of the payload.
+
+        At most 2 windows per thread are in memory.
 
         Parameters
         ----------
         findings : Findings
-            Given what is wrong, in the order of the samples.
+            Receives the problems, in the order of the samples.
         meter : Meter
-            Told of every window.
+            Is advanced after every window.
         n_threads : int
-            Windows that are worked on at the same time.
+            Number of windows that are checked in parallel.
         """
         size = self.columns.nbytes
         checked = ahead(
@@ -98,25 +93,25 @@ class ImagesCheck:
 
     def _windows(self) -> Generator[tuple[int, int]]:
         """Divide the samples into runs of about `WINDOW_NBYTES`."""
-        first, held = 0, 0
+        first, total = 0, 0
         sizes = self.columns.nbytes.tolist()
         for i, nbytes in enumerate(sizes):
-            if held and held + nbytes > WINDOW_NBYTES:
+            if total and total + nbytes > WINDOW_NBYTES:
                 yield first, i
-                first, held = i, 0
-            held += nbytes
+                first, total = i, 0
+            total += nbytes
         if first < len(sizes):
             yield first, len(sizes)
 
     def _problems(self, first: int, last: int) -> list[Problem]:
         if last - first == 1 and self.columns.nbytes[first] > WHOLE_NBYTES:
-            return self._of_large(first)
+            return self._problems_of_large(first)
         try:
             images = self._read(np.arange(first, last))
-        except READING as error:
-            if last - first > 1:  # to see which of them it is
+        except READ_ERRORS as error:
+            if last - first > 1:  # find out which image fails
                 return [p for i in range(first, last) for p in self._problems(i, i + 1)]
-            if is_not_of_the_store(error, is_remote=self.reader.is_remote):
+            if is_access_error(error, is_remote=self.reader.is_remote):
                 raise
             return [self._problem(first, f"cannot be read: {error}")]
         found = ((i, self._fault(i, data)) for i, data in enumerate(images, first))
@@ -126,32 +121,33 @@ class ImagesCheck:
         start, nbytes = self.columns.start[positions], self.columns.nbytes[positions]
         if self.missing:
             objects = set(self.manifest.locate(start, nbytes).object.tolist())
-            gone = self.missing & {self.manifest.keys[index] for index in objects}
-            if gone:
-                raise FileNotFoundError(escaped(f"{min(gone)} is missing"))
+            missing = self.missing & {self.manifest.keys[index] for index in objects}
+            if missing:
+                raise FileNotFoundError(escaped(f"{min(missing)} is missing"))
         return read_elements(self.reader, self.manifest, start, nbytes)
 
-    def _of_large(self, i: int) -> list[Problem]:
-        """Compare the checksum of an image that is read in pieces."""
+    def _problems_of_large(self, i: int) -> list[Problem]:
+        """Read an image in pieces, and compare its checksum."""
         start, size, value = int(self.columns.start[i]), int(self.columns.nbytes[i]), 0
         try:
-            for at in range(0, size, WINDOW_NBYTES):
-                where = np.array([start + at]), np.array([min(WINDOW_NBYTES, size - at)])
-                (piece,) = read_elements(self.reader, self.manifest, *where)
+            for offset in range(0, size, WINDOW_NBYTES):
+                length = min(WINDOW_NBYTES, size - offset)
+                bounds = np.array([start + offset]), np.array([length])
+                (piece,) = read_elements(self.reader, self.manifest, *bounds)
                 value = crc32c(piece, value)
-        except READING as error:
-            if is_not_of_the_store(error, is_remote=self.reader.is_remote):
+        except READ_ERRORS as error:
+            if is_access_error(error, is_remote=self.reader.is_remote):
                 raise
             return [self._problem(i, f"cannot be read: {error}")]
-        fault = self._wrong_checksum(i, value)
+        fault = self._checksum_fault(i, value)
         return [self._problem(i, fault)] if fault else []
 
     def _fault(self, i: int, data: memoryview) -> str:
-        """Say what is wrong with an image; nothing if it is right."""
-        fault = self._wrong_checksum(i, crc32c(data))
-        if fault and self.reader.is_remote:  # it may have been the way, not the store
+        """Return the fault of an image; empty if there is none."""
+        fault = self._checksum_fault(i, crc32c(data))
+        if fault and self.reader.is_remote:  # the transfer may have failed, so read it again
             (data,) = self._read(np.array([i]))
-            fault = self._wrong_checksum(i, crc32c(data))
+            fault = self._checksum_fault(i, crc32c(data))
         if fault:
             return fault
         try:
@@ -160,14 +156,14 @@ class ImagesCheck:
         except ValueError as error:
             return str(error)
         stated = tuple(self._value(name, i) for name in ("image_height", "image_width"))
-        for what, found in (("header", (header.height, header.width)), ("pixels", shape)):
-            pairs = zip(("height", "width"), stated, found or (), strict=False)
-            for name, expected, got in pairs:
+        for part, found in (("header", (header.height, header.width)), ("pixels", shape)):
+            triples = zip(("height", "width"), stated, found or (), strict=False)
+            for name, expected, got in triples:
                 if expected is not None and expected != got:
-                    return f"image_{name} is {expected}, the image's {what} has {got}"
-        return self.origin.fault(self.columns.name(i), data) if self.origin else ""
+                    return f"image_{name} is {expected}, the image's {part} has {got}"
+        return self.source.fault(self.columns.name(i), data) if self.source else ""
 
-    def _wrong_checksum(self, i: int, found: int) -> str:
+    def _checksum_fault(self, i: int, found: int) -> str:
         expected = self._value("image_crc32c", i)
         if expected is None or expected == found:
             return ""
@@ -181,7 +177,7 @@ class ImagesCheck:
         return Problem(message, self.split, i, self.columns.name(i), ", ".join(self._keys(i)))
 
     def _keys(self, i: int) -> Iterator[str]:
-        """Yield the objects that an image lies in."""
-        where = self.columns.start[[i]], self.columns.nbytes[[i]]
-        for index in dict.fromkeys(self.manifest.locate(*where).object.tolist()):
+        """Yield the keys of the objects that contain an image."""
+        start, nbytes = self.columns.start[[i]], self.columns.nbytes[[i]]
+        for index in dict.fromkeys(self.manifest.locate(start, nbytes).object.tolist()):
             yield self.manifest.keys[index]

@@ -1,4 +1,4 @@
-"""What is wrong with a store: all problems are counted, the first are kept, with their places."""
+"""Problems of a store: all are counted, the first are kept with their places."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any, Final
 from arraystore.errors import escaped
 
 MAX_KEPT: Final = 1_000
-"""Most problems that are kept; the others are counted."""
+"""Maximum number of problems that are kept; more are only counted."""
 
-MAX_OF_ONE: Final = 500
-"""Most that are kept of one stored object or array, so that one does not hide all others."""
+MAX_KEPT_OF_ONE: Final = 500
+"""Maximum number kept of one stored object or array, so that one does not hide all others."""
 
 _NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is not as it must be, and where.
+    """One deviation from what a store must be, and its place.
 
     Attributes
     ----------
     message : str
-        What must be, and what was found.
+        What was expected and what was found.
     split : str
-        The split; empty if it is of the whole store.
+        The split; empty if the problem concerns the whole store.
     position : int or None
-        The sample, counted from the first of the stored split.
+        Position of the sample in the stored split.
     file_name : str
-        Its file name, if that could be read.
+        File name of the sample, if it could be read.
     key : str
-        The stored object, below the store, or the array; empty where the message says it.
+        Stored object, relative to the store, or path of the array; empty where the message has it.
     """
 
     message: str
@@ -47,7 +47,7 @@ class Problem:
         return asdict(self)
 
     def __str__(self) -> str:
-        """Return one line that is safe to print, whatever a damaged store has in its names."""
+        """Return one line that is safe to print even if a damaged store has strange names."""
         sample = "" if self.position is None else f"{self.split}[{self.position}]"
         place = " ".join(filter(None, (sample, self.file_name, self.key)))
         return escaped(f"{place or self.split}: {self.message}".removeprefix(": "))
@@ -55,14 +55,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class ProblemGroup:
-    """Problems of images that differ in no more than the image, and numbers in the message.
+    """Problems that differ only in the image and in numbers in the message.
 
     Attributes
     ----------
     first : Problem
-        The first of them; what is of no image is a group of its own.
+        The first of them. A problem without an image is a group of its own.
     count : int
-        Number of all.
+        Number of problems in the group.
     """
 
     first: Problem
@@ -79,9 +79,9 @@ class Findings:
     Attributes
     ----------
     kept : list of Problem
-        The first of them: `MAX_KEPT`, and `MAX_OF_ONE` of one object or array.
+        The first `MAX_KEPT`, at most `MAX_KEPT_OF_ONE` of one object or array.
     count : int
-        Number of all.
+        Number of all problems.
 
     Examples
     --------
@@ -97,30 +97,29 @@ class Findings:
     def __init__(self) -> None:
         self.kept: list[Problem] = []
         self.count = 0
-        self._of_one: Counter[tuple[str, str]] = Counter()
+        self._n_kept: Counter[tuple[str, str]] = Counter()
         self._first: dict[tuple[object, ...], Problem] = {}
-        self._number: Counter[tuple[object, ...]] = Counter()
-        self._groups_of_one: Counter[tuple[str, str]] = Counter()
+        self._n_in_group: Counter[tuple[object, ...]] = Counter()
+        self._n_groups: Counter[tuple[str, str]] = Counter()
 
     def add(self, problem: Problem) -> None:
-        """Take one more."""
+        """Count a problem, and keep it if there is space."""
         self.count += 1
         place = problem.split, problem.key
-        if len(self.kept) < MAX_KEPT and self._of_one[place] < MAX_OF_ONE:
-            self._of_one[place] += 1
+        if len(self.kept) < MAX_KEPT and self._n_kept[place] < MAX_KEPT_OF_ONE:
+            self._n_kept[place] += 1
             self.kept.append(problem)
-        of_no_image = self.count if problem.position is None else None
-        group = *place, _NUMBER.sub("", problem.message), of_no_image
+        own_number = self.count if problem.position is None else None
+        group = *place, _NUMBER.sub("", problem.message), own_number
         if group in self._first:
-            self._number[group] += 1
-        elif len(self._first) < MAX_KEPT and self._groups_of_one[place] < MAX_OF_ONE:
-            self._groups_of_one[place] += 1
-            self._first[group], self._number[group] = problem, 1
+            self._n_in_group[group] += 1
+        elif len(self._first) < MAX_KEPT and self._n_groups[place] < MAX_KEPT_OF_ONE:
+            self._n_groups[place] += 1
+            self._first[group], self._n_in_group[group] = problem, 1
 
     @property
     def groups(self) -> list[ProblemGroup]:
-        """The first `MAX_KEPT` kinds of them, each with the number of all of its kind.
-
-        Of one object or array there are `MAX_OF_ONE`.
-        """
-        return [ProblemGroup(first, self._number[group]) for group, first in self._first.items()]
+        """The first `MAX_KEPT` groups, at most `MAX_KEPT_OF_ONE` of one object or array."""
+        return [
+            ProblemGroup(first, self._n_in_group[group]) for group, first in self._first.items()
+        ]

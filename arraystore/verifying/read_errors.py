@@ -1,9 +1,9 @@
-"""Errors of reading as problems of a store, except those that say nothing of it."""
+"""Errors of reading: which of them are problems of the store."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import (
     ArrayStoreError,
@@ -17,43 +17,43 @@ from arraystore.verifying.problems import Findings, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-READING: tuple[type[Exception], ...] = (ArrayStoreError, OSError)
-"""What reading raises of what is damaged or missing."""
+READ_ERRORS: Final[tuple[type[Exception], ...]] = (ArrayStoreError, OSError)
+"""Exceptions that reading raises if something is damaged or missing."""
 
 
 @contextmanager
-def told(findings: Findings, split: str = "", *, is_remote: bool) -> Iterator[None]:
-    """Take errors of what is read in this context as problems of the store.
+def record_errors(findings: Findings, split: str = "", *, is_remote: bool) -> Iterator[None]:
+    """Record errors of reading as problems of the store instead of raising them.
 
     Parameters
     ----------
     findings : Findings
-        Given the problem.
+        Receives the problem.
     split : str, optional
-        What is read.
+        The split that is read.
     is_remote : bool
-        Whether it is read from a server, which may fail though the store is good.
+        Whether the store is on a server, which may fail although the store is undamaged.
     """
     try:
         yield
-    except READING as error:
-        if is_not_of_the_store(error, is_remote=is_remote):
+    except READ_ERRORS as error:
+        if is_access_error(error, is_remote=is_remote):
             raise
         findings.add(Problem(str(error), split=split))
 
 
-def is_not_of_the_store(error: Exception, *, is_remote: bool) -> bool:
-    """Whether an error says nothing of a store that is verified.
+def is_access_error(error: Exception, *, is_remote: bool) -> bool:
+    """Return whether a store could not be read, so that nothing is known about its content.
 
-    It was replaced meanwhile, or a server did not answer, or refused.
+    It was replaced meanwhile, or a server did not respond, or refused the request.
 
     Examples
     --------
-    >>> is_not_of_the_store(StoreChangedError("a.zarr: has changed"), is_remote=False)
+    >>> is_access_error(StoreChangedError("a.zarr: has changed"), is_remote=False)
     True
-    >>> is_not_of_the_store(StorageError("503"), is_remote=True)
+    >>> is_access_error(StorageError("503"), is_remote=True)
     True
-    >>> is_not_of_the_store(ShortReadError("truncated"), is_remote=True)
+    >>> is_access_error(ShortReadError("truncated"), is_remote=True)
     False
     """
     if isinstance(error, StoreChangedError):

@@ -1,4 +1,4 @@
-"""The attributes of the root and the names of the classes, as ``docs/format.md`` has them."""
+"""Checks of the attributes of the root, and of the names of the classes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SKIPPED: Final = ("split", "file_name", "reason")
 
 
 def attribute_faults(attributes: Mapping[str, Any], *, where: str) -> Iterator[str]:
-    """Yield what is wrong with attributes of the root that reading does not need.
+    """Yield the faults of root attributes that reading does not need.
 
     Parameters
     ----------
     attributes : mapping
-        With which a store could be opened: `DatasetInfo.from_attributes` takes them.
+        Attributes that `DatasetInfo.from_attributes` accepted.
     where : str
         Address of the store, for messages.
     """
@@ -44,10 +44,10 @@ def attribute_faults(attributes: Mapping[str, Any], *, where: str) -> Iterator[s
 
 
 def class_faults(names: Sequence[str]) -> Iterator[str]:
-    """Yield what is wrong with the ids of the classes."""
+    """Yield the faults of the class ids."""
     for label, name in enumerate(names):
         if not name or "\0" in name:
             yield f"class {label} cannot have the id {brief(name)}"
     for name, count in Counter(names).items():
         if count > 1:
-            yield f"{brief(name)} must be the id of one class, it is that of {count}"
+            yield f"{brief(name)} must be the id of one class, but {count} classes have it"

@@ -1,4 +1,4 @@
-"""A split against its source: which samples there must be, their labels and their bytes."""
+"""Comparison of a split with its source: samples, labels and bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arraystore.storage.open_files import open_file, read_at
 from arraystore.verifying.problems import Findings, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Set
 
     from arraystore._typing import Ints
     from arraystore.sources.sample_table import Source
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class SourceCheck:
-    """What a split was made from; an `arraystore.verifying.images.Origin`.
+    """Compares a split with the samples that it was made from.
 
     Parameters
     ----------
     source : Source
-        All of what the store was made from.
+        The source of the whole store.
     split : str
-        The split.
+        Name of the split.
     reencoded : collection of str
-        File names of the images that the store says it has encoded anew.
+        File names of the images that the store records as re-encoded.
     """
 
     def __init__(self, source: Source, split: str, reencoded: Collection[str]) -> None:
@@ -48,27 +48,29 @@ class SourceCheck:
     def check_samples(
         self, columns: Columns, skipped: Collection[str], published: Ints | None, findings: Findings
     ) -> None:
-        """Compare which samples there are, their labels, and the number of each class.
+        """Compare the file names, the labels, and the number of samples of each class.
 
         Parameters
         ----------
         columns : Columns
-            Of the split.
+            Columns of the split.
         skipped : collection of str
-            File names that the store says it has left out.
-        published : ndarray of int64, optional
-            Number of samples that the data set publishes of each class.
+            File names that the store records as left out.
+        published : ndarray of int64, shape (n_classes,), optional
+            Published number of samples of each class.
         findings : Findings
-            Given what is wrong.
+            Receives the problems.
         """
         names, label = columns.values.get("file_name"), columns.values.get("label")
         if names is not None:
             stored = names.tolist()
-            self._add_names(findings, "lacks", sorted(self._position.keys() - {*stored, *skipped}))
-            self._add_names(findings, "has, and its source has not,", self._strange(stored))
+            lost = self._position.keys() - {*stored, *skipped}
+            self._add_names(findings, "lacks", lost, "of the source")
+            unknown = {*stored} - self._position.keys()
+            self._add_names(findings, "has", unknown, "that the source does not have")
             for i, name in enumerate(stored):
-                there = self._position.get(name)
-                expected = None if there is None else int(self._table.label[there])
+                row = self._position.get(name)
+                expected = None if row is None else int(self._table.label[row])
                 if label is not None and expected is not None and label[i] != expected:
                     message = f"label must be {expected}, as in the source, got {label[i]}"
                     findings.add(Problem(message, self._split, i, name))
@@ -76,11 +78,13 @@ class SourceCheck:
             self._compare_counts(label, published, findings)
 
     def fault(self, name: str, data: memoryview) -> str:
-        """Say in what an image differs from its source; nothing if it does not."""
+        """Return how an image differs from its source; empty if it does not."""
         i = self._position.get(name)
         if i is None:
-            return ""  # it is told with the names
+            return ""  # check_samples reports it
         table = self._table
+        if reason := self._source.faults.get(self._split, {}).get(i):
+            return f"its source cannot be read: {reason}"
         path, offset, nbytes = (int(c[i]) for c in (table.file, table.offset, table.nbytes))
         file = open_file(str(self._source.places[path]))
         origin = read_at(file, offset, nbytes)
@@ -88,15 +92,14 @@ class SourceCheck:
             is_same = len(origin) == len(data) and np.array_equal(
                 np.frombuffer(origin, np.uint8), np.frombuffer(data, np.uint8)
             )
-            return "" if is_same else "its bytes are not those of the source"
-        return _fault_of_new(origin, data) if self._source.reencode else "must not be encoded anew"
+            return "" if is_same else "its bytes differ from the source"
+        return (
+            _reencoding_fault(origin, data) if self._source.reencode else "must not be re-encoded"
+        )
 
-    def _strange(self, stored: Sequence[str]) -> list[str]:
-        return sorted({*stored} - self._position.keys())
-
-    def _add_names(self, findings: Findings, verb: str, names: list[str]) -> None:
+    def _add_names(self, findings: Findings, verb: str, names: Set[str], what: str) -> None:
         if names:
-            findings.add(Problem(f"{verb} {first_few(names)}", self._split))
+            findings.add(Problem(f"{verb} {first_few(sorted(names))} {what}", self._split))
 
     def _compare_counts(self, label: Ints, published: Ints, findings: Findings) -> None:
         found = np.bincount(label[label >= 0], minlength=len(published))[: len(published)]
@@ -106,18 +109,18 @@ class SourceCheck:
             findings.add(Problem(message, self._split))
 
 
-def _fault_of_new(origin: bytes, data: memoryview) -> str:
-    """Say what is wrong with an image that was encoded anew; nothing if it is right."""
+def _reencoding_fault(origin: bytes, data: memoryview) -> str:
+    """Return the fault of an image that was re-encoded; empty if there is none."""
     try:
         before = probe(lambda start, stop: origin[start:stop], len(origin))
     except ValueError as error:
         raise SourceError(f"an image of the source {error}") from None
     now = probe(lambda start, stop: data[start:stop], len(data))
     if not needs_reencoding(before):
-        return f"is said to be encoded anew, which the source's {before.format} needs not"
+        return f"is recorded as re-encoded, but the source's {before.format} need not be"
     if needs_reencoding(now):
         return f"must be an RGB JPEG, got {now.format} of {now.components} components"
     if (before.height, before.width) != (now.height, now.width):
         was, is_now = (f"{h.height} by {h.width}" for h in (before, now))
-        return f"must be {was} pixels as in the source, got {is_now}"
+        return f"must have {was} pixels as in the source, got {is_now}"
     return ""

@@ -1,7 +1,7 @@
-"""A store compared with the specification, with its own checksums, and with what it was made from.
+"""Comparison of a store with the specification, with its own checksums, and with its source.
 
-Whatever is wrong is told with its place; one problem does not hide the others. `checks/`
-has what must hold, part by part.
+Every problem is reported with its place, and one does not hide the others. The other modules of
+this folder check one part each.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from arraystore.storage.open_files import close_idle_files
 from arraystore.verifying.columns import Columns, ColumnsCheck
 from arraystore.verifying.images import ImagesCheck
 from arraystore.verifying.problems import MAX_KEPT, Findings, Problem, ProblemGroup
-from arraystore.verifying.read_errors import READING, is_not_of_the_store, told
+from arraystore.verifying.read_errors import READ_ERRORS, is_access_error, record_errors
 from arraystore.verifying.root import attribute_faults, class_faults
 from arraystore.verifying.source import SourceCheck
 from arraystore.writing.progress import Meter, meter
@@ -55,12 +55,12 @@ if TYPE_CHECKING:
     from arraystore.sources.sample_table import Source
 
 _REMOTE_THREADS: Final = 8
-"""Windows read at the same time from afar, where it is the answers that are waited for."""
+"""Windows of a remote store that are read in parallel, because most of the time is latency."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was verified, and what is wrong.
+    """Result of verifying a store.
 
     Attributes
     ----------
@@ -69,22 +69,22 @@ class VerifyReport:
     dataset : str
         Name, config and version of the data set; empty if the store cannot be opened.
     splits : dict of str to SplitInfo
-        What the splits that could be looked into say of themselves.
+        Attributes of the splits that could be read.
     decoded : bool
         Whether every image was decoded.
     source : str
-        What the store was compared with, or nothing.
+        The source that the store was compared with; empty without.
     problems : tuple of Problem
-        The first 1,000, and no more than 500 of one stored object or array.
+        The first 1,000 problems, at most 500 of one stored object or array.
     num_problems : int
-        Number of all.
+        Number of all problems.
     groups : tuple of ProblemGroup
-        The problems, in one those of images of the same stored object that differ in numbers
-        alone, with how many there are; the first 1,000, and no more than 500 of one object.
+        The problems, where problems of images of one stored object that differ only in numbers
+        form one group; the first 1,000 groups, at most 500 of one stored object or array.
     seconds : float
         Wall time.
     source_damage : tuple of str
-        The parts of archives of the source that cannot be read, all of them.
+        All parts of the source's archives that cannot be read.
     """
 
     store: str
@@ -100,7 +100,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no problem."""
         return self.num_problems == 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,50 +120,50 @@ def verify(
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> VerifyReport:
-    """Read all of a store, and report whatever is wrong with it.
+    """Read a whole store and report every problem.
 
-    Compared are: the structure with ``docs/format.md``; the columns with each other, the index
-    of the labels and the content digest with the labels, names, sizes and checksums; each
-    image with its checksum, and its header with the height and width; of Zarr the length and
-    index of every shard, and the metadata documents with what is gathered of them in the root.
+    The structure is compared with ``docs/format.md``; the columns with each other; the label index
+    and the content digest with labels, names, sizes and checksums; each image with its checksum;
+    and its header with the stored height and width. In Zarr, the length and index of every shard
+    and the consolidated metadata are compared as well.
 
     Parameters
     ----------
     address : path-like
-        The store: a path, or an address; see `arraystore.open`.
+        Path or address of the store; see `arraystore.open`.
     decode : bool, default False
-        Decode every image, too.
+        Also decode every image.
     source : path-like, or mapping of str to iterable, optional
-        What the store was made from: the folder of the ImageNet archives; or the folder of the
-        images, with ``folder:`` before it or without; or ``wds:PATTERN`` and the like; or what
-        was passed to `arraystore.write`, whose arrays and pictures must be stored as PNG. Samples,
-        labels and the bytes of every image are compared with it; of images that were encoded
-        anew format and size. So are the counts of each class with what the data set publishes.
+        The source of the store: the folder of the ImageNet archives; the folder of the images
+        with or without the prefix ``folder:``; a pattern of files such as ``wds:PATTERN``; or
+        the samples that were passed to `arraystore.write`, with arrays and pictures as PNG.
+        Samples, labels and the bytes of every image are compared with it (of re-encoded images:
+        format and size), and the number of samples of each class with the published one.
     subset_list : path-like, optional
-        The training images of the subset; see `arraystore.convert`.
+        Training images of the subset; see `arraystore.convert`.
     split, classes, fields : optional
         Those that the store was converted with; see `arraystore.convert`.
     storage_options : mapping, optional
         See `arraystore.open`.
     progress : bool, optional
-        Show a bar; by default on a terminal.
+        Whether to show a progress bar; by default on a terminal.
 
     Returns
     -------
     VerifyReport
-        A damaged store is no error: `VerifyReport.problems` says what is wrong.
+        A damaged store raises no error: `VerifyReport.problems` lists the damage.
 
     Raises
     ------
     FileNotFoundError
-        If there is nothing at `address`, or no folder `source`.
+        If there is nothing at `address`, or the folder `source` does not exist.
     SourceError
         If the source is missing, incomplete or damaged.
     SourceChangedError
-        If the source changes meanwhile.
+        If the source changes while it is compared.
     StorageError
-        If a server cannot be reached, or refuses; `StoreChangedError` if the store was
-        replaced meanwhile.
+        If a server cannot be reached, or refuses the request; `StoreChangedError` if the store is
+        replaced while it is read.
 
     Examples
     --------
@@ -221,7 +221,7 @@ def _temporary_spool(source: str | Mapping[str, Any] | None) -> Iterator[Path | 
 
 
 class _Verification:
-    """Verifies an open store, part by part."""
+    """Checks an open store, part by part."""
 
     def __init__(
         self,
@@ -230,8 +230,8 @@ class _Verification:
         shown: Meter,
         source: str | Mapping[str, Any] | None,
         subset_list: Path | None,
-        options: SourceOptions,
-        spool: Path | None,
+        options: SourceOptions | None = None,
+        spool: Path | None = None,
     ) -> None:
         self._store = store
         self._reader, self._container = store.opened
@@ -240,10 +240,10 @@ class _Verification:
         )
         self._findings = findings
         self._shown = shown
-        self._is_of_archives = self._info.version in VERSIONS.get(self._info.name, ())
+        self._is_from_archives = self._info.version in VERSIONS.get(self._info.name, ())
         self._subset_list = subset_list
         self._spool = spool
-        self._options = replace(options, partial=self._info.partial)
+        self._options = replace(options or SourceOptions(), partial=self._info.partial)
         self._folder = None
         self._source = None
         if isinstance(source, Mapping):
@@ -262,43 +262,43 @@ class _Verification:
             self._source = in_label_space(self._source, self._label_space())
 
     def source_unchanged(self) -> AbstractContextManager[None]:
-        """Refuse to report differences from a source that changes meanwhile."""
+        """Raise `SourceChangedError` if the source changes in this context."""
         return nullcontext() if self._source is None else self._source.states.unchanged()
 
     @property
     def source_damage(self) -> tuple[str, ...]:
-        """The parts of the source that cannot be read."""
+        """Parts of the source that cannot be read."""
         return () if self._source is None else self._source.damage
 
     def run(self, *, decode: bool) -> dict[str, SplitInfo]:
-        """Verify all; return what the splits say of themselves."""
+        """Check everything; return the attributes of the splits."""
         self._shown.status("comparing metadata")
         n_classes = self._check_root()
         if self._source is not None:
             self._check_splits(self._source)
         splits = {}
         for name in dict.fromkeys(self._store):
-            with self._told(name):
+            with self._recording(name):
                 splits[name] = self._store.stored(name).stated
         for name, info in splits.items():
             self._check_split(name, info, n_classes, decode=decode)
-        self._reader.check_unchanged()  # else what was found is of two stores
+        self._reader.check_unchanged()  # otherwise the problems may belong to two stores
         return splits
 
-    def _told(self, split: str = "") -> Any:
-        return told(self._findings, split, is_remote=self._reader.is_remote)
+    def _recording(self, split: str = "") -> AbstractContextManager[None]:
+        return record_errors(self._findings, split, is_remote=self._reader.is_remote)
 
     def _add(self, message: str, split: str = "", key: str = "") -> None:
         self._findings.add(Problem(message, split, key=key))
 
     def _check_root(self) -> int | None:
-        """Check what is of no split; return the number of classes, if it is known."""
+        """Check everything outside of splits; return the number of classes, if it is known."""
         where = self._store.address
         for fault in islice(attribute_faults(self._container.attributes(), where=where), MAX_KEPT):
             self._add(fault)
         lengths = []
         for name, column in ROOT_COLUMNS.items():
-            with self._told():
+            with self._recording():
                 found = self._container.describe_array(name)
                 if found[:2] != column[:2]:
                     self._add(f"must be {column[:2]}, got {found[:2]}", key=name)
@@ -308,8 +308,8 @@ class _Verification:
                 for fault in class_faults(values) if name == "label_name" else ():
                     self._add(fault, key=name)
         if len(set(lengths)) > 1:
-            self._add(f"label_name and label_words must be of one length, got {lengths}")
-        with self._told():
+            self._add(f"label_name and label_words must have the same length, got {lengths}")
+        with self._recording():
             self._add_faults("", "")
         for name, splits in self._store.selections.items():
             for split in splits:
@@ -320,10 +320,10 @@ class _Verification:
 
     def _check_selection(self, name: str, split: str) -> None:
         if split not in self._store:
-            self._add(f"the selection {name!r} is of {split!r}, which is no split")
+            self._add(f"the selection {name!r} names the split {split!r}, which does not exist")
             return
         path, dimension = f"{SELECTIONS}/{name}/{split}", f"selected_{split}"
-        with self._told(split):
+        with self._recording(split):
             found = self._container.describe_array(path).dimension
             if found != dimension:
                 self._add(f"its dimension must be {dimension!r}, got {found!r}", split, path)
@@ -334,22 +334,22 @@ class _Verification:
         """Check the structure of what the classes are kinds of."""
         for name, column in HIERARCHY_COLUMNS.items():
             path = f"{HIERARCHY}/{name}"
-            with self._told():
+            with self._recording():
                 found = self._container.describe_array(path)
                 if found[:2] != column[:2]:
                     self._add(f"must be {column[:2]}, got {found[:2]}", key=path)
                 self._add_faults(path, "")
-        with self._told():
+        with self._recording():
             _ = self._store.hierarchy
 
     def _check_splits(self, source: Source) -> None:
-        """Compare the splits and classes there are with those of the source."""
+        """Compare the names of splits and classes with those of the source."""
         if set(self._store) != set(source.splits):
-            there, here = (", ".join(some) or "none" for some in (source.splits, self._store))
-            self._add(f"the source has the splits {there}, the store has {here}")
+            expected, found = (", ".join(some) or "none" for some in (source.splits, self._store))
+            self._add(f"the source has the splits {expected}, the store has {found}")
         for damage in source.damage:
             self._add(f"the source is damaged: {damage}")
-        with self._told():
+        with self._recording():
             if self._store.label_names != source.label_name:
                 self._add("must be the classes of the source", key="label_name")
             if self._store.label_words != source.label_words:
@@ -364,23 +364,23 @@ class _Verification:
             self._container, name, info, n_classes, findings, is_remote=is_remote
         ).run()
         for column in COLUMNS:
-            with self._told(name):
+            with self._recording(name):
                 self._add_faults(f"{name}/{column}", name)
-        origin = None if self._source is None else self._check_samples(name, columns)
-        before = findings.count
+        source = None if self._source is None else self._check_samples(name, columns)
+        n_before = findings.count
         missing: frozenset[str] = frozenset()
-        with self._told(name):
+        with self._recording(name):
             missing = self._add_faults(f"{name}/{PAYLOAD}", name)
-        manifest = self._manifest(name, info, is_told=findings.count > before)
+        manifest = self._manifest(name, info, is_reported=findings.count > n_before)
         if manifest is None:
             return
         size = columns.nbytes
         self._shown.start(f"{name}: reading images", len(size), int(size.sum()))
-        check = ImagesCheck(self._reader, manifest, columns, name, missing, decode, origin)
+        check = ImagesCheck(self._reader, manifest, columns, name, missing, decode, source)
         check.run(findings, self._shown, max(n_cpus(), _REMOTE_THREADS if is_remote else 1))
 
     def _add_faults(self, path: str, split: str) -> frozenset[str]:
-        """Take what is wrong with stored objects; return those that are missing."""
+        """Record the faults of stored objects; return the keys of those that are missing."""
         missing = set()
         # A damaged length may promise more objects than can be asked for.
         for fault in islice(self._container.faults(path), MAX_KEPT):
@@ -389,45 +389,45 @@ class _Verification:
                 missing.add(fault.key)
         return frozenset(missing)
 
-    def _manifest(self, name: str, info: SplitInfo, *, is_told: bool) -> ChunkManifest | None:
-        """Return where the payload is, though some of it be missing."""
+    def _manifest(self, name: str, info: SplitInfo, *, is_reported: bool) -> ChunkManifest | None:
+        """Return the places of the payload's chunks, also if some are missing."""
         path, found = f"{name}/{PAYLOAD}", None
         try:
             found = self._container.manifest(path)
-            found.locate(np.zeros(1, np.int64), np.array([found.nbytes]))  # looks at all shards
-        except READING as error:
-            if is_not_of_the_store(error, is_remote=self._reader.is_remote):
+            found.locate(np.zeros(1, np.int64), np.array([found.nbytes]))  # reads every index
+        except READ_ERRORS as error:
+            if is_access_error(error, is_remote=self._reader.is_remote):
                 raise
-            if not is_told:
+            if not is_reported:
                 self._add(str(error), name)
-            with self._told(name):
-                found = self._container.manifest_from_metadata(path) if is_told else None
+            with self._recording(name):
+                found = self._container.manifest_from_metadata(path) if is_reported else None
         if found is not None and found.nbytes != info.num_bytes:
             self._add(f"must have {info.num_bytes} bytes, got {found.nbytes}", name, path)
             return None
         return found
 
     def _folder_of(self, source: str) -> Path:
-        """Return the folder of the archives, or of the images."""
+        """Return the folder of the archives or images."""
         folder = folder_of(source)
-        if self._is_of_archives and folder is not None:
+        if self._is_from_archives and folder is not None:
             raise SourceError(
-                f"{source}: {self._info.full_name} is made from archives; source (--source) must "
-                "be their folder, without folder: before it"
+                f"{source}: {self._info.full_name} was made from archives; give source (--source) "
+                "their folder, without the prefix folder:"
             )
         folder = folder or as_path(source)
         if not folder.is_dir():
             kind = NotADirectoryError if folder.exists() else FileNotFoundError
-            what = "the archives" if self._is_of_archives else "the images"
+            content = "archives" if self._is_from_archives else "images"
             raise kind(
-                escaped(f"{folder}: is not a folder; source (--source) must be that of {what}")
+                escaped(f"{folder}: is not a folder; give source (--source) that of the {content}")
             )
         return folder
 
     def _load_source(self, folder: Path) -> Source:
         """List the samples that the store was made from."""
         info, status = self._info, self._shown.status
-        if self._is_of_archives:
+        if self._is_from_archives:
             return load_source(
                 info.full_name,
                 manual_dir=folder,
@@ -440,12 +440,12 @@ class _Verification:
 
     def _label_space(self) -> str:
         """Return the classes that the source was converted with, which the store shows."""
-        with suppress(*READING):
+        with suppress(*READ_ERRORS):
             return IMAGENET if self._store.label_names == wnids() else OWN
         return AUTO
 
     def _check_samples(self, name: str, columns: Columns) -> SourceCheck | None:
-        """Compare the samples of a split with the source's."""
+        """Compare the samples of a split with those of the source."""
         source, info = self._source, self._info
         if source is None or name not in source.splits:
             return None

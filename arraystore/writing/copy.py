@@ -1,7 +1,7 @@
-"""From a store to a store: another place, or the other container, and nothing lost.
+"""Copy a store to another place or into the other container, and lose nothing.
 
-Images are compared with their checksums on the way. Columns, attributes, the order
-of the samples and what else the store holds come along.
+Images are compared with their checksums during the copy. Columns, attributes, the order of the
+samples and all other groups and arrays of the store are copied as well.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore._arguments import as_path, check_bools
+from arraystore.containers.protocol import check_path
 from arraystore.errors import FormatError, brief, escaped
 from arraystore.indexing.byte_range import ZEROS, ByteRange
 from arraystore.indexing.layout import image_starts
@@ -30,7 +31,7 @@ from arraystore.schema import (
 from arraystore.storage.file_states import NO_FILES, FileStates
 from arraystore.storage.folder_trees import files_below
 from arraystore.storage.range_reader import check_zeros, read_elements, read_exactly
-from arraystore.writing.open_writer import name_of, open_draft
+from arraystore.writing.open_writer import name_of, open_writer
 from arraystore.writing.progress import meter
 
 if TYPE_CHECKING:
@@ -57,18 +58,18 @@ ROOT_ATTRIBUTES: Final = tuple(
 SPLIT_ATTRIBUTES: Final = tuple(SplitInfo(0, 0, "", 0, "").attributes())
 
 _PAYLOAD_ATTRIBUTE: Final = "dense"
-"""What a payload has from the start."""
+"""Attribute of a payload, which its creation sets."""
 
 _PROBED: Final = 1024
 """Pieces of a payload that are probed in one round trip."""
 
 _WINDOW_NBYTES: Final = 8 * 2**20
-"""Bytes that a block being copied reads at a time."""
+"""Bytes that the copying of a block reads at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """What was copied.
+    """Result of copying a store.
 
     Attributes
     ----------
@@ -78,12 +79,12 @@ class CopyReport:
         The store that was copied, and the copy.
     splits : dict of str to SplitInfo
     left_out : tuple of str
-        Paths of arrays, links, and attributes (``path@name``), that arraystore does not write
+        Paths of arrays, links, and attributes (``path@name``) that arraystore does not write
         and could not copy.
     seconds : float
         Wall time.
     notes : tuple of str
-        That a symbolic link was replaced.
+        Whether a symbolic link was replaced.
     """
 
     dataset: str
@@ -119,10 +120,10 @@ def copy(
     source : path-like, obstore store, or pair of an obstore store and a key
         The store: a path, or an address; see `arraystore.open`.
     target : path-like, or pair of an obstore store and a key
-        Where the copy is to be: a path, or an address such as
-        ``s3://bucket/1pct.h5``. Its suffix chooses the container.
+        The copy: a path, or an address such as ``s3://bucket/1pct.h5``. Its suffix chooses the
+        container.
     source_options, target_options : mapping of str to anything, optional
-        How to reach them; see `storage_options` of `arraystore.open`.
+        Options of the buckets; see `storage_options` of `arraystore.open`.
     overwrite, sync, progress
         See `arraystore.convert`.
 
@@ -135,16 +136,16 @@ def copy(
     ChecksumError
         If an image is damaged.
     FormatError
-        If the source is not as the format says.
+        If the source does not follow the format specification.
     SourceChangedError
         If a file of the source changes while it is copied.
     FileExistsError
-        If there is something at `target`.
+        If `target` exists.
     StorageError
         If the disk is full, or a bucket cannot be reached or written to.
     ValueError
-        If source and target are the same and would be overwritten, or one lies in the other, or an
-        option is not known.
+        If source and target are the same and `overwrite` is true, if one lies in the other, or if
+        an option is unknown.
 
     Examples
     --------
@@ -162,18 +163,21 @@ def copy(
     splits = {name: store.stored(name).info for name in store}
     images = {name: _stored_images(store, name, reader, container) for name in splits}
     tree = container.tree()
-    _check_paths((*tree.groups, *tree.columns))
-    made = open_draft(target, storage_options=target_options, overwrite=overwrite, sync=sync)
-    with made as draft, meter(progress) as shown:
-        draft.lay_out({name: info.num_bytes for name, info in splits.items()})
+    for path in (*tree.groups, *tree.columns):
+        check_path(path)
+    store_writer = open_writer(
+        target, storage_options=target_options, overwrite=overwrite, sync=sync
+    )
+    with store_writer as writer, meter(progress) as shown:
+        writer.create_arrays({name: info.num_bytes for name, info in splits.items()})
         with states.unchanged():
             for name in splits:
-                checksums = store.stored(name).column("image_crc32c")
-                draft.fill(name, images[name], shown, expected=checksums)
+                checksums = store.stored(name).columns["image_crc32c"]
+                writer.fill(name, images[name], shown, expected=checksums)
             shown.status("sealing")
-            with draft.writer() as writer:
-                left_out = _copy_the_rest(container, tree, writer, tuple(splits))
-        draft.publish(shown)
+            with writer.sealing() as copied:
+                left_out = _copy_nodes(container, tree, copied, tuple(splits))
+        writer.publish(shown)
     return CopyReport(
         dataset=store.info.full_name,
         source=store.address,
@@ -181,26 +185,29 @@ def copy(
         splits=splits,
         left_out=left_out,
         seconds=time.perf_counter() - began,
-        notes=draft.notes,
+        notes=writer.notes,
     )
 
 
 def _check_apart(source: Place, target: Target, *, overwrite: bool) -> None:
     """Refuse a copy that would replace its source, or become part of it."""
-    here, there = _place(target), _place(source)
-    if here == there:
+    new, old = _place(target), _place(source)
+    if new == old:
         if overwrite:
-            raise ValueError(escaped(f"{name_of(target)}: cannot be copied onto itself"))
-    elif here[: len(there)] == there or there[: len(here)] == here:
+            raise ValueError(
+                escaped(f"{name_of(target)}: is the source itself; choose another target")
+            )
+    elif new[: len(old)] == old or old[: len(new)] == new:
         raise ValueError(
             escaped(
-                f"{name_of(target)}: lies in what is copied, or that in it; choose another place"
+                f"{name_of(target)}: one of source and target lies in the other; choose another "
+                "target"
             )
         )
 
 
 def _states(source: Place) -> FileStates:
-    """Look at the files of a store on the disk; objects elsewhere have their own versions."""
+    """Return the states of the files of a local store; objects in buckets have versions."""
     place = _place(source)
     path = Path(*place) if isinstance(source, str | os.PathLike) and place[:1] == ("/",) else None
     if path is None or not path.exists():
@@ -209,7 +216,7 @@ def _states(source: Place) -> FileStates:
 
 
 def _place(place: Place) -> tuple[Any, ...]:
-    """Return the parts of a place, equal for two ways to name it."""
+    """Return the parts of a place, equal for two texts that name the same place."""
     from arraystore.storage.objects.address import parse_address
 
     if not isinstance(place, str | os.PathLike):
@@ -222,19 +229,19 @@ def _place(place: Place) -> tuple[Any, ...]:
 
 
 class StoredImages:
-    """The images of a split as they are stored; an `arraystore.writing.fill.ImageBytes`.
+    """The stored images of a split; an `arraystore.writing.image_source.ImageSource`.
 
     Parameters
     ----------
     reader : RangeReader
-        Where the payload is.
+        Reads the objects that hold the payload.
     manifest : ChunkManifest
-        Where in it.
+        Where the payload lies in these objects.
     start, nbytes : ndarray of int64, shape (n,)
-        Where each image is in the payload; they follow each other.
+        Bytes of each image in the payload, without gaps.
     names : ndarray of str, shape (n,)
-        Their file names.
-    where : str
+        File names of the images.
+    location : str
         Address of the split, for messages.
     """
 
@@ -245,39 +252,39 @@ class StoredImages:
         start: Ints,
         nbytes: Ints,
         names: NDArray[Any],
-        where: str,
+        location: str,
     ) -> None:
         self._reader = reader
         self._manifest = manifest
         self._start = start
-        self._names, self._where = names, where
+        self._names, self._location = names, location
         self.nbytes = nbytes
         self._window, self._window_start = memoryview(b""), 0
 
     def rows(self, first: int, last: int) -> StoredImages:
-        """See `ImageBytes`."""
+        """See `ImageSource`."""
         rows = slice(first, last)
         columns = self._start[rows], self.nbytes[rows], self._names[rows]
-        return StoredImages(self._reader, self._manifest, *columns, self._where)
+        return StoredImages(self._reader, self._manifest, *columns, self._location)
 
-    def where(self, i: int) -> str:
-        """See `ImageBytes`."""
-        return f"{self._where}: {self._names[i]}"
+    def location(self, i: int) -> str:
+        """See `ImageSource`."""
+        return f"{self._location}: {self._names[i]}"
 
-    def announce(self) -> None:
-        """See `ImageBytes`; here nothing is gained by it."""
+    def prefetch(self) -> None:
+        """See `ImageSource`; not needed, because the payload is read in its own order."""
 
-    def announce_all(self) -> bool:
-        """See `ImageBytes`."""
+    def prefetch_all(self) -> bool:
+        """See `ImageSource`."""
         return True
 
     def read(self, i: int, start: int, buffer: memoryview) -> None:
-        """See `ImageBytes`."""
-        at, done = int(self._start[i]) + start, 0
+        """See `ImageSource`."""
+        first, done = int(self._start[i]) + start, 0
         while done < len(buffer):
-            offset = at + done - self._window_start
+            offset = first + done - self._window_start
             if not 0 <= offset < len(self._window):
-                self._move_window(at + done)
+                self._move_window(first + done)
                 offset = 0
             part = self._window[offset : offset + len(buffer) - done]
             buffer[done : done + len(part)] = part
@@ -295,33 +302,34 @@ def _stored_images(
     store: Store, split: str, reader: RangeReader, container: ContainerReader
 ) -> StoredImages:
     stored = store.stored(split)
-    nbytes = stored.column("image_nbytes")
-    where = f"{store.address}/{split}"
-    if not np.array_equal(stored.column("image_start"), image_starts(nbytes)):
-        raise FormatError(f"{where}/image_start: must be the running sum of image_nbytes")
+    nbytes = stored.columns["image_nbytes"]
+    location = f"{store.address}/{split}"
+    if not np.array_equal(stored.columns["image_start"], image_starts(nbytes)):
+        raise FormatError(f"{location}/image_start: must be the running sum of image_nbytes")
     manifest = container.manifest(f"{split}/{PAYLOAD}")
     if not 0 <= stored.info.seed < 2**63:
         raise FormatError(
-            f"{where}: attribute 'seed' must be in range(2**63) to be copied, got "
+            f"{location}: attribute 'seed' must be in range(2**63) to be copied, got "
             f"{brief(stored.info.seed)}"
         )
     for stated in (stored.info.num_bytes, manifest.nbytes):
         if stated != nbytes.sum():
             raise FormatError(
-                f"{where}/{PAYLOAD}: must have the {nbytes.sum()} bytes of all images, got {stated}"
+                f"{location}/{PAYLOAD}: must have the {nbytes.sum()} bytes of all images, got "
+                f"{stated}"
             )
     _check_is_stored(reader, manifest)
-    names = stored.column("file_name")
-    return StoredImages(reader, manifest, image_starts(nbytes), nbytes, names, where)
+    names = stored.columns["file_name"]
+    return StoredImages(reader, manifest, image_starts(nbytes), nbytes, names, location)
 
 
 def _check_is_stored(reader: RangeReader, manifest: ChunkManifest) -> None:
-    """Read the last byte of each piece of a payload, before room is made for all of it.
+    """Read the last byte of each piece of a payload, before disk space is reserved for it.
 
     Raises
     ------
     ShortReadError
-        If less is stored than the payload's length states.
+        If fewer bytes are stored than the payload's length states.
     """
     whole = manifest.locate(np.zeros(1, np.int64), np.array([manifest.nbytes]))
     check_zeros(whole)
@@ -336,10 +344,10 @@ def _check_is_stored(reader: RangeReader, manifest: ChunkManifest) -> None:
         read_exactly(reader, ends)
 
 
-def _copy_the_rest(
+def _copy_nodes(
     container: ContainerReader, tree: Tree, writer: ContainerWriter, splits: Sequence[str]
 ) -> tuple[str, ...]:
-    """Copy columns and attributes, the version last; return what could not be copied."""
+    """Copy columns and attributes, the version last; return the paths of those left out."""
     ours = {"": dict(ROOT_COLUMNS)}
     ours |= {split: {f"{split}/{name}": COLUMNS[name] for name in COLUMNS} for split in splits}
     known = {path for columns in ours.values() for path in columns}
@@ -360,13 +368,6 @@ def _copy_the_rest(
     return tuple(left_out)
 
 
-def _check_paths(paths: Sequence[str]) -> None:
-    """Refuse paths that are none below a folder, or that Zarr has another use for."""
-    for path in paths:
-        if {"", ".", "..", "zarr.json"} & {*path.split("/")} or "\0" in path:
-            raise FormatError(f"{path[:80]!r} is no path of a group or column that can be copied")
-
-
 def _copy_columns(
     container: ContainerReader, writer: ContainerWriter, columns: Mapping[str, Column]
 ) -> None:
@@ -376,9 +377,9 @@ def _copy_columns(
 
 
 def _copy_attributes(container: ContainerReader, writer: ContainerWriter, path: str) -> list[str]:
-    """Copy attributes; return the places of those that cannot be."""
+    """Copy attributes; return the paths of those left out."""
     found = container.attributes(path)
-    # Ours in their own order, so that the version is last, and a copy's bytes are no others.
+    # Ours in the order of a conversion: the version is last, and the copy has the same bytes.
     ours = dict.fromkeys((*SPLIT_ATTRIBUTES, *ROOT_ATTRIBUTES))
     names = [name for name in found if name not in ours] + [name for name in ours if name in found]
     wanted = {name: found[name] for name in names if name != _PAYLOAD_ATTRIBUTE}
@@ -389,7 +390,7 @@ def _copy_attributes(container: ContainerReader, writer: ContainerWriter, path: 
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether both containers can hold an attribute's value."""
+    """Whether both containers can hold the value of an attribute."""
     if isinstance(value, list):
         kinds = {type(item) for item in value}
         return len(kinds) == 1 and kinds <= {str, int, float} and all(map(_is_plain, value))

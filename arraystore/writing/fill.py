@@ -1,7 +1,7 @@
-"""Filling one block of a payload: images in, their checksums out.
+"""Fill one block of a payload: copy its images and compute their checksums.
 
-A task says where the images are and where the block is to be, so that it can be
-sent to another process or machine that reaches both.
+A `FillTask` names the images and the place of the block. It can be sent to any process or machine
+that reaches both.
 """
 
 from __future__ import annotations
@@ -21,163 +21,171 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore._typing import Bytes
-    from arraystore.writing.image_source import ImageBytes
+    from arraystore.writing.image_source import ImageSource
 
 BUFFER_NBYTES: Final = 2**20
-"""Bytes a task holds in memory at a time: what a core's cache holds is copied fastest."""
+"""Bytes that a task holds in memory at a time: copying is fastest if a core's cache holds them."""
 
 _WRITE_NBYTES: Final = 2**16
 """Bytes written at a time.
 
-On the virtual machine where this was measured 1 MiB at a time took up to three times the processor
-time in the kernel: probably because its page cache then comes in larger pieces.
+On the virtual machine where this was measured, writes of 1 MiB took up to three times the processor
+time in the kernel: probably because its page cache then uses larger pieces.
 """
 
 
 class Sink(Protocol):
-    """Takes the bytes of one block, one after another.
+    """Take the bytes of one block in order.
 
-    Bytes that come when the block is full are dropped: they are the end of an
-    image that goes on in the next block, read for its checksum alone.
+    Bytes beyond the end of the block are dropped. They are the rest of an image that continues in
+    the next block, read only for its checksum.
 
     Attributes
     ----------
     left : int
         Bytes that the block still lacks.
-    receipt : str
-        When the block is finished: what tells an object that holds it from any other
-        of the same key. Empty on a disk.
+    etag : str
+        ETag of the object that holds the finished block. Empty on a disk.
     """
 
     left: int
-    receipt: str = ""
+    etag: str = ""
 
-    def room(self) -> Bytes:
-        """Return a part of a buffer to be filled next."""
+    def free(self) -> Bytes:
+        """Return the part of a buffer to fill next."""
         ...
 
     def advance(self, nbytes: int) -> None:
-        """Take the first bytes of `room` as filled."""
+        """Take the first bytes of `free` as filled."""
         ...
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None:
-        """Finish the block, or give it up if there is an exception."""
+        """Finish the block, or give it up after an exception."""
 
 
-class Target(Protocol):
-    """Where a block is to be."""
+class BlockPlace(Protocol):
+    """The place of a block: ranges of files, or an object."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Paths of the files, or the key of the object, that hold the block."""
+        ...
 
     def open(self) -> Sink:
-        """Return what takes its bytes."""
+        """Return a sink that writes the block to this place."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FillTask:
-    """What to copy into one block, and where to.
+    """Images to copy into one block.
 
     Attributes
     ----------
-    images : ImageBytes
+    images : ImageSource
         The images with bytes in the block.
     skip : int
         Bytes of the first of them that belong to the block before.
-    target : Target
-        Where the block is to be.
-    is_announced : bool, default False
-        Whether the kernel has been told already what will be read.
+    place : BlockPlace
+    is_prefetched : bool, default False
+        Whether the kernel was already asked to read the images ahead.
     """
 
-    images: ImageBytes
+    images: ImageSource
     skip: int
-    target: Target
-    is_announced: bool = False
+    place: BlockPlace
+    is_prefetched: bool = False
 
 
 class Filled(NamedTuple):
-    """What came of filling a block.
+    """Result of filling a block.
 
     Attributes
     ----------
     checksums : ndarray of uint32
-        CRC-32C of each image that begins in the block, whole also where the last
-        one goes on in the next.
-    receipt : str
+        CRC-32C of each image that begins in the block, computed over the whole image even if the
+        last one continues in the next block.
+    etag : str
         See `Sink`.
     """
 
     checksums: NDArray[np.uint32]
-    receipt: str
+    etag: str
 
 
 def fill(task: FillTask) -> Filled:
-    """Copy a block's bytes to their place.
+    """Copy the bytes of a block to its place.
 
     Raises
     ------
     SourceError
         If a source file has become shorter since it was planned.
     StorageError
-        If the disk is full, or a bucket does not take it.
+        If the disk is full, or the bucket refuses the block.
     """
-    if not task.is_announced:
-        task.images.announce()
-    with task.target.open() as sink:
+    if not task.is_prefetched:
+        task.images.prefetch()
+    with task.place.open() as sink:
         checksums = copy_images(task.images, task.skip, sink)
-    return Filled(checksums, sink.receipt)
+    return Filled(checksums, sink.etag)
 
 
-def copy_images(images: ImageBytes, skip: int, sink: Sink) -> NDArray[np.uint32]:
+def copy_images(images: ImageSource, skip: int, sink: Sink) -> NDArray[np.uint32]:
     """Copy images to a sink; return the checksums of those that begin in its block."""
     checksums = np.empty(len(images.nbytes), dtype=np.uint32)
     for i, stop in enumerate(images.nbytes.tolist()):
         start, value = 0, 0
         is_begun_before = i == 0 and skip > 0
         if is_begun_before:
-            # The block before sees to this image's checksum; here only its bytes are wanted.
+            # The block before computes this image's checksum; this block needs only its bytes.
             start, stop = skip, min(stop, skip + sink.left)
         while start < stop:
-            room = sink.room()[: stop - start]
-            images.read(i, start, memoryview(room))
+            part = sink.free()[: stop - start]
+            images.read(i, start, memoryview(part))
             if not is_begun_before:
-                value = crc32c(room, value)
-            sink.advance(len(room))
-            start += len(room)
+                value = crc32c(part, value)
+            sink.advance(len(part))
+            start += len(part)
         if not is_begun_before:
             checksums[i] = value
     return checksums[skip > 0 :]
 
 
 @dataclass(frozen=True, slots=True)
-class FilePlaces(Target):
-    """Places in files on the local disk.
+class FilePlace(BlockPlace):
+    """Ranges of files on the local disk.
 
     Attributes
     ----------
-    places : tuple of (str, int, int)
-        Path, first byte and number of bytes of each part of the block, in order.
-        With none, nothing is written, and only checksums come of it.
+    parts : tuple of (str, int, int)
+        Path, offset and number of bytes of each part of the block, in order. If empty, nothing is
+        written, and filling only computes checksums.
     sync : bool, default False
-        Whether the disk is to have them soon.
+        Whether to start writing to the disk as soon as the block is complete.
     """
 
-    places: tuple[tuple[str, int, int], ...] = ()
+    parts: tuple[tuple[str, int, int], ...] = ()
     sync: bool = False
+
+    @property
+    @override
+    def keys(self) -> tuple[str, ...]:
+        return tuple(path for path, _, _ in self.parts)
 
     @override
     def open(self) -> Sink:
-        return _FileSink(self.places, sync=self.sync)
+        return _FileSink(self.parts, sync=self.sync)
 
 
 class _FileSink(Sink):
-    """Gathers bytes in a buffer, and writes it to one place after another when it is full."""
+    """Collect bytes in a buffer, and write it to the parts of a block when it is full."""
 
-    def __init__(self, places: tuple[tuple[str, int, int], ...], *, sync: bool) -> None:
+    def __init__(self, parts: tuple[tuple[str, int, int], ...], *, sync: bool) -> None:
         self._sync = sync
-        self.left = sum(nbytes for _, _, nbytes in places)
-        self._places = list(reversed(places))
+        self.left = sum(nbytes for _, _, nbytes in parts)
+        self._parts = list(reversed(parts))
         self._buffer = np.empty(BUFFER_NBYTES, dtype=np.uint8)
         self._used = 0
         self._fds: dict[str, int] = {}
@@ -185,7 +193,7 @@ class _FileSink(Sink):
     @override
     def __enter__(self) -> Self:
         try:
-            for path, _, _ in self._places:
+            for path, _, _ in self._parts:
                 if path not in self._fds:
                     self._fds[path] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
@@ -202,7 +210,7 @@ class _FileSink(Sink):
             self._close()
 
     @override
-    def room(self) -> Bytes:
+    def free(self) -> Bytes:
         limit = min(BUFFER_NBYTES, self._used + self.left) if self.left else BUFFER_NBYTES
         return self._buffer[self._used : limit]
 
@@ -216,10 +224,10 @@ class _FileSink(Sink):
             self._flush()
 
     def _start_writeback(self) -> None:
-        """Let the disk begin with what was written, so that less is left when all is synced."""
+        """Start writing to the disk now, so that the sync at the end has less to wait for."""
         if hasattr(os, "posix_fadvise"):
             for fd in self._fds.values():
-                # Linux begins to write the dirty pages; it drops only those that are clean.
+                # Linux starts to write dirty pages; it drops only clean ones.
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _close(self) -> None:
@@ -227,30 +235,30 @@ class _FileSink(Sink):
             os.close(fd)
 
     def _flush(self) -> None:
-        """Write what the buffer holds."""
+        """Write the bytes in the buffer."""
         done = 0
-        path, _, nbytes = self._places[-1]
+        path, _, nbytes = self._parts[-1]
         with full_disk_is_told(Path(path).parent, nbytes):
             while done < self._used:
-                path, offset, nbytes = self._places.pop()
+                path, offset, nbytes = self._parts.pop()
                 step = min(nbytes, _WRITE_NBYTES - offset % _WRITE_NBYTES)
-                part = self._buffer[done : min(done + step, self._used)]
-                written = os.pwrite(self._fds[path], part, offset)
+                data = self._buffer[done : min(done + step, self._used)]
+                written = os.pwrite(self._fds[path], data, offset)
                 if written < nbytes:
-                    self._places.append((path, offset + written, nbytes - written))
+                    self._parts.append((path, offset + written, nbytes - written))
                 done += written
         self._used = 0
 
 
 class MemorySink(Sink):
-    """Keeps a block in memory, with room behind it.
+    """Keep a block in memory, with further bytes behind it.
 
     Parameters
     ----------
     nbytes : int
         Length of the block.
     extra : int, default 0
-        Bytes behind it, which begin as zeros.
+        Number of bytes behind it, initially zeros.
 
     Attributes
     ----------
@@ -272,7 +280,7 @@ class MemorySink(Sink):
         pass
 
     @override
-    def room(self) -> Bytes:
+    def free(self) -> Bytes:
         if self.left:
             return self.buffer[self._nbytes - self.left : self._nbytes]
         if self._dropped is None:

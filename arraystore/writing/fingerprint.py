@@ -1,4 +1,7 @@
-"""All that the bytes of a store depend on, as text: to find out what has changed since."""
+"""The fingerprint of a conversion: all that the bytes of a store depend on, as text.
+
+A resumed conversion compares it with the one in the journal, to report what has changed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore.schema import FORMAT_VERSION, __version__
-from arraystore.writing.journal import IDENTITY
+from arraystore.writing.journal import IDENTITY, IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,69 +23,69 @@ if TYPE_CHECKING:
 
     from arraystore.sources.sample_table import Source
     from arraystore.storage.file_states import FileStates
-    from arraystore.writing.journal import Plan
+    from arraystore.writing.journal import Fingerprint
     from arraystore.writing.plan import SplitPlan
 
 _MAX_FILES: Final = 1000
-"""Source files that are recorded one by one; if there are more, it is by their folders."""
+"""Above this many source files, the fingerprint has one entry per folder."""
 
 
-def of_options(options: Mapping[str, object]) -> Plan:
-    """Return what is known before the source is looked at, by part and name.
+def of_options(options: Mapping[str, object]) -> Fingerprint:
+    """Return the parts that are known before the source is read: options and versions.
 
     Parameters
     ----------
     options : mapping of str to object
-        What the user said.
+        Options of the conversion.
     """
     return {
         "option": {name: str(value) for name, value in options.items()},
         "version": {
-            "of arraystore": __version__,
-            "of the format": ".".join(map(str, FORMAT_VERSION)),
+            "arraystore": __version__,
+            "format": ".".join(map(str, FORMAT_VERSION)),
         },
     }
 
 
-def of_source(source: Source) -> Plan:
-    """Return what is known before images are looked at: sizes, times and identity of files."""
-    totals = {f"{name} (in all)": f"{nbytes:,} bytes" for name, nbytes in source.origins}
+def of_source(source: Source) -> Fingerprint:
+    """Return the parts that are known before images are probed: sizes, times, inodes of files."""
+    totals = {f"{name} (total)": f"{nbytes:,} bytes" for name, nbytes in source.origins}
     named = {"name": source.name, "config": source.config, "version": source.version}
     files = source.states.take(np.arange(len(source.files)))
     content = {"of images from Python": source.content} if source.content else {}
     return {
         "data set": named,
         "source": _files(files) | totals | content,
-        IDENTITY: {"of the source's files": _digest([files.values[:, 3:].tobytes()])},
+        IDENTITY: {"source files": _digest([files.values[:, 3:].tobytes()])},
     }
 
 
 def of_images(
     source: Source, plans: Mapping[str, SplitPlan], spool: Path, *, start: int = 0
-) -> Plan:
-    """Return the rest of what the bytes of a store depend on.
+) -> Fingerprint:
+    """Return the part that is known when all images are probed: digests of samples and classes.
 
     Parameters
     ----------
     source : Source
     plans : mapping of str to SplitPlan
-        Its splits, as they are going to be stored.
+        The plan of each split.
     spool : Path
-        Holds the images that were re-encoded.
+        File of the re-encoded images.
     start : int, default 0
-        The first byte of them. Images before it are known by their origin.
+        Offset of the first of them. Images before it are known by their origin.
     """
     return {
-        "plan": {name: _plan_digest(plan) for name, plan in plans.items()}
+        IMAGES: {name: _plan_digest(plan) for name, plan in plans.items()}
         | {
-            "of the data set": _digest([source.label_name, source.label_words]),
-            "of images encoded anew": _file_digest(spool, start),
+            "classes": _digest([source.label_name, source.label_words]),
+            "re-encoded images": _file_digest(spool, start),
         },
     }
 
 
 def _files(states: FileStates) -> dict[str, str]:
-    """Describe size and time of each file, or, if they are many, of all in each folder."""
+    """Describe size and time of each file, or of all files in each folder if they are many."""
     if not states:
         return {}
     root = os.path.commonpath({name.rpartition("/")[0] for name in states.paths}).rstrip("/") + "/"

@@ -1,4 +1,4 @@
-"""A store in the making in a bucket, in one object: one upload, and nothing to resume."""
+"""Write an HDF5 file in a bucket: one upload, which cannot be resumed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from typing_extensions import override
 
-from arraystore.containers import open_local
 from arraystore.errors import ChecksumError, SourceError, escaped
 from arraystore.indexing.layout import Block, blocks
 from arraystore.reading.read_ahead import ahead
-from arraystore.schema import PAYLOAD
-from arraystore.writing.bucket import BucketDraft
-from arraystore.writing.fill import FilePlaces, MemorySink, Target, copy_images
+from arraystore.writing.bucket import BucketStoreWriter
+from arraystore.writing.fill import BlockPlace, FilePlace, MemorySink, copy_images
 from arraystore.writing.store_writer import NOT_AS_WRITTEN, first_difference
 
 if TYPE_CHECKING:
@@ -23,48 +20,56 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from arraystore._typing import Checksums
+    from arraystore.containers.protocol import ContainerWriter
     from arraystore.storage.objects.writer import ObjectWriter
-    from arraystore.writing.image_source import ImageBytes
-    from arraystore.writing.lock_object import Claim
+    from arraystore.writing.image_source import ImageSource
+    from arraystore.writing.lock_object import LockObject
     from arraystore.writing.progress import Meter
 
 _PIECE_NBYTES: Final = 16 * 2**20
 _PIECES_AHEAD: Final = 2
 
 
-class OneObjectDraft(BucketDraft):
-    """A store in one object, which has to be written front to back.
+class HDF5BucketWriter(BucketStoreWriter):
+    """Write a store in one object, which must be sent front to back.
 
-    The sources are read twice: first for the checksums, so that the skeleton of the
-    file can be finished, then for the payloads, which are sent in their places.
+    The source is read twice: first for the checksums, so that the skeleton can be completed, then
+    for the payloads, which are sent in the places of the skeleton's holes.
     """
 
-    def __init__(self, objects: ObjectWriter, *, overwrite: bool, resume: bool = False) -> None:
-        super().__init__(objects, overwrite=overwrite, resume=resume)
+    def __init__(
+        self,
+        objects: ObjectWriter,
+        container_type: type[ContainerWriter],
+        *,
+        overwrite: bool,
+        resume: bool = False,
+    ) -> None:
+        super().__init__(objects, container_type, overwrite=overwrite, resume=resume)
         self._payloads: dict[str, _Payload] = {}
 
     @override
-    def _looked_at(self) -> Claim:
-        claim = super()._looked_at()
+    def _checked_lock(self) -> LockObject:
+        lock = super()._checked_lock()
         if self._resume:
             raise ValueError(
                 escaped(
-                    f"{self._objects.at(self._key)}: resume=True (--resume) cannot continue one "
-                    "file in a bucket: its upload begins again; a .zarr store can be resumed "
-                    "there, and any store on a disk"
+                    f"{self._objects.at(self._key)}: resume=True (--resume) is not possible for an "
+                    "HDF5 file in a bucket, because its upload must start again; write a .zarr "
+                    "store, or to a disk, or omit resume"
                 )
             )
-        return claim
+        return lock
 
     @override
-    def target(self, split: str, block: Block) -> Target:
-        return FilePlaces()
+    def place_of(self, split: str, block: Block) -> BlockPlace:
+        return FilePlace()
 
     @override
     def fill(
         self,
         split: str,
-        images: ImageBytes,
+        images: ImageSource,
         meter: Meter,
         *,
         expected: Checksums | None = None,
@@ -73,7 +78,7 @@ class OneObjectDraft(BucketDraft):
         checksums = expected
         if checksums is None:
             checksums = super().fill(split, images, meter, executor=executor)
-        self._payloads[split] = _Payload(images, checksums, is_known=expected is not None)
+        self._payloads[split] = _Payload(images, checksums, is_expected=expected is not None)
         return checksums
 
     @override
@@ -82,40 +87,37 @@ class OneObjectDraft(BucketDraft):
         self._objects.upload(self._key, nbytes, partial(self._pieces, nbytes, meter))
 
     def _pieces(self, nbytes: int, meter: Meter) -> Generator[Any]:
-        """Yield the whole file: the skeleton, and the payloads in its holes."""
-        at = 0
+        """Yield the whole file: the skeleton, with the payloads in its holes."""
+        offset = 0
         with self._skeleton.open("rb") as skeleton:
             for start, stop, split in self._holes():
-                yield from _read(skeleton, at, start)
+                yield from _read(skeleton, offset, start)
                 yield from self._payload(split, meter)
-                at = stop
-            yield from _read(skeleton, at, nbytes)
-        self._check_place()
+                offset = stop
+            yield from _read(skeleton, offset, nbytes)
+        self._check_target()
 
-    def _check_place(self) -> None:
-        """Refuse to complete the upload, if it is not our turn any more."""
-        self._claim.check()
+    def _check_target(self) -> None:
+        """Refuse to complete the upload if another process took the target."""
+        self._lock.check()
         if not self._overwrite and self._objects.status(self._key):
             raise FileExistsError(
-                escaped(
-                    f"{self._objects.at(self._key)}: was created by somebody else in the meantime"
-                )
+                escaped(f"{self._objects.at(self._key)}: was created by another process meanwhile")
             )
 
     def _holes(self) -> list[tuple[int, int, str]]:
-        """Return where in the file each payload is, in order."""
-        _, container = open_local(self._skeleton)
-        holes = []
-        for split, payload in self._payloads.items():
-            total = payload.images.nbytes.sum(keepdims=True)
-            pieces = container.manifest(f"{split}/{PAYLOAD}").locate(np.zeros(1, np.int64), total)
-            if len(pieces.start):
-                (start,) = pieces.start.tolist()
-                holes.append((start, start + int(total[0]), split))
-        return sorted(holes)
+        """Return start, stop and split of the hole of each payload, in the order of the file."""
+        starts = {
+            split: manifest.start.item(0)
+            for split, manifest in self.manifests.items()
+            if manifest.nbytes
+        }
+        return sorted(
+            (start, start + self.manifests[split].nbytes, split) for split, start in starts.items()
+        )
 
     def _payload(self, split: str, meter: Meter) -> Generator[Any]:
-        """Yield a payload piece by piece, the next ones being read meanwhile."""
+        """Yield a payload piece by piece, and read the next pieces meanwhile."""
         payload = self._payloads[split]
         images = payload.images
         meter.start(f"{split}: sending images", len(images.nbytes), int(images.nbytes.sum()))
@@ -134,30 +136,31 @@ class OneObjectDraft(BucketDraft):
 
 @dataclass(frozen=True, slots=True)
 class _Payload:
-    """Images that are to be sent, and what their checksums must be.
+    """Images to send, and the checksums they must have.
 
-    `is_known` tells whether those were known before the images were read.
+    `is_expected` is true if the caller passed the checksums, false if the first reading of the
+    source computed them.
     """
 
-    images: ImageBytes
+    images: ImageSource
     checksums: Checksums
-    is_known: bool
+    is_expected: bool
 
     def check(self, block: Block, found: Checksums) -> None:
         i = first_difference(block, found, self.checksums)
         if i < 0:
             return
-        if self.is_known:
-            raise ChecksumError(f"{self.images.where(i)}: {NOT_AS_WRITTEN}")
+        if self.is_expected:
+            raise ChecksumError(f"{self.images.location(i)}: {NOT_AS_WRITTEN}")
         raise SourceError(
-            f"{self.images.where(i)}: the image has other bytes than when it was read for its "
-            "checksum; the source has changed since the conversion began"
+            f"{self.images.location(i)}: the image has other bytes than when its checksum was "
+            "computed; the source has changed since the conversion began"
         )
 
 
-def _read_block(images: ImageBytes, block: Block) -> tuple[Any, Checksums]:
+def _read_block(images: ImageSource, block: Block) -> tuple[Any, Checksums]:
     rows = images.rows(block.first, block.last)
-    rows.announce()
+    rows.prefetch()
     sink = MemorySink(block.stop - block.start)
     checksums = copy_images(rows, block.skip, sink)
     return sink.buffer, checksums
@@ -165,5 +168,5 @@ def _read_block(images: ImageBytes, block: Block) -> tuple[Any, Checksums]:
 
 def _read(file: Any, start: int, stop: int) -> Iterator[bytes]:
     file.seek(start)
-    for at in range(start, stop, _PIECE_NBYTES):
-        yield file.read(min(_PIECE_NBYTES, stop - at))
+    for offset in range(start, stop, _PIECE_NBYTES):
+        yield file.read(min(_PIECE_NBYTES, stop - offset))

@@ -1,4 +1,4 @@
-"""The images that a payload is filled with: encoded bytes in the files of a source."""
+"""The images that fill a payload: encoded bytes in the files of a source."""
 
 from __future__ import annotations
 
@@ -18,54 +18,61 @@ if TYPE_CHECKING:
 
     from arraystore._typing import Ints
 
-_ANNOUNCED_NBYTES: Final = 2**19  # Linux reads no more at a time when it is told
-_ANNOUNCED_GAP: Final = 2**16  # read too, rather than with a request of its own
-_ANNOUNCED_ROWS: Final = 2**14  # of which places are worked out at a time
+_ADVICE_NBYTES: Final = 2**19
+"""Bytes of one request to read ahead: Linux reads no more than this."""
+
+_MAX_GAP_NBYTES: Final = 2**16
+"""Largest gap between images that is read rather than skipped by a second request."""
+
+_PREFETCH_ROWS: Final = 2**14
+"""Images whose ranges are merged at a time, to bound the memory."""
+
 _FEW_FILES: Final = 64
-_LOOKS: Final = 64  # of images that tell whether all are in the page cache
+_PROBED: Final = 64
+"""Images that are tested to decide whether all are in the page cache."""
 
 
-class ImageBytes(Protocol):
-    """The encoded images of some samples, in the order in which they are to be stored."""
+class ImageSource(Protocol):
+    """The encoded images of some samples, in the order of the payload."""
 
     @property
     def nbytes(self) -> Ints:
-        """Size of each."""
+        """Size of each image in bytes."""
         ...
 
     def rows(self, first: int, last: int) -> Self:
         """Return the images ``[first, last)``."""
         ...
 
-    def where(self, i: int) -> str:
-        """Say where image `i` comes from, for messages."""
+    def location(self, i: int) -> str:
+        """Return where image `i` comes from, for messages."""
         ...
 
-    def announce(self) -> None:
-        """Tell the kernel what will be read, so that a cold disk has more than one read to do.
+    def prefetch(self) -> None:
+        """Ask the kernel to read ahead, so that a cold disk has several reads to work on.
 
-        What is in the page cache need not be announced.
+        Images in the page cache need no reading ahead.
         """
 
-    def announce_all(self) -> bool:
-        """Announce these images, which are all of a split, if the page cache can hold them.
+    def prefetch_all(self) -> bool:
+        """Prefetch all images of a split, if the page cache can hold them.
 
-        Images are stored in an order of their own. A disk reads the source faster in its own.
+        A disk reads files faster in their own order than in the order of the payload.
 
         Returns
         -------
         bool
-            Whether they were, so that those of a block need not be.
+            Whether they were prefetched, so that the tasks of single blocks need not do it.
         """
         return False
 
     def read(self, i: int, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes of image `i` from its byte `start` on.
+        """Fill `buffer` with the bytes of image `i`, from byte `start` of it on.
 
         Raises
         ------
         OSError or ValueError
-            If they are not there.
+            If they cannot be read.
         """
         ...
 
@@ -79,10 +86,9 @@ class FileRanges:
     files : tuple of str
         Paths of the files.
     file, offset, nbytes : ndarray of integers, shape (n,)
-        Where each image lies: which of `files`, and the bytes
-        ``[offset, offset + nbytes)`` of it.
+        Each image is the bytes ``[offset, offset + nbytes)`` of ``files[file]``.
     states : FileStates, optional
-        What `files` must be when they are opened.
+        Expected states of `files` when they are opened.
     """
 
     files: tuple[str, ...]
@@ -93,71 +99,71 @@ class FileRanges:
     _last: dict[int, OpenFile] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rows(self, first: int, last: int) -> FileRanges:
-        """See `ImageBytes`."""
+        """See `ImageSource`."""
         rows = slice(first, last)
         used, file = np.unique(self.file[rows], return_inverse=True)
         files = tuple(self.files[i] for i in used)
         states = self.states.take(used) if self.states else self.states
         return FileRanges(files, file, self.offset[rows], self.nbytes[rows], states)
 
-    def where(self, i: int) -> str:
-        """See `ImageBytes`."""
+    def location(self, i: int) -> str:
+        """See `ImageSource`."""
         return f"{self.files[self.file[i]]} (at byte {self.offset[i]:,})"
 
-    def announce(self) -> None:
-        """See `ImageBytes`."""
+    def prefetch(self) -> None:
+        """See `ImageSource`."""
         if not self._is_cached():
-            self._announce_rows()
+            self._prefetch_rows()
 
-    def _announce_rows(self) -> None:
+    def _prefetch_rows(self) -> None:
         if not hasattr(os, "posix_fadvise"):
             return
         order = np.lexsort((self.offset, self.file))
-        for row in range(0, len(order), _ANNOUNCED_ROWS):
-            self._announce(order[row : row + _ANNOUNCED_ROWS])
+        for row in range(0, len(order), _PREFETCH_ROWS):
+            self._prefetch(order[row : row + _PREFETCH_ROWS])
 
     def _is_cached(self) -> bool:
-        """Tell by a few of the images whether all are in the page cache."""
-        few = range(0, len(self.nbytes), max(1, len(self.nbytes) // _LOOKS))
-        # Not the first byte of each: that was read with the header.
+        """Whether all images are in the page cache, judging by a few of them."""
+        few = range(0, len(self.nbytes), max(1, len(self.nbytes) // _PROBED))
+        # The first bytes were read with the header, so they are cached in any case.
         middles = ((i, int(self.offset[i] + self.nbytes[i] // 2)) for i in few)
         return all(
             self._opened(int(self.file[i])).is_cached(middle, unknown=False)
             for i, middle in middles
         )
 
-    def _announce(self, order: Ints) -> None:
+    def _prefetch(self, order: Ints) -> None:
         file, start = self.file[order], self.offset[order]
         stop = start + self.nbytes[order]
-        is_first = np.r_[True, (np.diff(file) != 0) | (start[1:] - stop[:-1] > _ANNOUNCED_GAP)]
+        is_first = np.r_[True, (np.diff(file) != 0) | (start[1:] - stop[:-1] > _MAX_GAP_NBYTES)]
         first = np.flatnonzero(is_first)
         runs = (file[first], start[first], np.maximum.reduceat(stop, first))
         for number, begin, end in zip(*(column.tolist() for column in runs), strict=True):
             fd = self._opened(number).fd
-            for at in range(begin, end, _ANNOUNCED_NBYTES):
-                nbytes = min(_ANNOUNCED_NBYTES, end - at)
-                os.posix_fadvise(fd, at, nbytes, os.POSIX_FADV_WILLNEED)
+            for offset in range(begin, end, _ADVICE_NBYTES):
+                nbytes = min(_ADVICE_NBYTES, end - offset)
+                os.posix_fadvise(fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
-    def announce_all(self) -> bool:
-        """See `ImageBytes`."""
+    def prefetch_all(self) -> bool:
+        """See `ImageSource`."""
         fits = len(self.files) <= _FEW_FILES and int(self.nbytes.sum()) <= page_cache_nbytes() // 2
-        if not fits or self._is_cached():  # each block looks for itself then
+        if not fits or self._is_cached():  # then the task of each block decides for itself
             return False
-        self._announce_rows()
+        self._prefetch_rows()
         return True
 
     def read(self, i: int, start: int, buffer: memoryview) -> None:
-        """See `ImageBytes`; `SourceError` if the file changed or has become shorter."""
+        """See `ImageSource`; `SourceError` if the file changed or has become shorter."""
         number, start = int(self.file[i]), int(self.offset[i]) + start
         nbytes = read_into(self._opened(number).fd, buffer, start)
         if nbytes < len(buffer):
             raise SourceError(
-                f"{self.files[number]}: ended at byte {start + nbytes:,} while it was read up to "
-                f"{start + len(buffer):,}; it has become shorter since the conversion began"
+                f"{self.files[number]}: ends at byte {start + nbytes:,}, expected at least "
+                f"{start + len(buffer):,} bytes; it has become shorter since the conversion began"
             )
 
     def _opened(self, number: int) -> OpenFile:
-        """Open a file, or return it if it was the last that was opened here."""
+        """Open a file, or return it if it was the last to be opened."""
         if number not in self._last:
             self._last.clear()
             try:
@@ -171,7 +177,7 @@ class FileRanges:
 
 
 def page_cache_nbytes() -> int:
-    """Return how much the page cache may come to hold; 0 where the system does not say."""
+    """Return the possible size of the page cache in bytes; 0 if the system does not report it."""
     limits = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -179,6 +185,6 @@ def page_cache_nbytes() -> int:
             if name == "MemAvailable":
                 limits.append(int(value.split()[0]) * 1024)
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no Linux, no limit ("max"), or no group of its own
+    except (OSError, ValueError):  # not Linux, no limit ("max"), or not in a memory cgroup
         pass
     return min(limits, default=0)

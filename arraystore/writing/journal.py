@@ -1,14 +1,14 @@
-"""Which blocks of an unfinished store are finished, and of what plan they are.
+"""The journal of an unfinished store: its fingerprint and its finished blocks.
 
-Lines of JSON behind the CRC-32C of what follows it; the first that is torn ends the journal::
+Each line is JSON, behind its CRC-32C. The first torn line ends the journal::
 
     8c2f0a3e {"option": {"order": "shuffled", …}, "source": {…}, …}
     51b0c7d2 [["train", 0, 67108864, "checksums of the images that begin in it"]]
 
-The first holds the plan. Each of the others is written when the disk has the block it names.
-(`arraystore.writing.lock_object` keeps the same lines in a bucket.)
+The first line holds the fingerprint. Each further line is written when the block it names is on the
+disk. (`arraystore.writing.lock_object` keeps the same lines in a bucket.)
 
-A line of which the checksum is right may still hold anything: nothing in it is used unchecked.
+A line with a correct checksum is still untrusted: every value is checked before it is used.
 """
 
 from __future__ import annotations
@@ -33,24 +33,31 @@ if TYPE_CHECKING:
 
     from arraystore._typing import Checksums
 
-    Plan = Mapping[str, Mapping[str, str]]
+    Fingerprint = Mapping[str, Mapping[str, str]]
+    """All that the bytes of a store depend on, as text, by part and name."""
 
 IDENTITY: Final = "identity"
-"""The part of a plan that may differ when a store is resumed: status change times and inodes.
+"""The part of a fingerprint that may differ in a resumed run: status change times and inodes.
 
-They change with permissions and names too. So the recorded blocks are then compared with the
-source.
+They also change with permissions and names. If they differ, the recorded blocks are compared with
+the source.
 """
+
+IMAGES: Final = "plan"
+"""The part of a fingerprint that describes samples; a change in it is a `SourceChangedError`."""
+
+SOURCE: Final = "source"
+"""The part of a fingerprint that describes files; a change in it is a `SourceChangedError`."""
 
 GROUP_NBYTES: Final = 2**29
 """Bytes of blocks that are synced and recorded together."""
 
 _PREFIX: Final = 9
-"""Length of a line's checksum, in hexadecimal digits, and the space behind it."""
+"""Length of a line's checksum in hexadecimal digits and of the space behind it."""
 
 
 class BlockKey(NamedTuple):
-    """Names a block: the bytes ``[start, stop)`` of the payload of a split."""
+    """The bytes ``[start, stop)`` of the payload of a split."""
 
     split: str
     start: int
@@ -59,30 +66,29 @@ class BlockKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a journal tells.
+    """The contents of a journal.
 
     Attributes
     ----------
-    plan : mapping of str to mapping of str to str
-        What was converted, and how.
+    fingerprint : mapping of str to mapping of str to str
     blocks : dict of BlockKey to ndarray of uint32
-        Blocks that are on the disk; checksums of the images that begin in each.
+        Blocks that are on the disk, with the checksums of the images that begin in each.
     nbytes : int
-        Length of what could be read; a torn line may follow.
+        Length of the valid lines; a torn line may follow.
     """
 
-    plan: Plan
+    fingerprint: Fingerprint
     blocks: dict[BlockKey, Checksums]
     nbytes: int
 
 
 def read_journal(path: Path) -> Recorded | None:
-    """Return what a journal records, or None if there is none, or not even its plan in it.
+    """Return the contents of a journal, or None if it has no complete line or does not exist.
 
     Raises
     ------
     FormatError
-        If a line that is not torn holds anything else than a plan, or a block.
+        If a line that is not torn holds anything other than a fingerprint, or a block.
     """
     try:
         with path.open("rb") as file:
@@ -91,47 +97,45 @@ def read_journal(path: Path) -> Recorded | None:
         return None
     if not lines:
         return None
-    (plan, _), *groups = lines
+    (fingerprint, _), *groups = lines
     blocks = {
-        key: checksums
-        for group, _ in groups
-        for key, checksums, _ in blocks_of(group, where=str(path))
+        key: checksums for group, _ in groups for key, checksums, _ in blocks_of(group, str(path))
     }
-    return Recorded(plan=plan_of(plan, where=str(path)), blocks=blocks, nbytes=lines[-1][1])
+    return Recorded(fingerprint_of(fingerprint, str(path)), blocks, lines[-1][1])
 
 
-def plan_of(value: Any, *, where: str) -> Plan:
-    """Return a value as a plan.
+def fingerprint_of(value: Any, location: str) -> Fingerprint:
+    """Return a value as a fingerprint.
 
     Raises
     ------
     FormatError
-        If it is none.
+        If it is not one.
     """
     parts = value.values() if isinstance(value, dict) else [value]
     if not all(
         isinstance(part, dict) and all(isinstance(text, str) for text in part.values())
         for part in parts
     ):
-        raise FormatError(f"{where}: must begin with a plan, got {brief(value)}")
-    plan: Plan = value
-    return plan
+        raise FormatError(f"{location}: must begin with a fingerprint, got {brief(value)}")
+    fingerprint: Fingerprint = value
+    return fingerprint
 
 
 def blocks_of(
-    group: Any, *, where: str, n_texts: int = 0
+    group: Any, location: str, *, n_texts: int = 0
 ) -> Iterator[tuple[BlockKey, Checksums, list[str]]]:
-    """Yield the blocks that a line records: each with checksums, and so many texts.
+    """Yield the blocks that a line records, each with its checksums and `n_texts` texts.
 
     Raises
     ------
     FormatError
-        If it records anything else.
+        If the line records anything else.
     """
     for entry in group if isinstance(group, list) else [group]:
         block = _block(entry, n_texts)
         if block is None:
-            raise FormatError(f"{where}: must record a block, got {brief(entry)}")
+            raise FormatError(f"{location}: must record a block, got {brief(entry)}")
         yield block
 
 
@@ -149,7 +153,7 @@ def _block(entry: Any, n_texts: int) -> tuple[BlockKey, Checksums, list[str]] | 
 
 
 def as_text(checksums: Checksums) -> str:
-    """Return checksums as a line holds them.
+    """Return checksums as text of a line.
 
     Examples
     --------
@@ -160,35 +164,35 @@ def as_text(checksums: Checksums) -> str:
 
 
 def from_text(text: str) -> Checksums:
-    """Return the checksums that a line holds."""
+    """Return the checksums in the text of a line."""
     return np.frombuffer(bytes.fromhex(text), "<u4").astype(np.uint32)
 
 
-def as_line(what: Any) -> bytes:
+def as_line(value: Any) -> bytes:
     """Return plain values as a line of a journal."""
-    text = json.dumps(what, ensure_ascii=True).encode()
+    text = json.dumps(value, ensure_ascii=True).encode()
     return _checksum(text) + text + b"\n"
 
 
-def whole_lines(file: BinaryIO, where: str) -> Iterator[tuple[Any, int]]:
-    """Yield what each line holds and where it ends, up to the first that is torn.
+def whole_lines(file: BinaryIO, location: str) -> Iterator[tuple[Any, int]]:
+    """Yield the value and the end offset of each line before the first torn one.
 
     Parameters
     ----------
     file : binary file
-    where : str
+    location : str
         Its path or address, for messages.
 
     Raises
     ------
     FormatError
-        If a line is longer than any that is written, or holds no JSON.
+        If a line is longer than any that arraystore writes, or is not JSON.
     """
     stop = 0
     for number in count(1):
         line = file.readline(MAX_NBYTES + 1)
         if len(line) > MAX_NBYTES:
-            raise FormatError(f"{where}: line {number} has more than {MAX_NBYTES} bytes")
+            raise FormatError(f"{location}: line {number} has more than {MAX_NBYTES} bytes")
         text = line[_PREFIX:-1]
         if not line.endswith(b"\n") or line[:_PREFIX] != _checksum(text):
             return
@@ -196,7 +200,7 @@ def whole_lines(file: BinaryIO, where: str) -> Iterator[tuple[Any, int]]:
         try:
             value = parse_json(text)
         except ValueError as error:
-            raise FormatError(f"{where}: line {number} must be JSON: {error}") from None
+            raise FormatError(f"{location}: line {number} must be JSON: {error}") from None
         yield value, stop
 
 
@@ -205,14 +209,14 @@ def _checksum(text: bytes) -> bytes:
 
 
 class JournalWriter:
-    """Records blocks when the disk has them, in a thread of its own.
+    """Sync blocks and record them afterwards, in a separate thread.
 
     Parameters
     ----------
     path : Path
         The journal.
     nbytes : int
-        Length of what is right in it; the rest is cut off.
+        Length of its valid lines; the rest is cut off.
     """
 
     def __init__(self, path: Path, nbytes: int = 0) -> None:
@@ -220,29 +224,29 @@ class JournalWriter:
         self._fd = os.open(path, flags, 0o644)
         os.ftruncate(self._fd, nbytes)
         self._pool = ThreadPoolExecutor(1)
-        self._handed_over: list[Future[None]] = []
+        self._recording: list[Future[None]] = []
         self._waiting: dict[BlockKey, tuple[Checksums, tuple[Path, ...]]] = {}
         self._waiting_nbytes = 0
 
     @classmethod
-    def begin(cls, path: Path, plan: Plan) -> Self:
-        """Begin a journal, and wait until the disk has it."""
+    def begin(cls, path: Path, fingerprint: Fingerprint) -> Self:
+        """Begin a journal, and wait until it is on the disk."""
         journal = cls(path)
         try:
-            journal._append(plan)
+            journal._append(fingerprint)
             sync_path(path.parent)
         except BaseException:
-            journal.give_up()
+            journal.cancel()
             raise
         return journal
 
     def add(self, key: BlockKey, checksums: Checksums, files: Iterable[Path]) -> None:
-        """Record a block, soon, that was written to some files.
+        """Record a block that was written to some files, together with further ones.
 
         Raises
         ------
         OSError
-            If an earlier one could not be.
+            If an earlier block could not be recorded.
         """
         self._check()
         self._waiting[key] = checksums, tuple(files)
@@ -251,32 +255,32 @@ class JournalWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Begin to record what waits for others to be recorded with."""
+        """Start to record all blocks added so far."""
         if self._waiting:
-            self._handed_over.append(self._pool.submit(self._record, self._waiting))
+            self._recording.append(self._pool.submit(self._record, self._waiting))
         self._waiting, self._waiting_nbytes = {}, 0
 
     def close(self) -> None:
-        """Wait until all is recorded.
+        """Wait until all blocks are recorded.
 
         Raises
         ------
         OSError
-            If something could not be.
+            If one could not be recorded.
         """
         self.flush()
         self._pool.shutdown()
         os.close(self._fd)
         self._check()
 
-    def give_up(self) -> None:
-        """Record no more."""
+    def cancel(self) -> None:
+        """Record no further blocks."""
         self._pool.shutdown(cancel_futures=True)
         os.close(self._fd)
 
     def _check(self) -> None:
-        while self._handed_over and self._handed_over[0].done():
-            self._handed_over.pop(0).result()
+        while self._recording and self._recording[0].done():
+            self._recording.pop(0).result()
 
     def _record(self, group: dict[BlockKey, tuple[Checksums, tuple[Path, ...]]]) -> None:
         for file in dict.fromkeys(file for _, files in group.values() for file in files):
@@ -284,8 +288,8 @@ class JournalWriter:
         self._append(*([[*key, as_text(values)]] for key, (values, _) in group.items()))
 
     def _append(self, *lines: Any) -> None:
-        for what in lines:
-            line = memoryview(as_line(what))
+        for value in lines:
+            line = memoryview(as_line(value))
             while line:
                 line = line[os.write(self._fd, line) :]
         os.fsync(self._fd)

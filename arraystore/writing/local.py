@@ -1,104 +1,110 @@
-"""A store in the making on the local disk: built beside its place, published by one rename."""
+"""Write a new store on the local disk, in a workspace that one rename publishes."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from typing_extensions import override
 
-from arraystore.containers import open_local, writer_for
+from arraystore.containers import writer_for
 from arraystore.errors import escaped
-from arraystore.schema import PAYLOAD
 from arraystore.storage.fsync import sync_path, sync_tree
 from arraystore.storage.open_files import close_idle_files, full_disk_is_told
-from arraystore.writing.fill import FilePlaces
-from arraystore.writing.journal import IDENTITY, BlockKey, JournalWriter, read_journal
-from arraystore.writing.reset_layout import lay_out_again
+from arraystore.writing.fill import FilePlace
+from arraystore.writing.journal import BlockKey, JournalWriter, read_journal
 from arraystore.writing.resuming import (
+    check_files,
+    check_fingerprint,
     check_known,
-    check_places,
-    check_plan,
-    how_to_go_on,
-    relying_on_a_store,
+    how_to_resume,
+    translate_store_errors,
 )
-from arraystore.writing.store_writer import Draft, writing
+from arraystore.writing.store_writer import StoreWriter, paths_of
 from arraystore.writing.workspace import workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping
     from concurrent.futures import Executor
-    from contextlib import AbstractContextManager
+    from types import TracebackType
 
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
-    from arraystore.indexing.byte_range import ChunkManifest
     from arraystore.indexing.layout import Block
-    from arraystore.writing.fill import Filled
-    from arraystore.writing.image_source import ImageBytes
-    from arraystore.writing.journal import Plan, Recorded
+    from arraystore.writing.fill import BlockPlace, Filled
+    from arraystore.writing.image_source import ImageSource
+    from arraystore.writing.journal import Fingerprint, Recorded
     from arraystore.writing.progress import Meter
 
 
-class LocalDraft(Draft):
-    """A store in the making on the local disk.
+class LocalStoreWriter(StoreWriter):
+    """Write a new store on the local disk.
 
     Parameters
     ----------
-    path : Path
-        Where it is to appear. A symbolic link is replaced; what it points to is left alone.
+    target : Path
+        A symbolic link is replaced; the file or folder behind it is left alone.
     overwrite : bool
-        Whether a store that is there may be replaced.
+        Whether an existing store may be replaced.
     sync : bool
-        Whether to wait until all is on the disk.
+        Whether to wait until everything is on the disk.
     resume : bool, default False
-        Whether to go on with what an earlier draft of the same path left.
+        Whether to continue with the unfinished store of an earlier process.
 
     Raises
     ------
     ValueError
-        If the suffix of `path` asks for no container.
+        If the suffix of `target` chooses no container.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool, sync: bool, resume: bool = False) -> None:
-        self._open_writer = writer_for(path)
-        if path.is_symlink():
-            there = path.readlink()
-            note = f"replaced the symbolic link {path}; what it pointed to, {there}, is unchanged"
-            self.notes = (note,)
-        self._path, self._overwrite, self._sync, self._resume = path, overwrite, sync, resume
-        self._manifests: dict[str, ChunkManifest] = {}
+    def __init__(self, target: Path, *, overwrite: bool, sync: bool, resume: bool = False) -> None:
+        self.container_type = writer_for(target)
+        if target.is_symlink():
+            behind = target.readlink()
+            self.notes = (f"replaced the symbolic link {target}; {behind} behind it is unchanged",)
+        self._target, self._overwrite, self._sync, self._resume = target, overwrite, sync, resume
         self._blocks: dict[BlockKey, Checksums] = {}
         self._journal: JournalWriter | None = None
-        self._is_refused = False  # what was left is of another plan, and the error says what to do
+        self._is_refused = False
 
     @override
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            place = workspace(self._path, overwrite=self._overwrite, resume=self._resume)
-            self._work = stack.enter_context(place)
+            self._work = stack.enter_context(
+                workspace(self._target, overwrite=self._overwrite, resume=self._resume)
+            )
             stack.enter_context(full_disk_is_told(self._work.folder))
             self._stack = stack.pop_all()
         return self
 
     @override
-    def __exit__(self, *exception: object) -> None:
-        error = exception[1]
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         try:
             self._close_journal()
         except OSError as another:
-            if not isinstance(error, BaseException):
+            if error is None:
                 raise
             error.add_note(escaped(f"the last blocks could not be recorded: {another}"))
         finally:
             is_kept = self._work.is_unfinished and not self._is_refused
-            if isinstance(error, BaseException) and is_kept:
-                kept = f"{self._work.folder} keeps what was copied"
-                error.add_note(escaped(how_to_go_on(kept, error)))
-            self._stack.__exit__(*exception)  # type: ignore[arg-type] # the three of a with statement
+            if error is not None and is_kept:
+                kept = f"{self._work.folder} keeps the blocks copied so far"
+                error.add_note(escaped(how_to_resume(kept, error)))
+            self._stack.__exit__(kind, error, traceback)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Mark errors inside as refusals to resume; they must not suggest to resume."""
+        self._is_refused = True
+        yield
+        self._is_refused = False
 
     @property
     @override
@@ -106,102 +112,83 @@ class LocalDraft(Draft):
         return self._work.spool
 
     @override
-    def import_libraries(self) -> None:
-        self._open_writer.import_libraries()
-
-    @override
-    def expect(self, known: Plan) -> None:
+    def check_unchanged(self, known: Fingerprint) -> None:
         recorded = self._read_journal()
         if recorded is not None:
-            self._is_refused = True
-            check_known(self._work.folder, recorded.plan, known)
-            self._is_refused = False
+            with self._refusing():
+                check_known(self._work.folder, recorded.fingerprint, known)
 
     @override
-    def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
-        if plan is not None:
-            plan = {**plan, "library": self._open_writer.libraries()}
+    def create_arrays(
+        self, payloads: Mapping[str, int], fingerprint: Fingerprint | None = None
+    ) -> None:
         recorded = self._read_journal()
+        # Not earlier: a Zarr writer creates its folder.
+        self.container = self._stack.enter_context(self.container_type(self._work.store))
         if recorded is not None:
-            self._lay_out_again(payloads, plan or {}, recorded)
+            self._reset_layout(payloads, fingerprint or {}, recorded)
             return
-        self._create(payloads, self._open_writer, self._work.store)
-        if self._sync and plan is not None:
+        super().create_arrays(payloads)
+        if self._sync and fingerprint is not None:
             sync_tree(self._work.store)
-            sync_path(self._path.parent)
-            self._journal = JournalWriter.begin(self._work.journal, plan)
+            sync_path(self._target.parent)
+            self._journal = JournalWriter.begin(self._work.journal, fingerprint)
 
     def _read_journal(self) -> Recorded | None:
-        self._is_refused = True
-        with relying_on_a_store():
-            recorded = read_journal(self._work.journal)
-        self._is_refused = False
-        return recorded
+        with self._refusing(), translate_store_errors():
+            return read_journal(self._work.journal)
 
-    def _lay_out_again(self, payloads: Mapping[str, int], plan: Plan, recorded: Recorded) -> None:
-        self._is_refused = True
-        check_plan(self._work.folder, recorded.plan, plan)
-        self._is_refused = False
-        self._create(payloads, partial(self._open_writer, is_skeleton=True), self._work.again)
-        paths = [f"{split}/{PAYLOAD}" for split in payloads]
-        with relying_on_a_store():
-            lay_out_again(self._work.store, self._work.again, paths)
-        self._blocks = recorded.blocks
-        self.is_source_touched = recorded.plan.get(IDENTITY) != plan.get(IDENTITY)
-        self._journal = JournalWriter(self._work.journal, recorded.nbytes)
-
-    def _create(
-        self,
-        payloads: Mapping[str, int],
-        open_writer: Callable[[Path], ContainerWriter],
-        path: Path,
+    def _reset_layout(
+        self, payloads: Mapping[str, int], fingerprint: Fingerprint, recorded: Recorded
     ) -> None:
-        with writing(open_writer, path) as writer:
-            for split, nbytes in payloads.items():
-                writer.create_group(split)
-                writer.create_payload(f"{split}/{PAYLOAD}", nbytes)
+        with self._refusing():
+            self.is_source_touched = check_fingerprint(
+                self._work.folder, recorded.fingerprint, fingerprint
+            )
+        with translate_store_errors():
+            manifests = self.container.reset_layout(paths_of(payloads), self._work.skeleton)
+        self.manifests = dict(zip(payloads, manifests, strict=True))
+        self._blocks = recorded.blocks
+        self._journal = JournalWriter(self._work.journal, recorded.nbytes)
 
     @override
     def recorded(self, split: str, block: Block) -> Checksums | None:
         checksums = self._blocks.get(BlockKey(split, block.start, block.stop))
         if checksums is not None:
-            with relying_on_a_store():
-                check_places(self.target(split, block))
+            with translate_store_errors():
+                check_files(self.place_of(split, block))
         return checksums
 
     @override
     def compare(
-        self, images: ImageBytes, recorded: Mapping[Block, Checksums], pool: Executor
+        self, images: ImageSource, recorded: Mapping[Block, Checksums], pool: Executor
     ) -> None:
-        self._is_refused = True
-        super().compare(images, recorded, pool)
-        self._is_refused = False
+        with self._refusing():
+            super().compare(images, recorded, pool)
 
     @override
-    def record(self, split: str, block: Block, filled: Filled) -> None:
+    def record(self, split: str, block: Block, place: BlockPlace, filled: Filled) -> None:
         if self._journal is not None:
-            files = [Path(path) for path, _, _ in self.target(split, block).places]
-            self._journal.add(BlockKey(split, block.start, block.stop), filled.checksums, files)
+            key = BlockKey(split, block.start, block.stop)
+            self._journal.add(key, filled.checksums, map(Path, place.keys))
 
     @override
-    def target(self, split: str, block: Block) -> FilePlaces:
-        if split not in self._manifests:
-            _, container = open_local(self._work.store)
-            self._manifests[split] = container.manifest(f"{split}/{PAYLOAD}")
-        manifest = self._manifests[split]
-        root = self._work.store if self._work.store.is_dir() else self._work.folder
+    def place_of(self, split: str, block: Block) -> FilePlace:
+        manifest = self.manifests[split]
         pieces = manifest.locate(np.array([block.start]), np.array([block.stop - block.start]))
-        keys = [str(root / manifest.keys[i]) for i in pieces.object]
-        return FilePlaces(
-            tuple(zip(keys, pieces.start.tolist(), pieces.nbytes.tolist(), strict=True)),
+        files = [manifest.keys[i] for i in pieces.object]
+        return FilePlace(
+            tuple(zip(files, pieces.start.tolist(), pieces.nbytes.tolist(), strict=True)),
             sync=self._sync,
         )
 
     @override
-    def writer(self) -> AbstractContextManager[ContainerWriter]:
+    @contextmanager
+    def sealing(self) -> Iterator[ContainerWriter]:
         if self._journal is not None:
             self._journal.flush()
-        return writing(self._open_writer, self._work.store)
+        with super().sealing() as container:
+            yield container
 
     @override
     def publish(self, meter: Meter) -> None:
@@ -209,7 +196,7 @@ class LocalDraft(Draft):
         if self._sync:
             sync_tree(self._work.store)
         self._work.publish()
-        close_idle_files()  # else the space of what was deleted would be kept
+        close_idle_files()  # or deleted files would keep their disk space
 
     def _close_journal(self) -> None:
         journal, self._journal = self._journal, None

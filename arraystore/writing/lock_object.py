@@ -1,12 +1,14 @@
-"""Who makes a store in a bucket, after which plan, and how far it is: one object beside it.
+"""The lock object of a store in a bucket: owner, fingerprint and journal in one object beside it.
 
-Lines as of a journal on a disk (`arraystore.writing.journal`); the object is replaced each time::
+It holds the same lines as a journal on a disk (`arraystore.writing.journal`) and is replaced as a
+whole::
 
     8c2f0a3e {"owner": "5f0c…", "is_left": false, "root": "", "plan": {"option": {…}, …}}
     51b0c7d2 [["train", 0, 67108864, "checksums of the images that begin in it", "its etag"]]
 
-Each time it is written on the condition that it is still what this process wrote last. So who
-has lost it to somebody else is told; and a block counts if its object still has that etag.
+Each write is conditional on the version that this process wrote last. So a process detects that
+another one has taken the lock over. A recorded block counts only if its object still has the
+recorded ETag.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arraystore.errors import FormatError, StorageError
-from arraystore.writing.journal import as_line, as_text, blocks_of, plan_of, whole_lines
+from arraystore.writing.journal import as_line, as_text, blocks_of, fingerprint_of, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,52 +27,52 @@ if TYPE_CHECKING:
 
     from arraystore._typing import Checksums
     from arraystore.storage.objects.writer import Found, ObjectWriter, Version
-    from arraystore.writing.journal import BlockKey, Plan
+    from arraystore.writing.journal import BlockKey, Fingerprint
 
 _WORTH: Final = 50
-"""Bytes of blocks that are worth a byte of a claim, which is written again for them."""
+"""The object is rewritten when it weighs at most 1/50 of the blocks that it does not record."""
 
 _UNKNOWN: Final[dict[str, Any]] = {"owner": "", "is_left": False, "root": "", "plan": None}
 
 
 class Sent(NamedTuple):
-    """A block that is in the bucket: checksums of the images that begin in it, and its etag."""
+    """A block in the bucket: checksums of the images that begin in it, and its ETag."""
 
     checksums: Checksums
-    tag: str
+    etag: str
 
 
-class Claim:
-    """The claim on a target.
+class LockObject:
+    """The lock on a target in a bucket.
 
     Parameters
     ----------
     objects : ObjectWriter
     key : str
-        Its key.
+        Key of the lock object.
 
     Attributes
     ----------
     key : str
-    plan : mapping of str to mapping of str to str, or None
-        What is converted, and how, once that is known.
+    fingerprint : mapping of str to mapping of str to str, or None
+        None until it is known.
     blocks : dict of BlockKey to Sent
         Blocks that need not be sent again.
-    is_left : bool
-        Whether it was given up by its owner.
+    is_released : bool
+        Whether its owner has stopped and released it.
     is_lost : bool
-        Whether it was ours, and is somebody else's now.
-    was_there : bool
-        Whether somebody made it before us.
+        Whether another process has taken it over from this one.
+    existed : bool
+        Whether another process created it.
     time : datetime or None
-        When that owner wrote it last.
+        When that process wrote it last.
     """
 
     def __init__(self, objects: ObjectWriter, key: str) -> None:
         self.key = key
-        self.plan: Plan | None = None
+        self.fingerprint: Fingerprint | None = None
         self.blocks: dict[BlockKey, Sent] = {}
-        self.is_left = self.is_lost = self.was_there = False
+        self.is_released = self.is_lost = self.existed = False
         self.time: datetime | None = None
         self._objects = objects
         self._owner = os.urandom(16).hex()
@@ -83,43 +85,43 @@ class Claim:
             self._adopt(found)
 
     @property
-    def where(self) -> str:
+    def location(self) -> str:
         """Its address."""
         return self._objects.at(self.key)
 
     @property
     def is_resumable(self) -> bool:
-        """Whether there is something to go on with."""
-        return self.plan is not None and bool(self.blocks)
+        """Whether it records at least one block."""
+        return self.fingerprint is not None and bool(self.blocks)
 
     def is_of(self, root: bytes) -> bool:
-        """Whether the store has been published that this was the claim on, with this root."""
+        """Whether the store with this root was published under this lock."""
         return self._root == _digest(root)
 
-    def take(self) -> None:
-        """Make it ours, and keep what it tells.
+    def acquire(self) -> None:
+        """Make this process the owner; the records stay as they are.
 
         Raises
         ------
         StorageError
             If another process was faster.
         """
-        self.is_left = False
+        self.is_released = False
         self._write()
 
-    def begin(self, plan: Plan | None, blocks: Mapping[BlockKey, Sent]) -> None:
-        """Tell the plan, and the blocks that are there already."""
-        self.plan, self.blocks, self._root = plan, dict(blocks), ""
+    def begin(self, fingerprint: Fingerprint | None, blocks: Mapping[BlockKey, Sent]) -> None:
+        """Record the fingerprint and the blocks that exist already, and no other blocks."""
+        self.fingerprint, self.blocks, self._root = fingerprint, dict(blocks), ""
         self._lines, self._waiting = [], list(self.blocks)
         self.flush()
 
     def add(self, key: BlockKey, sent: Sent) -> None:
-        """Tell, soon, of one more block.
+        """Record a further block, perhaps together with later ones.
 
         Raises
         ------
         StorageError
-            If the claim is not ours any more.
+            If another process has taken the lock over.
         """
         self.blocks[key] = sent
         self._waiting.append(key)
@@ -128,41 +130,41 @@ class Claim:
             self.flush()
 
     def flush(self) -> None:
-        """Tell of all blocks now."""
+        """Record all blocks added so far."""
         if self._waiting:
             group = [(key, self.blocks[key]) for key in self._waiting]
             self._lines += [
-                as_line([[*key, as_text(sent.checksums), sent.tag]]) for key, sent in group
+                as_line([[*key, as_text(sent.checksums), sent.etag]]) for key, sent in group
             ]
         self._waiting = []
         self._write()
 
     def seal(self, root: bytes) -> None:
-        """Tell that nothing but the root is missing."""
+        """Record that only the root of the store is missing."""
         self._root = _digest(root)
         self.flush()
 
-    def leave(self) -> None:
-        """Let who comes next know that nobody works here."""
-        self.is_left = True
+    def release(self) -> None:
+        """Record that no process works on the target."""
+        self.is_released = True
         self.flush()
 
     def check(self) -> None:
-        """Refuse to go on, if it is not ours any more, with a `StorageError`."""
+        """Raise `StorageError` if another process has taken the lock over."""
         if not self._is_ours():
             raise self._lost()
 
     def delete(self) -> None:
-        """Delete it, if it is ours."""
+        """Delete the object, unless another process has taken it over."""
         if self._is_ours():
             self._objects.delete([self.key])
 
     def _write(self) -> None:
         head = {
             "owner": self._owner,
-            "is_left": self.is_left,
+            "is_left": self.is_released,
             "root": self._root,
-            "plan": self.plan,
+            "plan": self.fingerprint,
         }
         data = b"".join([as_line(head), *self._lines])
         self._nbytes = len(data)
@@ -186,7 +188,7 @@ class Claim:
         return is_ours or self._is_found_again()
 
     def _is_found_again(self) -> bool:
-        """Whether what is there is ours in spite of its version, because an answer was lost."""
+        """Whether the object is ours in an unknown version, because a response was lost."""
         found = self._objects.read(self.key)
         self.is_lost = found is None or _head(found)["owner"] != self._owner
         if found is not None and not self.is_lost:
@@ -195,39 +197,40 @@ class Claim:
 
     def _lost(self) -> StorageError:
         return StorageError(
-            f"{self.where}: another process has begun, or taken over, a conversion to the same "
-            "target; this one leaves all to it"
+            f"{self.location}: another process has begun, or taken over, a conversion to the same "
+            "target; this one stops and leaves the target to it"
         )
 
     def _adopt(self, found: Found) -> None:
-        """Take over what a claim tells that was there; one that is not ours tells nothing."""
-        self.was_there, self.time, self._version = True, found.time, found.version
+        """Take the records of an existing lock object; none if it is not understood."""
+        self.existed, self.time, self._version = True, found.time, found.version
         head = _head(found)
         try:
             _, *groups = _lines(found) or [_UNKNOWN]
-            blocks = [each for group in groups for each in blocks_of(group, where="", n_texts=1)]
+            blocks = [each for group in groups for each in blocks_of(group, "", n_texts=1)]
         except FormatError:
             head, groups, blocks = _UNKNOWN, [], []
-        self.plan, self._root, self.is_left = head["plan"], head["root"], head["is_left"]
-        self.blocks = {key: Sent(checksums, tag) for key, checksums, (tag,) in blocks}
+        self.fingerprint, self._root = head["plan"], head["root"]
+        self.is_released = head["is_left"]
+        self.blocks = {key: Sent(checksums, etag) for key, checksums, (etag,) in blocks}
         self._lines = [as_line(group) for group in groups]
 
 
 def _lines(found: Found) -> list[Any]:
-    return [what for what, _ in whole_lines(BytesIO(found.data), "")]
+    return [value for value, _ in whole_lines(BytesIO(found.data), "")]
 
 
 def _head(found: Found) -> dict[str, Any]:
-    """Return the first line of a claim, if it is one that arraystore writes."""
+    """Return the first line of a lock object, or `_UNKNOWN` if arraystore did not write it."""
     try:
         head = next(whole_lines(BytesIO(found.data), ""), (_UNKNOWN, 0))[0]
         kinds = {name: type(value) for name, value in head.items() if name != "plan"}
         if kinds != {name: type(value) for name, value in _UNKNOWN.items() if name != "plan"}:
             return _UNKNOWN
-        plan = head["plan"] if head["plan"] is None else plan_of(head["plan"], where="")
+        plan = head["plan"]
+        return {**head, "plan": None if plan is None else fingerprint_of(plan, "")}
     except (AttributeError, FormatError, KeyError):
         return _UNKNOWN
-    return {**head, "plan": plan}
 
 
 def _digest(root: bytes) -> str:

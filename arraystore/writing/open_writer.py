@@ -1,7 +1,4 @@
-"""Stores in the making, on the local disk or in a bucket, behind one protocol.
-
-Where a store is made is known here, and nowhere else.
-"""
+"""Choose the writer of a new store by its target: the local disk or a bucket."""
 
 from __future__ import annotations
 
@@ -12,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 from arraystore._arguments import as_path
 from arraystore.containers import writer_for
 from arraystore.errors import escaped
-from arraystore.writing.local import LocalDraft
-from arraystore.writing.store_writer import Draft
+from arraystore.writing.local import LocalStoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from arraystore.reading.store_handle import ObjectStore
+    from arraystore.writing.store_writer import StoreWriter
 
-__all__ = ["Draft", "name_of", "open_draft"]
 
-
-def open_draft(
+def open_writer(
     target: str | os.PathLike[str] | tuple[ObjectStore, str],
     *,
     source: Path | None = None,
@@ -31,8 +26,8 @@ def open_draft(
     overwrite: bool = False,
     sync: bool = True,
     resume: bool = False,
-) -> Draft:
-    """Prepare to make a store; nothing is written before the draft is entered.
+) -> StoreWriter:
+    """Return the writer of a store; nothing is written before its context is entered.
 
     Parameters
     ----------
@@ -40,85 +35,81 @@ def open_draft(
         A path, or an address such as ``s3://bucket/1pct.zarr``. Its suffix chooses
         the container.
     source : Path, optional
-        The folder that it is made from, if it is one on the disk.
+        The folder that is converted, if it is one on the disk.
     storage_options : mapping, optional
         See `arraystore.open`.
     overwrite : bool, default False
-        Whether a store that is there may be replaced.
+        Whether an existing store may be replaced.
     sync : bool, default True
-        Whether to wait until all is on the disk.
+        Whether to wait until everything is on the disk.
     resume : bool, default False
-        Whether to go on with what an earlier draft left.
+        Whether to continue with the unfinished store of an earlier process.
 
     Raises
     ------
     ValueError
-        If the suffix asks for no container, or an option is not known; if `resume` is
-        given without `sync`; if `source` and target lie in each other.
+        If the suffix chooses no container, or an option is unknown; if `resume` is true and
+        `sync` false; if one of `source` and `target` lies in the other.
     """
     from arraystore.storage.objects.address import parse_address
 
     if isinstance(target, tuple):
-        return _bucket_draft(target, None, target[1], overwrite=overwrite, resume=resume)
+        return _bucket_writer(target, None, target[1], overwrite=overwrite, resume=resume)
     text = os.fspath(target)
     address = parse_address(text)
     if address is not None:
         key = address.key
-        return _bucket_draft(text, storage_options, key, overwrite=overwrite, resume=resume)
+        return _bucket_writer(text, storage_options, key, overwrite=overwrite, resume=resume)
     if storage_options:
-        raise ValueError(escaped(f"{text}: storage_options are for buckets, and this is a path"))
+        raise ValueError(escaped(f"{text}: is a path; storage_options need an address"))
     if resume and not sync:
         raise ValueError(
             escaped(
-                f"{text}: resume=True (--resume) needs sync=True (--sync); without, nothing is "
-                "known to be on the disk"
+                f"{text}: resume=True (--resume) needs sync=True (--sync), because only synced "
+                "blocks are known to be on the disk"
             )
         )
     path = as_path(text.removeprefix("file://")).absolute()
-    draft = LocalDraft(path, overwrite=overwrite, sync=sync, resume=resume)
+    writer = LocalStoreWriter(path, overwrite=overwrite, sync=sync, resume=resume)
     if source is not None:
         _check_apart(path, source)
-    return draft
+    return writer
 
 
-def _bucket_draft(
-    place: str | tuple[ObjectStore, str],
+def _bucket_writer(
+    target: str | tuple[ObjectStore, str],
     options: Mapping[str, Any] | None,
     key: str,
     *,
     overwrite: bool,
     resume: bool,
-) -> Draft:
+) -> StoreWriter:
     from arraystore.storage.objects.writer import ObjectWriter
-    from arraystore.writing.hdf5_bucket import OneObjectDraft
-    from arraystore.writing.zarr_bucket import ManyObjectsDraft
+    from arraystore.writing.hdf5_bucket import HDF5BucketWriter
+    from arraystore.writing.zarr_bucket import ZarrBucketWriter
 
-    try:
-        container = writer_for(PurePosixPath(key))
-    except ValueError as error:
-        raise ValueError(escaped(f"{name_of(place)}: {str(error).partition(': ')[2]}")) from None
-    kind = ManyObjectsDraft if container.root_key else OneObjectDraft
-    return kind(ObjectWriter(place, options), overwrite=overwrite, resume=resume)
+    container_type = writer_for(PurePosixPath(key), name_of(target))
+    kind = ZarrBucketWriter if container_type.root_key else HDF5BucketWriter
+    objects = ObjectWriter(target, options)
+    return kind(objects, container_type, overwrite=overwrite, resume=resume)
 
 
 def _check_apart(target: Path, source: Path) -> None:
-    """Refuse a store that its source's next conversion would find, or that would replace it."""
-    here, there = target.parent.resolve() / target.name, source.resolve()
-    if here.is_relative_to(there):
+    """Refuse a target in the source, where the next conversion would find it, and vice versa."""
+    resolved, folder = target.parent.resolve() / target.name, source.resolve()
+    if resolved.is_relative_to(folder):
         raise ValueError(
             escaped(
-                f"{target}: lies in {source}, which is converted; a store in it would be taken for "
-                "classes the next time; choose a place outside of it"
+                f"{target}: lies in the source {source}; the next conversion would take the store "
+                "for class folders; choose a target outside of the source"
             )
         )
-    if there.is_relative_to(here):
-        raise ValueError(
-            escaped(f"{target}: holds {source}, which is converted; choose another place")
-        )
+    if folder.is_relative_to(resolved):
+        raise ValueError(escaped(f"{target}: contains the source {source}; choose another target"))
 
 
 def name_of(target: str | os.PathLike[str] | tuple[ObjectStore, str]) -> str:
-    """Return a target as a report shows it.
+    """Return the text of a target for reports and messages.
 
     Examples
     --------

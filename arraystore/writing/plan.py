@@ -1,7 +1,6 @@
-"""From a source's samples to a split's: probed, encoded anew where needed, in their order.
+"""Plan a split: probe its images, re-encode those that need it, and decide their order.
 
-Whatever can be wrong with an image and be seen from outside is found here, before
-the first byte is written.
+Images that cannot be stored are found here, before the first byte is written.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
     from arraystore.writing.progress import Meter
 
 ON_ERROR: Final = ("raise", "skip")
-"""What may be done about an image that cannot be read; the first is the default."""
+"""How to treat an image that cannot be read; the first is the default."""
 
 _PROBERS: Final = 2
-_LOOKS: Final = 8
+_SAMPLE: Final = 8
 _BATCH: Final = 512
 
 
@@ -54,9 +53,9 @@ class SplitPlan:
     skipped : tuple of (str, str)
         File name of each image left out, and the reason.
     reencoded : tuple of str
-        File name of each image encoded anew.
+        File name of each re-encoded image.
     selections : mapping of str to ndarray of int64
-        The samples that are in each named subset, by their place in the order, ascending.
+        Positions of the samples in each named subset, ascending.
     """
 
     table: SampleTable
@@ -77,7 +76,7 @@ def plan_split(
     on_error: str,
     meter: Meter,
 ) -> SplitPlan:
-    """Probe every image of a split, and decide its place.
+    """Probe all images of a split and decide their order.
 
     Parameters
     ----------
@@ -85,7 +84,7 @@ def plan_split(
     name : str
         The split.
     spool : binary file
-        That of the source, or an empty one. Images that must be re-encoded are appended to it.
+        That of the source, or an empty one. Re-encoded images are appended to it.
     order, seed
         See `arraystore.indexing.layout.sample_order`.
     on_error : {"raise", "skip"}
@@ -98,34 +97,34 @@ def plan_split(
     Raises
     ------
     SourceError
-        If images cannot be read, and `on_error` is ``"raise"``; the message has
-        their number, and the name, place and fault of the first.
+        If images cannot be read, and `on_error` is ``"raise"``; the message has their number and
+        the name, location and fault of the first.
     """
     table = source.splits[name]
     meter.start(f"{name}: probing images", len(table))
-    height, width, anew, faults = _probe(source, table, meter)
+    height, width, to_reencode, faults = _probe(source, table, meter)
     faults |= source.faults.get(name, {})
-    spooled = _encode_anew(source, table, anew, spool, faults)
+    spooled = _reencode(source, table, to_reencode, spool, faults)
     if faults and on_error == "raise":
         i, *others = sorted(faults)
         names = [table.file_name[j] for j in others]
         raise SourceError(
-            f"{_place(source, name, i)}: {faults[i]}"
+            f"{_location(source, name, i)}: {faults[i]}"
             + (f"; {len(others)} more in {name}: {first_few(names)}" if others else "")
-            + "; give on_error='skip' (--on-error skip) to leave such images out"
+            + "; pass on_error='skip' (--on-error skip) to leave such images out"
         )
     keep = np.delete(np.arange(len(table)), sorted(faults))
     keep = keep[sample_order(order, seed, table.file_name.take(keep), table.label[keep])]
     stored = table.take(keep)
-    for at in np.flatnonzero(np.isin(keep, np.array(list(spooled), np.int64))).tolist():
-        stored.file[at] = len(source.files)
-        stored.offset[at], stored.nbytes[at] = spooled[int(keep[at])]
+    for position in np.flatnonzero(np.isin(keep, np.array(list(spooled), np.int64))).tolist():
+        stored.file[position] = len(source.files)
+        stored.offset[position], stored.nbytes[position] = spooled[int(keep[position])]
     return SplitPlan(
         table=stored,
         height=height[keep],
         width=width[keep],
         skipped=tuple((table.file_name[i], faults[i]) for i in sorted(faults)),
-        reencoded=tuple(table.file_name[i] for i in anew if i not in faults),
+        reencoded=tuple(table.file_name[i] for i in to_reencode if i not in faults),
         selections={
             selection: _selected(splits[name], keep, len(table))
             for selection, splits in source.selections.items()
@@ -137,9 +136,9 @@ def plan_split(
 def _probe(
     source: Source, table: SampleTable, meter: Meter
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int], dict[int, str]]:
-    """Return heights, widths, which must be encoded anew, and what is wrong with which."""
+    """Return heights, widths, rows to re-encode, and the fault of each row that has one."""
     height, width = np.zeros(len(table), np.int32), np.zeros(len(table), np.int32)
-    anew: list[int] = []
+    to_reencode: list[int] = []
     faults: dict[int, str] = {}
     batches = (slice(first, first + _BATCH) for first in range(0, len(table), _BATCH))
     n_probers = _n_probers(source, table)
@@ -157,14 +156,17 @@ def _probe(
                 continue
             height[i], width[i] = header.height, header.width
             if source.reencode and needs_reencoding(header):
-                anew.append(i)
+                to_reencode.append(i)
         meter.advance(len(headers))
-    return height, width, anew, faults
+    return height, width, to_reencode, faults
 
 
 def _n_probers(source: Source, table: SampleTable) -> int:
-    """Return how many probe at a time: where no disk is waited for, two wait for each other."""
-    rows = slice(None, None, max(1, len(table) // _LOOKS))
+    """Return the number of threads to probe with: one if the files are cached, else two.
+
+    Threads that never wait for a disk only compete for the interpreter.
+    """
+    rows = slice(None, None, max(1, len(table) // _SAMPLE))
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     places = zip(*(column.tolist() for column in columns), strict=True)
     files = (
@@ -179,7 +181,7 @@ def _n_probers(source: Source, table: SampleTable) -> int:
 def _probe_rows(
     files: tuple[Path, ...], table: SampleTable, rows: slice
 ) -> list[ImageHeader | str]:
-    """Return the header of each of some images, or what is wrong with it."""
+    """Return the header of each image in some rows, or its fault."""
     found: list[ImageHeader | str] = []
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     opened = -1
@@ -202,16 +204,16 @@ def _read(file: OpenFile, offset: int, start: int, stop: int) -> bytes:
     return read_at(file, offset + start, stop - start)
 
 
-def _encode_anew(
+def _reencode(
     source: Source,
     table: SampleTable,
-    positions: list[int],
+    rows: list[int],
     spool: BinaryIO,
     faults: dict[int, str],
 ) -> dict[int, tuple[int, int]]:
-    """Append images, encoded as RGB JPEGs, to the spool; return offset and size of each there."""
+    """Append images as RGB JPEGs to the spool; return offset and size of each row there."""
     spooled = {}
-    for i in positions:
+    for i in rows:
         origin = open_file(str(source.places[table.file[i]]))
         try:
             data = reencode_as_jpeg(read_at(origin, int(table.offset[i]), int(table.nbytes[i])))
@@ -224,15 +226,14 @@ def _encode_anew(
     return spooled
 
 
-def _selected(positions: Ints, keep: Ints, n: int) -> Ints:
-    """Return the places in `keep` of some of `n` positions; what was left out has none."""
+def _selected(rows: Ints, keep: Ints, n: int) -> Ints:
+    """Return the positions at which `keep` holds one of some rows of a table of `n` rows."""
     is_selected = np.zeros(n, dtype=np.bool_)
-    is_selected[positions] = True
+    is_selected[rows] = True
     return np.flatnonzero(is_selected[keep])
 
 
-def _place(source: Source, split: str, i: int) -> str:
-    """Say where an image lies."""
+def _location(source: Source, split: str, i: int) -> str:
     table = source.splits[split]
     name = table.file_name[i]
     if table.file[i] == len(source.files):  # the spool, which is gone when this is read

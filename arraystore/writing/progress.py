@@ -1,4 +1,4 @@
-"""How far a long task is: a bar on a terminal, silence elsewhere."""
+"""Show the progress of a long task: a bar on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Told how far a task is; this one keeps it to itself."""
+    """Receive the progress of a task; this class shows nothing."""
 
     def status(self, message: str) -> None:
-        """Begin a step whose length is not known."""
+        """Begin a step of unknown length."""
 
     def start(
         self, message: str, n_images: int, n_bytes: int = 0, *, done: tuple[int, int] = (0, 0)
     ) -> None:
-        """Begin a step of so many images, and of so many bytes if it is them that take time.
+        """Begin a step of `n_images` images.
 
-        `done` is how many images and bytes an earlier process did, which took no time.
+        Parameters
+        ----------
+        message : str
+        n_images : int
+        n_bytes : int, default 0
+            Size of the images, if the duration of the step depends on it.
+        done : (int, int)
+            Images and bytes that an earlier process completed, which takes no time now.
         """
 
     def advance(self, n_images: int, n_bytes: int = 0) -> None:
-        """Tell that so many more are done."""
+        """Count further images and bytes as done."""
 
 
 class _TerminalMeter(Meter):
@@ -43,7 +50,7 @@ class _TerminalMeter(Meter):
 
     @override
     def status(self, message: str) -> None:
-        # A step that is begun anew would keep its old total; one that is new has none.
+        # A task that is reset would keep its old total; a new one has none.
         self._bar.remove_task(self._task)
         self._task = self._bar.add_task(escaped(message), total=None, detail="")
 
@@ -56,17 +63,17 @@ class _TerminalMeter(Meter):
         self._began = time.monotonic()
         self._bar.remove_task(self._task)
         self._task = self._bar.add_task(
-            escaped(message), total=self._total, completed=self._before, detail=self._told()
+            escaped(message), total=self._total, completed=self._before, detail=self._detail()
         )
 
     @override
     def advance(self, n_images: int, n_bytes: int = 0) -> None:
         n = n_bytes if self._is_bytes else n_images
         self._done += n
-        self._bar.update(self._task, advance=n, detail=self._told())
+        self._bar.update(self._task, advance=n, detail=self._detail())
 
-    def _told(self) -> str:
-        """Say how much is done, and how fast: there is no room for more in 80 columns."""
+    def _detail(self) -> str:
+        """Return amount and speed, in a text that fits into a line of 80 columns."""
         done, total = self._before + self._done, self._total
         percent = f"{100 * done // max(total, 1):3}%"
         if not self._is_bytes:
@@ -78,12 +85,12 @@ class _TerminalMeter(Meter):
 
 @contextmanager
 def meter(show: bool | None) -> Iterator[Meter]:
-    """Give a meter for as long as the context lasts.
+    """Return a meter for as long as the context lasts.
 
     Parameters
     ----------
     show : bool or None
-        Whether to draw a bar on standard error; by default if it is a terminal.
+        Whether to draw a bar on standard error. None draws one if it is a terminal.
 
     Yields
     ------
@@ -97,7 +104,7 @@ def meter(show: bool | None) -> Iterator[Meter]:
     from rich.text import Text
 
     class Description(progress.ProgressColumn):
-        """Is cut where a line is too short for it, so that what follows is not."""
+        """Cut the description in a short line, so that the other columns are shown whole."""
 
         @override
         def render(self, task: progress.Task) -> Text:
@@ -111,6 +118,6 @@ def meter(show: bool | None) -> Iterator[Meter]:
         progress.TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    # Where it cannot be drawn over and over, what is left at the end is the one thing to see.
+    # If the bar cannot be redrawn in place, its final state is all that is shown.
     with progress.Progress(*columns, console=console, transient=console.is_terminal) as bar:
         yield _TerminalMeter(bar)

@@ -1,4 +1,4 @@
-"""What a conversion did, as a value."""
+"""The report of a conversion."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SplitReport:
-    """What became of one split.
+    """Report of one split.
 
     Attributes
     ----------
     num_samples, num_bytes : int
-        Images stored, and the size of all of them in bytes.
+        Number of stored images, and their total size in bytes.
     content_digest : str
-        Identifies the content, whatever the container and the order.
+        Identifies the content, independently of container and order.
     skipped : tuple of (str, str)
-        File name of each image left out, and why.
+        File name of each image left out, and the reason.
     reencoded : tuple of str
-        File name of each image whose bytes are not those of the source.
+        File name of each re-encoded image.
     """
 
     num_samples: int
@@ -31,7 +31,7 @@ class SplitReport:
 
 @dataclass(frozen=True, slots=True)
 class ConvertReport:
-    """What a conversion did.
+    """Report of a conversion.
 
     Attributes
     ----------
@@ -43,11 +43,11 @@ class ConvertReport:
     partial : bool
         Whether samples that belong to the data set were missing in the source.
     notes : tuple of str
-        What else was left out, and that a symbolic link was replaced.
+        Parts of the source that were left out, and whether a symbolic link was replaced.
     seconds : float
         Wall time.
     was_complete : bool
-        Whether the store was complete already, so that there was nothing to resume.
+        Whether `resume` found a complete store, so nothing was converted.
     """
 
     dataset: str

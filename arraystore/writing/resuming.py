@@ -1,4 +1,4 @@
-"""Whether an unfinished store may be gone on with: of the same plan, and still there."""
+"""Decide whether an unfinished store can be resumed: same fingerprint, files still there."""
 
 from __future__ import annotations
 
@@ -9,55 +9,54 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import FormatError, SourceChangedError, StorageError, escaped
-from arraystore.writing.journal import IDENTITY
+from arraystore.writing.journal import IDENTITY, IMAGES, SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from arraystore._typing import Checksums
     from arraystore.indexing.layout import Block
-    from arraystore.writing.fill import FilePlaces
-    from arraystore.writing.journal import Plan
-
-SOURCE: Final = "source"
-"""The part of a plan that describes files; a change in it is a `SourceChangedError`."""
-
-IMAGES: Final = "plan"
-"""The part of a plan that describes images; a change in it is a `SourceChangedError`, too."""
+    from arraystore.writing.fill import FilePlace
+    from arraystore.writing.journal import Fingerprint
 
 _SAMPLE: Final = 4
-"""Blocks that are compared with a source of which nothing seems to have changed."""
+"""Blocks of a split that are compared with a source that seems unchanged."""
 
-_ANEW: Final = "give overwrite=True (--overwrite) without resume to start again"
-_ABSENT: Final = "nothing"
+_START_AGAIN: Final = "pass overwrite=True (--overwrite) without resume to start again"
+_ABSENT: Final = "absent"
 _FEW: Final = 3
 
 
-def check_plan(where: Path | str, then: Plan, now: Plan) -> None:
-    """Refuse a plan that is not the one that an unfinished store was made after.
+def check_fingerprint(location: Path | str, then: Fingerprint, now: Fingerprint) -> bool:
+    """Compare the fingerprint of an existing store with that of this conversion.
 
     Parameters
     ----------
-    where : Path or str
-        The work folder, or the claim in a bucket, for the message.
+    location : Path or str
+        The store, its workspace or its lock object, for the message.
     then, now : mapping of str to mapping of str to str
         What the bytes of the store depend on, by part and name.
+
+    Returns
+    -------
+    bool
+        Whether status change times or inodes of the source differ.
 
     Raises
     ------
     SourceChangedError
         If files of the source have changed, or images in them.
     ValueError
-        If something else has; the message names all of it.
+        If another part differs; the message names the first few differences.
 
     Examples
     --------
     >>> then, now = ({"option": {"seed": seed, "order": "shuffled"}} for seed in "01")
-    >>> check_plan(Path(".a.h5.partial"), then, now)
+    >>> check_fingerprint(Path(".a.h5.partial"), then, now)
     Traceback (most recent call last):
     ...
-    ValueError: .a.h5.partial: cannot be resumed, because option seed was 0 and is 1 now; go back
-    to what it was, or give overwrite=True (--overwrite) without resume to start again
+    ValueError: .a.h5.partial: cannot resume: option seed is 1, but was 0; use the same option, or
+    pass overwrite=True (--overwrite) without resume to start again
     """
     for part in {**then, **now}:
         if part == IDENTITY:
@@ -66,55 +65,58 @@ def check_plan(where: Path | str, then: Plan, now: Plan) -> None:
         changed = [name for name in {**was, **is_now} if was.get(name) != is_now.get(name)]
         if not changed:
             continue
-        told = "; ".join(
-            f"{part} {name} was {was.get(name, _ABSENT)} and is {is_now.get(name, _ABSENT)} now"
+        differences = "; ".join(
+            f"{part} {name} is {is_now.get(name, _ABSENT)}, but was {was.get(name, _ABSENT)}"
             for name in changed[:_FEW]
         )
+        if len(changed) > _FEW:
+            differences += f"; {len(changed) - _FEW} more"
         if part == IMAGES:
-            told = f"sizes, places or headers of images have changed ({', '.join(changed)})"
-        more = f"; {len(changed) - _FEW} more" if len(changed) > _FEW else ""
-        raise (SourceChangedError if part in (SOURCE, IMAGES) else ValueError)(
+            differences = f"sizes, places or headers of images have changed ({', '.join(changed)})"
+        kind = SourceChangedError if part in (SOURCE, IMAGES) else ValueError
+        same = SOURCE if part == IMAGES else part
+        raise kind(
             escaped(
-                f"{where}: cannot be resumed, because {told}{more}; go back to what it was, or "
-                f"{_ANEW}"
+                f"{location}: cannot resume: {differences}; use the same {same}, or {_START_AGAIN}"
             )
         )
+    return then.get(IDENTITY, {}) != now.get(IDENTITY, {})
 
 
-def check_known(where: Path | str, then: Plan, known: Plan) -> None:
-    """Do as `check_plan` with the parts of a plan that are known as yet."""
-    check_plan(where, {part: then.get(part, {}) for part in known}, known)
+def check_known(location: Path | str, then: Fingerprint, known: Fingerprint) -> None:
+    """Compare as `check_fingerprint` does, but only the parts in `known`."""
+    check_fingerprint(location, {part: then.get(part, {}) for part in known}, known)
 
 
-def doubted(
+def blocks_to_compare(
     recorded: Mapping[Block, Checksums], *, is_touched: bool
 ) -> tuple[dict[Block, Checksums], list[Block]]:
-    """Decide which recorded blocks count, and which of them are compared with the source.
+    """Choose the recorded blocks that need not be filled again, and those to compare.
 
     Parameters
     ----------
     recorded : mapping of Block to ndarray of uint32
         The blocks of one split, in order, and the checksums of the images that begin in each.
     is_touched : bool
-        Whether status change times or inodes of the source have changed. Then all blocks are
-        compared, else a few. An image that begins in a block that is not recorded has no
-        checksum; then a block that holds the rest of it does not count.
+        Whether status change times or inodes of the source have changed. If so, all blocks are
+        compared, else a few. If a block continues an image that begins in a block without a
+        record, that image has no checksum to compare; the block must be filled again.
 
     Returns
     -------
     dict of Block to ndarray of uint32
         The blocks that need not be filled again.
     list of Block
-        Those of them to compare.
+        The blocks of these to compare with the source.
 
     Examples
     --------
     >>> from arraystore.indexing.layout import Block
     >>> first, second = Block(0, 10, 0, 2, 0), Block(10, 20, 1, 3, 5)
     >>> sums = np.zeros(1, np.uint32)
-    >>> doubted({second: sums}, is_touched=True)
+    >>> blocks_to_compare({second: sums}, is_touched=True)
     ({}, [])
-    >>> doubted({first: sums, second: sums}, is_touched=True)[1] == [first, second]
+    >>> blocks_to_compare({first: sums, second: sums}, is_touched=True)[1] == [first, second]
     True
     """
     if not is_touched:
@@ -129,15 +131,15 @@ def doubted(
     return kept, list(kept)
 
 
-def check_recorded(where: str, found: Checksums, recorded: Checksums) -> None:
-    """Refuse a block whose images are no longer those of the source.
+def check_recorded(location: str, found: Checksums, recorded: Checksums) -> None:
+    """Compare the images of a recorded block with those of the source.
 
     Parameters
     ----------
-    where : str
+    location : str
         Where the first image of the block comes from, for the message.
     found, recorded : ndarray of uint32
-        Checksums of the same images, of the source as it is, and as it was.
+        Checksums of the same images, from the source now and from the record.
 
     Raises
     ------
@@ -146,37 +148,37 @@ def check_recorded(where: str, found: Checksums, recorded: Checksums) -> None:
     """
     if n := int(np.count_nonzero(found != recorded)):
         raise SourceChangedError(
-            f"{where}: {n:,} of the {len(found):,} images from here on have other bytes than when "
-            f"they were copied; cannot be resumed; {_ANEW}"
+            f"{location}: cannot resume: {n:,} of the {len(found):,} images from here on have "
+            f"other bytes than when they were copied; {_START_AGAIN}"
         )
 
 
-def how_to_go_on(kept: str, error: BaseException) -> str:
-    """Say what can be done with an unfinished store, after the error that stopped it.
+def how_to_resume(kept: str, error: BaseException) -> str:
+    """Return a note on an unfinished store, for the error that stopped its conversion.
 
     Examples
     --------
-    >>> how_to_go_on("what was sent is kept", ValueError())
-    'what was sent is kept; resume=True (--resume) goes on from there'
+    >>> how_to_resume("the shards sent so far are kept", ValueError())
+    'the shards sent so far are kept; pass resume=True (--resume) to continue'
     """
     condition = ", if it still matches the source" if isinstance(error, SourceChangedError) else ""
-    return f"{kept}; resume=True (--resume) goes on from there{condition}"
+    return f"{kept}; pass resume=True (--resume) to continue{condition}"
 
 
 @contextmanager
-def relying_on_a_store() -> Iterator[None]:
-    """Tell what is wrong with an unfinished store as a `StorageError` with the way out."""
+def translate_store_errors() -> Iterator[None]:
+    """Report damage to an unfinished store as a `StorageError` that names the remedy."""
     try:
         yield
     except (FormatError, FileNotFoundError) as error:
         raise StorageError(
-            f"{error}; it was changed since the conversion was stopped; {_ANEW}"
+            f"{error}; it was changed since the conversion was stopped; {_START_AGAIN}"
         ) from error
 
 
-def check_places(places: FilePlaces) -> None:
-    """Refuse to rely on a block whose files have become shorter, with a `FormatError`."""
-    for name, start, nbytes in places.places:
+def check_files(place: FilePlace) -> None:
+    """Raise `FormatError` if a file is too short for the parts of a block."""
+    for name, offset, nbytes in place.parts:
         found = Path(name).stat().st_size
-        if found < start + nbytes:
-            raise FormatError(f"{name}: must have {start + nbytes:,} bytes or more, got {found:,}")
+        if found < offset + nbytes:
+            raise FormatError(f"{name}: must have {offset + nbytes:,} bytes or more, got {found:,}")

@@ -1,10 +1,11 @@
-"""What a store in the making can do; `local` and `bucket` beside this file make it.
+"""Write a new store: the protocol of `local`, `zarr_bucket` and `hdf5_bucket`.
 
 ::
 
-    lay out ──▶ fill, block by block ──▶ seal: columns, attributes, the version last ──▶ publish
+    create arrays ──▶ fill blocks ──▶ seal: columns, attributes, the version last ──▶ publish
 
-A draft is a context: when it is left, what was not published is gone, or can be resumed.
+A store writer is a context. When it is left, a store that was not published is deleted, or kept to
+be resumed.
 """
 
 from __future__ import annotations
@@ -19,21 +20,23 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 import numpy as np
 
 from arraystore._threads import Scope
-from arraystore.errors import ChecksumError, escaped
+from arraystore.errors import ChecksumError
 from arraystore.indexing.layout import Block, blocks
-from arraystore.writing.fill import FilePlaces, FillTask, fill
-from arraystore.writing.resuming import check_recorded, doubted
+from arraystore.schema import PAYLOAD
+from arraystore.writing.fill import FilePlace, FillTask, fill
+from arraystore.writing.resuming import blocks_to_compare, check_recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
+    from types import TracebackType
 
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
-    from arraystore.writing.fill import Filled, Target
-    from arraystore.writing.image_source import ImageBytes
-    from arraystore.writing.journal import Plan
+    from arraystore.indexing.byte_range import ChunkManifest
+    from arraystore.writing.fill import BlockPlace, Filled
+    from arraystore.writing.image_source import ImageSource
+    from arraystore.writing.journal import Fingerprint
     from arraystore.writing.progress import Meter
 
 MAX_BLOCKS_IN_FLIGHT: Final = 8
@@ -42,104 +45,119 @@ MAX_BLOCKS_IN_FLIGHT: Final = 8
 NOT_AS_WRITTEN: Final = "the image does not match its checksum; it is damaged"
 
 
-class Draft(Protocol):
-    """A store in the making.
+class StoreWriter(Protocol):
+    """Write a new store to a target.
 
     Attributes
     ----------
     max_in_flight : int
         Blocks being filled at a time.
     n_threads : int
-        Threads that fill them, if no executor was handed in.
+        Threads that fill them if the caller passes no executor.
     notes : tuple of str
-        What the report has to say of the place.
+        Notes on the target, for the report.
     is_source_touched : bool
-        Whether status change times or inodes of the source differ from those of the store that
-        is resumed, so that all of its blocks must be compared with the source.
+        Whether status change times or inodes of the source differ from those in the store that is
+        resumed. Then all of its blocks must be compared with the source.
+    container_type : type of ContainerWriter
+        Chosen by the suffix of the target.
+    container : ContainerWriter
+        Set when the context is entered.
+    manifests : dict of str to ChunkManifest
+        Where the payload of each split belongs, once `create_arrays` has returned.
     """
 
     max_in_flight: ClassVar[int] = MAX_BLOCKS_IN_FLIGHT
     n_threads: ClassVar[int] = min(MAX_BLOCKS_IN_FLIGHT, os.cpu_count() or 1)
     notes: tuple[str, ...] = ()
     is_source_touched: bool = False
+    container_type: type[ContainerWriter]
+    container: ContainerWriter
+    manifests: dict[str, ChunkManifest]
 
     @property
     def spool(self) -> Path:
-        """Where images that were encoded anew are kept."""
+        """File of the re-encoded images."""
         ...
 
-    def import_libraries(self) -> None:
-        """Import the libraries that write the container; see `ContainerWriter`."""
-        ...
-
-    def expect(self, known: Plan) -> None:
-        """Refuse what is known of a plan, before the rest takes long to be found out.
+    def check_unchanged(self, known: Fingerprint) -> None:
+        """Compare parts of the fingerprint before the others are known, which can take long.
 
         Parameters
         ----------
         known : mapping of str to mapping of str to str
-            Some parts of what `lay_out` is going to be given.
+            Some parts of the fingerprint that `create_arrays` will be passed.
 
         Raises
         ------
         ValueError
-            If an unfinished store is resumed, and is not of this plan.
+            If an unfinished store is resumed and has another fingerprint.
         """
         del known
 
-    def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
-        """Create the groups of some splits, and their payloads of so many bytes.
+    def create_arrays(
+        self, payloads: Mapping[str, int], fingerprint: Fingerprint | None = None
+    ) -> None:
+        """Create a group and a payload for each split.
 
         Parameters
         ----------
         payloads : mapping of str to int
-            Size of each split's payload.
-        plan : mapping of str to mapping of str to str, optional
-            All that the bytes of the store depend on, to be told if it has changed when
-            the store is resumed. Without, it cannot be resumed.
+            Size of each split's payload in bytes.
+        fingerprint : mapping of str to mapping of str to str, optional
+            All that the bytes of the store depend on. Without it, the store cannot be resumed.
 
         Raises
         ------
         ValueError
-            If an unfinished store is resumed, and is not of this plan.
+            If an unfinished store is resumed and has another fingerprint.
         """
-        ...
+        del fingerprint
+        manifests = self.container.create_payloads(paths_of(payloads))
+        self.manifests = dict(zip(payloads, manifests, strict=True))
 
     def recorded(self, split: str, block: Block) -> Checksums | None:
         """Return the checksums of a block that need not be filled again, else None."""
         del split, block
         return None
 
-    def record(self, split: str, block: Block, filled: Filled) -> None:
-        """Note, once nothing can lose it any more, that a block need not be filled again."""
-        del split, block, filled
+    def record(self, split: str, block: Block, place: BlockPlace, filled: Filled) -> None:
+        """Record that a block need not be filled again, once it is durable."""
+        del split, block, place, filled
 
-    def target(self, split: str, block: Block) -> Target:
-        """Return where a block of a split's payload is to be."""
+    def place_of(self, split: str, block: Block) -> BlockPlace:
+        """Return the place of a block of a split's payload."""
         ...
 
-    def writer(self) -> AbstractContextManager[ContainerWriter]:
-        """Write columns and attributes for as long as the context lasts."""
-        ...
+    @contextmanager
+    def sealing(self) -> Iterator[ContainerWriter]:
+        """Return the writer of columns and attributes; complete the container at the end."""
+        yield self.container
+        self.container.close()
 
     def publish(self, meter: Meter) -> None:
-        """Let the finished store appear where it is to be.
+        """Make the finished store visible at the target.
 
         Raises
         ------
         FileExistsError
-            If something is there that was not there before.
+            If the target was created by another process meanwhile.
         """
         ...
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, *exception: object) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
     def fill(
         self,
         split: str,
-        images: ImageBytes,
+        images: ImageSource,
         meter: Meter,
         *,
         expected: Checksums | None = None,
@@ -150,40 +168,40 @@ class Draft(Protocol):
         Parameters
         ----------
         split : str
-        images : ImageBytes
+        images : ImageSource
         meter : Meter
         expected : ndarray of uint32, shape (n,), optional
-            What their checksums must be.
+            Checksums that the images must have.
         executor : concurrent.futures.Executor, optional
-            What runs it; by default threads.
+            Runs the tasks; threads by default.
 
         Returns
         -------
         ndarray of uint32, shape (n,)
-            Their checksums.
+            Checksums of the images.
 
         Raises
         ------
         ChecksumError
             If one is not as expected.
         SourceChangedError
-            If the source has other bytes than those that are recorded of it.
+            If images of the source have other bytes than recorded.
         """
         total = int(images.nbytes.sum())
         all_blocks = blocks(images.nbytes)
         found = {block: self.recorded(split, block) for block in all_blocks}
-        there = {
+        complete = {
             block: part
             for block, part in found.items()
             if part is not None and len(part) == _n_begun(block)
         }
-        parts, compared = doubted(there, is_touched=self.is_source_touched)
+        parts, compared = blocks_to_compare(complete, is_touched=self.is_source_touched)
         done = sum(map(len, parts.values())), sum(block.stop - block.start for block in parts)
         meter.start(f"{split}: copying images", len(images.nbytes), total, done=done)
-        # Only of all that is to be read, and where it is read.
-        is_announced = executor is None and not parts and images.announce_all()
+        # Only if all images are read, and on this machine.
+        is_prefetched = executor is None and not parts and images.prefetch_all()
         tasks = (
-            (block, FillTask(rows, block.skip, self.target(split, block), is_announced))
+            (block, FillTask(rows, block.skip, self.place_of(split, block), is_prefetched))
             for block in all_blocks
             if block not in parts
             for rows in [images.rows(block.first, block.last)]
@@ -192,12 +210,12 @@ class Draft(Protocol):
         try:
             self.compare(images, {block: parts[block] for block in compared}, pool)
             with closing(run(pool, tasks, self.max_in_flight)) as filling:
-                for block, filled in filling:
+                for block, place, filled in filling:
                     part = filled.checksums
                     if expected is not None and (i := first_difference(block, part, expected)) >= 0:
-                        raise ChecksumError(f"{images.where(i)}: {NOT_AS_WRITTEN}")
+                        raise ChecksumError(f"{images.location(i)}: {NOT_AS_WRITTEN}")
                     parts[block] = part
-                    self.record(split, block, filled)
+                    self.record(split, block, place, filled)
                     meter.advance(len(part), block.stop - block.start)
         finally:
             if executor is None:
@@ -205,22 +223,33 @@ class Draft(Protocol):
         return np.concatenate([np.empty(0, np.uint32), *(parts[block] for block in all_blocks)])
 
     def compare(
-        self, images: ImageBytes, recorded: Mapping[Block, Checksums], pool: Executor
+        self, images: ImageSource, recorded: Mapping[Block, Checksums], pool: Executor
     ) -> None:
         """Compare recorded blocks with the source; nothing is written.
 
         Raises
         ------
         SourceChangedError
-            If the source has other bytes than those that are recorded of it.
+            If images of the source have other bytes than recorded.
         """
         tasks = (
-            (block, FillTask(images.rows(block.first, block.last), block.skip, FilePlaces()))
+            (block, FillTask(images.rows(block.first, block.last), block.skip, FilePlace()))
             for block in recorded
         )
         with closing(run(pool, tasks, self.max_in_flight)) as reading:
-            for block, filled in reading:
-                check_recorded(images.where(block.first), filled.checksums, recorded[block])
+            for block, _, filled in reading:
+                check_recorded(images.location(block.first), filled.checksums, recorded[block])
+
+
+def paths_of(payloads: Mapping[str, int]) -> dict[str, int]:
+    """Return the size of each payload by its path, from sizes by split.
+
+    Examples
+    --------
+    >>> paths_of({"train": 10})
+    {'train/image_payload': 10}
+    """
+    return {f"{split}/{PAYLOAD}": nbytes for split, nbytes in payloads.items()}
 
 
 def _n_begun(block: Block) -> int:
@@ -244,45 +273,28 @@ def first_difference(block: Block, found: Checksums, expected: Checksums) -> int
 
 def run(
     pool: Executor, tasks: Iterator[tuple[Block, FillTask]], max_in_flight: int
-) -> Generator[tuple[Block, Filled]]:
-    """Fill blocks, a bounded number at a time; yield what comes of it in order.
+) -> Generator[tuple[Block, BlockPlace, Filled]]:
+    """Fill blocks, a bounded number at a time; yield the results in order.
 
-    To be closed, which waits for the blocks that are being filled: they write to a place that is
-    about to be removed, or to be resumed. What they wait for from a network is cancelled first.
+    The caller must close the generator. Closing waits for the blocks that are being filled, because
+    they write to a place that is about to be removed or resumed. Their network requests are
+    cancelled first.
     """
     # Work in another process cannot be cancelled.
     scope = Scope() if isinstance(pool, ThreadPoolExecutor) else None
     work = fill if scope is None else partial(scope.run, fill)
-    running: deque[tuple[Block, Future[Filled]]] = deque()
+    running: deque[tuple[Block, BlockPlace, Future[Filled]]] = deque()
     try:
         for block, task in tasks:
             if len(running) == max_in_flight:
-                first, future = running.popleft()
-                yield first, future.result()
-            running.append((block, pool.submit(work, task)))
+                first, place, future = running.popleft()
+                yield first, place, future.result()
+            running.append((block, task.place, pool.submit(work, task)))
         while running:
-            first, future = running.popleft()
-            yield first, future.result()
+            first, place, future = running.popleft()
+            yield first, place, future.result()
     finally:
-        left = [future for _, future in running if not future.cancel()]
+        left = [future for _, _, future in running if not future.cancel()]
         if scope is not None:
             scope.cancel()
         wait(left)
-
-
-@contextmanager
-def writing(
-    open_writer: Callable[[Path], ContainerWriter], path: Path
-) -> Iterator[ContainerWriter]:
-    """Open a writer, and close it at the end."""
-    writer = open_writer(path)
-    try:
-        yield writer
-    except BaseException as error:
-        # A library would write what it holds back later, to a store that is resumed by then.
-        try:
-            writer.close()
-        except (OSError, RuntimeError, ValueError) as another:
-            error.add_note(escaped(f"and what was written could not be finished: {another}"))
-        raise
-    writer.close()

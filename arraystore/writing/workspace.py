@@ -1,15 +1,15 @@
-"""The place of a new store: a work folder beside the target, published by one rename.
+"""The workspace of a new store: a folder beside the target. One rename publishes the store.
 
 ::
 
-    data/1pct.h5              appears whole, or not at all
-    data/.1pct.h5.partial/    while the conversion runs, and when it was stopped
-        ├── lock              held by the process that works here
-        ├── store             the new store; the old one once the two have changed places
-        ├── journal           which blocks of the new store are on the disk
-        ├── spool             images that were encoded again
-        ├── again             a second layout, while a store is resumed
-        └── replaced          the old store between two renames, where names cannot be exchanged
+    data/1pct.h5              appears complete, or not at all
+    data/.1pct.h5.partial/    exists during the conversion, and after it was stopped
+        ├── lock              held by the process that writes the store
+        ├── store             the new store; the old one after both have exchanged their names
+        ├── journal           records the blocks of the new store that are on the disk
+        ├── spool             re-encoded images
+        ├── skeleton          a second layout, while a store is resumed
+        └── replaced          the old store between two renames, if names cannot be exchanged
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from arraystore.containers import is_container
 from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.storage.exchange import exchange
 from arraystore.storage.folder_trees import remove_tree
@@ -34,25 +35,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LOCK_TRIES: Final = 100
-"""How often a work folder may vanish, between its making and its locking, before we give up."""
+"""How often the folder may vanish between its creation and its locking."""
 
 
 class StoreExistsError(FileExistsError):
-    """What is at the target may be a complete store: nothing unfinished is beside it."""
+    """The target exists, and no unfinished store: the target may be a complete store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A locked work folder, and the target its store is published as.
+    """A locked folder in which a store is written, and the target of the store.
 
     Attributes
     ----------
     folder : Path
-        The work folder.
     target : Path
-        Where the store is to appear.
     overwrite : bool
-        Whether what is there now may be replaced.
+        Whether an existing target may be replaced.
     """
 
     folder: Path
@@ -61,47 +60,47 @@ class Workspace:
 
     @property
     def store(self) -> Path:
-        """Where the store is built."""
+        """The new store."""
         return self.folder / "store"
 
     @property
     def spool(self) -> Path:
-        """Where images that were encoded anew are kept."""
+        """File of the re-encoded images."""
         return self.folder / "spool"
 
     @property
     def journal(self) -> Path:
-        """Which blocks of the store are on the disk."""
+        """Journal of the new store."""
         return self.folder / "journal"
 
     @property
-    def again(self) -> Path:
-        """Where a store that is resumed is laid out anew."""
-        return self.folder / "again"
+    def skeleton(self) -> Path:
+        """Second layout of a store that is resumed, without its payloads."""
+        return self.folder / "skeleton"
 
     @property
     def is_left_over(self) -> bool:
-        """Whether a process was killed here when its store already had its name."""
+        """Whether the store of a killed process was published, and only the folder is left."""
         return self.folder.is_dir() and os.path.lexists(self.target) and not self.is_unfinished
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether there is a store with at least one block that need not be filled again."""
+        """Whether the folder has a store with at least one recorded block."""
         if not os.path.lexists(self.store) or _is_same(self.store, self.target):
             return False
         try:
             recorded = read_journal(self.journal)
         except FormatError:
-            return True  # it is for the user to decide: resuming says what is wrong
+            return True  # not deleted without the user's decision; resuming reports the damage
         return recorded is not None and bool(recorded.blocks)
 
     def publish(self) -> None:
-        """Give the finished store its name.
+        """Rename the finished store to the target.
 
         Raises
         ------
         FileExistsError
-            If something took the target's name in the meantime.
+            If another process created the target meanwhile.
         """
         if self.overwrite and os.path.lexists(self.target):
             _check_target(self.target, overwrite=True)
@@ -111,11 +110,11 @@ class Workspace:
         sync_path(self.target.parent)
 
     def _replace_target(self) -> None:
-        """Put the new store in the place of the old, which is then `store`, or gone."""
+        """Replace the old store by the new one; the old one is then at `store`, or deleted."""
         if self.store.is_file() and self.target.is_file():
             self.store.replace(self.target)
             return
-        _forget_journal(self.folder)  # it does not describe what `store` is from now on
+        _delete_journal(self.folder)  # it does not describe the old store
         if exchange(self.store, self.target):
             sync_path(self.folder)
             return
@@ -135,27 +134,25 @@ class Workspace:
 def workspace(
     target: Path, *, overwrite: bool = False, resume: bool = False
 ) -> Iterator[Workspace]:
-    """Take a work folder beside `target` for as long as the context lasts.
+    """Create and lock the workspace of a target for as long as the context lasts.
 
-    Unless it is an unfinished store, whatever is in it is deleted, first and last.
+    Its contents are deleted at the beginning and at the end, except an unfinished store.
 
     Parameters
     ----------
     target : Path
-        Where the store is to appear.
     overwrite : bool, default False
-        Whether a store that is there may be replaced; and an unfinished one be deleted.
+        Whether an existing target may be replaced, and an unfinished store deleted.
     resume : bool, default False
-        Whether an unfinished store is wanted.
+        Whether to keep an unfinished store.
 
     Raises
     ------
     FileExistsError
-        If there is something at `target`, and `overwrite` is false or it is
-        neither a Zarr group nor an HDF5 file. If there is an unfinished store, and
-        neither `overwrite` nor `resume` is true.
+        If `target` exists, and `overwrite` is false or the target is neither a Zarr group nor an
+        HDF5 file. If an unfinished store exists, and neither `overwrite` nor `resume` is true.
     FileNotFoundError, NotADirectoryError, PermissionError
-        If the folder of `target` is not there or cannot be written to.
+        If the folder of `target` does not exist or cannot be written to.
     StorageError
         If another process is converting to the same target.
     """
@@ -169,12 +166,12 @@ def workspace(
         if work.is_unfinished and not overwrite and not resume:
             raise FileExistsError(
                 escaped(
-                    f"{work.folder}: holds an unfinished conversion to {target.name}; give "
+                    f"{work.folder}: holds an unfinished conversion to {target.name}; pass "
                     "resume=True (--resume) to finish it, or overwrite=True (--overwrite) to "
                     "start again"
                 )
             )
-        _clear(work.folder, but=("store", "journal") if resume and work.is_unfinished else ())
+        _clear(work.folder, keep=("store", "journal") if resume and work.is_unfinished else ())
         yield work
     finally:
         if work.is_unfinished:
@@ -184,7 +181,7 @@ def workspace(
 
 
 def _remove(work: Workspace, lock: int) -> None:
-    """Remove a work folder, and give the lock on it free."""
+    """Delete a workspace and release the lock on it."""
     _clear(work.folder)
     (work.folder / "lock").unlink()
     work.folder.rmdir()
@@ -196,10 +193,10 @@ def _check_target(target: Path, *, overwrite: bool, unfinished: bool = False) ->
         if not overwrite:
             raise (FileExistsError if unfinished else StoreExistsError)(
                 escaped(
-                    f"{target}: exists; choose another name, or give overwrite=True (--overwrite)"
+                    f"{target}: exists; choose another name, or pass overwrite=True (--overwrite)"
                 )
             )
-        if not _may_be_replaced(target):
+        if not is_container(target):
             raise FileExistsError(
                 escaped(
                     f"{target}: is neither a Zarr group nor an HDF5 file, and is not overwritten"
@@ -210,17 +207,8 @@ def _check_target(target: Path, *, overwrite: bool, unfinished: bool = False) ->
         raise kind(escaped(f"{target.parent}: is not a folder; create it first"))
 
 
-def _may_be_replaced(target: Path) -> bool:
-    if target.is_dir():
-        return (target / "zarr.json").is_file()
-    if not target.is_file():
-        return False
-    with target.open("rb") as file:
-        return file.read(4) == b"\x89HDF"
-
-
 def _locked(folder: Path) -> int:
-    """Create and lock the work folder; return the lock's descriptor."""
+    """Create and lock a workspace; return the descriptor of the lock."""
     for _ in range(_LOCK_TRIES):
         try:
             folder.mkdir(exist_ok=True)
@@ -228,14 +216,14 @@ def _locked(folder: Path) -> int:
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except PermissionError as error:
             raise PermissionError(escaped(f"{folder.parent}: cannot be written to")) from error
-        except FileNotFoundError:  # the process that had it removed the folder just now
+        except FileNotFoundError:  # another process that held the lock deleted the folder
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
             raise StorageError(
-                f"{folder}: another process is converting to the same target; wait for it"
+                f"{folder}: another process is converting to the same target; wait until it ends"
             ) from None
         if _is_at(lock, folder / "lock"):
             return lock
@@ -244,14 +232,14 @@ def _locked(folder: Path) -> int:
 
 
 def _free_name(target: Path) -> Path:
-    """Return a name beside `target` that nothing has."""
+    """Return an unused name beside `target`."""
     numbers = itertools.count(1)
     names = (target.with_name(f"{target.stem}.replaced-{n}{target.suffix}") for n in numbers)
     return next(name for name in names if not os.path.lexists(name))
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Whether a descriptor is still that of the file at `path`."""
+    """Whether the file of a descriptor still is the file at `path`."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
@@ -259,18 +247,18 @@ def _is_at(fd: int, path: Path) -> bool:
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    """Whether two names are those of one file."""
+    """Whether two paths name the same file."""
     try:
         return path.samefile(other)
     except FileNotFoundError:
         return False
 
 
-def _clear(folder: Path, but: Collection[str] = ()) -> None:
-    """Delete what is in a work folder, the journal first: it must not name what is gone."""
-    kept = {"lock", *but}
+def _clear(folder: Path, keep: Collection[str] = ()) -> None:
+    """Delete the contents of a workspace, the journal first: it must not name deleted blocks."""
+    kept = {"lock", *keep}
     if "journal" not in kept:
-        _forget_journal(folder)
+        _delete_journal(folder)
     for path in folder.iterdir():
         if path.name in kept:
             continue
@@ -280,34 +268,34 @@ def _clear(folder: Path, but: Collection[str] = ()) -> None:
             path.unlink()
 
 
-def _forget_journal(folder: Path) -> None:
-    """Delete the journal, and wait until that is on the disk."""
+def _delete_journal(folder: Path) -> None:
+    """Delete the journal, and wait until the disk has recorded that."""
     if os.path.lexists(folder / "journal"):
         (folder / "journal").unlink()
-        with suppress(OSError):  # only a loss of power now could bring it back
+        with suppress(OSError):  # the journal reappears only if power is lost now
             sync_path(folder)
 
 
 def _rename_without_replacing(source: Path, target: Path) -> None:
-    """Rename a file or folder; `FileExistsError` if there is something at `target`.
+    """Rename a file or folder; raise `FileExistsError` if `target` exists.
 
-    A folder is never renamed onto anything but an empty folder (POSIX); a file
-    gets a second name, which fails if that is taken, and loses the first.
+    A folder can only replace an empty folder (POSIX). A file gets `target` as a second name, which
+    fails if the name is taken, and then loses its first name.
     """
-    exists = FileExistsError(escaped(f"{target}: was created by somebody else in the meantime"))
+    exists = FileExistsError(escaped(f"{target}: was created by another process meanwhile"))
     try:
         if source.is_dir():
             source.rename(target)
         else:
             target.hardlink_to(source)
-            sync_path(target.parent)  # else a loss of power could leave neither name
+            sync_path(target.parent)  # or a loss of power could leave neither name
             source.unlink()
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise exists from error
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
             raise
-        # The file system has no hard links: claim the name with an empty file, and replace that.
+        # The file system has no hard links: create an empty file of that name, and replace it.
         try:
             target.touch(exist_ok=False)
         except FileExistsError:

@@ -1,6 +1,6 @@
-"""A store in the making in a bucket, of many objects: shards as they are filled, the root last.
+"""Write a Zarr store in a bucket: shards as they are filled, the root last.
 
-What is interrupted keeps its shards, to be resumed: the claim beside it tells which they are.
+An interrupted conversion keeps its shards, to be resumed: the lock object records them.
 """
 
 from __future__ import annotations
@@ -15,121 +15,124 @@ from typing_extensions import override
 from arraystore._threads import Scope
 from arraystore.errors import StorageError, escaped
 from arraystore.schema import PAYLOAD
-from arraystore.writing.bucket import BucketDraft
-from arraystore.writing.fill import MemorySink, Target
+from arraystore.writing.bucket import BucketStoreWriter
+from arraystore.writing.fill import BlockPlace, MemorySink
 from arraystore.writing.journal import IDENTITY, BlockKey
 from arraystore.writing.lock_object import Sent
-from arraystore.writing.resuming import check_known, check_plan
+from arraystore.writing.resuming import check_fingerprint, check_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from arraystore._typing import Checksums
+    from arraystore.containers.protocol import ContainerWriter
     from arraystore.indexing.layout import Block
     from arraystore.storage.objects.writer import ObjectWriter
     from arraystore.writing.fill import Filled, Sink
-    from arraystore.writing.journal import Plan
+    from arraystore.writing.journal import Fingerprint
     from arraystore.writing.progress import Meter
 
 _FILES_IN_FLIGHT: Final = 16
-_KEPT: Final = "what was sent is kept"
+_KEPT: Final = "the shards sent so far are kept"
 
 
-class ManyObjectsDraft(BucketDraft):
-    """A store of many objects: each block of a payload is one, and so is each file of the rest."""
+class ZarrBucketWriter(BucketStoreWriter):
+    """Write a store of many objects: one for each block and one for each file of the skeleton."""
 
-    def __init__(self, objects: ObjectWriter, *, overwrite: bool, resume: bool = False) -> None:
-        super().__init__(objects, overwrite=overwrite, resume=resume)
-        self._root_key = f"{self._key}/{self._container.root_key}"
+    def __init__(
+        self,
+        objects: ObjectWriter,
+        container_type: type[ContainerWriter],
+        *,
+        overwrite: bool,
+        resume: bool = False,
+    ) -> None:
+        super().__init__(objects, container_type, overwrite=overwrite, resume=resume)
+        self._root_key = f"{self._key}/{self.container_type.root_key}"
         self._root: bytes | None = None
         self._is_begun = self._is_published = False
         self._keys: set[str] = set()
-        self._tags: dict[str, str] = {}
+        self._etags: dict[str, str] = {}
 
     @override
-    def expect(self, known: Plan) -> None:
-        if self._claim.is_resumable and self._resume:
-            check_known(self._claim.where, self._claim.plan or {}, known)
+    def check_unchanged(self, known: Fingerprint) -> None:
+        if self._lock.is_resumable and self._resume:
+            check_known(self._lock.location, self._lock.fingerprint or {}, known)
 
     @override
-    def lay_out(self, payloads: Mapping[str, int], plan: Plan | None = None) -> None:
-        if plan is not None:
-            plan = {**plan, "library": self._container.libraries()}
+    def create_arrays(
+        self, payloads: Mapping[str, int], fingerprint: Fingerprint | None = None
+    ) -> None:
         kept: dict[BlockKey, Sent] = {}
-        if self._claim.is_resumable and self._resume:
-            then = self._claim.plan or {}
-            check_plan(self._claim.where, then, plan or {})
-            kept = self._unchanged(self._claim.blocks)
-            identity = then.get(IDENTITY, {})
-            self.is_source_touched = identity != (plan or {}).get(IDENTITY, {})
-            # What is kept was made of the source as it was then, whatever comes of this run.
-            plan = {**(plan or {}), IDENTITY: identity}
-        is_empty = not self._claim.was_there and not self._overwrite
-        # From here on nothing counts as sent but what is kept, whatever lies there.
-        self._claim.begin(plan, kept)
+        if self._lock.is_resumable and self._resume:
+            now, then = fingerprint or {}, self._lock.fingerprint or {}
+            self.is_source_touched = check_fingerprint(self._lock.location, then, now)
+            kept = self._unchanged(self._lock.blocks)
+            # The kept shards were copied from the source in the state that they record.
+            fingerprint = {**now, IDENTITY: then.get(IDENTITY, {})}
+        is_empty = not self._lock.existed and not self._overwrite
+        # From here on only the kept shards count as sent, even if other objects exist.
+        self._lock.begin(fingerprint, kept)
         self._is_begun = True
-        self._tags = {self._key_of(key): sent.tag for key, sent in kept.items()}
+        self._etags = {self._place(*key).key: sent.etag for key, sent in kept.items()}
         if not is_empty:
             self._clear()
-        super().lay_out(payloads, plan)
+        super().create_arrays(payloads)
 
     def _clear(self) -> None:
-        """Delete whatever is there but what is kept, the root first: without it, it is no store."""
+        """Delete all objects except the kept shards; the root first, so the store is gone."""
         if self._overwrite:
             self._objects.delete([self._root_key])
-        there = self._objects.tags(self._key)
-        if self._root_key in there:
+        existing = self._objects.tags(self._key)
+        if self._root_key in existing:
             raise FileExistsError(
-                escaped(
-                    f"{self._objects.at(self._key)}: was created by somebody else in the meantime"
-                )
+                escaped(f"{self._objects.at(self._key)}: was created by another process meanwhile")
             )
-        self._objects.delete([key for key in there if key not in self._tags])
+        self._objects.delete([key for key in existing if key not in self._etags])
 
     def _unchanged(self, blocks: Mapping[BlockKey, Sent]) -> dict[BlockKey, Sent]:
-        """Return the blocks that are still there as they were sent."""
-        changed = self._changed({self._key_of(key): sent.tag for key, sent in blocks.items()})
-        return {key: sent for key, sent in blocks.items() if self._key_of(key) not in changed}
+        """Return the blocks whose objects still are as they were sent."""
+        keys = {block: self._place(*block).key for block in blocks}
+        changed = self._changed({keys[block]: sent.etag for block, sent in blocks.items()})
+        return {block: sent for block, sent in blocks.items() if keys[block] not in changed}
 
-    def _changed(self, tags: Mapping[str, str]) -> set[str]:
-        """Return the keys of objects that are not as they were sent."""
-        there = self._objects.tags(self._key)
-        doubted = [key for key, tag in tags.items() if there.get(key) != tag]
-        # A service may have another etag in its listing.
-        found = {key: self._objects.status(key) for key in doubted if key in there}
-        right = {key for key, status in found.items() if status and status.version.tag == tags[key]}
-        return set(doubted) - right
+    def _changed(self, etags: Mapping[str, str]) -> set[str]:
+        """Return the keys of objects that have another ETag than when they were sent."""
+        listed = self._objects.tags(self._key)
+        differing = [key for key, etag in etags.items() if listed.get(key) != etag]
+        # Some services list other ETags than they send with an object.
+        found = {key: self._objects.status(key) for key in differing if key in listed}
+        same = {key for key, status in found.items() if status and status.version.tag == etags[key]}
+        return set(differing) - same
 
-    def _key_of(self, key: BlockKey) -> str:
-        name, _ = self._container.payload_object(f"{key.split}/{PAYLOAD}", key.start, key.stop)
-        return f"{self._key}/{name}"
+    def _place(self, split: str, start: int, stop: int) -> ObjectPlace:
+        name, tail = self.container_type.payload_object(f"{split}/{PAYLOAD}", start, stop)
+        return ObjectPlace(self._objects, f"{self._key}/{name}", stop - start, tail)
 
     @override
     def recorded(self, split: str, block: Block) -> Checksums | None:
-        sent = self._claim.blocks.get(BlockKey(split, block.start, block.stop))
+        sent = self._lock.blocks.get(BlockKey(split, block.start, block.stop))
         return None if sent is None else sent.checksums
 
     @override
-    def record(self, split: str, block: Block, filled: Filled) -> None:
-        key = BlockKey(split, block.start, block.stop)
-        self._tags[self._key_of(key)] = filled.receipt
-        self._claim.add(key, Sent(filled.checksums, filled.receipt))
+    def record(self, split: str, block: Block, place: BlockPlace, filled: Filled) -> None:
+        sent = Sent(filled.checksums, filled.etag)
+        self._etags |= dict.fromkeys(place.keys, sent.etag)
+        self._lock.add(BlockKey(split, block.start, block.stop), sent)
 
     @override
-    def target(self, split: str, block: Block) -> Target:
-        path = f"{split}/{PAYLOAD}"
-        name, tail = self._container.payload_object(path, block.start, block.stop)
-        key = f"{self._key}/{name}"
-        self._keys.add(key)
-        return ObjectTarget(self._objects, key, block.stop - block.start, tail)
+    def place_of(self, split: str, block: Block) -> BlockPlace:
+        place = self._place(split, block.start, block.stop)
+        self._keys.add(place.key)
+        return place
 
     @override
     def publish(self, meter: Meter) -> None:
         meter.status("sending columns")
         files = (path for path in sorted(self._skeleton.rglob("*")) if path.is_file())
         documents = {path.relative_to(self._skeleton).as_posix(): path for path in files}
-        root = documents.pop(self._container.root_key).read_bytes()
+        root = documents.pop(self.container_type.root_key).read_bytes()
         pool, scope = ThreadPoolExecutor(_FILES_IN_FLIGHT), Scope()
         try:
             sent = {
@@ -138,12 +141,12 @@ class ManyObjectsDraft(BucketDraft):
                 for key in [f"{self._key}/{name}"]
             }
             self._keys.update(sent)
-            self._tags |= {key: future.result() for key, future in sent.items()}
+            self._etags |= {key: future.result() for key, future in sent.items()}
         finally:
             scope.cancel()  # after an error or Ctrl-C no answer is waited for
             pool.shutdown(cancel_futures=True)
-        self._check_all_is_there()
-        self._claim.seal(root)
+        self._check_sent()
+        self._lock.seal(root)
         self._root = root
         self._objects.create(self._root_key, root)
         self._is_published = True
@@ -151,45 +154,45 @@ class ManyObjectsDraft(BucketDraft):
     def _send(self, key: str, path: Path) -> str:
         return self._objects.put(key, path.read_bytes()).tag
 
-    def _check_all_is_there(self) -> None:
-        """Refuse to publish what somebody else has written to, or deleted from."""
-        if changed := self._changed(self._tags):
+    def _check_sent(self) -> None:
+        """Refuse to publish objects that another process has replaced or deleted."""
+        if changed := self._changed(self._etags):
             raise StorageError(
-                f"{self._objects.at(min(changed))}: is not what was sent; something else has "
-                f"written to the same target, or deleted from it ({len(changed):,} objects)"
+                f"{self._objects.at(min(changed))}: is not the object that was sent; another "
+                f"process has replaced or deleted it ({len(changed):,} objects)"
             )
 
     @override
-    def _let_go(self) -> str:
+    def _unlock(self) -> str:
         if self._is_published or self._is_root_ours():
-            return super()._let_go()
-        if self._claim.is_resumable or (self._claim.was_there and not self._is_begun):
-            self._claim.leave()
-            return _KEPT if self._claim.is_resumable else ""
-        self._claim.check()
+            return super()._unlock()
+        if self._lock.is_resumable or (self._lock.existed and not self._is_begun):
+            self._lock.release()
+            return _KEPT if self._lock.is_resumable else ""
+        self._lock.check()
         self._objects.delete(sorted(self._keys))
-        return super()._let_go()
+        return super()._unlock()
 
     def _is_root_ours(self) -> bool:
-        """Whether the root was created, and only the answer was lost."""
+        """Whether the root was created, and only the response was lost."""
         found = self._objects.read(self._root_key) if self._root is not None else None
         return found is not None and found.data == self._root
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectTarget(Target):
-    """An object that holds one block, and what comes after it.
+class ObjectPlace(BlockPlace):
+    """An object that holds one block, followed by further bytes.
 
     Attributes
     ----------
     objects : ObjectWriter
-        The bucket.
+        Writes to the bucket.
     key : str
-        Its key.
+        Key of the object.
     nbytes : int
         Length of the block.
     tail : bytes
-        What comes after it.
+        The bytes after the block.
     """
 
     objects: ObjectWriter
@@ -197,20 +200,25 @@ class ObjectTarget(Target):
     nbytes: int
     tail: bytes
 
+    @property
+    @override
+    def keys(self) -> tuple[str, ...]:
+        return (self.key,)
+
     @override
     def open(self) -> Sink:
         return _ObjectSink(self)
 
 
 class _ObjectSink(MemorySink):
-    """Keeps a block in memory, and sends it when it is complete."""
+    """Keep a block in memory, and send it when it is complete."""
 
-    def __init__(self, target: ObjectTarget) -> None:
-        super().__init__(target.nbytes, len(target.tail))
-        self.buffer[target.nbytes :] = np.frombuffer(target.tail, dtype=np.uint8)
-        self._target = target
+    def __init__(self, place: ObjectPlace) -> None:
+        super().__init__(place.nbytes, len(place.tail))
+        self.buffer[place.nbytes :] = np.frombuffer(place.tail, dtype=np.uint8)
+        self._place = place
 
     @override
     def __exit__(self, *exception: object) -> None:
         if exception[0] is None:
-            self.receipt = self._target.objects.put(self._target.key, self.buffer).tag
+            self.etag = self._place.objects.put(self._place.key, self.buffer).tag

@@ -17,8 +17,8 @@ from PIL import Image
 import arraystore
 from arraystore.cli.commands import main
 from arraystore.cli.contact_sheet import captions, contact_sheet
-from arraystore.dataset.class_names import Vocabulary
-from arraystore.writing.local import LocalDraft
+from arraystore.dataset.class_names import ClassNames
+from arraystore.writing.local import LocalStoreWriter
 from tests.reading.test_damaged_stores import edited
 from tests.support import SUFFIXES, picture, write_folder
 
@@ -167,7 +167,7 @@ def test_info_names_the_selections_that_a_store_keeps(
     assert main(["info", target]) == 0
     assert "1pct (of train)" in capsys.readouterr().out
     assert main(["ls", target, "--selection", "1pc"]) == 1
-    assert "keeps no selection '1pc'; it keeps 1pct" in capsys.readouterr().err
+    assert "has no selection '1pc', it has 1pct" in capsys.readouterr().err
 
 
 def test_show_draws_the_samples_of_a_class(
@@ -253,15 +253,15 @@ def test_what_selects_nothing_cannot_be_shown(
 def test_a_class_is_found_by_number_id_and_word_in_any_case(store: arraystore.Store) -> None:
     names, words = store.label_names, store.label_words
     spelled = ["1", "n01443537", "goldfish", "GOLDFISH", "carassius auratus", words[1]]
-    assert {Vocabulary(names, words).label(text) for text in spelled} == {1}
+    assert {ClassNames(names, words).label(text) for text in spelled} == {1}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("crane", r"several classes: 134 n02012849 \(crane\), 517 n03126707 \(crane\)"),
-        ("goldfsh", "near it: goldfish"),
-        ("n01443538", "near it: n01443537"),
+        ("goldfsh", "did you mean goldfish"),
+        ("n01443538", "did you mean n01443537"),
         ("1000", r"not in range\(1000\)"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_class_that_is_not_one_is_refused_with_what_there_is(
     text: str, message: str, store: arraystore.Store
 ) -> None:
     with pytest.raises(KeyError, match=message):
-        store.vocabulary.label(text)
+        store.str2int(text)
 
 
 def test_demo_proves_itself_and_can_be_run_again(
@@ -302,7 +302,7 @@ def test_demo_proves_itself_and_can_be_run_again(
         (["show", "STORE", "-o", "no/a.png"], "--output: there is no folder no; create it first"),
         (["show", "STORE", "-o", "text.txt/a.png"], "--output: there is no folder text.txt; "),
         (["show", "STORE", "-o", "."], "--output: . is a folder; it must be a file"),
-        (["convert", "cifar10", "out.zarr"], "there is no data set 'cifar10'; there are"),
+        (["convert", "cifar10", "out.zarr"], "unknown data set 'cifar10'; known are"),
         (["convert", "imagenet2012:4.0.0", "out.zarr"], "2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0"),
         (["convert", "folder:.", "out.zip"], "the suffix chooses the container"),
         (["convert", "folder:.", "s3://b/x"], "s3://b/x: the suffix chooses the container"),
@@ -337,13 +337,15 @@ def test_an_interrupt_is_one_line_that_says_what_is_left_and_status_130(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LocalDraft, "writer", interrupted)
+    monkeypatch.setattr(LocalStoreWriter, "sealing", interrupted)
     command = ["convert", f"folder:{photos}", str(tmp_path / "a.zarr")]
     assert main(command) == 130
     printed = capsys.readouterr()
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     assert printed.err.startswith("arraystore: interrupted; ")
-    assert ".a.zarr.partial keeps what was copied; resume=True (--resume) goes on" in printed.err
+    assert (
+        ".a.zarr.partial keeps the blocks copied so far; pass resume=True (--resume)" in printed.err
+    )
     monkeypatch.undo()
     assert main([*command, "--resume"]) == 0
 

@@ -12,15 +12,15 @@ import pytest
 import arraystore
 from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.indexing.layout import blocks
-from arraystore.writing import store_writer as draft_room
-from arraystore.writing.zarr_bucket import ManyObjectsDraft
+from arraystore.writing import store_writer
+from arraystore.writing.zarr_bucket import ZarrBucketWriter
 
 
 def main(source: str, target: str, options: str, shard_nbytes: str, number: str) -> None:
     """Convert; tell on standard output when it is time to be killed."""
-    nbytes, record, left = int(shard_nbytes), ManyObjectsDraft.record, int(number)
+    nbytes, record, left = int(shard_nbytes), ZarrBucketWriter.record, int(number)
 
-    def record_and_wait(self: ManyObjectsDraft, *args: Any) -> None:
+    def record_and_wait(self: ZarrBucketWriter, *args: Any) -> None:
         nonlocal left
         record(self, *args)
         left -= 1
@@ -31,8 +31,8 @@ def main(source: str, target: str, options: str, shard_nbytes: str, number: str)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zarr_writer, "SHARD_NBYTES", nbytes)
         patch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", nbytes // 8)
-        patch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=nbytes))
-        patch.setattr(ManyObjectsDraft, "record", record_and_wait)
+        patch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=nbytes))
+        patch.setattr(ZarrBucketWriter, "record", record_and_wait)
         arraystore.convert(f"folder:{source}", target, storage_options=json.loads(options))
 
 

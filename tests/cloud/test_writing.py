@@ -18,10 +18,9 @@ import arraystore
 from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.errors import SourceError, StorageError
 from arraystore.indexing.layout import blocks
-from arraystore.storage.objects import writer as writer_room
-from arraystore.writing import hdf5_bucket as one_room
-from arraystore.writing import store_writer as draft_room
-from arraystore.writing.zarr_bucket import ManyObjectsDraft
+from arraystore.storage.objects import writer as object_writer
+from arraystore.writing import hdf5_bucket, store_writer
+from arraystore.writing.zarr_bucket import ZarrBucketWriter
 from tests.cloud.programs import end_with_parent
 from tests.cloud.proxy import FAULTS
 from tests.cloud.servers import BUCKET, SeaweedFS, bucket_of
@@ -53,9 +52,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", 8 * SHARD)
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD)
-    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=8 * SHARD))
-    monkeypatch.setattr(writer_room, "PART_NBYTES", PART)
-    monkeypatch.setattr(one_room, "_PIECE_NBYTES", 2**20)
+    monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=8 * SHARD))
+    monkeypatch.setattr(object_writer, "PART_NBYTES", PART)
+    monkeypatch.setattr(hdf5_bucket, "_PIECE_NBYTES", 2**20)
 
 
 def convert(photos: Path, target: str | Path, **options: Any) -> arraystore.ConvertReport:
@@ -155,16 +154,15 @@ def test_the_last_request_of_an_upload_may_meet_any_fault(
 def test_a_failed_upload_is_aborted(
     start: Callable[[str], Server], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = one_room.OneObjectDraft.writer
+    sealing = hdf5_bucket.HDF5BucketWriter.sealing
     victim = photos / "train" / "a" / "58.jpg"
     whole = victim.read_bytes()
 
     def meddle(self: Any) -> Any:
-        if self._payloads:
-            os.truncate(victim, 1000)
-        return writer(self)
+        os.truncate(victim, 1000)
+        return sealing(self)
 
-    monkeypatch.setattr(one_room.OneObjectDraft, "writer", meddle)
+    monkeypatch.setattr(hdf5_bucket.HDF5BucketWriter, "sealing", meddle)
     server = start(SeaweedFS.kind)
     with server.behind() as proxy:
         address, options = server.at("aborted/a.h5", proxy.endpoint)
@@ -221,14 +219,14 @@ def test_who_is_taken_over_stops(
     writable: Server, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, options = writable.at("taken/a.zarr")
-    publish = ManyObjectsDraft.publish
+    publish = ZarrBucketWriter.publish
 
-    def meanwhile(self: ManyObjectsDraft, meter: Any) -> None:
-        monkeypatch.setattr(ManyObjectsDraft, "publish", publish)
+    def meanwhile(self: ZarrBucketWriter, meter: Any) -> None:
+        monkeypatch.setattr(ZarrBucketWriter, "publish", publish)
         convert(photos, address, storage_options=options, resume=True)
         publish(self, meter)
 
-    monkeypatch.setattr(ManyObjectsDraft, "publish", meanwhile)
+    monkeypatch.setattr(ZarrBucketWriter, "publish", meanwhile)
     with pytest.raises(StorageError, match="another process has begun, or taken over"):
         convert(photos, address, storage_options=options)
     convert(photos, tmp_path / "a.zarr")

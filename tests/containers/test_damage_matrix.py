@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 import arraystore
 from arraystore.errors import ArrayStoreError, ChecksumError
-from arraystore.schema import COLUMNS, ROOT_COLUMNS
+from arraystore.schema import COLUMN_CHUNK_ROWS, COLUMNS, ROOT_COLUMNS
 from tests.reading.test_damaged_stores import PAYLOAD, rewrite_column, rewrite_payload
-from tests.support import SUFFIXES, picture, write_folder, write_store
+from tests.support import SUFFIXES, picture, set_chunk_rows, write_folder, write_store
 from tests.test_reader import forks, in_forked_child
 
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ anywhere = settings(
 )
 
 SPLITS: Final = ("train", "validation")
-N_LARGE: Final = 66_000
+CHUNK_ROWS: Final = 512
+N_CHUNKED: Final = 520
+"""Samples of columns with a full chunk, and another."""
+
 """More samples than a chunk of a column has."""
 
 DOCUMENTS: Final = (
@@ -409,10 +412,8 @@ def test_deleted_hdf5_object_is_reported(store: Path, sound: Path, name: str) ->
 # Swapped chunks of a column
 
 
-@pytest.fixture(scope="module", params=SUFFIXES)
-def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store whose columns have two chunks; images consist of a header only."""
-    path = tmp_path_factory.mktemp("large") / f"large{request.param}"
+def store_of(path: Path, n: int) -> Path:
+    """Write a store of `n` samples; images consist of a header only."""
     images = [
         b"\xff\xd8\xff\xfe"
         + (2 + i % 50).to_bytes(2, "big")
@@ -421,11 +422,19 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         + (i % 400 + 1).to_bytes(2, "big")
         + (i % 300 + 1).to_bytes(2, "big")
         + bytes.fromhex("01011100")
-        for i in range(N_LARGE)
+        for i in range(n)
     ]
-    names = [f"{i}.jpg" for i in range(N_LARGE)]
-    labels = np.arange(N_LARGE) * 7 % 13
+    names = [f"{i}.jpg" for i in range(n)]
+    labels = np.arange(n) * 7 % 13
     return write_store(path, names, labels, images, classes=[f"c{k}" for k in range(13)])
+
+
+@pytest.fixture(scope="module", params=SUFFIXES)
+def chunked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store whose columns have two chunks of `CHUNK_ROWS` rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        set_chunk_rows(patch, CHUNK_ROWS)
+        return store_of(tmp_path_factory.mktemp("chunked") / f"large{request.param}", N_CHUNKED)
 
 
 def swap_chunks(path: Path, name: str) -> None:
@@ -434,32 +443,45 @@ def swap_chunks(path: Path, name: str) -> None:
         return
     with h5py.File(path, "r+") as root:
         dataset = root[name].id
-        places = [(0,), (2**16,)]
+        places = [(0,), (CHUNK_ROWS,)]
         chunks = [dataset.read_direct_chunk(place) for place in places]
         for place, (mask, data) in zip(places, reversed(chunks), strict=True):
             dataset.write_direct_chunk(place, data, mask)
 
 
-def use_columns(path: Path) -> None:
+def use_columns(path: Path, n: int) -> None:
     """Read everything that needs a column; heights and widths are not needed."""
     train = arraystore.open(path, checksum="always")["train"]
     assert len(train.image_bytes[[0, -1]]) == 2
-    assert sum(len(train.where(label=k)) for k in range(13)) == N_LARGE
+    assert sum(len(train.where(label=k)) for k in range(13)) == n
 
 
-def test_large_store_is_verified(large: Path) -> None:
+@named("suffix", SUFFIXES)
+def test_store_of_two_chunks_of_full_size_is_verified(suffix: str, tmp_path: Path) -> None:
+    large = store_of(tmp_path / f"large{suffix}", COLUMN_CHUNK_ROWS + 464)
     assert verified(large)
-    use_columns(large)
+    use_columns(large, COLUMN_CHUNK_ROWS + 464)
+
+
+def test_store_of_two_small_chunks_is_verified(
+    chunked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_chunk_rows(monkeypatch, CHUNK_ROWS)
+    assert verified(chunked)
+    use_columns(chunked, N_CHUNKED)
 
 
 @named("column", [name for name in COLUMNS if name != "label_indptr"])
-def test_swapped_chunks_of_a_column_are_reported(large: Path, tmp_path: Path, column: str) -> None:
-    path = tmp_path / large.name
-    (shutil.copytree if large.is_dir() else shutil.copy)(large, path)
+def test_swapped_chunks_of_a_column_are_reported(
+    chunked: Path, tmp_path: Path, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_chunk_rows(monkeypatch, CHUNK_ROWS)
+    path = tmp_path / chunked.name
+    (shutil.copytree if chunked.is_dir() else shutil.copy)(chunked, path)
     swap_chunks(path, f"train/{column}")
     if column not in {"image_height", "image_width"}:
         with pytest.raises(ArrayStoreError, match=r"large\.(zarr|h5)/train"):
-            use_columns(path)
+            use_columns(path, N_CHUNKED)
     report = arraystore.verify(path)
     text = " ".join(f"{problem.key} {problem.message}" for problem in report.problems)
     evidence = {"file_name": "content_digest", "image_crc32c": "crc32c must be"}

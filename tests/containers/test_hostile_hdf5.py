@@ -234,7 +234,7 @@ def test_gzip_bomb_raises(store: Path) -> None:
 
     replaced(store, "train/label", make)
     with refused(f"{store}/train/label", "chunks may have"):
-        _ = arraystore.open(store).stored("train").column("label")
+        _ = arraystore.open(store).stored("train").columns["label"]
 
 
 # Attributes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import sys
 import tracemalloc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -290,25 +291,25 @@ def test_converting_a_pipe_raises(tmp_path: Path) -> None:
 def test_offsets_that_wrap_around_raise(
     tmp_path: Path, start: int, nbytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests import support
-
-    monkeypatch.setattr(support, "image_starts", lambda sizes: np.array([0, start]))
+    monkeypatch.setattr(
+        sys.modules["arraystore.writing.seal"], "image_starts", lambda sizes: np.array([0, start])
+    )
     path = write_store(tmp_path / "a.zarr", ["a", "b"], [0, 0], [b"1", b"2"], classes=["x"])
     stored = arraystore.open(path)["train"]
-    (part,) = stored._parts
-    part.stored.column("image_nbytes")
-    values = part.stored._columns["image_nbytes"].copy()
+    (part,) = stored.sample_set
+    part.stored.columns.load(("image_nbytes",))
+    values = part.stored.columns._whole["image_nbytes"].copy()
     values[1] = nbytes
-    part.stored._columns["image_nbytes"] = values
+    part.stored.columns._whole["image_nbytes"] = values
     with refused(path, "outside the payload"):
         _ = stored.image_bytes[0]
 
 
 def test_overlapping_images_are_not_copied(tmp_path: Path) -> None:
-    from tests import support
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(support, "image_starts", lambda sizes: np.array([0, 0]))
+        patch.setattr(
+            sys.modules["arraystore.writing.seal"], "image_starts", lambda sizes: np.array([0, 0])
+        )
         path = write_store(tmp_path / "a.zarr", ["a", "b"], [0, 0], [b"12", b"34"], classes=["x"])
     with pytest.raises(StorageError, match="crc32c must be"):
         _ = arraystore.open(path, checksum="always")["train"].image_bytes[:]

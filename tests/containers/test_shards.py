@@ -18,7 +18,7 @@ from arraystore.indexing.layout import blocks
 from arraystore.schema import INNER_CHUNK_NBYTES, PAYLOAD, SHARD_NBYTES
 from arraystore.writing import fill as fill_module
 from arraystore.writing import store_writer
-from arraystore.writing.fill import FilePlaces, FillTask, fill
+from arraystore.writing.fill import FilePlace, FillTask, fill
 from arraystore.writing.image_source import FileRanges
 from tests.support import picture, write_folder
 
@@ -64,7 +64,7 @@ def write_ours(folder: Path, payload: bytes, *, buffer_nbytes: int = 5) -> Path:
                 FillTask(
                     images=images.rows(block.first, block.last),
                     skip=block.skip,
-                    target=FilePlaces(((str(shard), 0, block.stop - block.start),)),
+                    place=FilePlace(((str(shard), 0, block.stop - block.start),)),
                 )
             )
     return root / "train" / PAYLOAD

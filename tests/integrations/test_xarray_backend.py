@@ -13,7 +13,7 @@ import zarr
 
 import arraystore
 from arraystore.integrations.xarray_backend import ArraystoreBackend
-from arraystore.reading.image_reader import Payload
+from arraystore.reading.image_reader import ImageReader
 from arraystore.reading.stored_split import StoredSplit
 from tests.support import picture, write_folder
 
@@ -141,15 +141,15 @@ def test_only_the_wanted_bytes_are_read(
 ) -> None:
     dataset.image_bytes[0].load()  # columns and the chunk manifest
     seen: list[int] = []
-    real = Payload.copies
+    real = ImageReader.copies
 
-    def spy(self: Payload, start: NDArray[Any], nbytes: NDArray[Any]) -> list[bytes]:
+    def spy(self: ImageReader, start: NDArray[Any], nbytes: NDArray[Any]) -> list[bytes]:
         seen.extend(nbytes.tolist())
         return real(self, start, nbytes)
 
     wanted = [5, 3, 22, 3]
     expected = train.image_bytes[wanted]
-    monkeypatch.setattr(Payload, "copies", spy)
+    monkeypatch.setattr(ImageReader, "copies", spy)
     assert dataset.isel(sample=wanted).image_bytes.values.tolist() == expected
     assert sorted(seen) == sorted(train.image_nbytes[[3, 5, 22]].tolist())
 

@@ -185,7 +185,7 @@ def test_the_disk_is_asked_for_all_that_is_known_before_any_of_it_is_read(
 ) -> None:
     stored = arraystore.open(path).stored("train")
     called = noted(monkeypatch, "posix_fadvise", "pread")
-    stored.load(COLUMNS)
+    stored.columns.load(COLUMNS)
     n = len(COLUMNS)
     assert [name for name, *_ in called] == ["posix_fadvise"] * n + ["pread"] * n
 

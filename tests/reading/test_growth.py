@@ -32,7 +32,7 @@ from arraystore.storage.range_reader import LocalReader
 from tests.support import SUFFIXES, CountingReader, write_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -96,11 +96,15 @@ from_everywhere = pytest.mark.parametrize("opened", [from_disk, from_afar], ids=
 
 def counted(store: arraystore.Store) -> CountingReader:
     """Count what is read of a store from now on."""
-    counting = CountingReader(store._opening.reader)
-    container = store._opening.container
-    store._opening._opened = (counting, container)
+    counting = CountingReader(store._handle.reader)
+    container = store._handle.container
+    store._handle._opened = (counting, container)
     container._reader = counting  # type: ignore[attr-defined] # both containers have it
     return counting
+
+
+def rows_of(split: arraystore.Split, names: Sequence[str], indices: NDArray[np.int64]) -> list[Any]:
+    return split.sample_set.gather(indices, lambda s, at, _: s.columns.take(names, at))
 
 
 # Rows of columns
@@ -109,7 +113,7 @@ def counted(store: arraystore.Store) -> CountingReader:
 @pytest.fixture(scope="module")
 def whole(grown: Path) -> dict[str, NDArray[Any]]:
     stored = arraystore.open(grown).stored("train")
-    return {name: stored.column(name) for name in OF_SAMPLES}
+    return {name: stored.columns[name] for name in OF_SAMPLES}
 
 
 @settings(max_examples=25)
@@ -136,11 +140,11 @@ def test_rows_taken_are_those_of_the_whole_column(
         patch.setattr(columns_room, "WHOLE_SAMPLES", whole_samples)
         for names, at in takes:
             positions = np.array(at, dtype=np.int64)
-            for name, found in zip(names, stored.take_all(names, positions), strict=True):
+            for name, found in zip(names, stored.columns.take(names, positions), strict=True):
                 assert found.dtype == whole[name].dtype
                 assert found.tolist() == whole[name][positions].tolist()
     if not whole_samples:
-        assert stored._columns.keys() <= {"label_indptr"}
+        assert stored.columns._whole.keys() <= {"label_indptr"}
 
 
 @from_everywhere
@@ -149,7 +153,7 @@ def test_samples_of_a_large_split_are_those_of_a_small_one(
 ) -> None:
     large = opened(grown)["train[5:20]+train[30:]"]
     images = large.image_bytes[::-1]
-    label, file_name = large.parts.values(("label", "file_name"), np.arange(9))
+    label, file_name = rows_of(large, ("label", "file_name"), np.arange(9))
     monkeypatch.setattr(columns_room, "WHOLE_SAMPLES", N)
     small = arraystore.open(grown)["train[5:20]+train[30:]"]
     assert images == small.image_bytes[::-1]
@@ -163,10 +167,10 @@ def test_a_column_is_loaded_when_half_of_its_chunks_have_been_wanted(
     monkeypatch.setattr(columns_room, "WHOLE_SAMPLES", N)
     stored = arraystore.open(grown).stored("train")
     for number in range(3):
-        stored.take("label", np.array([number * ROWS]))
-    assert "label" not in stored._columns
-    stored.take("label", np.array([3 * ROWS]))
-    assert "label" in stored._columns
+        stored.columns.take(("label",), np.array([number * ROWS]))
+    assert "label" not in stored.columns._whole
+    stored.columns.take(("label",), np.array([3 * ROWS]))
+    assert "label" in stored.columns._whole
 
 
 # What is read
@@ -189,8 +193,8 @@ READS: Final[dict[str, Callable[[arraystore.Split], Any]]] = {
     "one image": lambda split: split.image_bytes[41],
     "neighbours": lambda split: split.image_bytes[10:20],
     "batch": lambda split: split.image_bytes[[50, 3, 20, 3]],
-    "labels and names": lambda split: split.parts.values(
-        ("label", "file_name"), np.array([50, 3, 20, 3])
+    "labels and names": lambda split: rows_of(
+        split, ("label", "file_name"), np.array([50, 3, 20, 3])
     ),
     "plan": lambda split: split.read_plan([50, 3]),
     "query": lambda split: split.where(label=0).positions[:3],
@@ -241,20 +245,20 @@ def test_what_a_batch_needs_of_large_columns_is_one_round_trip_from_afar(
 def test_chunks_are_read_once_while_they_are_kept(grown: Path) -> None:
     store = arraystore.open(grown)
     stored = store.stored("train")
-    stored.take_all(OF_SAMPLES, np.arange(N))
+    stored.columns.take(OF_SAMPLES, np.arange(N))
     reads = counted(store)
-    stored.take_all(OF_SAMPLES, np.arange(N)[::-1])
+    stored.columns.take(OF_SAMPLES, np.arange(N)[::-1])
     assert reads.ranges == []
 
 
 def test_what_is_kept_of_a_store_is_bounded(grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = arraystore.open(grown)
-    store._opening.chunks = ChunkCache(max_nbytes=1000)
+    store._handle.chunks = ChunkCache(max_nbytes=1000)
     stored = store.stored("train")
     everything = np.arange(N)
-    found = stored.take_all(OF_SAMPLES, everything)
-    assert 0 < store._opening.chunks.nbytes <= 1000
-    again = stored.take_all(OF_SAMPLES, everything)
+    found = stored.columns.take(OF_SAMPLES, everything)
+    assert 0 < store._handle.chunks.nbytes <= 1000
+    again = stored.columns.take(OF_SAMPLES, everything)
     assert [a.tolist() for a in found] == [a.tolist() for a in again]
 
 
@@ -325,9 +329,9 @@ def test_a_damaged_chunk_is_told_when_it_is_needed(
         raw.seek(start)
         raw.write(bytes(byte ^ 0xFF for byte in range(stop - start)))
     stored = opened(copy).stored("train")
-    stored.take(name, np.array([0, ROWS, 3 * ROWS, N - 1]))
+    stored.columns.take((name,), np.array([0, ROWS, 3 * ROWS, N - 1]))
     with pytest.raises(FormatError, match=f"train/{name}"):
-        stored.take(name, np.array([0, 2 * ROWS]))
+        stored.columns.take((name,), np.array([0, 2 * ROWS]))
 
 
 def test_a_chunk_that_is_missing_is_told(copy: Path) -> None:
@@ -335,9 +339,9 @@ def test_a_chunk_that_is_missing_is_told(copy: Path) -> None:
         pytest.skip("the chunks of HDF5 are no files")
     (copy / "train/label/c/2").unlink()
     stored = arraystore.open(copy).stored("train")
-    stored.take("label", np.array([0]))
+    stored.columns.take(("label",), np.array([0]))
     with pytest.raises(FormatError, match="label/c/2: the chunk is missing"):
-        stored.take("label", np.array([2 * ROWS]))
+        stored.columns.take(("label",), np.array([2 * ROWS]))
 
 
 @pytest.fixture
@@ -365,9 +369,9 @@ def test_a_label_that_is_no_class_is_told_with_its_position(
 ) -> None:
     wrong = written_wrong(label=lambda label: np.where(np.arange(N) == 20, N_CLASSES, label))
     stored = arraystore.open(wrong).stored("train")
-    stored.take("label", np.array([0, 30]))
+    stored.columns.take(("label",), np.array([0, 30]))
     with pytest.raises(FormatError, match=r"train/label: must be .*range\(5\), got 5 at 20"):
-        stored.take("label", np.array([0, 30, 20]))
+        stored.columns.take(("label",), np.array([0, 30, 20]))
 
 
 def test_an_image_outside_of_the_payload_is_told_with_its_position(
@@ -387,7 +391,7 @@ def test_a_column_of_another_length_is_told_where_it_ends(
     wrong = written_wrong(image_crc32c=lambda crc: np.resize(crc, length))
     stored = arraystore.open(wrong).stored("train")
     with pytest.raises(FormatError, match="image_crc32c: must have 50 values, one a sample"):
-        stored.take("image_crc32c", np.array([N - 1]))
+        stored.columns.take(("image_crc32c",), np.array([N - 1]))
 
 
 # Loops
@@ -563,8 +567,8 @@ def test_only_the_shards_that_are_read_from_are_looked_at(
 
 
 def stored_column(train: arraystore.Split, name: str) -> NDArray[Any]:
-    (part,) = train.parts
-    return part.stored.column(name)
+    (part,) = train.sample_set
+    return part.stored.columns[name]
 
 
 def test_a_shard_that_cannot_be_looked_at_is_looked_at_again() -> None:

@@ -115,7 +115,7 @@ def test_each_single_image_is_what_it_is_among_all(
     monkeypatch.setattr(payload, "SECONDS_TRUSTED", trusted)
     train = arraystore.open(path, **options)["train"]
     if not options:  # by map there is a short way for all of them, in one piece or more
-        monkeypatch.setattr(payload.Payload, "copies", None)
+        monkeypatch.setattr(payload.ImageReader, "copies", None)
     assert [train.image_bytes[i] for i in range(N)] == images
     assert [bytes(train.image_views[i]) for i in range(N)] == images
     assert [train.image_bytes[-i] for i in (1, N)] == [images[-1], images[0]]
@@ -299,7 +299,7 @@ def test_the_disk_is_asked_for_little_more_than_is_read_next(
 
 def test_mmap_false_survives_pickling(path: Path) -> None:
     train = pickle.loads(pickle.dumps(arraystore.open(path, mmap=False)["train"]))
-    assert not train.parts.only.stored._opening.reader.mmap
+    assert not train.sample_set.only.stored._handle.reader.mmap
 
 
 @named("options", [{}, {"mmap": False}], ids=str)
@@ -320,15 +320,15 @@ def test_an_image_that_ends_a_little_after_its_shard_has_nothing_of_the_index_in
 
 def test_chunks_that_are_not_stored_are_zeros(train: arraystore.Split) -> None:
     _ = train.image_bytes[0]
-    only = train.parts.only
+    only = train.sample_set.only
     assert only is not None
-    stored = only.stored._payload
+    stored = only.stored._images
     nowhere = np.full(2, ZEROS)
     stored.manifest = ChunkManifest(("x",), np.zeros(2, np.int64), nowhere, SHARD, 2 * SHARD)
     places = np.array([0, SHARD - 100]), np.array([10, 200])
     assert stored.copies(*places) == [bytes(10), bytes(200)]
     assert isinstance(stored._reader, storage.LocalReader)
-    stored._local = payload._LocalPayload(stored._reader, stored.manifest)
+    stored._local = payload._LocalImages(stored._reader, stored.manifest)
     del stored.copy
     assert [stored.copy(*place) for place in zip(*places, strict=True)] == [bytes(10), bytes(200)]
     assert list(map(bytes, stored.views(*places))) == [bytes(10), bytes(200)]
@@ -336,9 +336,9 @@ def test_chunks_that_are_not_stored_are_zeros(train: arraystore.Split) -> None:
 
 @named("options", [{}, {"mmap": False}], ids=str)
 def test_an_empty_range_at_the_end_is_empty(path: Path, options: dict[str, Any]) -> None:
-    only = arraystore.open(path, **options)["train"].parts.only
+    only = arraystore.open(path, **options)["train"].sample_set.only
     assert only is not None
-    stored = only.stored._payload
+    stored = only.stored._images
     end = stored.manifest.chunk_nbytes * len(stored.manifest.start)
     assert stored.copy(end, 0) == b""
     assert stored.copies(np.array([end, 0]), np.array([0, 0])) == [b"", b""]
@@ -369,15 +369,15 @@ def test_an_image_across_thousands_of_chunks_is_read(
 ) -> None:
     monkeypatch.setattr(payload, "SECONDS_TRUSTED", trusted)
     expected = train.image_bytes[0]
-    only = train.parts.only
+    only = train.sample_set.only
     assert only is not None
-    stored, start = only.stored._payload, only.stored._ranges[0].item(0)
+    stored, start = only.stored._images, only.stored._ranges[0].item(0)
     key, first = stored.manifest.whole(0) or ("", 0)
     n = min(stored.manifest.chunk_nbytes, stored.manifest.nbytes)
     tiny = ChunkManifest((key,), np.zeros(n, np.int64), first + np.arange(n), 1, n)
     assert isinstance(stored._reader, storage.LocalReader)
     stored.manifest = tiny
-    stored._local = payload._LocalPayload(stored._reader, tiny)
+    stored._local = payload._LocalImages(stored._reader, tiny)
     del stored.copy
     assert stored.copy(start, len(expected)) == expected
     assert stored.copy(start, 5) == expected[:5]
@@ -415,15 +415,15 @@ def test_an_image_that_ends_behind_its_file_is_told_however_it_is_read(
 ) -> None:
     train = arraystore.open(path, **options)["train"]
     _ = train.image_bytes[0]
-    only = train.parts.only
+    only = train.sample_set.only
     assert only is not None
-    stored = only.stored._payload
+    stored = only.stored._images
     key, _ = stored.manifest.whole(0) or ("", 0)
     size = (path / key if path.is_dir() else path).stat().st_size
     beyond = ChunkManifest((key,), np.array([0]), np.array([size - 10]), SHARD, SHARD)
     assert isinstance(stored._reader, storage.LocalReader)
     stored.manifest = beyond
-    stored._local = payload._LocalPayload(stored._reader, beyond)
+    stored._local = payload._LocalImages(stored._reader, beyond)
     del stored.copy
     assert len(stored.copy(0, 10)) == 10
     places = np.array([0, 5]), np.array([10, 6])

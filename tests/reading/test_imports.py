@@ -62,7 +62,8 @@ def test_decoders_are_those_of_every_format() -> None:
     import_decoders()
     code = (
         "import sys\n"
-        "from arraystore.images.decode import import_decoders, _FORMATS\n"
+        "from arraystore.images.decode import import_decoders\n"
+        "from arraystore.images.pillow import _FORMATS\n"
         "import_decoders()\n"
         "from PIL import Image\n"
         "assert {*_FORMATS} <= {*Image.OPEN}, Image.OPEN.keys()"

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PIECES: Final = (
-    "names._PIECE",
-    "layout._PIECE",
-    "image_bytes._ANNOUNCED_ROWS",
-    "containers.hdf5_writer.COLUMN_CHUNK_ROWS",
-    "containers.zarr_writer.COLUMN_CHUNK_ROWS",
+    "indexing.packed_names._PIECE",
+    "indexing.layout._PIECE",
+    "writing.image_source._ANNOUNCED_ROWS",
+    "containers.hdf5.writer.COLUMN_CHUNK_ROWS",
+    "containers.zarr.writer.COLUMN_CHUNK_ROWS",
 )
 """Sizes of what is held of the samples at a time: made small, or it would be all of them here."""
 
-FEW, MANY = 8_000, 20_000
+FEW, MANY = 4_000, 10_000
 """Both are enough for the peak to be that of the columns, not that of imports."""
 
 MOST_NBYTES: Final = 130

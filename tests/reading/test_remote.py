@@ -318,7 +318,7 @@ def test_the_chunks_of_columns_in_hdf5_are_asked_for_together(
     stored = arraystore.open((LocalStore(path.parent), path.name)).stored("train")
     _ = stored.info
     rounds.clear()
-    stored.load(("image_start", "image_nbytes", "image_crc32c"))
+    stored.columns.load(("image_start", "image_nbytes", "image_crc32c"))
     *_, last = rounds
     assert len(last.requests) >= 3
     assert sum(len(asked.requests) > 1 for asked in rounds) == 1

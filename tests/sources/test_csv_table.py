@@ -88,7 +88,7 @@ def test_missing_images_are_named_and_may_be_skipped(folder: Path, tmp_path: Pat
     loaded(folder, text)
     dataset = f"csv:{folder}/pets.csv"
     message = (
-        r"pets\.csv: sample 0: no/x\.jpg: no/x\.jpg: No such file or directory; 2 more in train: "
+        r"pets\.csv: sample 0: no/x\.jpg: No such file or directory; 2 more in train: "
         r"2 names \(a, no/y\.jpg\)"
     )
     with pytest.raises(SourceError, match=message):
@@ -96,6 +96,10 @@ def test_missing_images_are_named_and_may_be_skipped(folder: Path, tmp_path: Pat
     report = arraystore.convert(dataset, tmp_path / "a.h5", sync=False, on_error="skip")
     assert [name for name, _ in report.splits["train"].skipped] == ["no/x.jpg", "a", "no/y.jpg"]
     assert arraystore.open(tmp_path / "a.h5")["train"].file_name.tolist() == ["a/1.jpg"]
+    (folder / "a" / "1.jpg").unlink()
+    found = arraystore.verify(tmp_path / "a.h5", source=dataset)
+    message = "its source cannot be read: No such file or directory"
+    assert [problem.message for problem in found.problems] == [message]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Folders of images as a source: what is found, how it is named, what is refused."""
+"""Folders of images as a source: samples, names, errors."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def samples(source: Source) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-# What is found
+# Samples
 
 
 @pytest.mark.parametrize("slash", ["", "/", "//", "/."])
-def test_split_class_file_is_found(slash: str, tmp_path: Path) -> None:
+def test_folder_of_split_class_file(slash: str, tmp_path: Path) -> None:
     names = ["train/dog/2.jpg", "train/cat/1.jpg", "test/dog/3.jpg", "train/dog/10.jpg"]
     write_folder(tmp_path, dict.fromkeys(names, PICTURE))
     assert samples(load(Path(f"{tmp_path}{slash}"))) == {
@@ -65,13 +65,13 @@ def test_split_class_file_is_found(slash: str, tmp_path: Path) -> None:
     }
 
 
-def test_class_file_is_one_train_split(tmp_path: Path) -> None:
+def test_folder_of_class_file_is_one_train_split(tmp_path: Path) -> None:
     write_folder(tmp_path, dict.fromkeys(["dog/2.jpg", "cat/1.jpg"], PICTURE))
     assert samples(load(tmp_path)) == {"train": [("cat/1.jpg", "cat"), ("dog/2.jpg", "dog")]}
 
 
 @every_suffix
-def test_classes_of_all_splits_together_are_sorted(suffix: str, tmp_path: Path) -> None:
+def test_classes_of_all_splits_are_sorted(suffix: str, tmp_path: Path) -> None:
     names = ["a/zebra/1.jpg", "a/Zebra/1.jpg", "b/ant/1.jpg", "b/zebra/1.jpg", "b/été/1.jpg"]
     write_folder(tmp_path / "in", dict.fromkeys(names, PICTURE))
     convert(tmp_path / "in", tmp_path / f"out{suffix}")
@@ -82,7 +82,7 @@ def test_classes_of_all_splits_together_are_sorted(suffix: str, tmp_path: Path) 
 
 
 @every_suffix
-def test_images_of_every_kind_keep_their_bytes(suffix: str, tmp_path: Path) -> None:
+def test_images_of_every_format_keep_their_bytes(suffix: str, tmp_path: Path) -> None:
     files = {
         "a/jpeg.jpg": encoded("JPEG"),
         "a/png.png": encoded("PNG"),
@@ -109,13 +109,13 @@ def cmyk() -> bytes:
 
 
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
-def test_a_suffix_may_be_in_capitals(suffix: str, tmp_path: Path) -> None:
+def test_suffix_in_capitals_is_accepted(suffix: str, tmp_path: Path) -> None:
     names = [f"cat/1{suffix}", f"cat/2{suffix.upper()}"]
     source = load(write_folder(tmp_path, dict.fromkeys(names, b"")))
     assert list(source.splits["train"].file_name) == names
 
 
-def test_hidden_files_and_folders_are_passed_over_in_silence(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     hidden = [".DS_Store", ".git/a/1.jpg", "cat/.2.jpg", "cat/._1.jpg", "cat/.thumbs/a/b/1.jpg"]
     write_folder(tmp_path, dict.fromkeys(["cat/1.jpg", *hidden], PICTURE))
     source = load(tmp_path)
@@ -123,7 +123,7 @@ def test_hidden_files_and_folders_are_passed_over_in_silence(tmp_path: Path) -> 
     assert source.notes == ()
 
 
-def test_other_files_are_counted_in_the_report(tmp_path: Path) -> None:
+def test_other_files_are_counted_in_report(tmp_path: Path) -> None:
     others = ["README", "cat/notes.txt", "cat/movie.mp4", "dog/deep/down/labels.csv", "x/jpg"]
     write_folder(tmp_path / "in", dict.fromkeys(["cat/1.jpg", *others], PICTURE))
     report = convert(tmp_path / "in", tmp_path / "out.h5")
@@ -141,7 +141,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
 
 
 @every_suffix
-def test_a_split_without_images_is_there_and_empty(suffix: str, tmp_path: Path) -> None:
+def test_split_without_images_is_empty(suffix: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "in", {"train/cat/1.jpg": PICTURE})
     (tmp_path / "in" / "test").mkdir()
     (tmp_path / "in" / "validation" / "dog").mkdir(parents=True)
@@ -151,7 +151,7 @@ def test_a_split_without_images_is_there_and_empty(suffix: str, tmp_path: Path) 
 
 
 @every_suffix
-def test_a_class_without_images_has_a_label(suffix: str, tmp_path: Path) -> None:
+def test_class_without_images_has_label(suffix: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE, "dog/1.jpg": PICTURE})
     (tmp_path / "in" / "cow").mkdir()
     convert(tmp_path / "in", tmp_path / f"out{suffix}")
@@ -161,13 +161,13 @@ def test_a_class_without_images_has_a_label(suffix: str, tmp_path: Path) -> None
 
 
 @every_suffix
-def test_one_image_makes_a_store(suffix: str, tmp_path: Path) -> None:
+def test_single_image_is_converted(suffix: str, tmp_path: Path) -> None:
     convert(write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE}), tmp_path / f"out{suffix}")
     (sample,) = arraystore.open(tmp_path / f"out{suffix}")["train"]
     assert (sample.label, sample.file_name) == (0, "cat/1.jpg")
 
 
-def test_a_folder_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_set_has_name_of_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "my pets", {"cat/1.jpg": PICTURE, "cat/2.jpg": PICTURE})
     monkeypatch.chdir(folder)
     for root in (folder, Path(), Path("..", "my pets")):
@@ -176,9 +176,7 @@ def test_a_folder_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
         assert source.origins == (("my pets", 2 * len(PICTURE)),)
 
 
-def test_a_folder_may_be_below_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
     report = arraystore.convert("folder:~/in", "~/out.h5", sync=False)
@@ -209,7 +207,7 @@ ODD_NAMES: Final = [
 
 
 @every_suffix
-def test_any_name_comes_back_as_it_is(suffix: str, tmp_path: Path) -> None:
+def test_unusual_names_are_kept(suffix: str, tmp_path: Path) -> None:
     files = {name: picture(seed=k) for k, name in enumerate(ODD_NAMES)}
     convert(write_folder(tmp_path / "in", files), tmp_path / f"out{suffix}")
     store = arraystore.open(tmp_path / f"out{suffix}")
@@ -233,7 +231,7 @@ visible = parts.filter(lambda part: part[0] != "." and len(part.encode()) < 200)
     deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(names=st.sets(st.tuples(visible, visible), min_size=1, max_size=6))
-def test_drawn_names_come_back_as_they_are(
+def test_random_names_are_kept(
     suffix: str, names: set[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("drawn")
@@ -247,7 +245,7 @@ def test_drawn_names_come_back_as_they_are(
 @pytest.mark.parametrize(
     "name", ["val-2", "a.b", "_x", "__MACOSX", "c", "0", "sample", "TRAIN", "class_"]
 )
-def test_a_split_has_the_name_of_its_folder(name: str, suffix: str, tmp_path: Path) -> None:
+def test_split_has_name_of_folder(name: str, suffix: str, tmp_path: Path) -> None:
     files = {f"{name}/cat/1.jpg": PICTURE, "train/dog/1.jpg": PICTURE}
     convert(write_folder(tmp_path / "in", files), tmp_path / f"out{suffix}")
     store = arraystore.open(tmp_path / f"out{suffix}")
@@ -260,9 +258,7 @@ def test_a_split_has_the_name_of_its_folder(name: str, suffix: str, tmp_path: Pa
     "name",
     ["label_name", "label_words", "selections", "class", "a+b", "a b", "été", "a[1]", "zarr.json"],
 )
-def test_a_split_that_cannot_have_the_name_of_its_folder_is_refused(
-    name: str, suffix: str, tmp_path: Path
-) -> None:
+def test_invalid_split_name_raises(name: str, suffix: str, tmp_path: Path) -> None:
     files = {f"{name}/cat/1.jpg": PICTURE, "train/dog/1.jpg": PICTURE}
     folder = write_folder(tmp_path / "in", files)
     message = f"{folder}: a split cannot be named {name!r}: letters, digits, '_', '-' and '.' make"
@@ -272,16 +268,16 @@ def test_a_split_that_cannot_have_the_name_of_its_folder_is_refused(
 
 
 @pytest.mark.parametrize("name", [b"\xff.jpg", b"caf\xe9/1.jpg", b"\xed\xa0\x80.jpg"])
-def test_a_name_that_is_not_utf_8_is_refused(name: bytes, tmp_path: Path) -> None:
+def test_name_that_is_not_utf_8_raises(name: bytes, tmp_path: Path) -> None:
     write_folder(tmp_path, {"cat/1.jpg": PICTURE})
     path = Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/" + name))
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(PICTURE)
-    with pytest.raises(SourceError, match=r"^b'/.*': file names must be UTF-8$"):
+    with pytest.raises(SourceError, match=r"^b'/.*': file names must be UTF-8; rename it$"):
         load(tmp_path)
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -301,9 +297,7 @@ def test_a_name_that_is_not_utf_8_is_refused(name: bytes, tmp_path: Path) -> Non
         (["cat/1.jpg", "cat/u/v/w/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/u"),
     ],
 )
-def test_images_at_other_depths_or_at_several_are_refused(
-    names: list[str], examples: str, tmp_path: Path
-) -> None:
+def test_images_at_wrong_depth_raise(names: list[str], examples: str, tmp_path: Path) -> None:
     write_folder(tmp_path, dict.fromkeys(names, PICTURE))
     expected = "expected split/class/file, or class/file as one train split"
     message = f"{tmp_path}: {expected}, got {examples}"
@@ -311,15 +305,13 @@ def test_images_at_other_depths_or_at_several_are_refused(
         load(tmp_path)
 
 
-def test_a_pipe_is_refused_without_waiting_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pipe_raises_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
     os.mkfifo(tmp_path / "in" / "cat" / "fifo.jpg")
     real = os.open
 
     def spy(path: str, *args: Any, **kwargs: Any) -> int:
-        assert not str(path).endswith("fifo.jpg"), "to open it would be to wait for ever"
+        assert not str(path).endswith("fifo.jpg"), "opening it would wait for ever"
         return real(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", spy)
@@ -327,7 +319,7 @@ def test_a_pipe_is_refused_without_waiting_for_it(
         convert(tmp_path / "in", tmp_path / "out.h5")
 
 
-def test_a_link_that_leads_back_up_is_refused_and_not_followed_for_ever(tmp_path: Path) -> None:
+def test_cycle_of_links_raises(tmp_path: Path) -> None:
     write_folder(tmp_path, {"cat/1.jpg": PICTURE})
     (tmp_path / "cat" / "up").symlink_to(tmp_path)
     with pytest.raises(SourceError, match="expected split/class/file"):
@@ -337,27 +329,27 @@ def test_a_link_that_leads_back_up_is_refused_and_not_followed_for_ever(tmp_path
 @pytest.mark.parametrize(
     "files", [{}, {"README": b""}, {"cat/.1.jpg": b""}, {"cat/1.txt": b""}], ids=str
 )
-def test_a_folder_without_images_is_refused(files: Mapping[str, bytes], tmp_path: Path) -> None:
+def test_folder_without_images_raises(files: Mapping[str, bytes], tmp_path: Path) -> None:
     write_folder(tmp_path, files)
-    message = f"{tmp_path}: no images in it; expected split/class/file, or class/file"
+    message = f"{tmp_path}: contains no images; expected split/class/file, or class/file"
     with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
         load(tmp_path)
 
 
-def test_a_folder_that_is_not_there_is_python_s_own_error(tmp_path: Path) -> None:
-    message = re.escape(f"{tmp_path / 'absent'}: is not a folder; folder:PATH takes split/class")
+def test_missing_folder_raises(tmp_path: Path) -> None:
+    message = re.escape(f"{tmp_path / 'absent'}: is not a folder; folder:PATH needs split/class")
     with pytest.raises(FileNotFoundError, match=message):
         load(tmp_path / "absent")
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_file_instead_of_folder_raises(tmp_path: Path) -> None:
     write_folder(tmp_path, {"1.jpg": PICTURE})
-    message = re.escape(f"{tmp_path / '1.jpg'}: is not a folder; folder:PATH takes split/class")
+    message = re.escape(f"{tmp_path / '1.jpg'}: is not a folder; folder:PATH needs split/class")
     with pytest.raises(NotADirectoryError, match=message):
         load(tmp_path / "1.jpg")
 
 
-# Where the store may be
+# Targets
 
 
 def paths_below(folder: Path) -> list[Path]:
@@ -367,42 +359,40 @@ def paths_below(folder: Path) -> list[Path]:
 @every_suffix
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("target", ["in", "in/a", "in/cat/a", "in/no/such/a", "link/a"])
-def test_a_store_in_the_folder_that_is_converted_is_refused(
+def test_target_inside_source_raises(
     target: str, suffix: str, overwrite: bool, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / f"in{suffix}", {"cat/1.jpg": PICTURE, "zarr.json": b"{}"})
     (tmp_path / "in").symlink_to(folder.name)
     (tmp_path / "link").symlink_to("in/cat")
     before = paths_below(tmp_path)
-    with pytest.raises(ValueError, match=rf"{suffix}: lies in .*/in, which is converted"):
+    with pytest.raises(ValueError, match=rf"{suffix}: lies in the source .*/in; "):
         arraystore.convert(
             f"folder:{tmp_path}/in", tmp_path / f"{target}{suffix}", overwrite=overwrite
         )
     assert paths_below(tmp_path) == before
 
 
-def test_a_store_that_holds_the_folder_that_is_converted_is_not_overwritten(
+def test_target_around_source_raises(
     tmp_path: Path,
 ) -> None:
     target = tmp_path / "a.zarr"
     folder = write_folder(target / "in", {"cat/1.jpg": PICTURE})
     convert(write_folder(tmp_path / "other", {"cat/1.jpg": PICTURE}), tmp_path / "b.zarr")
     (tmp_path / "b.zarr" / "zarr.json").rename(target / "zarr.json")
-    with pytest.raises(ValueError, match=r"a\.zarr: holds .*/in, which is converted"):
+    with pytest.raises(ValueError, match=r"a\.zarr: contains the source .*/in; "):
         arraystore.convert(f"folder:{folder}", target, overwrite=True)
     assert (folder / "cat" / "1.jpg").read_bytes() == PICTURE
 
 
 @every_suffix
-def test_a_store_beside_the_folder_that_is_converted_may_have_the_beginning_of_its_name(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_target_with_prefix_of_source_name(suffix: str, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
     assert convert(folder, tmp_path / f"in{suffix}").splits["train"].num_samples == 1
 
 
 @pytest.mark.parametrize(("cached", "n_probers"), [(True, 1), (False, 2)])
-def test_two_probe_only_where_images_are_not_in_memory(
+def test_number_of_probing_threads(
     cached: bool, n_probers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pools = []
@@ -421,16 +411,18 @@ def test_two_probe_only_where_images_are_not_in_memory(
     assert pools == [n_probers]
 
 
-def test_a_folder_without_its_prefix_is_told_how_to_name_it(
+def test_missing_folder_prefix_is_suggested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SourceError, match=r"'photos' \(the folder of that name is folder:photos\)"):
+    with pytest.raises(
+        SourceError, match=r"'photos' \(to convert the folder, give folder:photos\)"
+    ):
         arraystore.convert("photos", tmp_path / "a.zarr")
 
 
-def test_an_image_behind_a_link_has_the_size_of_the_image(tmp_path: Path) -> None:
+def test_linked_image_has_size_of_its_file(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
     (source / "cat" / "2.jpg").symlink_to(source / "cat" / "1.jpg")
     assert load(source).splits["train"].nbytes.tolist() == [len(PICTURE)] * 2

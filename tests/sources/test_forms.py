@@ -98,7 +98,7 @@ def test_stopped_conversion_is_resumed(
     arraystore.convert(datasets[form], tmp_path / f"whole{suffix}", **stated)
     target = tmp_path / f"a{suffix}"
     with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "_seal", stop)
+        patch.setattr(convert_module, "seal", stop)
         with pytest.raises(StoppedError):
             arraystore.convert(datasets[form], target, **stated)
     assert (tmp_path / f".a{suffix}.partial").exists()
@@ -120,7 +120,7 @@ def test_resumed_conversion_of_changed_files_is_refused(
     stated = OPTIONS.get(form, {})
     dataset = FORMS[form](tmp_path / "in")
     with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "_seal", stop)
+        patch.setattr(convert_module, "seal", stop)
         with pytest.raises(StoppedError):
             arraystore.convert(dataset, tmp_path / "a.zarr", **stated)
     path = next(path for path in sorted((tmp_path / "in").iterdir()) if path.suffix != ".txt")

@@ -1,4 +1,4 @@
-"""ImageNet's archives as a source: names to labels, what is kept, what is refused."""
+"""ImageNet's archives as a source: labels, versions, re-encoding, errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 SUBSET: Final = "imagenet2012_subset/1pct"
 VERSIONS: Final = ("2.0.0", "2.0.1", "3.0.0", "5.0.0", "5.1.0")
-THERE_ARE: Final = f"there are {', '.join(VERSIONS)} (default 5.0.0)"
+KNOWN: Final = f"known are {', '.join(VERSIONS)} (default 5.0.0)"
 LIST: Final = "1percent.txt"
 
 FEW: Final = [wnids()[label] for label in (3, 500, 999)]
@@ -87,7 +87,7 @@ def pack(
     validation: bytes | Mapping[str, bytes] = VALIDATION,
     listed: list[str] | None = TRAIN_NAMES,
 ) -> Path:
-    """Write the archives, and the list of the 1 % beside them."""
+    """Write the archives and the list of the 1 % beside them."""
     folder.mkdir(exist_ok=True)
     outer = train if isinstance(train, bytes) else train_tar(train)
     flat = validation if isinstance(validation, bytes) else tar_of(validation)
@@ -104,7 +104,7 @@ def labels(source: Source, split: str) -> dict[str, int]:
 
 
 def stored_bytes(source: Source, split: str) -> dict[str, bytes]:
-    """What lies where the table says that the images lie."""
+    """Read the byte ranges in the table."""
     table = source.splits[split]
     files = [source.files[i].read_bytes() for i in table.file]
     ranges = zip(table.file_name, files, table.offset, table.nbytes, strict=True)
@@ -119,9 +119,7 @@ def as_cmyk(label: int, number: int) -> bytes:
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_labels_are_those_of_the_names(
-    store: arraystore.Store, drawn: DrawnArchives, split: str
-) -> None:
+def test_labels_follow_names(store: arraystore.Store, drawn: DrawnArchives, split: str) -> None:
     expected = {
         "train": [wnids().index(name.partition("_")[0]) for name in sorted(drawn.train)],
         "validation": validation_labels()[: len(drawn.validation)].tolist(),
@@ -132,13 +130,13 @@ def test_labels_are_those_of_the_names(
     assert found.label[order].tolist() == expected[split]
 
 
-def test_classes_are_the_wnids_and_their_words(store: arraystore.Store) -> None:
+def test_classes_are_wnids_and_words(store: arraystore.Store) -> None:
     assert store.info.label_names == wnids()
     assert store.info.label_words == words()
 
 
 @pytest.mark.parametrize("before", ["", "./", "val/", "./ILSVRC2012/val/"])
-def test_validation_labels_do_not_depend_on_order_or_folders(before: str, tmp_path: Path) -> None:
+def test_validation_labels_are_independent_of_order(before: str, tmp_path: Path) -> None:
     shuffled = {before + name: VALIDATION[name] for name in reversed(VALIDATION)}
     folders = {"./": b"", **({before: b""} if before else {})}
     folder = pack(tmp_path, validation=tar_of(folders | shuffled))
@@ -151,9 +149,7 @@ def test_validation_labels_do_not_depend_on_order_or_folders(before: str, tmp_pa
 
 @pytest.mark.parametrize("before", ["", "./", "train/", "./train/"])
 @pytest.mark.parametrize("inside", ["", "./", "images/"])
-def test_training_labels_do_not_depend_on_order_or_folders(
-    before: str, inside: str, tmp_path: Path
-) -> None:
+def test_training_labels_are_independent_of_order(before: str, inside: str, tmp_path: Path) -> None:
     inner = {
         wnid: tar_of({"./": b""} | {inside + name: members[name] for name in reversed(members)})
         for wnid, members in TRAIN.items()
@@ -169,9 +165,7 @@ def test_training_labels_do_not_depend_on_order_or_folders(
 
 
 @every_suffix
-def test_label_order_does_not_depend_on_the_order_of_the_archives(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_label_order_is_independent_of_archive_order(suffix: str, tmp_path: Path) -> None:
     assert sorted(TRAIN_NAMES) != TRAIN_NAMES  # _17 stands before _4
     reverse = dict(reversed(TRAIN.items()))
     folder, target = pack(tmp_path, reverse), tmp_path / f"a{suffix}"
@@ -184,7 +178,7 @@ def test_label_order_does_not_depend_on_the_order_of_the_archives(
 
 @every_suffix
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_version_converts_and_is_recorded(version: str, suffix: str, tmp_path: Path) -> None:
+def test_every_version_is_recorded(version: str, suffix: str, tmp_path: Path) -> None:
     folder, target = pack(tmp_path), tmp_path / f"a{suffix}"
     report = arraystore.convert(
         f"{SUBSET}:{version}", target, manual_dir=folder, partial=True, sync=False
@@ -194,15 +188,13 @@ def test_every_version_converts_and_is_recorded(version: str, suffix: str, tmp_p
     assert report.dataset == info.full_name == f"{SUBSET}:{version}"
 
 
-def test_version_5_0_0_of_1pct_is_what_a_bare_name_means(tmp_path: Path) -> None:
+def test_default_config_and_version(tmp_path: Path) -> None:
     source = load_source("imagenet2012_subset", manual_dir=pack(tmp_path), partial=True)
     assert (source.config, source.version) == ("1pct", "5.0.0")
 
 
 @pytest.mark.parametrize(("config", "file_name"), [("1pct", LIST), ("10pct", "10percent.txt")])
-def test_a_subset_holds_the_training_images_of_its_own_list(
-    config: str, file_name: str, tmp_path: Path
-) -> None:
+def test_subset_holds_images_of_its_list(config: str, file_name: str, tmp_path: Path) -> None:
     folder = pack(tmp_path, listed=None)
     (folder / file_name).write_text("\n".join(TRAIN_NAMES[1:4]))
     source = load_source(f"imagenet2012_subset/{config}", manual_dir=folder, partial=True)
@@ -210,7 +202,7 @@ def test_a_subset_holds_the_training_images_of_its_own_list(
     assert sorted(labels(source, "validation")) == sorted(VALIDATION)
 
 
-def test_the_whole_data_set_needs_no_list(tmp_path: Path) -> None:
+def test_whole_data_set_needs_no_list(tmp_path: Path) -> None:
     folder = pack(tmp_path, listed=None)
     source = load_source("imagenet2012", manual_dir=folder, partial=True)
     assert (source.name, source.config) == ("imagenet2012", "")
@@ -218,7 +210,7 @@ def test_the_whole_data_set_needs_no_list(tmp_path: Path) -> None:
 
 
 @every_suffix
-def test_version_5_1_0_adds_the_test_images_without_labels(suffix: str, tmp_path: Path) -> None:
+def test_version_5_1_0_adds_unlabelled_test_split(suffix: str, tmp_path: Path) -> None:
     folder, target = pack(tmp_path), tmp_path / f"a{suffix}"
     (folder / TEST_ARCHIVE).write_bytes(
         tar_of({"./": b"", "test/": b""} | {f"test/{name}": TEST[name] for name in TEST})
@@ -232,7 +224,7 @@ def test_version_5_1_0_adds_the_test_images_without_labels(suffix: str, tmp_path
 
 
 @pytest.mark.parametrize("version", VERSIONS[:-1])
-def test_earlier_versions_have_no_test_images(version: str, tmp_path: Path) -> None:
+def test_earlier_versions_have_no_test_split(version: str, tmp_path: Path) -> None:
     folder = pack(tmp_path)
     (folder / TEST_ARCHIVE).write_bytes(tar_of(TEST))
     source = load_source(f"{SUBSET}:{version}", manual_dir=folder, partial=True)
@@ -240,12 +232,12 @@ def test_earlier_versions_have_no_test_images(version: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["imagenet", "", "imagenet2012:", "imagenet2012_subset/", "a/b/c"])
-def test_an_unknown_data_set_is_told_which_there_are(name: str) -> None:
-    there_are = (
+def test_unknown_data_set_raises(name: str) -> None:
+    known = (
         "imagenet2012_subset/1pct, imagenet2012_subset/10pct, imagenet2012, folder:PATH, "
         "wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN, csv:FILE, tsv:FILE"
     )
-    message = f"there is no data set {name!r}; there are {there_are}"
+    message = f"unknown data set {name!r}; known are {known}"
     with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):
         load_source(name)
 
@@ -255,31 +247,31 @@ def test_an_unknown_data_set_is_told_which_there_are(name: str) -> None:
     [
         (
             "imagenet2012_subset/5pct",
-            "imagenet2012_subset has no config '5pct'; it has 1pct, 10pct",
+            "imagenet2012_subset: unknown config '5pct'; known are 1pct, 10pct",
         ),
-        ("imagenet2012/1pct", "imagenet2012 has no configs, got '1pct'"),
-        ("imagenet2012:4.0.0", f"imagenet2012 has no version '4.0.0'; {THERE_ARE}"),
-        ("imagenet2012_subset/10pct:5", f"imagenet2012_subset has no version '5'; {THERE_ARE}"),
+        ("imagenet2012/1pct", "imagenet2012: has no configs, got '1pct'"),
+        ("imagenet2012:4.0.0", f"imagenet2012: unknown version '4.0.0'; {KNOWN}"),
+        ("imagenet2012_subset/10pct:5", f"imagenet2012_subset: unknown version '5'; {KNOWN}"),
     ],
 )
-def test_an_unknown_config_or_version_is_told_which_there_are(dataset: str, message: str) -> None:
+def test_unknown_config_or_version_raises(dataset: str, message: str) -> None:
     with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):
         load_source(dataset)
 
 
 @every_suffix
-def test_an_unknown_data_set_leaves_nothing_behind(suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="there is no data set"):
+def test_unknown_data_set_leaves_nothing(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="unknown data set"):
         arraystore.convert("imagenet", tmp_path / f"a{suffix}")
     assert list(tmp_path.iterdir()) == []
 
 
-# What is encoded anew
+# Re-encoding
 
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Archives where each is odd in a way, and in each split there is a plain one."""
+    """Archives of odd images, with a plain one in each split."""
     wnid = FEW[0]
     train = {
         f"{wnid}_1.JPEG": as_cmyk(3, 1),
@@ -296,7 +288,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack(folder, {wnid: train}, validation, listed=list(train))
 
 
-ANEW: Final = (
+REENCODED: Final = (
     *(f"{FEW[0]}_{number}.JPEG" for number in (1, 2, 5)),
     "ILSVRC2012_val_00000001.JPEG",
 )
@@ -304,14 +296,14 @@ ANEW: Final = (
 
 @every_suffix
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_is_no_gray_or_rgb_jpeg_is_encoded_anew_from_3_0_0_on(
+def test_odd_images_are_reencoded_from_3_0_0_on(
     version: str, suffix: str, odd: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / f"a{suffix}"
     report = arraystore.convert(
         f"imagenet2012:{version}", target, manual_dir=odd, partial=True, sync=False
     )
-    expected = () if version.startswith("2.") else ANEW
+    expected = () if version.startswith("2.") else REENCODED
     assert tuple(n for split in report.splits.values() for n in split.reencoded) == expected
     store = arraystore.open(target)
     assert store.info.reencoded == expected
@@ -327,10 +319,8 @@ def test_what_is_no_gray_or_rgb_jpeg_is_encoded_anew_from_3_0_0_on(
 
 
 @every_suffix
-@pytest.mark.parametrize("name", ANEW)
-def test_an_image_encoded_anew_is_an_rgb_jpeg_that_looks_the_same(
-    name: str, suffix: str, odd: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", REENCODED)
+def test_reencoded_image_looks_the_same(name: str, suffix: str, odd: Path, tmp_path: Path) -> None:
     target = tmp_path / f"a{suffix}"
     arraystore.convert("imagenet2012", target, manual_dir=odd, partial=True, sync=False)
     split = "validation" if "val" in name else "train"
@@ -351,14 +341,12 @@ def test_an_image_encoded_anew_is_an_rgb_jpeg_that_looks_the_same(
     assert found.image_crc32c[position] == arraystore._checksum.crc32c(data)
 
 
-def test_the_drawn_oddities_are_found_by_content(
-    store: arraystore.Store, drawn: DrawnArchives
-) -> None:
+def test_odd_images_are_found_by_content(store: arraystore.Store, drawn: DrawnArchives) -> None:
     assert set(store.info.reencoded) == {drawn.cmyk, drawn.png}
 
 
 @every_suffix
-def test_a_png_that_cannot_be_decoded_is_told_with_its_place(suffix: str, tmp_path: Path) -> None:
+def test_undecodable_png_is_named(suffix: str, tmp_path: Path) -> None:
     name = f"{FEW[0]}_1.JPEG"
     png = encode(draw(3, 1), "PNG")
     train = tar_of({f"{FEW[0]}.tar": tar_of({name: png[: len(png) // 2]})})
@@ -372,11 +360,11 @@ def test_a_png_that_cannot_be_decoded_is_told_with_its_place(suffix: str, tmp_pa
     assert info.reencoded == ()
 
 
-# What is missing
+# Missing parts
 
 
 @pytest.mark.parametrize("partial", [False, True])
-def test_without_any_archive_both_are_asked_for(partial: bool, tmp_path: Path) -> None:
+def test_missing_archives_are_named(partial: bool, tmp_path: Path) -> None:
     (tmp_path / LIST).write_text(TRAIN_NAMES[0])
     missing = re.escape(f"{tmp_path}: {TRAIN_ARCHIVE} and {VALIDATION_ARCHIVE} not found; ")
     with pytest.raises(
@@ -386,13 +374,13 @@ def test_without_any_archive_both_are_asked_for(partial: bool, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("archive", [TRAIN_ARCHIVE, VALIDATION_ARCHIVE])
-def test_an_archive_that_is_missing_is_named(archive: str, tmp_path: Path) -> None:
+def test_missing_archive_is_named(archive: str, tmp_path: Path) -> None:
     (pack(tmp_path) / archive).unlink()
     with pytest.raises(SourceError, match=f"{re.escape(f'{tmp_path}: {archive}')} not found; "):
         load_source(SUBSET, manual_dir=tmp_path)
 
 
-def test_version_5_1_0_asks_for_the_test_archive(tmp_path: Path) -> None:
+def test_version_5_1_0_needs_test_archive(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f": {TEST_ARCHIVE} not found; "):
         load_source(f"{SUBSET}:5.1.0", manual_dir=pack(tmp_path))
 
@@ -401,7 +389,7 @@ def test_version_5_1_0_asks_for_the_test_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("archive", "left"), [(TRAIN_ARCHIVE, "validation"), (VALIDATION_ARCHIVE, "train")]
 )
-def test_a_partial_store_has_no_split_of_a_missing_archive(
+def test_partial_leaves_out_split_of_missing_archive(
     archive: str, left: str, suffix: str, tmp_path: Path
 ) -> None:
     (pack(tmp_path) / archive).unlink()
@@ -413,33 +401,31 @@ def test_a_partial_store_has_no_split_of_a_missing_archive(
     assert store.info.partial
 
 
-def test_validation_images_that_are_missing_are_counted_and_named(tmp_path: Path) -> None:
-    counts = re.escape(f"{VALIDATION_ARCHIVE}: 6 images found, there should be 50,000; ")
+def test_missing_validation_images_are_named(tmp_path: Path) -> None:
+    counts = re.escape(f"{VALIDATION_ARCHIVE}: 6 images found, expected 50,000; ")
     names = r"missing: 49,994 names \(ILSVRC2012_val_00000005.JPEG, .*_00000007.JPEG, …\); "
-    with pytest.raises(SourceError, match=f"^{counts}{names}give partial=True"):
+    with pytest.raises(SourceError, match=f"^{counts}{names}pass partial=True"):
         load_source(SUBSET, manual_dir=pack(tmp_path))
 
 
-def test_training_images_that_are_missing_are_counted_in_the_whole(tmp_path: Path) -> None:
-    counts = re.escape(f"{TRAIN_ARCHIVE}: 6 images found, there should be 1,281,167; give partial")
+def test_missing_training_images_are_counted(tmp_path: Path) -> None:
+    counts = re.escape(f"{TRAIN_ARCHIVE}: 6 images found, expected 1,281,167; pass partial")
     with pytest.raises(SourceError, match=f"^{counts}"):
         load_source("imagenet2012", manual_dir=pack(tmp_path))
 
 
 @pytest.mark.parametrize(("n_gone", "more"), [(5, ", …"), (3, "")])
-def test_listed_images_that_are_missing_are_counted_and_named(
-    n_gone: int, more: str, tmp_path: Path
-) -> None:
+def test_missing_listed_images_are_named(n_gone: int, more: str, tmp_path: Path) -> None:
     gone = [f"{FEW[1]}_{1000 + number}.JPEG" for number in range(n_gone)]
     folder = pack(tmp_path, listed=[*gone, *TRAIN_NAMES])
     names = f"{n_gone} names ({', '.join(gone[:3])}{more})"
-    message = f"{TRAIN_ARCHIVE}: {names} listed in {LIST} not found; give partial=True"
+    message = f"{TRAIN_ARCHIVE}: {names} listed in {LIST} not found; pass partial=True"
     with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
         load_source(SUBSET, manual_dir=folder)
 
 
 @every_suffix
-def test_a_store_without_a_listed_image_is_partial(
+def test_store_without_listed_image_is_partial(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
@@ -454,7 +440,7 @@ def test_a_store_without_a_listed_image_is_partial(
 
 @every_suffix
 @pytest.mark.parametrize("partial", [False, True])
-def test_a_complete_store_is_not_partial(
+def test_complete_store_is_not_partial(
     partial: bool, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
@@ -467,7 +453,7 @@ def test_a_complete_store_is_not_partial(
 
 
 @pytest.mark.parametrize("archive", [TRAIN_ARCHIVE, VALIDATION_ARCHIVE])
-def test_an_archive_without_images_is_not_complete(
+def test_archive_without_images_is_incomplete(
     archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"train": len(TRAIN_NAMES), "validation": len(VALIDATION_1_TO_4)}
@@ -475,11 +461,11 @@ def test_an_archive_without_images_is_not_complete(
     folder = pack(tmp_path, validation=VALIDATION_1_TO_4)
     load_source("imagenet2012", manual_dir=folder)  # complete
     (folder / archive).write_bytes(tar_of({}))
-    with pytest.raises(SourceError, match=f"^{archive}: 0 images found, there should be "):
+    with pytest.raises(SourceError, match=f"^{archive}: 0 images found, expected "):
         load_source("imagenet2012", manual_dir=folder)
 
 
-def test_archives_are_looked_for_where_tfds_looks(
+def test_default_manual_dir_is_that_of_tfds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -490,7 +476,7 @@ def test_archives_are_looked_for_where_tfds_looks(
 
 
 @every_suffix
-def test_a_store_records_what_it_was_made_of(suffix: str, tmp_path: Path) -> None:
+def test_store_records_its_origins(suffix: str, tmp_path: Path) -> None:
     folder, target = pack(tmp_path), tmp_path / f"a{suffix}"
     arraystore.convert(SUBSET, target, manual_dir=folder, partial=True, sync=False)
     names = TRAIN_ARCHIVE, VALIDATION_ARCHIVE, LIST
@@ -500,7 +486,7 @@ def test_a_store_records_what_it_was_made_of(suffix: str, tmp_path: Path) -> Non
     assert "Simple Framework for Contrastive" in info.citation
 
 
-# Archives that are refused
+# Invalid archives
 
 
 def zeroed(data: bytes, name: str) -> bytes:
@@ -518,18 +504,18 @@ LOST: Final = {
 
 
 @pytest.mark.parametrize("lost", LOST)
-def test_images_behind_a_lost_header_are_never_left_out_silently(
+def test_images_after_lost_header_are_reported(
     lost: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, where = LOST[lost]
+    name, location = LOST[lost]
     folder = pack(tmp_path / "in")
     (folder / TEST_ARCHIVE).write_bytes(tar_of(TEST))
-    archive = folder / where.partition("/")[0]
+    archive = folder / location.partition("/")[0]
     archive.write_bytes(zeroed(archive.read_bytes(), name))
     arguments = ["convert", "imagenet2012:5.1.0", str(tmp_path / "a.h5"), "--manual-dir"]
     arguments.append(str(folder))
     assert main(arguments) == 1
-    message = rf"{re.escape(where)}: expected zeros .* cannot be read"
+    message = rf"{re.escape(location)}: expected zeros .* cannot be read"
     assert re.search(rf"arraystore: {message}; download the archive again", capsys.readouterr().err)
     assert main([*arguments, "--partial"]) == 0
     printed = capsys.readouterr().out
@@ -540,7 +526,7 @@ def test_images_behind_a_lost_header_are_never_left_out_silently(
 
 
 @pytest.mark.parametrize("archive", [TRAIN_ARCHIVE, VALIDATION_ARCHIVE])
-def test_a_truncated_archive_is_told_wherever_it_ends(archive: str, tmp_path: Path) -> None:
+def test_truncated_archive_raises(archive: str, tmp_path: Path) -> None:
     whole = (pack(tmp_path) / archive).read_bytes()
     for stop in range(512, len(whole.rstrip(b"\0")) + 512, 1999):
         (tmp_path / archive).write_bytes(whole[:stop])
@@ -552,13 +538,16 @@ def test_a_truncated_archive_is_told_wherever_it_ends(archive: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (gzip.compress, "is gzip-compressed, not a plain tar archive; unpack it with gunzip first"),
+        (
+            gzip.compress,
+            "is gzip-compressed, not a plain tar archive; unpack it with gunzip first",
+        ),
         (lambda _: b"<!DOCTYPE html><title>Login</title>", "is an HTML page, perhaps a login"),
         (lambda _: b"", "must be a tar archive, but is empty; download it again"),
     ],
     ids=["gzip", "html", "empty"],
 )
-def test_what_is_no_archive_is_told_with_its_path(
+def test_other_file_than_archive_raises(
     spoil: Any, message: str, archive: str, tmp_path: Path
 ) -> None:
     path = pack(tmp_path) / archive
@@ -567,7 +556,7 @@ def test_what_is_no_archive_is_told_with_its_path(
         load_source(SUBSET, manual_dir=tmp_path, partial=True)
 
 
-def test_a_compressed_class_archive_is_told_with_its_name(tmp_path: Path) -> None:
+def test_compressed_class_archive_raises(tmp_path: Path) -> None:
     inner = {f"{wnid}.tar": tar_of(members) for wnid, members in TRAIN.items()}
     inner[f"{FEW[1]}.tar"] = gzip.compress(inner[f"{FEW[1]}.tar"]).ljust(2048, b"?")
     pack(tmp_path, train=tar_of(inner))
@@ -576,7 +565,7 @@ def test_a_compressed_class_archive_is_told_with_its_name(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["n99999999.tar", "n01440764", "n01440764_1.JPEG", "train.tar"])
-def test_what_is_no_class_archive_is_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_foreign_member_of_train_archive_raises(name: str, tmp_path: Path) -> None:
     pack(tmp_path, train=tar_of({f"{FEW[0]}.tar": tar_of(TRAIN[FEW[0]]), name: tar_of({})}))
     message = f"{TRAIN_ARCHIVE}/{name}: must be the archive of a class of ILSVRC 2012, such as "
     with pytest.raises(SourceError, match=f"^{re.escape(message)}n01440764.tar; "):
@@ -593,20 +582,20 @@ TWICE: Final = TRAIN_NAMES[0]
         {f"{FEW[0]}.tar": tar_of({TWICE: b"1"}), f"{FEW[1]}.tar": tar_of({TWICE: b"2"})},
         {f"{FEW[0]}.tar": tar_of({TWICE: b"1"}), f"x/{FEW[0]}.tar": tar_of({TWICE: b"1"})},
     ],
-    ids=["in one class", "over two classes", "in a class that is there twice"],
+    ids=["in one class", "over two classes", "in a class archive that occurs twice"],
 )
-def test_a_training_image_found_twice_is_refused(train: dict[str, bytes], tmp_path: Path) -> None:
+def test_duplicate_training_image_raises(train: dict[str, bytes], tmp_path: Path) -> None:
     pack(tmp_path, train=tar_of(train))
-    message = re.escape(f"{TRAIN_ARCHIVE}: 1 name ({TWICE}) found more than once")
-    with pytest.raises(SourceError, match=f"^{message}$"):
+    message = re.escape(f"{TRAIN_ARCHIVE}: 1 name ({TWICE}) found more than once; ")
+    with pytest.raises(SourceError, match=f"^{message}"):
         load_source(SUBSET, manual_dir=tmp_path, partial=True)
 
 
-def test_a_validation_image_found_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_validation_image_raises(tmp_path: Path) -> None:
     name = next(iter(VALIDATION))
     pack(tmp_path, validation=tar_of(VALIDATION | {f"val/{name}": b"2"}))
-    message = re.escape(f"{VALIDATION_ARCHIVE}: 1 name ({name}) found more than once")
-    with pytest.raises(SourceError, match=f"^{message}$"):
+    message = re.escape(f"{VALIDATION_ARCHIVE}: 1 name ({name}) found more than once; ")
+    with pytest.raises(SourceError, match=f"^{message}"):
         load_source(SUBSET, manual_dir=tmp_path, partial=True)
 
 
@@ -623,7 +612,7 @@ def test_a_validation_image_found_twice_is_refused(tmp_path: Path) -> None:
         "README",
     ],
 )
-def test_a_foreign_member_of_the_validation_archive_is_refused(name: str, tmp_path: Path) -> None:
+def test_foreign_member_of_validation_archive_raises(name: str, tmp_path: Path) -> None:
     pack(tmp_path, validation={"ILSVRC2012_val_00000002.JPEG": b"", f"val/{name}": b""})
     message = re.escape(f"{VALIDATION_ARCHIVE}: member {name!r} is not an image of this archive; ")
     with pytest.raises(SourceError, match=f"^{message}expected names like .* 1 to 50000$"):
@@ -633,7 +622,7 @@ def test_a_foreign_member_of_the_validation_archive_is_refused(name: str, tmp_pa
 # The list of a subset
 
 
-def test_the_list_that_is_given_rules_over_the_one_beside_the_archives(tmp_path: Path) -> None:
+def test_given_list_has_precedence(tmp_path: Path) -> None:
     own = tmp_path / "mine.txt"
     own.write_text(f"\n  {TRAIN_NAMES[2]}  \r\n\n{TRAIN_NAMES[0]}")
     source = load_source(SUBSET, manual_dir=pack(tmp_path), subset_list=own, partial=True)
@@ -650,26 +639,24 @@ def test_the_list_that_is_given_rules_over_the_one_beside_the_archives(tmp_path:
         (b"\xff\xfe", "must be a list of file names in UTF-8: "),
     ],
 )
-def test_a_list_that_makes_no_sense_is_refused(
-    content: bytes, message: str, tmp_path: Path
-) -> None:
+def test_invalid_list_raises(content: bytes, message: str, tmp_path: Path) -> None:
     (pack(tmp_path) / LIST).write_bytes(content)
     with pytest.raises(SourceError, match=f"^{re.escape(f'{tmp_path / LIST}: {message}')}"):
         load_source(SUBSET, manual_dir=tmp_path, partial=True)
 
 
 @pytest.mark.parametrize("name", ["absent.txt", "."])
-def test_a_list_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
+def test_unreadable_list_is_named(name: str, tmp_path: Path) -> None:
     given = pack(tmp_path) / name
     with pytest.raises(
         SourceError,
-        match=f"^{re.escape(str(given))}: (there is no such|is a folder, expected a) subset list$",
+        match=f"^{re.escape(str(given))}: (the subset list does not|is a folder, expected)",
     ):
         load_source(SUBSET, manual_dir=tmp_path, subset_list=given)
 
 
 @pytest.mark.parametrize(("cached", "n_walkers"), [(True, 1), (False, 8)])
-def test_several_walk_only_where_headers_are_not_in_memory(
+def test_number_of_walking_threads(
     cached: bool, n_walkers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pools, probed = [], []
@@ -694,14 +681,14 @@ class Site:
     """A web server on the loopback that publishes the list."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.paths: list[str] = []
         self.content = "".join(f"{name}\n" for name in TRAIN_NAMES).encode()
         self.reply: bytes | None = None
         site = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                site.asked.append(self.path)
+                site.paths.append(self.path)
                 if site.reply is None:
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(site.content)))
@@ -712,7 +699,7 @@ class Site:
 
             @override
             def log_message(self, format: str, *args: object) -> None:
-                """Keep quiet."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
@@ -720,7 +707,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """The site that lists are downloaded from, and an empty cache."""
+    """A server to download lists from, and an empty cache."""
     site = Site()
     published = dataclasses.replace(
         subset_list.SUBSETS["1pct"],
@@ -745,16 +732,16 @@ def load_listed(tmp_path: Path) -> list[str]:
     return sorted(labels(load_source(SUBSET, manual_dir=folder, partial=True), "train"))
 
 
-def test_a_list_is_downloaded_once(site: Site, tmp_path: Path) -> None:
+def test_list_is_downloaded_once(site: Site, tmp_path: Path) -> None:
     assert load_listed(tmp_path) == sorted(TRAIN_NAMES)
     assert load_listed(tmp_path) == sorted(TRAIN_NAMES)
-    assert site.asked == ["/1percent.txt"]
+    assert site.paths == ["/1percent.txt"]
     kept = tmp_path / "cache" / "arraystore"
     assert [path.name for path in kept.iterdir()] == [LIST]
     assert (kept / LIST).read_bytes() == site.content
 
 
-def test_without_xdg_cache_home_lists_are_kept_in_the_home_folder(
+def test_default_cache_is_in_home_folder(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -764,9 +751,7 @@ def test_without_xdg_cache_home_lists_are_kept_in_the_home_folder(
     assert kept.read_bytes() == site.content
 
 
-def test_a_list_in_the_cache_that_was_damaged_is_downloaded_anew(
-    site: Site, tmp_path: Path
-) -> None:
+def test_damaged_cached_list_is_downloaded_again(site: Site, tmp_path: Path) -> None:
     kept = tmp_path / "cache" / "arraystore" / LIST
     kept.parent.mkdir(parents=True)
     kept.write_bytes(site.content[:-7])
@@ -774,14 +759,12 @@ def test_a_list_in_the_cache_that_was_damaged_is_downloaded_anew(
     assert kept.read_bytes() == site.content
 
 
-def test_a_list_beside_the_archives_is_taken_before_any_is_downloaded(
-    site: Site, tmp_path: Path
-) -> None:
+def test_list_in_manual_dir_is_not_downloaded(site: Site, tmp_path: Path) -> None:
     load_source(SUBSET, manual_dir=pack(tmp_path / "archives"), partial=True)
-    assert site.asked == []
+    assert site.paths == []
 
 
-def test_the_list_of_a_smaller_subset_makes_a_selection(site: Site, tmp_path: Path) -> None:
+def test_smaller_subset_becomes_selection(site: Site, tmp_path: Path) -> None:
     folder = pack(tmp_path / "archives", listed=None)
     source = load_source("imagenet2012", manual_dir=folder, partial=True)
     positions = source.selections["1pct"]["train"]
@@ -790,14 +773,14 @@ def test_the_list_of_a_smaller_subset_makes_a_selection(site: Site, tmp_path: Pa
     assert ("1percent.txt", len(site.content)) in source.origins
 
 
-def test_a_smaller_subset_that_is_not_wholly_in_train_is_told(tmp_path: Path) -> None:
+def test_incomplete_smaller_subset_is_noted(tmp_path: Path) -> None:
     folder = pack(tmp_path / "archives", listed=[TRAIN_NAMES[0], "n01440764_99.JPEG"])
     source = load_source("imagenet2012", manual_dir=folder, partial=True)
     note = "the selection 1pct lacks 1 name (n01440764_99.JPEG): not in train"
     assert note in source.notes
 
 
-def test_a_list_of_other_images_makes_no_selection(tmp_path: Path) -> None:
+def test_list_of_other_images_makes_no_selection(tmp_path: Path) -> None:
     folder = pack(tmp_path / "archives", listed=["n01440764_99.JPEG"])
     source = load_source("imagenet2012", manual_dir=folder, partial=True)
     assert source.selections == {}
@@ -805,9 +788,7 @@ def test_a_list_of_other_images_makes_no_selection(tmp_path: Path) -> None:
 
 
 @every_suffix
-def test_a_converted_store_keeps_the_smaller_subset_as_a_named_selection(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_store_keeps_smaller_subset_as_selection(suffix: str, tmp_path: Path) -> None:
     few = sorted(TRAIN_NAMES)[::2]
     folder = pack(tmp_path / "archives", listed=few)
     (folder / "10percent.txt").write_text("".join(f"{name}\n" for name in TRAIN_NAMES))
@@ -823,9 +804,7 @@ def test_a_converted_store_keeps_the_smaller_subset_as_a_named_selection(
     assert selected.image_bytes[:] == alone.image_bytes[:]
 
 
-def test_smaller_subsets_whose_lists_cannot_be_had_are_left_out_with_a_note(
-    site: Site, tmp_path: Path
-) -> None:
+def test_unavailable_smaller_subset_is_noted(site: Site, tmp_path: Path) -> None:
     site.reply = b"HTTP/1.0 404 Not Found\r\n\r\n"
     folder = pack(tmp_path / "archives", listed=None)
     source = load_source("imagenet2012", manual_dir=folder, partial=True)
@@ -840,15 +819,12 @@ def test_smaller_subsets_whose_lists_cannot_be_had_are_left_out_with_a_note(
 @pytest.mark.parametrize(
     "content", [b"n01440764_1.JPEG\n", b"x" * 10_000], ids=["shorter", "longer"]
 )
-def test_a_downloaded_list_must_have_the_published_checksum(
-    content: bytes, site: Site, tmp_path: Path
-) -> None:
+def test_wrong_checksum_of_download_raises(content: bytes, site: Site, tmp_path: Path) -> None:
     expected = hashlib.sha256(site.content).hexdigest()
     site.content = content
     found = hashlib.sha256(content[: 2 * subset_list.SUBSETS["1pct"].nbytes]).hexdigest()
-    message = (
-        f"{LIST}: what {site.address}/{LIST} sent has sha256 {found}, expected {expected}; put"
-    )
+    origin = f"{LIST}: the download from {site.address}/{LIST}"
+    message = f"{origin} has sha256 {found}, expected {expected}; put"
     with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
         load_listed(tmp_path)
     assert not (tmp_path / "cache").exists()
@@ -866,28 +842,26 @@ def test_a_downloaded_list_must_have_the_published_checksum(
     ],
     ids=["absent", "busy", "cut", "chunk cut", "no http", "nothing"],
 )
-def test_a_failed_download_says_where_to_put_the_list(
-    reply: bytes, site: Site, tmp_path: Path
-) -> None:
+def test_failed_download_names_remedy(reply: bytes, site: Site, tmp_path: Path) -> None:
     site.reply = reply
-    where = re.escape(way_out(site, tmp_path))
-    with pytest.raises(SourceError, match=rf"^{LIST}: [\s\S]*; {where}$"):
+    expected = re.escape(remedy(site, tmp_path))
+    with pytest.raises(SourceError, match=rf"^{LIST}: [\s\S]*; {expected}$"):
         load_listed(tmp_path)
 
 
-def test_without_a_network_the_error_says_where_to_put_the_list(
+def test_missing_network_names_remedy(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         site.address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         monkeypatch.setattr(subset_list, "_BASE_URL", site.address)
-        where = re.escape(way_out(site, tmp_path))
-        with pytest.raises(SourceError, match=rf"^{LIST}: cannot be .*refused\); {where}$"):
+        expected = re.escape(remedy(site, tmp_path))
+        with pytest.raises(SourceError, match=rf"^{LIST}: cannot be .*refused\); {expected}$"):
             load_listed(tmp_path)
 
 
-def way_out(site: Site, tmp_path: Path) -> str:
+def remedy(site: Site, tmp_path: Path) -> str:
     return (
         f"put the file into {tmp_path / 'archives'}, or name it with subset_list (--subset-list); "
         f"it is published at {site.address}/{LIST}"

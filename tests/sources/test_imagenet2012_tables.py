@@ -1,4 +1,4 @@
-"""The tables of ImageNet 2012 that the package carries."""
+"""The tables of ImageNet 2012 in the package."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from arraystore.sources.imagenet2012_tables import validation_labels, wnids, wor
 VALIDATION_SHA256 = "313fc3f23c864dde9183c9a368809065765dd1b657a6904fded44e3e46d34604"
 
 
-def test_there_are_1000_different_wnids_in_sorted_order() -> None:
+def test_wnids_are_1000_and_sorted() -> None:
     assert len(wnids()) == 1000
     assert list(wnids()) == sorted(set(wnids()))
 
@@ -28,30 +28,30 @@ def test_every_class_has_words() -> None:
         (999, "n15075141", "toilet tissue, toilet paper, bathroom tissue"),
     ],
 )
-def test_known_classes_have_their_label(label: int, wnid: str, entry: str) -> None:
+def test_known_classes_have_their_labels(label: int, wnid: str, entry: str) -> None:
     assert (wnids()[label], words()[label]) == (wnid, entry)
 
 
-def test_crane_is_a_word_of_two_classes() -> None:
+def test_classes_may_share_words() -> None:
     cranes = [label for label, entry in enumerate(words()) if "crane" in entry.split(", ")]
     assert [wnids()[label] for label in cranes] == ["n02012849", "n03126707"]
 
 
-def test_each_label_occurs_50_times_in_validation() -> None:
+def test_validation_has_50_images_per_class() -> None:
     assert np.bincount(validation_labels()).tolist() == [50] * 1000
 
 
-def test_the_first_validation_images_have_their_label() -> None:
+def test_first_validation_labels() -> None:
     first = [wnids()[label] for label in validation_labels()[:3]]
     assert first == ["n01751748", "n09193705", "n02105855"]
 
 
-def test_validation_labels_are_those_of_the_published_list() -> None:
+def test_validation_labels_match_published_list() -> None:
     lines = "".join(f"{wnids()[label]}\n" for label in validation_labels())
     assert hashlib.sha256(lines.encode()).hexdigest() == VALIDATION_SHA256
 
 
-def test_validation_labels_are_shared_and_cannot_be_changed() -> None:
+def test_validation_labels_are_read_only() -> None:
     assert validation_labels().dtype == np.int64
     with pytest.raises(ValueError, match="read-only"):
         validation_labels()[0] = 0

@@ -1,4 +1,4 @@
-"""Sources that change while they are read: a store of what was there, or an error."""
+"""Sources that change while they are read: a store of their first state, or an error."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import pytest
 
 import arraystore
 from arraystore.errors import SourceChangedError
-from arraystore.sources import folder as folder_room
-from arraystore.sources import imagenet2012
+from arraystore.sources import folder, imagenet2012
 from arraystore.sources.imagenet2012 import VALIDATION_ARCHIVE
 from arraystore.storage.file_states import FileState, FileStates, state_of
 from arraystore.verifying.source import SourceCheck
-from arraystore.writing.local import LocalDraft
+from arraystore.writing.local import LocalStoreWriter
 from benchmarks.kills import tree
 from tests.support import SUFFIXES, picture, write_folder
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-convert_room: Final = import_module("arraystore.convert")  # not the function of the same name
+convert_module: Final = import_module("arraystore.convert")  # not the function of the same name
 
 PHOTOS: Final = {
     f"{split}/{name}/{number}.jpg": picture(10 + number, 20, seed=number)
@@ -72,25 +71,27 @@ CHANGES: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
 }
 
 MOMENTS: Final[dict[str, Callable[[pytest.MonkeyPatch, Callable[[], object]], None]]] = {
-    "before images are probed": lambda patch, act: before(patch, convert_room, "_plans", act),
-    "before they are copied": lambda patch, act: before(patch, LocalDraft, "lay_out", act),
+    "before images are probed": lambda patch, act: before(patch, convert_module, "_plans", act),
+    "before they are copied": lambda patch, act: before(
+        patch, LocalStoreWriter, "create_arrays", act
+    ),
     "when they were copied": lambda patch, act: after_filling(patch, act),
 }
 
 
-def before(patch: pytest.MonkeyPatch, where: Any, name: str, act: Callable[[], object]) -> None:
-    real = getattr(where, name)
+def before(patch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[[], object]) -> None:
+    real = getattr(owner, name)
 
     def acting(*args: Any, **options: Any) -> Any:
-        patch.setattr(where, name, real)
+        patch.setattr(owner, name, real)
         act()
         return real(*args, **options)
 
-    patch.setattr(where, name, acting)
+    patch.setattr(owner, name, acting)
 
 
 def after_filling(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    real, n = LocalDraft.fill, Counter[str]()
+    real, n = LocalStoreWriter.fill, Counter[str]()
 
     def fill(*args: Any, **options: Any) -> Any:
         checksums = real(*args, **options)
@@ -99,13 +100,13 @@ def after_filling(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
             act()
         return checksums
 
-    patch.setattr(LocalDraft, "fill", fill)
+    patch.setattr(LocalStoreWriter, "fill", fill)
 
 
 @every_suffix
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_file_that_changes_while_it_is_converted_raises(
+def test_file_changed_during_conversion_raises(
     change: str, moment: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = write_folder(tmp_path / "photos", PHOTOS)
@@ -119,7 +120,7 @@ def test_a_file_that_changes_while_it_is_converted_raises(
 
 @every_suffix
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_an_archive_whose_members_change_places_raises(
+def test_archive_with_swapped_members_raises(
     moment: str, suffix: str, drawn_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = drawn_copy / VALIDATION_ARCHIVE
@@ -148,7 +149,7 @@ def drawn_copy(tmp_path: Path) -> Path:
     return write_archives(tmp_path / "in", n_classes=3, per_class=1, n_validation=4).folder
 
 
-def test_an_archive_that_changes_while_it_is_walked_raises(
+def test_archive_changed_during_walk_raises(
     drawn_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = drawn_copy / VALIDATION_ARCHIVE
@@ -160,9 +161,7 @@ def test_an_archive_that_changes_while_it_is_walked_raises(
         arraystore.convert("imagenet2012", drawn_copy / "a.h5", manual_dir=drawn_copy, partial=True)
 
 
-def test_a_subset_list_that_changes_raises(
-    drawn_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_subset_list_raises(drawn_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = drawn_copy / "1percent.txt"
     MOMENTS["when they were copied"](
         monkeypatch, lambda: names.write_text("n01440764_1.JPEG\n") and None
@@ -174,29 +173,29 @@ def test_a_subset_list_that_changes_raises(
 
 
 @pytest.mark.parametrize("to", ["train/ant/9.jpg", "train/bee/9.jpg", "validation/ant/9.jpg"])
-def test_a_file_that_is_moved_while_folders_are_listed_raises(
+def test_file_moved_during_listing_raises(
     to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = write_folder(tmp_path / "photos", PHOTOS)
     moved = photos / "validation" / "bee" / "0.jpg"
-    before(monkeypatch, folder_room, "_folders", lambda: moved.rename(photos / to))
+    before(monkeypatch, folder, "_folders", lambda: moved.rename(photos / to))
     with pytest.raises(SourceChangedError, match=r"photos/.*/: changed since reading began"):
         arraystore.convert(f"folder:{photos}", tmp_path / "a.h5")
 
 
-def test_a_file_added_after_listing_is_not_converted(
+def test_file_added_after_listing_is_not_converted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = write_folder(tmp_path / "photos", PHOTOS)
     arraystore.convert(f"folder:{photos}", tmp_path / "whole.h5")
     added = photos / "train" / "ant" / "9.jpg"
-    before(monkeypatch, LocalDraft, "lay_out", lambda: added.write_bytes(picture()))
+    before(monkeypatch, LocalStoreWriter, "create_arrays", lambda: added.write_bytes(picture()))
     arraystore.convert(f"folder:{photos}", tmp_path / "a.h5")
     assert tree(tmp_path / "a.h5") == tree(tmp_path / "whole.h5")
 
 
 @every_suffix
-def test_a_store_that_changes_while_it_is_copied_raises(
+def test_store_changed_during_copy_raises(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = write_folder(tmp_path / "photos", PHOTOS)
@@ -210,7 +209,7 @@ def test_a_store_that_changes_while_it_is_copied_raises(
     assert not (tmp_path / "copy.zarr").exists()
 
 
-def test_a_source_that_changes_while_a_store_is_verified_raises(
+def test_source_changed_during_verify_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = write_folder(tmp_path / "photos", PHOTOS)
@@ -221,7 +220,7 @@ def test_a_source_that_changes_while_a_store_is_verified_raises(
         arraystore.verify(tmp_path / "a.h5", source=photos)
 
 
-def test_a_second_change_within_a_tick_of_the_clock_shows(tmp_path: Path) -> None:
+def test_second_change_within_clock_tick_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "a"
     for number in range(10):
         path.write_bytes(b"%d" % number)
@@ -230,7 +229,7 @@ def test_a_second_change_within_a_tick_of_the_clock_shows(tmp_path: Path) -> Non
         assert FileState.of(path.stat()) != state
 
 
-def test_the_first_of_many_files_that_changed_is_named(tmp_path: Path) -> None:
+def test_first_changed_file_is_named(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / str(number)).touch()
     states = FileStates.of([str(tmp_path / str(number)) for number in range(5)])

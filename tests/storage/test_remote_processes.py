@@ -84,7 +84,7 @@ def test_a_pickle_takes_options_along(address: str, web: WebServer) -> None:
     options = KEYS | {"endpoint_url": web.url}
     store = arraystore.open(address, storage_options=options, max_gap=7, max_in_flight=2)
     again = pickle.loads(pickle.dumps(store))
-    assert again._opening.options == store._opening.options
+    assert again._handle.options == store._handle.options
     assert again["train"].image_bytes[3] == store["train"].image_bytes[3]
 
 

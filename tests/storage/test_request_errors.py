@@ -430,7 +430,7 @@ def test_the_password_of_a_web_address_is_sent_and_never_repeated(
         repr(store),
         store.address,
         told(lambda: store["train"].image_bytes[5]),
-        repr(store._opening.options),
+        repr(store._handle.options),
     ]
     web.answer = lambda asked: None
     texts.append(told(lambda: arraystore.open(f"{address}/no.zarr"), FileNotFoundError))
@@ -445,7 +445,7 @@ def test_secrets_are_never_repeated(
     web.answer = lambda asked: answer
     texts = [
         repr(store),
-        repr(store._opening.options),
+        repr(store._handle.options),
         repr(store.opened),
         told(lambda: store["train"].image_bytes[3]),
     ]
@@ -471,8 +471,8 @@ CUT: Final = '{"zarr_format": 3, "attributes": {"form'
 @pytest.mark.parametrize(
     ("body", "kind", "message"),
     [
-        (CUT, ShortReadError, "must be JSON, but ends in the middle, after 39 bytes; the answer"),
-        ("", ShortReadError, "must be JSON, but ends in the middle, after 0 bytes; the answer"),
+        (CUT, ShortReadError, "must be JSON, but ends after 39 bytes; the response"),
+        ("", ShortReadError, "must be JSON, but ends after 0 bytes; the response"),
         (PAGE, StorageError, "must be JSON, but the server sent an HTML page, as for a login"),
         ("\x1f\x8b\x08", StorageError, "must be JSON, but the server sent it compressed by gzip"),
         ("{,}", FormatError, "must be JSON: Expecting"),

@@ -1,4 +1,4 @@
-"""Rules of docs/format.md that no reader needs, each broken: `verify` reports every one."""
+"""Rules of docs/format.md that readers do not need: `verify` reports each that is broken."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def assert_reported(path: Path, *facts: object) -> None:
         ("train", "seed", 2**63 - 1, ("must be in the order 'shuffled' of seed",)),
     ],
 )
-def test_an_attribute_that_breaks_a_rule_is_reported(
+def test_wrong_attribute_is_reported(
     store: Path, group: str, name: str, value: Any, facts: tuple[object, ...]
 ) -> None:
     if value == "\0" and store.suffix == ".zarr":
@@ -63,7 +63,7 @@ def test_missing_features_are_reported(store: Path) -> None:
     assert_reported(store, "'features' is missing")
 
 
-def test_a_seed_of_an_order_without_one_is_reported(tmp_path: Path) -> None:
+def test_seed_of_an_order_without_seed_is_reported(tmp_path: Path) -> None:
     path = write_store(tmp_path / "a.h5", ["a"], [0], [picture()], classes="x", order="source")
     set_attribute(path, "train", "seed", 4)
     assert_reported(path, "'seed' must be 0 in the order 'source'")
@@ -71,10 +71,13 @@ def test_a_seed_of_an_order_without_one_is_reported(tmp_path: Path) -> None:
 
 @named(
     ("classes", "fact"),
-    [(["x", "x"], "must be the id of one class"), (["x", ""], "class 1 cannot have the id")],
+    [
+        (["x", "x"], "must be the id of one class, but 2 classes have it"),
+        (["x", ""], "class 1 cannot have the id"),
+    ],
 )
 @named("suffix", SUFFIXES)
-def test_class_ids_that_are_not_unique_are_reported(
+def test_repeated_or_empty_class_ids_are_reported(
     tmp_path: Path, suffix: str, classes: list[str], fact: str
 ) -> None:
     path = write_store(tmp_path / f"a{suffix}", ["a"], [0], [picture()], classes=classes)
@@ -82,7 +85,7 @@ def test_class_ids_that_are_not_unique_are_reported(
 
 
 @named("store", [".zarr"], indirect=True)
-def test_chunks_of_columns_in_zarr_that_are_not_65536_rows_are_reported(store: Path) -> None:
+def test_zarr_chunks_of_another_length_are_reported(store: Path) -> None:
     for name in ("label", "file_name"):
         with edited(store) as root:
             values = root[f"train/{name}"][:]
@@ -104,7 +107,7 @@ def test_chunks_of_columns_in_zarr_that_are_not_65536_rows_are_reported(store: P
         ({}, "must have chunks of 4 rows, got None"),
     ],
 )
-def test_the_layout_of_columns_in_hdf5_is_reported(
+def test_hdf5_layout_of_columns_is_reported(
     store: Path, options: dict[str, Any], fact: str
 ) -> None:
     with h5py.File(store, "r+") as file:
@@ -119,7 +122,7 @@ def test_the_layout_of_columns_in_hdf5_is_reported(
 
 @named("name", ["format", "format_version", "dataset_name", "splits"])
 @named("store", [".h5"], indirect=True)
-def test_text_of_variable_length_is_refused_with_what_to_write(store: Path, name: str) -> None:
+def test_variable_length_text_raises_with_a_remedy(store: Path, name: str) -> None:
     with h5py.File(store, "r+") as file:
         file.attrs[name] = ["train"] if name == "splits" else "arraystore"
         if name == "splits":
@@ -131,7 +134,7 @@ def test_text_of_variable_length_is_refused_with_what_to_write(store: Path, name
 
 
 @named("store", [".h5"], indirect=True)
-def test_the_advice_for_text_of_variable_length_makes_a_store_readable(store: Path) -> None:
+def test_remedy_for_variable_length_text_works(store: Path) -> None:
     expected = arraystore.open(store).info
     with h5py.File(store, "r+") as file:
         for node in (file, file["train"]):
@@ -146,9 +149,7 @@ def test_the_advice_for_text_of_variable_length_makes_a_store_readable(store: Pa
 
 
 @named("store", [".h5"], indirect=True)
-def test_a_copy_reports_attributes_links_and_arrays_that_it_leaves_out(
-    store: Path, tmp_path: Path
-) -> None:
+def test_copy_reports_what_it_leaves_out(store: Path, tmp_path: Path) -> None:
     with h5py.File(store, "r+") as file:
         file.attrs["by"] = "text of variable length"
         file.attrs["nothing"] = h5py.Empty("i4")
@@ -161,7 +162,7 @@ def test_a_copy_reports_attributes_links_and_arrays_that_it_leaves_out(
 
 @named("store", [".zarr"], indirect=True)
 @named(("group", "name"), [("train", "seed"), ("", "theirs")])
-def test_integers_that_hdf5_does_not_hold_are_refused_or_left_out(
+def test_integers_too_large_for_hdf5_are_refused_or_left_out(
     store: Path, group: str, name: str, tmp_path: Path
 ) -> None:
     set_attribute(store, group, name, 10**30)
@@ -193,7 +194,7 @@ def add_arrays(path: Path) -> None:
 
 @named("store", [".zarr"], indirect=True)
 @named("place", ["disk", "bucket"])
-def test_arrays_of_a_store_without_consolidated_metadata_are_copied(
+def test_arrays_without_consolidated_metadata_are_copied(
     store: Path, place: str, tmp_path: Path
 ) -> None:
     from obstore.store import MemoryStore

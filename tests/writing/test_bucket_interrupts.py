@@ -15,8 +15,8 @@ from arraystore.indexing.layout import blocks
 from arraystore.storage.objects import event_loop
 from arraystore.writing import bucket as bucket_module
 from arraystore.writing import store_writer
-from arraystore.writing.hdf5_bucket import OneObjectDraft
-from arraystore.writing.zarr_bucket import ManyObjectsDraft
+from arraystore.writing.hdf5_bucket import HDF5BucketWriter
+from arraystore.writing.zarr_bucket import ZarrBucketWriter
 from tests.support import objects_on_disk, picture, write_folder
 from tests.web import Asked, WebServer
 
@@ -65,24 +65,30 @@ def photos(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "photos", PHOTOS)
 
 
-def silent_from(web: WebServer, is_first: Callable[[Asked], bool], *, on: bool) -> None:
-    """Answer no such request, and press Ctrl-C at the first; nor any that follows, if `on`."""
+def silent_from(web: WebServer, is_first: Callable[[Asked], bool], *, on: bool) -> list[Asked]:
+    """Answer no such request, and press Ctrl-C at the first; nor any that follows, if `on`.
+
+    Returns
+    -------
+    list of Asked
+        The requests that are not answered.
+    """
     main = threading.main_thread().ident
     lock = threading.Lock()
-    n_silent = 0
+    silent: list[Asked] = []
 
     def answer(asked: Asked) -> str | None:
-        nonlocal n_silent
         with lock:
-            if not (is_first(asked) or (on and n_silent)):
+            if not (is_first(asked) or (on and silent)):
                 return None
-            n_silent += 1
-            if n_silent == 1:
+            silent.append(asked)
+            if len(silent) == 1:
                 assert main is not None
                 signal.pthread_kill(main, signal.SIGINT)
         return "silence"
 
     web.answer = answer
+    return silent
 
 
 def convert(photos: Path, web: WebServer, suffix: str, **options: Any) -> None:
@@ -101,10 +107,11 @@ def test_interrupt_does_not_wait_for_an_answer(
     monkeypatch.setattr(event_loop, "TIDYING_SECONDS", 0.1)
     if on:
         monkeypatch.setattr(bucket_module, "_LEAVING_SECONDS", 0.1)
-    silent_from(web, is_first, on=on)
+    silent = silent_from(web, is_first, on=on)
     with pytest.raises(KeyboardInterrupt):
         convert(photos, web, suffix)
-    assert any(map(is_first, web.silent))  # still
+    assert silent
+    assert web.hung_up == []  # so that nobody has waited until then
     assert f"bucket/a{suffix}" not in web.objects
     assert f"bucket/a{suffix}/zarr.json" not in web.objects
 
@@ -112,12 +119,12 @@ def test_interrupt_does_not_wait_for_an_answer(
 def test_interrupted_conversion_to_a_bucket_is_resumed(
     photos: Path, web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ManyObjectsDraft, "max_in_flight", 1)
+    monkeypatch.setattr(ZarrBucketWriter, "max_in_flight", 1)
     silent_from(web, REQUESTS["third shard"][1], on=False)
     with pytest.raises(KeyboardInterrupt) as caught:
         convert(photos, web, ".zarr")
     assert caught.value.__notes__ == [
-        "what was sent is kept; resume=True (--resume) goes on from there"
+        "the shards sent so far are kept; pass resume=True (--resume) to continue"
     ]
     web.answer = lambda asked: None
     convert(photos, web, ".zarr", resume=True)
@@ -136,7 +143,7 @@ def test_interrupted_upload_is_aborted(
             yield bytes(self._objects.key, "utf-8")
             signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(OneObjectDraft, "_payload", interrupted)
+        monkeypatch.setattr(HDF5BucketWriter, "_payload", interrupted)
     else:
         monkeypatch.setattr(event_loop, "TIDYING_SECONDS", 0.1)
         silent_from(web, REQUESTS["part"][1], on=False)

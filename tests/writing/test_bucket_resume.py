@@ -1,4 +1,4 @@
-"""Conversions to a bucket that were stopped, and go on: nothing sent twice, the same bytes."""
+"""Stopped conversions to a bucket that are resumed: nothing is sent twice, and the same bytes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.errors import SourceChangedError, SourceError, StorageError
 from arraystore.indexing.layout import blocks
 from arraystore.storage.objects import connection as stores
-from arraystore.storage.objects import writer as writer_room
+from arraystore.storage.objects import writer as object_writer
 from arraystore.storage.objects.writer import ObjectWriter
-from arraystore.writing import fill as fill_room
-from arraystore.writing import lock_object as claim_room
-from arraystore.writing import resuming
-from arraystore.writing import store_writer as draft_room
-from arraystore.writing.fill import FilePlaces
-from arraystore.writing.hdf5_bucket import OneObjectDraft
+from arraystore.writing import fill as fill_module
+from arraystore.writing import lock_object, resuming, store_writer
+from arraystore.writing.fill import FilePlace
+from arraystore.writing.hdf5_bucket import HDF5BucketWriter
 from arraystore.writing.journal import as_line
-from arraystore.writing.lock_object import Claim
-from arraystore.writing.zarr_bucket import ManyObjectsDraft
+from arraystore.writing.lock_object import LockObject
+from arraystore.writing.zarr_bucket import ZarrBucketWriter
 from tests.support import (
     HOSTILE_LINES,
     SUFFIXES,
@@ -42,23 +40,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from arraystore.writing.bucket import BucketDraft
+    from arraystore.writing.bucket import BucketStoreWriter
     from arraystore.writing.fill import Filled, FillTask
 
-convert_room: Final = import_module("arraystore.convert")  # not the function of the same name
+convert_module: Final = import_module("arraystore.convert")  # not the function of the same name
 SHARD: Final = 2048
-CLAIM: Final = ".a.zarr.partial"
+LOCK: Final = ".a.zarr.partial"
 TARGET: Final = "memory://a.zarr"
 PHOTOS: Final = {f"train/{'ab'[i % 2]}/{i}.jpg": picture(10 + i, 20, seed=i) for i in range(16)}
 N_SHARDS: Final = -(-sum(map(len, PHOTOS.values())) // SHARD)
 
 
 class BoomError(Exception):
-    """What stops a conversion here."""
+    """Stops a conversion."""
 
 
 class KilledError(BaseException):
-    """What a bucket raises from the moment on at which a process is thought to be killed."""
+    """Raised by a bucket after the simulated kill of a process."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,15 +64,15 @@ def _small_shards() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
         patch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD // 8)
-        patch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=SHARD))
-        patch.setattr(claim_room, "_WORTH", 0)
-        patch.setattr(ManyObjectsDraft, "n_threads", 1)  # one shard after another
+        patch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=SHARD))
+        patch.setattr(lock_object, "_WORTH", 0)
+        patch.setattr(ZarrBucketWriter, "n_threads", 1)  # one shard after another
         yield
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """What ``memory://`` addresses reach."""
+    """The bucket of ``memory://`` addresses."""
     bucket = Bucket()
     monkeypatch.setattr(stores, "connect_memory", lambda: bucket)
     return bucket
@@ -87,7 +85,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def n_calls(photos: Path) -> int:
-    """How often a conversion asks the bucket."""
+    """Number of requests of a conversion."""
     bucket = Bucket()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stores, "connect_memory", lambda: bucket)
@@ -97,7 +95,7 @@ def n_calls(photos: Path) -> int:
 
 @pytest.fixture
 def unfinished(photos: Path, bucket: Bucket) -> dict[str, bytes]:
-    """Objects of a conversion that failed when most of its shards were sent."""
+    """Objects of a conversion that failed after most of its shards were sent."""
     stop(photos, bucket, fail_at_shard(bucket, N_SHARDS - 2))
     assert 0 < len(shards_in(bucket)) < N_SHARDS
     return bucket.objects
@@ -110,7 +108,7 @@ def convert(photos: Path, target: Any = TARGET, **options: Any) -> arraystore.Co
 def stop(
     photos: Path, bucket: Bucket, before: Callable[[str, Any], None], **options: Any
 ) -> BaseException:
-    """Convert until something goes wrong, and forget what the bucket was asked."""
+    """Convert until an error, and forget the requests."""
     bucket.before = before
     with pytest.raises((BoomError, KilledError, StorageError)) as caught:
         convert(photos, **options)
@@ -127,6 +125,10 @@ def fail_at_shard(bucket: Bucket, number: int) -> Callable[[str, Any], None]:
     return fail
 
 
+def raise_boom(*args: object) -> None:
+    raise BoomError
+
+
 def is_shard(key: Any) -> bool:
     return "image_payload/c/" in key
 
@@ -139,27 +141,25 @@ def shards_sent(bucket: Bucket) -> list[str]:
     return [key for key in bucket.keys_of("put") if is_shard(key)]
 
 
-def claim_of(bucket: Bucket) -> Claim:
-    """What the claim tells that is in the bucket."""
-    return Claim(ObjectWriter((bucket.inner, "a.zarr")), CLAIM)
+def lock_of(bucket: Bucket) -> LockObject:
+    """Return the lock object in the bucket."""
+    return LockObject(ObjectWriter((bucket.inner, "a.zarr")), LOCK)
 
 
 @cache
 def undisturbed(photos: Path, **options: Any) -> dict[str, bytes]:
-    """What a conversion writes that nothing disturbs."""
+    """Return the objects of an uninterrupted conversion."""
     convert(photos, photos.with_name("a.zarr"), sync=False, overwrite=True, **options)
     return objects_on_disk(photos.with_name("a.zarr"))
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.parametrize("number", [1, N_SHARDS - 1])
-def test_what_was_sent_is_not_sent_again_and_all_has_the_bytes_of_an_undisturbed_conversion(
-    number: int, photos: Path, bucket: Bucket
-) -> None:
+def test_resume_sends_only_missing_shards(number: int, photos: Path, bucket: Bucket) -> None:
     stop(photos, bucket, fail_at_shard(bucket, number))
-    n_recorded = len(claim_of(bucket).blocks)
+    n_recorded = len(lock_of(bucket).blocks)
     assert n_recorded == number
     convert(photos, resume=True)
     assert len(shards_sent(bucket)) == N_SHARDS - n_recorded
@@ -167,7 +167,7 @@ def test_what_was_sent_is_not_sent_again_and_all_has_the_bytes_of_an_undisturbed
 
 
 @pytest.mark.parametrize("key", ["a.zarr/train/label/c/0", "a.zarr/zarr.json"])
-def test_no_shard_is_sent_again_if_all_were(key: str, photos: Path, bucket: Bucket) -> None:
+def test_resume_after_all_shards_sends_none(key: str, photos: Path, bucket: Bucket) -> None:
     def fail(method: str, which: Any) -> None:
         if (method, which) == ("put", key):
             raise GenericError("broken")
@@ -178,25 +178,25 @@ def test_no_shard_is_sent_again_if_all_were(key: str, photos: Path, bucket: Buck
     assert bucket.objects == undisturbed(photos)
 
 
-def test_images_that_were_sent_are_not_read_again_except_for_a_sample(
+def test_resume_compares_a_sample_of_sent_blocks(
     photos: Path, bucket: Bucket, unfinished: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled: list[FillTask] = []
 
     def fill(task: FillTask) -> Filled:
-        (compared if task.target == FilePlaces() else filled).append(task)
-        return fill_room.fill(task)
+        (compared if task.place == FilePlace() else filled).append(task)
+        return fill_module.fill(task)
 
     compared: list[FillTask] = []
-    n_recorded = len(claim_of(bucket).blocks)
-    monkeypatch.setattr(draft_room, "fill", fill)
+    n_recorded = len(lock_of(bucket).blocks)
+    monkeypatch.setattr(store_writer, "fill", fill)
     monkeypatch.setattr(resuming, "_SAMPLE", 1)
     convert(photos, resume=True)
     assert len(compared) == 1 < n_recorded
     assert len(filled) == N_SHARDS - n_recorded < len(unfinished)
 
 
-def test_a_conversion_may_be_stopped_many_times(photos: Path, bucket: Bucket) -> None:
+def test_conversion_stopped_many_times_is_resumed(photos: Path, bucket: Bucket) -> None:
     n_stopped = 0
     while "a.zarr/zarr.json" not in bucket.objects:
         bucket.calls.clear()
@@ -211,7 +211,7 @@ def test_a_conversion_may_be_stopped_many_times(photos: Path, bucket: Bucket) ->
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.95, 1.0])
-def test_it_does_not_matter_when_a_process_is_killed(
+def test_killed_conversion_is_resumed(
     share: float,
     moment: str,
     photos: Path,
@@ -223,9 +223,9 @@ def test_it_does_not_matter_when_a_process_is_killed(
 
     def kill(method: str, key: Any) -> None:
         if len(bucket.calls) > at:
-            raise KilledError  # whatever it does after, does not reach the bucket any more
+            raise KilledError
 
-    monkeypatch.setattr(ManyObjectsDraft, "n_threads", 4)
+    monkeypatch.setattr(ZarrBucketWriter, "n_threads", 4)
     setattr(bucket, moment, kill)
     with pytest.raises(KilledError):
         convert(photos)
@@ -235,67 +235,67 @@ def test_it_does_not_matter_when_a_process_is_killed(
     assert bucket.objects == undisturbed(photos)
 
 
-def test_where_nothing_is_resume_begins(photos: Path, bucket: Bucket) -> None:
+def test_resume_without_lock_object_converts(photos: Path, bucket: Bucket) -> None:
     convert(photos, resume=True)
     assert bucket.objects == undisturbed(photos)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_resume_of_a_complete_store_reports_it(suffix: str, photos: Path, bucket: Bucket) -> None:
+def test_resume_of_complete_store_reports_it(suffix: str, photos: Path, bucket: Bucket) -> None:
     first = convert(photos, f"memory://a{suffix}")
     before = bucket.objects
     report = convert(photos, f"memory://a{suffix}", resume=True)
     assert (first.was_complete, report.was_complete) == (False, True)
     assert report.splits == first.splits
-    with pytest.raises(ValueError, match=rf"a{suffix}: cannot be resumed, because option seed was"):
+    with pytest.raises(ValueError, match=rf"a{suffix}: cannot resume: option seed is"):
         convert(photos, f"memory://a{suffix}", resume=True, seed=1)
     assert bucket.objects == before
 
 
-def test_the_claim_is_not_written_for_less_than_it_is_worth(
+def test_lock_object_is_rewritten_for_enough_blocks(
     photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_written = []
     for worth in (0, 50):
-        monkeypatch.setattr(claim_room, "_WORTH", worth)
+        monkeypatch.setattr(lock_object, "_WORTH", worth)
         bucket.calls.clear()
         convert(photos, overwrite=True)
-        n_written.append(bucket.keys_of("put").count(CLAIM))
-    # When it is taken, when the plan is known, and when only the root is missing.
+        n_written.append(bucket.keys_of("put").count(LOCK))
+    # When it is acquired, when the fingerprint is known, and when only the root is missing.
     assert n_written == [3 + N_SHARDS, 3]
 
 
-def test_an_interrupted_conversion_records_all_that_it_knows_to_be_sent(
+def test_interrupted_conversion_records_all_sent_blocks(
     photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claim_room, "_WORTH", 10**9)
+    monkeypatch.setattr(lock_object, "_WORTH", 10**9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ManyObjectsDraft, "publish", interrupted)
+        patch.setattr(ZarrBucketWriter, "publish", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             convert(photos)
     assert caught.value.__notes__ == [
-        "what was sent is kept; resume=True (--resume) goes on from there"
+        "the shards sent so far are kept; pass resume=True (--resume) to continue"
     ]
-    assert len(claim_of(bucket).blocks) == N_SHARDS
+    assert len(lock_of(bucket).blocks) == N_SHARDS
 
 
-def test_a_store_on_a_service_that_knows_no_conditions_is_resumed(
+def test_service_without_conditional_writes_is_resumed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bucket").mkdir()
     target = LocalStore(tmp_path / "bucket"), "a.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ManyObjectsDraft, "writer", Claim.leave)
-        with pytest.raises(AttributeError):
+        patch.setattr(ZarrBucketWriter, "publish", raise_boom)
+        with pytest.raises(BoomError):
             convert(photos, target)
     convert(photos, target, resume=True)
     assert objects_on_disk(tmp_path / "bucket" / "a.zarr") == undisturbed(photos)
 
 
-# What counts as sent
+# Recorded shards
 
 
 def other(photos: Path, bucket: Bucket, key: str) -> None:
@@ -311,13 +311,13 @@ def gone(photos: Path, bucket: Bucket, key: str) -> None:
 
 
 @pytest.mark.parametrize("change", [other, shorter, gone])
-def test_a_shard_that_is_not_as_it_was_sent_is_sent_again(
+def test_changed_shard_is_sent_again(
     change: Callable[[Path, Bucket, str], None],
     photos: Path,
     bucket: Bucket,
     unfinished: dict[str, bytes],
 ) -> None:
-    n_recorded = len(claim_of(bucket).blocks)
+    n_recorded = len(lock_of(bucket).blocks)
     change(photos, bucket, "a.zarr/train/image_payload/c/0")
     assert bucket.objects != unfinished
     convert(photos, resume=True)
@@ -326,7 +326,7 @@ def test_a_shard_that_is_not_as_it_was_sent_is_sent_again(
 
 
 @pytest.mark.parametrize("n_deleted", [0, 1, 2])
-def test_shards_of_a_store_that_was_there_before_never_count(
+def test_shards_of_an_older_store_are_sent_again(
     n_deleted: int, photos: Path, bucket: Bucket
 ) -> None:
     convert(photos, order="label")
@@ -346,16 +346,16 @@ def test_shards_of_a_store_that_was_there_before_never_count(
 
 
 @pytest.mark.usefixtures("unfinished")
-def test_nothing_of_a_larger_plan_is_left(photos: Path, bucket: Bucket, tmp_path: Path) -> None:
+def test_shards_of_a_larger_source_are_deleted(
+    photos: Path, bucket: Bucket, tmp_path: Path
+) -> None:
     few = write_folder(tmp_path / "few", {"train/a/0.jpg": PHOTOS["train/a/0.jpg"]})
     convert(few, overwrite=True)
     assert bucket.objects == undisturbed(few)
     assert len(shards_sent(bucket)) == 1
 
 
-def test_what_somebody_else_writes_meanwhile_is_noticed_and_sent_again(
-    photos: Path, bucket: Bucket
-) -> None:
+def test_shard_replaced_by_another_process_is_reported(photos: Path, bucket: Bucket) -> None:
     key = "a.zarr/train/image_payload/c/1"
 
     def meddle(method: str, which: Any) -> None:
@@ -363,41 +363,39 @@ def test_what_somebody_else_writes_meanwhile_is_noticed_and_sent_again(
             bucket.inner.put(key, bucket.objects[key])
 
     error = stop(photos, bucket, meddle)
-    assert f"memory://{key}: is not what was sent; something else has written" in str(error)
+    assert f"memory://{key}: is not the object that was sent; another process has" in str(error)
     assert "a.zarr/zarr.json" not in bucket.objects
     convert(photos, resume=True)
     assert shards_sent(bucket) == [key]
     assert bucket.objects == undisturbed(photos)
 
 
-# What is refused
+# Refusals
 
 
-def test_an_unfinished_store_is_reported_and_left_alone(
+def test_unfinished_store_raises(
     photos: Path, bucket: Bucket, unfinished: dict[str, bytes]
 ) -> None:
     with pytest.raises(FileExistsError) as caught:
         convert(photos)
     assert str(caught.value) == (
-        "memory://.a.zarr.partial: holds an unfinished conversion to a.zarr; give resume=True "
+        "memory://.a.zarr.partial: holds an unfinished conversion to a.zarr; pass resume=True "
         "(--resume) to finish it, or overwrite=True (--overwrite) to start again"
     )
     assert bucket.objects == unfinished
 
 
-def test_of_a_killed_conversion_it_is_told_when_it_was_heard_of_last(
-    photos: Path, bucket: Bucket
-) -> None:
+def test_killed_conversion_reports_time_of_last_update(photos: Path, bucket: Bucket) -> None:
     def kill(method: str, key: Any) -> None:
         if len(shards_sent(bucket)) > N_SHARDS // 2:
             raise KilledError
 
     stop(photos, bucket, kill)
     before = bucket.objects
-    time = f"{bucket.inner.head(CLAIM)['last_modified']:%Y-%m-%d %H:%M:%S} UTC"
+    time = f"{bucket.inner.head(LOCK)['last_modified']:%Y-%m-%d %H:%M:%S} UTC"
     message = (
         rf"^memory://\.a\.zarr\.partial: another process is writing .* \(.* {time}\); wait for it, "
-        r"or, if it is no more, give resume=True \(--resume\) to finish it, or overwrite=True"
+        r"or, if it no longer runs, pass resume=True \(--resume\) to finish it, or overwrite=True"
     )
     with pytest.raises(StorageError, match=message):
         convert(photos)
@@ -405,26 +403,24 @@ def test_of_a_killed_conversion_it_is_told_when_it_was_heard_of_last(
 
 
 @pytest.mark.usefixtures("unfinished")
-def test_overwrite_starts_anew(photos: Path, bucket: Bucket) -> None:
+def test_overwrite_starts_again(photos: Path, bucket: Bucket) -> None:
     convert(photos, order="label", overwrite=True)
     assert len(shards_sent(bucket)) == N_SHARDS
     assert bucket.objects == undisturbed(photos, order="label")
 
 
 @pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": True}])
-def test_an_unfinished_store_is_kept_if_the_source_is_wrong(
+def test_unfinished_store_is_kept_if_source_is_missing(
     options: dict[str, Any], photos: Path, bucket: Bucket, unfinished: dict[str, bytes]
 ) -> None:
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         convert(photos / "nowhere", **options)
-    assert without_claim(bucket) == {k: data for k, data in unfinished.items() if k != CLAIM}
+    assert without_lock(bucket) == {k: data for k, data in unfinished.items() if k != LOCK}
     convert(photos, resume=True)
     assert 0 < len(shards_sent(bucket)) < N_SHARDS
 
 
-def test_shards_that_nothing_tells_of_are_still_ours_if_the_source_is_wrong(
-    photos: Path, bucket: Bucket
-) -> None:
+def test_unrecorded_shards_are_kept_if_source_is_missing(photos: Path, bucket: Bucket) -> None:
     def kill(method: str, key: Any) -> None:
         if shards_in(bucket):
             raise KilledError
@@ -437,50 +433,50 @@ def test_shards_that_nothing_tells_of_are_still_ours_if_the_source_is_wrong(
     assert bucket.objects == undisturbed(photos)
 
 
-def without_claim(bucket: Bucket) -> dict[str, bytes]:
-    return {key: data for key, data in bucket.objects.items() if key != CLAIM}
+def without_lock(bucket: Bucket) -> dict[str, bytes]:
+    return {key: data for key, data in bucket.objects.items() if key != LOCK}
 
 
-def test_another_option_is_told_before_the_source_is_looked_at(
+def test_changed_option_is_refused_before_loading(
     photos: Path, bucket: Bucket, unfinished: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert_room, "load_source", None)
-    told = "option order was shuffled and is label now; option seed was 0 and is 1 now; go back"
-    with pytest.raises(ValueError, match=rf"^memory://{CLAIM}: cannot be resumed, because {told}"):
+    monkeypatch.setattr(convert_module, "load_source", None)
+    told = (
+        "option order is label, but was shuffled; option seed is 1, but was 0; use the same option"
+    )
+    with pytest.raises(ValueError, match=rf"^memory://{LOCK}: cannot resume: {told}"):
         convert(photos, resume=True, order="label", seed=1)
-    assert without_claim(bucket) == {k: data for k, data in unfinished.items() if k != CLAIM}
+    assert without_lock(bucket) == {k: data for k, data in unfinished.items() if k != LOCK}
     with pytest.raises(FileExistsError, match="holds an unfinished conversion"):
         convert(photos)
 
 
 @pytest.mark.usefixtures("unfinished")
-def test_another_source_is_told_before_its_images_are_looked_at(
+def test_changed_source_is_refused_before_probing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = write_folder(tmp_path / "photos", PHOTOS)  # later than the first time
-    monkeypatch.setattr(convert_room, "_plans", None)
-    with pytest.raises(SourceError, match=r"because source a/0\.jpg was .* of .* and is .* now"):
+    again = write_folder(tmp_path / "photos", PHOTOS)  # with a later modification time
+    monkeypatch.setattr(convert_module, "_plans", None)
+    with pytest.raises(SourceError, match=r"cannot resume: source a/0\.jpg is .*, but was .* of "):
         convert(again, resume=True)
 
 
 @pytest.mark.usefixtures("unfinished")
-def test_another_library_is_told(
+def test_changed_library_is_refused(
     photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from arraystore.containers.zarr.writer import ZarrWriter
 
     monkeypatch.setattr(ZarrWriter, "libraries", staticmethod(lambda: {"numcodecs": "9.9"}))
-    with pytest.raises(ValueError, match=r"library numcodecs was .* and is 9\.9 now"):
+    with pytest.raises(ValueError, match=r"library numcodecs is 9\.9, but was "):
         convert(photos, resume=True)
     assert bucket.keys_of("delete") == []
 
 
 @pytest.mark.parametrize("data", [b"", b"00000000 {}\n", *map(checked, HOSTILE_LINES.values())])
-def test_a_claim_that_is_not_understood_tells_nothing(
-    data: bytes, photos: Path, bucket: Bucket
-) -> None:
-    bucket.inner.put(CLAIM, data)
-    with pytest.raises(StorageError, match="if it is no more, give overwrite=True"):
+def test_invalid_lock_object_records_nothing(data: bytes, photos: Path, bucket: Bucket) -> None:
+    bucket.inner.put(LOCK, data)
+    with pytest.raises(StorageError, match="if it no longer runs, pass overwrite=True"):
         convert(photos)
     convert(photos, resume=True)
     assert bucket.objects == undisturbed(photos)
@@ -488,35 +484,35 @@ def test_a_claim_that_is_not_understood_tells_nothing(
 
 @pytest.mark.parametrize("hostile", HOSTILE_LINES)
 @pytest.mark.usefixtures("unfinished")
-def test_claim_with_a_hostile_line_is_not_resumed(
+def test_lock_object_with_hostile_line_records_nothing(
     hostile: str, photos: Path, bucket: Bucket
 ) -> None:
-    data = bucket.objects[CLAIM] + checked(HOSTILE_LINES[hostile])
-    bucket.inner.put(CLAIM, data)
-    assert claim_of(bucket).plan is None
+    data = bucket.objects[LOCK] + checked(HOSTILE_LINES[hostile])
+    bucket.inner.put(LOCK, data)
+    assert lock_of(bucket).fingerprint is None
     convert(photos, resume=True)
     assert len(shards_sent(bucket)) == N_SHARDS
     assert bucket.objects == undisturbed(photos)
 
 
-def test_claim_of_any_size_is_not_read_whole(
+def test_huge_lock_object_is_not_read_whole(
     photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_room, "MAX_READ_NBYTES", 2**20)
-    bucket.inner.put(CLAIM, as_line({"plan": {}}) + bytes(2**20))
-    assert not claim_of(bucket).blocks
+    monkeypatch.setattr(object_writer, "MAX_READ_NBYTES", 2**20)
+    bucket.inner.put(LOCK, as_line({"plan": {}}) + bytes(2**20))
+    assert not lock_of(bucket).blocks
     convert(photos, overwrite=True)
     assert bucket.objects == undisturbed(photos)
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".hdf5"])
-def test_one_file_is_not_resumed_in_a_bucket(suffix: str, photos: Path, bucket: Bucket) -> None:
-    with pytest.raises(ValueError, match=rf"^memory://a{suffix}: .* its upload begins again; a "):
+def test_resume_of_hdf5_in_bucket_raises(suffix: str, photos: Path, bucket: Bucket) -> None:
+    with pytest.raises(ValueError, match=rf"^memory://a{suffix}: .* its upload must start again; "):
         convert(photos, f"memory://a{suffix}", resume=True)
     assert bucket.objects == {}
 
 
-def test_a_copy_that_fails_leaves_nothing(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
+def test_failed_copy_leaves_nothing(photos: Path, tmp_path: Path, bucket: Bucket) -> None:
     convert(photos, tmp_path / "a.h5")
     bucket.before = fail_at_shard(bucket, N_SHARDS - 2)
     with pytest.raises(StorageError, match="broken"):
@@ -524,65 +520,65 @@ def test_a_copy_that_fails_leaves_nothing(photos: Path, tmp_path: Path, bucket: 
     assert bucket.objects == {}
 
 
-# Two at once
+# Two processes
 
 
-def test_who_is_taken_over_while_it_fills_stops_and_leaves_all_to_the_other(
+def test_conversion_taken_over_while_filling_stops(
     photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, n_sent = ManyObjectsDraft.record, 0
+    record, n_sent = ZarrBucketWriter.record, 0
 
-    def meanwhile(self: ManyObjectsDraft, *args: Any) -> None:
+    def meanwhile(self: ZarrBucketWriter, *args: Any) -> None:
         nonlocal n_sent
         n_sent += 1
         if n_sent == N_SHARDS // 2:
             convert(photos, resume=True)
         record(self, *args)
 
-    monkeypatch.setattr(ManyObjectsDraft, "max_in_flight", 1)
-    monkeypatch.setattr(ManyObjectsDraft, "record", meanwhile)
+    monkeypatch.setattr(ZarrBucketWriter, "max_in_flight", 1)
+    monkeypatch.setattr(ZarrBucketWriter, "record", meanwhile)
     with pytest.raises(StorageError) as caught:
         convert(photos)
     assert str(caught.value) == (
         "memory://.a.zarr.partial: another process has begun, or taken over, a conversion to the "
-        "same target; this one leaves all to it"
+        "same target; this one stops and leaves the target to it"
     )
     assert not hasattr(caught.value, "__notes__")
-    assert n_sent == N_SHARDS + 1  # one that both had sent
+    assert n_sent == N_SHARDS + 1  # both processes sent one of them
     assert bucket.objects == undisturbed(photos)
 
 
-@pytest.mark.parametrize("kind", [ManyObjectsDraft, OneObjectDraft])
-def test_who_is_taken_over_does_not_publish(
-    kind: type[BucketDraft], photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [ZarrBucketWriter, HDF5BucketWriter])
+def test_conversion_taken_over_does_not_publish(
+    kind: type[BucketStoreWriter], photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = TARGET if kind is ManyObjectsDraft else "memory://a.h5"
+    target = TARGET if kind is ZarrBucketWriter else "memory://a.h5"
     publish = kind.publish
 
     def taken_over(self: Any, meter: Any) -> None:
-        Claim(ObjectWriter((bucket.inner, "a.zarr")), self._claim.key).take()
+        LockObject(ObjectWriter((bucket.inner, "a.zarr")), self._lock.key).acquire()
         publish(self, meter)
 
     monkeypatch.setattr(kind, "publish", taken_over)
     with pytest.raises(StorageError, match="another process has begun, or taken over"):
         convert(photos, target)
     assert not {"a.zarr/zarr.json", "a.h5"} & set(bucket.objects)
-    assert len(shards_in(bucket)) == (N_SHARDS if kind is ManyObjectsDraft else 0)
+    assert len(shards_in(bucket)) == (N_SHARDS if kind is ZarrBucketWriter else 0)
 
 
 @pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}])
-def test_of_two_that_resume_at_once_one_wins(
+def test_concurrent_resumes_have_one_winner(
     options: dict[str, Any], photos: Path, bucket: Bucket
 ) -> None:
-    take = Claim.take
+    acquire = LockObject.acquire
 
-    def second_is_faster(self: Claim) -> None:
-        take(claim_of(bucket))
-        take(self)
+    def second_is_faster(self: LockObject) -> None:
+        acquire(lock_of(bucket))
+        acquire(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Claim, "take", second_is_faster)
+        patch.setattr(LockObject, "acquire", second_is_faster)
         with pytest.raises(StorageError, match="another process has begun, or taken over"):
             convert(photos, **options)
     assert bucket.keys_of("delete") == []
@@ -590,56 +586,56 @@ def test_of_two_that_resume_at_once_one_wins(
     assert 0 < len(shards_sent(bucket)) < N_SHARDS
 
 
-def test_who_loses_its_claim_while_it_looks_at_the_source_deletes_nothing(
+def test_conversion_taken_over_while_planning_deletes_nothing(
     photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convert(photos)
     before = bucket.objects
-    load = convert_room.load_source
+    load = convert_module.load_source
 
     def taken_over(*args: Any, **options: Any) -> Any:
-        claim_of(bucket).take()
+        lock_of(bucket).acquire()
         return load(*args, **options)
 
-    monkeypatch.setattr(convert_room, "load_source", taken_over)
+    monkeypatch.setattr(convert_module, "load_source", taken_over)
     with pytest.raises(StorageError, match="another process has begun, or taken over"):
         convert(photos, overwrite=True)
-    assert without_claim(bucket) == before
+    assert without_lock(bucket) == before
 
 
-def test_who_is_taken_over_and_fails_deletes_nothing(
+def test_failed_conversion_taken_over_deletes_nothing(
     photos: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object) -> None:
-        claim_of(bucket).take()
+        lock_of(bucket).acquire()
         raise BoomError
 
     convert(photos, tmp_path / "a.h5")
-    monkeypatch.setattr(ManyObjectsDraft, "publish", fail)
+    monkeypatch.setattr(ZarrBucketWriter, "publish", fail)
     with pytest.raises(BoomError) as caught:
         arraystore.copy(tmp_path / "a.h5", TARGET)
     assert len(shards_in(bucket)) == N_SHARDS
     (note,) = caught.value.__notes__
-    assert note.startswith(f"what was sent is left as it is: memory://{CLAIM}: another process")
+    assert note.startswith(
+        f"objects sent so far are left as they are: memory://{LOCK}: another process"
+    )
 
 
-def test_a_claim_that_was_taken_over_when_all_was_done_is_left_to_the_other(
-    photos: Path, bucket: Bucket
-) -> None:
+def test_lock_object_taken_over_after_publishing_is_kept(photos: Path, bucket: Bucket) -> None:
     def taken_over(method: str, key: Any) -> None:
         if (method, key) == ("put", "a.zarr/zarr.json"):
-            claim_of(bucket).take()
+            lock_of(bucket).acquire()
 
     bucket.after = taken_over
     convert(photos)
-    assert without_claim(bucket) == undisturbed(photos)
-    assert CLAIM in bucket.objects
+    assert without_lock(bucket) == undisturbed(photos)
+    assert LOCK in bucket.objects
 
 
-def test_a_root_that_appears_before_anything_is_deleted_is_left_alone_with_what_is_below(
+def test_root_created_meanwhile_is_kept(
     photos: Path, bucket: Bucket, unfinished: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = convert_room.load_source
+    load = convert_module.load_source
     theirs = {"a.zarr/zarr.json": b"theirs", "a.zarr/c/0": b"theirs"}
 
     def meanwhile(*args: Any, **options: Any) -> Any:
@@ -647,22 +643,22 @@ def test_a_root_that_appears_before_anything_is_deleted_is_left_alone_with_what_
             bucket.inner.put(key, data)
         return load(*args, **options)
 
-    monkeypatch.setattr(convert_room, "load_source", meanwhile)
-    with pytest.raises(FileExistsError, match="created by somebody else in the meantime"):
+    monkeypatch.setattr(convert_module, "load_source", meanwhile)
+    with pytest.raises(FileExistsError, match="created by another process meanwhile"):
         convert(photos, resume=True)
     assert theirs.items() <= bucket.objects.items()
-    assert len(without_claim(bucket)) == len(unfinished) + 1
+    assert len(without_lock(bucket)) == len(unfinished) + 1
 
 
-def test_a_claim_whose_answer_was_lost_is_still_ours(photos: Path, bucket: Bucket) -> None:
+def test_lock_object_is_ours_after_lost_response(photos: Path, bucket: Bucket) -> None:
     n_lost = 0
 
     def lose(method: str, key: Any) -> None:
         nonlocal n_lost
-        if (method, key) == ("put", CLAIM):
+        if (method, key) == ("put", LOCK):
             n_lost += 1
-            if n_lost % 2:  # what obstore gets, when it asks again what was done the first time
-                raise PreconditionError("not the one that it was")
+            if n_lost % 2:  # obstore repeated a request whose response was lost
+                raise PreconditionError("another version")
 
     bucket.after = lose
     convert(photos)
@@ -673,17 +669,15 @@ def test_a_claim_whose_answer_was_lost_is_still_ours(photos: Path, bucket: Bucke
 # The command
 
 
-def test_the_command_resumes(
-    photos: Path, bucket: Bucket, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_resumes(photos: Path, bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
     bucket.before = fail_at_shard(bucket, N_SHARDS // 2)
     arguments = ["convert", f"folder:{photos}", TARGET]
     assert main(arguments) == 1
-    kept = "broken; what was sent is kept; resume=True (--resume) goes on from there"
+    kept = "broken; the shards sent so far are kept; pass resume=True (--resume) to continue"
     assert capsys.readouterr().err.strip().endswith(kept)
     bucket.before = lambda method, key: None
     assert main(arguments) == 1
-    assert "holds an unfinished conversion to a.zarr; give" in capsys.readouterr().err
+    assert "holds an unfinished conversion to a.zarr; pass" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0
     assert bucket.objects == undisturbed(photos)
 
@@ -691,7 +685,7 @@ def test_the_command_resumes(
 # A source that was touched or changed
 
 
-def test_a_touched_source_is_compared_with_what_was_sent(
+def test_touched_source_is_compared_with_sent_shards(
     photos: Path, bucket: Bucket, unfinished: dict[str, bytes]
 ) -> None:
     for photo in photos.rglob("*.jpg"):
@@ -702,7 +696,7 @@ def test_a_touched_source_is_compared_with_what_was_sent(
 
 
 @pytest.mark.usefixtures("unfinished")
-def test_a_source_changed_in_place_is_refused_each_time(photos: Path, bucket: Bucket) -> None:
+def test_source_changed_in_place_is_refused(photos: Path, bucket: Bucket) -> None:
     for photo in photos.rglob("*.jpg"):
         status = photo.stat()
         photo.write_bytes(photo.read_bytes()[:-3] + b"!\xff\xd9")

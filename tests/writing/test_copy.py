@@ -1,4 +1,4 @@
-"""Copies: from disk or bucket to disk or bucket, Zarr or HDF5, and nothing is lost."""
+"""Copies from disk or bucket to disk or bucket, Zarr or HDF5, without loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from arraystore.errors import ChecksumError, FormatError
 from arraystore.indexing.layout import blocks
 from arraystore.schema import Column
 from arraystore.storage.objects import connection as stores
-from arraystore.writing import store_writer as draft_room
+from arraystore.writing import store_writer
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from arraystore.cli.synthetic_archives import DrawnArchives
 
-# The function has taken the module's name in the package.
-copy_room = importlib.import_module("arraystore.writing.copy")
+# In the package, the function has the name of the module.
+copy_module = importlib.import_module("arraystore.writing.copy")
 
 SHARD: Final = 4096
 OTHER: Final = {".zarr": ".h5", ".h5": ".zarr"}
@@ -47,8 +47,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let shards be small, and windows smaller than an image."""
     monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD // 8)
-    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=SHARD))
-    monkeypatch.setattr(copy_room, "_WINDOW_NBYTES", 700)
+    monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=SHARD))
+    monkeypatch.setattr(copy_module, "_WINDOW_NBYTES", 700)
 
 
 @pytest.fixture
@@ -93,14 +93,14 @@ def tree(store: Path) -> dict[str, bytes]:
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
 
 
-# What a copy is
+# Contents of a copy
 
 
 @every_suffix
 @every_target
 @every_place
 @pytest.mark.parametrize("to", ["disk", "bucket"])
-def test_a_copy_is_what_a_conversion_would_have_written(
+def test_copy_has_the_bytes_of_a_conversion(
     suffix: str,
     target: str,
     place: str,
@@ -111,7 +111,7 @@ def test_a_copy_is_what_a_conversion_would_have_written(
 ) -> None:
     convert(photos, at(place, f"from{suffix}"), order="label")
     report = copy(at(place, f"from{suffix}"), at(to, f"to{target}"))
-    # Back to the disk, where it can be compared.
+    # Copied back to the disk to be compared.
     copy(at(to, f"to{target}"), tmp_path / f"back{target}")
     convert(photos, tmp_path / f"expected{target}", order="label")
     assert tree(tmp_path / f"back{target}") == tree(tmp_path / f"expected{target}")
@@ -121,7 +121,7 @@ def test_a_copy_is_what_a_conversion_would_have_written(
 
 @every_suffix
 @every_target
-def test_named_selections_come_along(
+def test_selections_are_copied(
     suffix: str, target: str, drawn: DrawnArchives, tmp_path: Path
 ) -> None:
     def convert_all(path: Path) -> None:
@@ -138,7 +138,7 @@ def test_named_selections_come_along(
 @pytest.mark.parametrize(
     "options", [{"order": "label"}, {"order": "source"}, {"order": "shuffled", "seed": 7}]
 )
-def test_order_and_seed_come_along(
+def test_order_and_seed_are_copied(
     suffix: str, options: dict[str, Any], photos: Path, tmp_path: Path
 ) -> None:
     convert(photos, tmp_path / f"a{suffix}", **options)
@@ -149,7 +149,7 @@ def test_order_and_seed_come_along(
 
 
 @every_suffix
-def test_a_split_without_samples_is_copied(suffix: str, photos: Path, tmp_path: Path) -> None:
+def test_split_without_samples_is_copied(suffix: str, photos: Path, tmp_path: Path) -> None:
     (photos / "val" / "a" / "v.jpg").write_bytes(b"no image")
     convert(photos, tmp_path / f"a{suffix}", on_error="skip")
     copy(tmp_path / f"a{suffix}", tmp_path / f"b{OTHER[suffix]}")
@@ -159,7 +159,7 @@ def test_a_split_without_samples_is_copied(suffix: str, photos: Path, tmp_path: 
 
 
 EXTRA: Final = {
-    "note": "written by somebody else",
+    "note": "written by another program",
     "answer": 42,
     "is_good": True,
     "share": 0.25,
@@ -190,9 +190,7 @@ def add_more(store: Path) -> None:
 
 @every_suffix
 @every_target
-def test_groups_columns_and_attributes_that_we_do_not_know_come_along(
-    suffix: str, target: str, photos: Path, tmp_path: Path
-) -> None:
+def test_unknown_nodes_are_copied(suffix: str, target: str, photos: Path, tmp_path: Path) -> None:
     convert(photos, tmp_path / f"a{suffix}")
     add_more(tmp_path / f"a{suffix}")
     report = copy(tmp_path / f"a{suffix}", tmp_path / f"b{target}")
@@ -208,7 +206,7 @@ def test_groups_columns_and_attributes_that_we_do_not_know_come_along(
         assert [type(found[name]) for name in EXTRA] == [type(value) for value in EXTRA.values()]
 
 
-def test_what_cannot_be_copied_is_told(photos: Path, tmp_path: Path) -> None:
+def test_report_lists_nodes_left_out(photos: Path, tmp_path: Path) -> None:
     convert(photos, tmp_path / "a.zarr")
     convert(photos, tmp_path / "a.h5")
     root = zarr.open_group(tmp_path / "a.zarr", mode="a", use_consolidated=False)
@@ -254,9 +252,7 @@ def add_numbers(store: Path) -> None:
 
 
 @every_target
-def test_foreign_array_is_copied_if_both_containers_have_its_values(
-    target: str, photos: Path, tmp_path: Path
-) -> None:
+def test_foreign_array_of_common_type_is_copied(target: str, photos: Path, tmp_path: Path) -> None:
     convert(photos, tmp_path / "a.zarr")
     add_numbers(tmp_path / "a.zarr")
     report = copy(tmp_path / "a.zarr", tmp_path / f"b{target}")
@@ -273,7 +269,7 @@ def test_foreign_array_is_copied_if_both_containers_have_its_values(
         group.close()
 
 
-# What fails
+# Failures
 
 
 def damage(store: Path, photos: Path, name: str) -> None:
@@ -291,7 +287,7 @@ def damage(store: Path, photos: Path, name: str) -> None:
 @every_suffix
 @every_target
 @every_place
-def test_a_damaged_image_is_told_and_nothing_is_left(
+def test_damaged_image_leaves_no_copy(
     suffix: str,
     target: str,
     place: str,
@@ -310,7 +306,7 @@ def test_a_damaged_image_is_told_and_nothing_is_left(
 
 
 @every_suffix
-def test_starts_that_are_no_running_sum_are_told(suffix: str, photos: Path, tmp_path: Path) -> None:
+def test_wrong_image_start_raises(suffix: str, photos: Path, tmp_path: Path) -> None:
     convert(photos, tmp_path / f"a{suffix}")
     if suffix == ".h5":
         with h5py.File(tmp_path / "a.h5", "a") as file:
@@ -324,7 +320,7 @@ def test_starts_that_are_no_running_sum_are_told(suffix: str, photos: Path, tmp_
 
 @every_place
 @every_suffix
-def test_a_copy_replaces_nothing_unless_told(
+def test_existing_target_needs_overwrite(
     suffix: str, place: str, photos: Path, at: Callable[[str, str], str], tmp_path: Path
 ) -> None:
     convert(photos, tmp_path / "a.zarr")
@@ -338,7 +334,7 @@ def test_a_copy_replaces_nothing_unless_told(
 
 @every_place
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_copy_is_apart_from_its_source(
+def test_copy_into_source_raises(
     place: str,
     overwrite: bool,
     photos: Path,
@@ -351,7 +347,7 @@ def test_a_copy_is_apart_from_its_source(
     before = objects_in(bucket), sorted(tmp_path.rglob("*"))
     for source, target in ((outer, inner), (inner, outer)):
         with pytest.raises(
-            ValueError, match=r"lies in what is copied, or that in it; choose another place$"
+            ValueError, match=r"one of source and target lies in the other; choose another target$"
         ):
             copy(source, target, overwrite=overwrite)
     assert (objects_in(bucket), sorted(tmp_path.rglob("*"))) == before
@@ -360,23 +356,23 @@ def test_a_copy_is_apart_from_its_source(
 
 @every_place
 @every_suffix
-def test_a_store_is_not_copied_onto_itself(
+def test_copy_onto_itself_raises(
     suffix: str, place: str, photos: Path, at: Callable[[str, str], str], bucket: MemoryStore
 ) -> None:
     convert(photos, at(place, f"a{suffix}"))
     before = objects_in(bucket)
-    with pytest.raises(ValueError, match="cannot be copied onto itself"):
+    with pytest.raises(ValueError, match="is the source itself; choose another target"):
         copy(at(place, f"a{suffix}"), at(place, f"a{suffix}"), overwrite=True)
-    with pytest.raises(ValueError, match="cannot be copied onto itself"):
+    with pytest.raises(ValueError, match="is the source itself; choose another target"):
         copy(at(place, f"a{suffix}"), at(place, f"a{suffix}/"), overwrite=True)
-    # Without, who knows whether a bucket of the same name is the same on two services.
+    # Without overwrite it may be the bucket of that name on another service.
     with pytest.raises(FileExistsError, match="exists; choose another name"):
         copy(at(place, f"a{suffix}"), at(place, f"a{suffix}"))
     assert objects_in(bucket) == before
     assert len(arraystore.open(at(place, f"a{suffix}"))["train"]) == 20
 
 
-def test_a_source_that_is_not_there_is_told(tmp_path: Path, bucket: MemoryStore) -> None:
+def test_missing_source_raises(tmp_path: Path, bucket: MemoryStore) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.zarr"):
         copy(tmp_path / "nothing.zarr", tmp_path / "b.h5")
     with pytest.raises(FileNotFoundError, match=r"memory://nothing\.zarr"):
@@ -386,7 +382,7 @@ def test_a_source_that_is_not_there_is_told(tmp_path: Path, bucket: MemoryStore)
 # The command
 
 
-def test_the_command_copies_and_reports(photos: Path, tmp_path: Path, bucket: MemoryStore) -> None:
+def test_command_copies(photos: Path, tmp_path: Path, bucket: MemoryStore) -> None:
     convert(photos, tmp_path / "a.zarr")
     arguments = ["copy", str(tmp_path / "a.zarr"), "memory://b.h5", "--json"]
     result = CliRunner().invoke(cli.cli, arguments)
@@ -397,21 +393,21 @@ def test_the_command_copies_and_reports(photos: Path, tmp_path: Path, bucket: Me
     assert list(objects_in(bucket)) == ["b.h5"]
 
 
-def test_the_command_converts_to_a_bucket(photos: Path, bucket: MemoryStore) -> None:
+def test_command_converts_to_bucket(photos: Path, bucket: MemoryStore) -> None:
     arguments = ["convert", f"folder:{photos}", "memory://folder/a.h5"]
     assert CliRunner().invoke(cli.cli, [*arguments, "--storage-option", "timeout=9"]).exit_code == 0
     assert list(objects_in(bucket)) == ["folder/a.h5"]
 
 
 @pytest.mark.parametrize("pair", ["anon", "=true"])
-def test_a_storage_option_that_is_no_pair_is_wrong_usage(pair: str, tmp_path: Path) -> None:
+def test_malformed_storage_option_exits_2(pair: str, tmp_path: Path) -> None:
     arguments = ["copy", "a.zarr", "s3://b/a.zarr", "--target-option", pair]
     result = CliRunner().invoke(cli.cli, arguments)
     assert result.exit_code == 2
     assert "must be NAME=VALUE" in result.output
 
 
-def test_storage_options_of_the_command_reach_their_store(
+def test_command_passes_storage_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: dict[str, Any] = {}

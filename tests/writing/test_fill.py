@@ -1,4 +1,4 @@
-"""What filling tells the kernel: what will be read, in its order, and what to write."""
+"""Advice to the kernel while blocks are filled: prefetching and writeback."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
     from arraystore.cli.synthetic_archives import DrawnArchives
 
-Told = list[tuple[int, int, int]]
+Calls = list[tuple[int, int, int]]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="not on this system")
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+def advice(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Offset, length and advice of each call of `posix_fadvise`."""
-    calls: Told = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: calls.append(advice))
+    calls: Calls = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *call: calls.append(call))
     monkeypatch.setattr(OpenFile, "is_cached", lambda *_, unknown=True: False)
     return calls
 
@@ -39,74 +39,72 @@ def ranges(path: Path, offset: list[int], nbytes: list[int]) -> FileRanges:
     return FileRanges((str(path),), file, np.array(offset), np.array(nbytes))
 
 
-def test_images_are_announced_in_the_order_of_the_source_and_neighbours_together(
-    tmp_path: Path, told: Told
-) -> None:
+def test_prefetch_merges_ranges_in_source_order(tmp_path: Path, advice: Calls) -> None:
     far = 10**8
-    ranges(tmp_path / "a.tar", [far, 512, 2048], [100, 1000, 300]).announce()
-    assert told == [(512, 1836, os.POSIX_FADV_WILLNEED), (far, 100, os.POSIX_FADV_WILLNEED)]
+    ranges(tmp_path / "a.tar", [far, 512, 2048], [100, 1000, 300]).prefetch()
+    assert advice == [(512, 1836, os.POSIX_FADV_WILLNEED), (far, 100, os.POSIX_FADV_WILLNEED)]
 
 
-def test_long_ones_are_announced_in_pieces_that_linux_reads(tmp_path: Path, told: Told) -> None:
-    ranges(tmp_path / "a.tar", [0], [1_200_000]).announce()
-    assert [(start, nbytes) for start, nbytes, _ in told] == [
+def test_prefetch_splits_long_ranges(tmp_path: Path, advice: Calls) -> None:
+    ranges(tmp_path / "a.tar", [0], [1_200_000]).prefetch()
+    assert [(start, nbytes) for start, nbytes, _ in advice] == [
         (0, 524_288),
         (524_288, 524_288),
         (1_048_576, 151_424),
     ]
 
 
-@pytest.mark.parametrize(("room", "is_told"), [(999, False), (2_000, True)])
-def test_a_split_is_announced_as_a_whole_if_half_of_the_page_cache_holds_it(
-    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch, room: int, is_told: bool
+@pytest.mark.parametrize(("nbytes", "is_called"), [(999, False), (2_000, True)])
+def test_prefetch_all_needs_half_of_page_cache(
+    tmp_path: Path, advice: Calls, monkeypatch: pytest.MonkeyPatch, nbytes: int, is_called: bool
 ) -> None:
-    monkeypatch.setattr("arraystore.writing.image_source.page_cache_nbytes", lambda: room)
-    assert ranges(tmp_path / "a.tar", [0], [1000]).announce_all() is is_told
-    assert bool(told) is is_told
+    monkeypatch.setattr("arraystore.writing.image_source.page_cache_nbytes", lambda: nbytes)
+    assert ranges(tmp_path / "a.tar", [0], [1000]).prefetch_all() is is_called
+    assert bool(advice) is is_called
 
 
 @pytest.mark.parametrize("cached_from", [0, 500, 1001])
-def test_what_is_in_the_page_cache_is_not_announced(
-    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch, cached_from: int
+def test_prefetch_skips_cached_images(
+    tmp_path: Path, advice: Calls, monkeypatch: pytest.MonkeyPatch, cached_from: int
 ) -> None:
     def is_cached(_: OpenFile, offset: int, **__: bool) -> bool:
         return offset >= cached_from
 
     monkeypatch.setattr(OpenFile, "is_cached", is_cached)
     images = ranges(tmp_path / "a.tar", [0, 1000], [1000, 100])
-    is_announced = cached_from > 500  # the middle of the first: its begin was read with the header
-    assert images.announce_all() is is_announced
-    assert bool(told) is is_announced
-    told.clear()
-    images.announce()
-    assert bool(told) is is_announced
+    is_prefetched = cached_from > 500  # the middle of the first; its header was read before
+    assert images.prefetch_all() is is_prefetched
+    assert bool(advice) is is_prefetched
+    advice.clear()
+    images.prefetch()
+    assert bool(advice) is is_prefetched
 
 
 @pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="not on this system")
-def test_what_nobody_knows_of_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefetch_without_cache_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def preadv(*_: object) -> int:
         raise OSError(errno.EOPNOTSUPP, "no such flag on this file system")
 
-    calls: Told = []
+    calls: Calls = []
     images = ranges(tmp_path / "a.tar", [0], [1])
-    monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: calls.append(advice))
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *call: calls.append(call))
     monkeypatch.setattr(os, "preadv", preadv)
-    images.announce()
+    images.prefetch()
     assert [(start, nbytes) for start, nbytes, _ in calls] == [(0, 1)]
 
 
-@pytest.mark.parametrize("room", [0, 2**40])
+@pytest.mark.parametrize("nbytes", [0, 2**40])
 @pytest.mark.parametrize("sync", [False, True])
-def test_a_conversion_announces_each_byte_once_and_hastens_the_disk_only_to_sync(
+def test_conversion_prefetches_each_byte_once(
     drawn: DrawnArchives,
     tmp_path: Path,
-    told: Told,
+    advice: Calls,
     monkeypatch: pytest.MonkeyPatch,
-    room: int,
+    nbytes: int,
     sync: bool,
 ) -> None:
-    monkeypatch.setattr("arraystore.writing.image_source.page_cache_nbytes", lambda: room)
-    # The store is opened in the end, which asks for its own bytes.
+    monkeypatch.setattr("arraystore.writing.image_source.page_cache_nbytes", lambda: nbytes)
+    # Opening the store at the end reads ahead as well.
     monkeypatch.setattr(LocalReader, "read_ahead", lambda *_: None)
     arraystore.convert(
         "imagenet2012_subset/1pct",
@@ -115,7 +113,7 @@ def test_a_conversion_announces_each_byte_once_and_hastens_the_disk_only_to_sync
         partial=True,
         sync=sync,
     )
-    announced = sum(nbytes for _, nbytes, advice in told if advice == os.POSIX_FADV_WILLNEED)
+    prefetched = sum(nbytes for _, nbytes, kind in advice if kind == os.POSIX_FADV_WILLNEED)
     images = sum(map(len, (drawn.train | drawn.validation).values()))
-    assert 0.9 * images < announced < 1.2 * images  # with headers between, and what is encoded anew
-    assert (os.POSIX_FADV_DONTNEED in [advice for *_, advice in told]) is sync
+    assert 0.9 * images < prefetched < 1.2 * images  # with gaps, and re-encoded images
+    assert (os.POSIX_FADV_DONTNEED in [kind for *_, kind in advice]) is sync

@@ -1,4 +1,4 @@
-"""The bar: what it tells fits into a terminal, and its speed is that of what is done now."""
+"""The progress bar fits into a terminal and shows the speed of this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IMAGENET = 1_281_167, 147_897_477_120
 
 
 class Clock:
-    """Stands still until it is told how late it is."""
+    """A clock that a test sets."""
 
     now = 0.0
 
@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The only line that was drawn, in what is no terminal."""
+    """Return the only line, which is drawn outside of a terminal."""
     (only,) = capsys.readouterr().err.splitlines()
     return only
 
@@ -39,7 +39,7 @@ def line(capsys: pytest.CaptureFixture[str]) -> str:
         ("a_long_name_of_mine", "a_long_name_of_mine: copyin… ━"),
     ],
 )
-def test_what_matters_fits_into_80_columns(
+def test_bar_fits_into_80_columns(
     split: str,
     begins: str,
     clock: Clock,
@@ -55,11 +55,11 @@ def test_what_matters_fits_into_80_columns(
     assert len(drawn) <= 80
     assert begins in drawn
     assert " 99% 147.8/147.9 GB 1,478 MB/s " in drawn
-    assert drawn.rstrip().endswith("-:--:--")  # of one step rich tells no speed
+    assert drawn.rstrip().endswith("-:--:--")  # rich knows no speed after a single step
 
 
 @pytest.mark.parametrize("columns", ["50", "60", "80", "200"])
-def test_numbers_are_whole_where_a_line_is_short(
+def test_short_line_keeps_numbers(
     columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -69,9 +69,7 @@ def test_numbers_are_whole_where_a_line_is_short(
     assert " 99% 1,281,000/1,281,167 images " in line(capsys)
 
 
-def test_the_speed_is_that_of_what_is_done_now(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_speed_excludes_work_done_before(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with meter(show=True) as shown:
         shown.start("train: copying images", 10, 8_000_000, done=(5, 4_000_000))
         clock.now = 0.5
@@ -79,7 +77,7 @@ def test_the_speed_is_that_of_what_is_done_now(
     assert " 62% 5.0/8.0 MB 2 MB/s " in line(capsys)
 
 
-def test_what_is_done_already_is_told_before_the_first_step(
+def test_work_done_before_is_shown_at_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with meter(show=True) as shown:
@@ -87,7 +85,7 @@ def test_what_is_done_already_is_told_before_the_first_step(
     assert " 50% 5/10 images " in line(capsys)
 
 
-def test_the_time_left_is_reckoned_from_what_is_done_now(
+def test_remaining_time_excludes_work_done_before(
     clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rich.console.monotonic", lambda: clock.now)

@@ -1,4 +1,4 @@
-"""Conversions that were stopped, and go on: from what the disk has, to the same bytes."""
+"""Stopped conversions to a disk that are resumed: from recorded blocks to the same bytes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.errors import SourceChangedError, SourceError, StorageError
 from arraystore.indexing.layout import blocks
 from arraystore.storage.file_states import FileState
-from arraystore.writing import fill as fill_room
-from arraystore.writing import fingerprint as fingerprint_room
-from arraystore.writing import journal as journal_room
-from arraystore.writing import store_writer as draft_room
-from arraystore.writing.fill import FilePlaces
+from arraystore.writing import fill as fill_module
+from arraystore.writing import fingerprint as fingerprint_module
+from arraystore.writing import journal as journal_module
+from arraystore.writing import store_writer
+from arraystore.writing.fill import FilePlace
 from arraystore.writing.journal import BlockKey, JournalWriter, as_text, read_journal
-from arraystore.writing.local import LocalDraft
+from arraystore.writing.local import LocalStoreWriter
 from arraystore.writing.progress import Meter
 from benchmarks.kills import tree
 from tests.support import HOSTILE_LINES, SUFFIXES, checked, picture, write_folder
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from arraystore.cli.synthetic_archives import DrawnArchives
     from arraystore.writing.fill import Filled, FillTask
 
-convert_room: Final = import_module("arraystore.convert")  # not the function of the same name
+convert_module: Final = import_module("arraystore.convert")  # not the function of the same name
 
 BLOCK_NBYTES: Final = 2_000
 GROUP_NBYTES: Final = 2 * BLOCK_NBYTES
@@ -60,7 +60,7 @@ N_BLOCKS: Final = sum(
     for split in ("train", "validation")
 )
 UNFINISHED: Final = (
-    "holds an unfinished conversion to {name}; give resume=True (--resume) to finish it, or "
+    "holds an unfinished conversion to {name}; pass resume=True (--resume) to finish it, or "
     "overwrite=True (--overwrite) to start again"
 )
 
@@ -68,16 +68,16 @@ every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
 
 
 class BoomError(Exception):
-    """What stops a conversion here."""
+    """Stops a conversion."""
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let blocks, shards and groups be so small that the photos need many."""
-    monkeypatch.setattr(draft_room, "blocks", partial(blocks, block_nbytes=BLOCK_NBYTES))
+    """Make blocks, shards and groups so small that the photos need many."""
+    monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=BLOCK_NBYTES))
     monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", BLOCK_NBYTES)
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", 500)
-    monkeypatch.setattr(journal_room, "GROUP_NBYTES", GROUP_NBYTES)
+    monkeypatch.setattr(journal_module, "GROUP_NBYTES", GROUP_NBYTES)
 
 
 @pytest.fixture
@@ -110,22 +110,22 @@ def names(folder: Path) -> list[str]:
 
 
 class Filling:
-    """Counts the blocks that are filled, and fails at one of them."""
+    """Count the blocks that are filled, and fail at one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.n_filled = 0
         self.fails_at = 0
         self._lock = threading.Lock()
-        monkeypatch.setattr(draft_room, "fill", self.fill)
+        monkeypatch.setattr(store_writer, "fill", self.fill)
 
     def fill(self, task: FillTask) -> Filled:
-        if task.target == FilePlaces():  # compared with the source, and not filled
-            return fill_room.fill(task)
+        if task.place == FilePlace():  # compared with the source, but not filled
+            return fill_module.fill(task)
         with self._lock:
             self.n_filled += 1
             if self.n_filled == self.fails_at:
                 raise BoomError
-        return fill_room.fill(task)
+        return fill_module.fill(task)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def filling(monkeypatch: pytest.MonkeyPatch) -> Filling:
 
 @pytest.fixture
 def unfinished(photos: Path, target: Path, filling: Filling) -> Path:
-    """The work folder of a conversion that failed when two thirds were done."""
+    """The workspace of a conversion that failed after two thirds of its blocks."""
     filling.fails_at = 2 * N_BLOCKS // 3
     with pytest.raises(BoomError):
         convert(photos, target)
@@ -149,12 +149,10 @@ def recorded(work: Path) -> dict[BlockKey, NDArray[np.uint32]]:
     return found.blocks
 
 
-# Going on
+# Resuming
 
 
-def test_what_is_resumed_has_the_bytes_of_an_undisturbed_conversion(
-    photos: Path, target: Path, unfinished: Path
-) -> None:
+def test_resumed_store_has_the_same_bytes(photos: Path, target: Path, unfinished: Path) -> None:
     report = convert(photos, target, resume=True)
     assert tree(target) == undisturbed(photos, target)
     assert report.splits["train"].num_samples == 16
@@ -162,7 +160,7 @@ def test_what_is_resumed_has_the_bytes_of_an_undisturbed_conversion(
     assert unfinished.name not in names(target.parent)
 
 
-def test_only_what_is_not_recorded_is_filled_again(
+def test_resume_fills_only_unrecorded_blocks(
     photos: Path, target: Path, unfinished: Path, filling: Filling
 ) -> None:
     n_recorded = len(recorded(unfinished))
@@ -171,7 +169,7 @@ def test_only_what_is_not_recorded_is_filled_again(
     assert filling.n_filled == N_BLOCKS - n_recorded
 
 
-def test_all_blocks_are_recorded_before_the_store_is_sealed(
+def test_all_blocks_are_recorded_before_sealing(
     photos: Path, target: Path, filling: Filling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_at(monkeypatch, target, "set_attributes")
@@ -193,17 +191,17 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, target: Path, method: str) -> None:
 
 @pytest.mark.parametrize("method", ["write_column", "set_attributes", "close"])
 @pytest.mark.parametrize("destroy", [False, True])
-def test_it_does_not_matter_how_far_the_sealing_went(
+def test_interrupted_sealing_is_resumed(
     destroy: bool, method: str, photos: Path, target: Path, unfinished: Path
 ) -> None:
-    lay_out = LocalDraft.lay_out
+    create_arrays = LocalStoreWriter.create_arrays
     with pytest.MonkeyPatch.context() as patch:
 
         def fails_later(*args: Any) -> None:
-            lay_out(*args)
+            create_arrays(*args)
             fail_at(patch, target, method)
 
-        patch.setattr(LocalDraft, "lay_out", fails_later)
+        patch.setattr(LocalStoreWriter, "create_arrays", fails_later)
         with pytest.raises(BoomError):
             convert(photos, target, resume=True)
     if destroy:
@@ -224,7 +222,7 @@ def destroy_what_was_not_synced(store: Path) -> None:
             file.write(b"more" * 5000)
 
 
-def test_a_conversion_may_be_stopped_many_times(
+def test_conversion_stopped_many_times_is_resumed(
     photos: Path, target: Path, filling: Filling
 ) -> None:
     filling.fails_at = 5
@@ -239,14 +237,12 @@ def test_a_conversion_may_be_stopped_many_times(
     assert tree(target) == undisturbed(photos, target)
 
 
-def test_there_need_be_nothing_to_resume(photos: Path, target: Path) -> None:
+def test_resume_without_workspace_converts(photos: Path, target: Path) -> None:
     convert(photos, target, resume=True)
     assert tree(target) == undisturbed(photos, target)
 
 
-def test_images_that_were_encoded_anew_are_resumed(
-    drawn: DrawnArchives, target: Path, filling: Filling
-) -> None:
+def test_reencoded_images_are_resumed(drawn: DrawnArchives, target: Path, filling: Filling) -> None:
     whole = target.with_name(f"whole{target.suffix}")
     options: dict[str, Any] = {"manual_dir": drawn.folder, "partial": True}
     arraystore.convert("imagenet2012", whole, **options)
@@ -267,7 +263,7 @@ def interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_an_interrupt_leaves_what_can_be_resumed(
+def test_interrupt_keeps_recorded_blocks(
     photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add, added = JournalWriter.add, list[BlockKey]()
@@ -287,8 +283,8 @@ def test_an_interrupt_leaves_what_can_be_resumed(
     assert tree(target) == undisturbed(photos, target)
 
 
-class Told(Meter):
-    """Keeps what it is told of copying."""
+class CopyMeter(Meter):
+    """Record the progress of copying."""
 
     def __init__(self) -> None:
         self.at_first: list[tuple[int, int]] = []
@@ -307,23 +303,23 @@ class Told(Meter):
         self.now += n_bytes
 
 
-def test_what_is_not_copied_again_is_not_counted_as_copied_now(
+def test_progress_counts_recorded_blocks_as_done(
     photos: Path, target: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, before = Told(), recorded(unfinished)
-    monkeypatch.setattr(convert_room, "meter", lambda _: nullcontext(told))
+    copying, before = CopyMeter(), recorded(unfinished)
+    monkeypatch.setattr(convert_module, "meter", lambda _: nullcontext(copying))
     convert(photos, target, resume=True)
     nbytes = sum(block.stop - block.start for block in before)
-    assert sum(images for images, _ in told.at_first) == sum(map(len, before.values())) > 0
-    assert sum(done for _, done in told.at_first) == nbytes
-    assert told.now == told.total - nbytes > 0
+    assert sum(images for images, _ in copying.at_first) == sum(map(len, before.values())) > 0
+    assert sum(done for _, done in copying.at_first) == nbytes
+    assert copying.now == copying.total - nbytes > 0
 
 
-# Left alone
+# Refusals
 
 
 @pytest.mark.usefixtures("unfinished")
-def test_an_unfinished_store_is_reported_and_left_alone(photos: Path, target: Path) -> None:
+def test_unfinished_store_raises(photos: Path, target: Path) -> None:
     before = tree(target.parent)
     with pytest.raises(FileExistsError) as caught:
         convert(photos, target)
@@ -332,16 +328,14 @@ def test_an_unfinished_store_is_reported_and_left_alone(photos: Path, target: Pa
 
 
 @pytest.mark.usefixtures("unfinished")
-def test_overwrite_starts_anew(photos: Path, target: Path, filling: Filling) -> None:
+def test_overwrite_starts_again(photos: Path, target: Path, filling: Filling) -> None:
     convert(photos, target, order="label", overwrite=True)
     assert filling.n_filled == N_BLOCKS
     assert tree(target) == undisturbed(photos, target, order="label")
     assert names(target.parent) == [target.name]
 
 
-def test_a_store_that_is_overwritten_can_be_resumed(
-    photos: Path, target: Path, filling: Filling
-) -> None:
+def test_interrupted_overwriting_is_resumed(photos: Path, target: Path, filling: Filling) -> None:
     convert(photos, target, order="label")
     old = tree(target)
     filling.n_filled, filling.fails_at = 0, N_BLOCKS
@@ -356,7 +350,7 @@ def test_a_store_that_is_overwritten_can_be_resumed(
     assert tree(target) == undisturbed(photos, target)
 
 
-def test_what_failed_before_a_block_was_filled_leaves_nothing(
+def test_failure_before_first_block_leaves_nothing(
     photos: Path, target: Path, filling: Filling
 ) -> None:
     filling.fails_at = 1
@@ -365,22 +359,20 @@ def test_what_failed_before_a_block_was_filled_leaves_nothing(
     assert names(target.parent) == []
 
 
-def test_without_sync_nothing_is_left_to_resume(
-    photos: Path, target: Path, filling: Filling
-) -> None:
+def test_failure_without_sync_leaves_nothing(photos: Path, target: Path, filling: Filling) -> None:
     filling.fails_at = N_BLOCKS
     with pytest.raises(BoomError):
         convert(photos, target, sync=False)
     assert names(target.parent) == []
 
 
-def test_resuming_needs_sync(photos: Path, target: Path) -> None:
+def test_resume_without_sync_raises(photos: Path, target: Path) -> None:
     message = rf"{target.name}: resume=True \(--resume\) needs sync=True \(--sync\)"
     with pytest.raises(ValueError, match=message):
         convert(photos, target, resume=True, sync=False)
 
 
-def test_a_second_conversion_that_would_resume_is_refused_while_the_first_runs(
+def test_resume_of_running_conversion_raises(
     photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second: list[str] = []
@@ -389,25 +381,25 @@ def test_a_second_conversion_that_would_resume_is_refused_while_the_first_runs(
         with pytest.raises(StorageError, match="another process is converting"):
             convert(photos, target, resume=True)
         second.append("refused")
-        return fill_room.fill(task)
+        return fill_module.fill(task)
 
-    monkeypatch.setattr(draft_room, "fill", fill)
+    monkeypatch.setattr(store_writer, "fill", fill)
     convert(photos, target)
     assert len(second) == N_BLOCKS
 
 
-def test_what_somebody_else_put_there_is_kept_and_so_is_the_unfinished_store(
+def test_target_created_meanwhile_is_kept(
     photos: Path, target: Path, unfinished: Path, filling: Filling
 ) -> None:
-    lay_out = LocalDraft.lay_out
+    create_arrays = LocalStoreWriter.create_arrays
     with pytest.MonkeyPatch.context() as patch:
 
         def meanwhile(*args: Any) -> None:
-            lay_out(*args)
+            create_arrays(*args)
             write_folder(target, {"theirs": b"precious"})
 
-        patch.setattr(LocalDraft, "lay_out", meanwhile)
-        with pytest.raises(FileExistsError, match="by somebody else in the meantime"):
+        patch.setattr(LocalStoreWriter, "create_arrays", meanwhile)
+        with pytest.raises(FileExistsError, match="by another process meanwhile"):
             convert(photos, target, resume=True)
     assert tree(target) == {".": None, "theirs": b"precious"}
     target.rename(target.with_name("theirs"))
@@ -418,28 +410,28 @@ def test_what_somebody_else_put_there_is_kept_and_so_is_the_unfinished_store(
     assert not unfinished.exists()
 
 
-# What has changed
+# Changes
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": 1}, "option seed was 0 and is 1 now"),
-        ({"order": "label"}, "option order was shuffled and is label now"),
-        ({"on_error": "skip"}, "option on_error was raise and is skip now"),
-        ({"seed": 1, "order": "source"}, "option order .*; option seed was 0 and is 1 now"),
+        ({"seed": 1}, "option seed is 1, but was 0"),
+        ({"order": "label"}, "option order is label, but was shuffled"),
+        ({"on_error": "skip"}, "option on_error is skip, but was raise"),
+        ({"seed": 1, "order": "source"}, "option order .*; option seed is 1, but was 0"),
     ],
 )
-def test_another_option_is_told_before_the_source_is_looked_at(
+def test_changed_option_is_refused_before_loading(
     options: dict[str, Any], message: str, photos: Path, target: Path, unfinished: Path
 ) -> None:
     before = without_spool(target)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert_room, "load_source", None)
-        told = f"cannot be resumed, because {message}; go back to what"
-        with pytest.raises(ValueError, match=told) as caught:
+        patch.setattr(convert_module, "load_source", None)
+        expected = f"cannot resume: {message}; use the same option"
+        with pytest.raises(ValueError, match=expected) as caught:
             convert(photos, target, resume=True, **options)
-    assert not hasattr(caught.value, "__notes__")  # that it could be resumed
+    assert not hasattr(caught.value, "__notes__")  # none suggests to resume
     assert without_spool(target) == before
     convert(photos, target, resume=True)
     assert not unfinished.exists()
@@ -471,7 +463,7 @@ CHANGES: Final[dict[str, Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("max_files", [1, 1000])
-def test_a_source_that_has_changed_is_told_before_its_images_are_looked_at(
+def test_changed_source_is_refused_before_probing(
     max_files: int,
     change: str,
     photos: Path,
@@ -479,38 +471,38 @@ def test_a_source_that_has_changed_is_told_before_its_images_are_looked_at(
     filling: Filling,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fingerprint_room, "_MAX_FILES", max_files)
+    monkeypatch.setattr(fingerprint_module, "_MAX_FILES", max_files)
     filling.fails_at = N_BLOCKS
     with pytest.raises(BoomError):
         convert(photos, target)
     before = without_spool(target)
     CHANGES[change](photos / "train" / "ant" / "3.jpg")
     where = "train/ant" if max_files == 1 else r"train/ant/3\.jpg"
-    monkeypatch.setattr(convert_room, "_plans", None)
-    with pytest.raises(SourceError, match=rf"cannot be resumed, because .*source {where} was .*"):
+    monkeypatch.setattr(convert_module, "_plans", None)
+    with pytest.raises(SourceError, match=rf"cannot resume: .*source {where} is .*, but was .*"):
         convert(photos, target, resume=True)
     assert without_spool(target) == before
 
 
-def test_another_data_set_is_told(photos: Path, target: Path, unfinished: Path) -> None:
+def test_changed_data_set_is_refused(photos: Path, target: Path, unfinished: Path) -> None:
     assert unfinished.exists()
     other = write_folder(target.parent.parent / "others", PHOTOS)
-    with pytest.raises(ValueError, match="because data set name was photos and is others now"):
+    with pytest.raises(ValueError, match="data set name is others, but was photos"):
         convert(other, target, resume=True)
     assert photos.exists()
 
 
-def test_another_version_is_told(
+def test_changed_version_is_refused(
     photos: Path, target: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert unfinished.exists()
-    monkeypatch.setattr(fingerprint_room, "__version__", "9.9")
-    with pytest.raises(ValueError, match=r"version of arraystore was .* and is 9\.9 now"):
+    monkeypatch.setattr(fingerprint_module, "__version__", "9.9")
+    with pytest.raises(ValueError, match=r"version arraystore is 9\.9, but was "):
         convert(photos, target, resume=True)
 
 
 @pytest.mark.parametrize("nbytes", [None, 100])
-def test_a_file_of_the_store_that_is_not_what_it_was_is_told(
+def test_truncated_unfinished_store_is_refused(
     nbytes: int | None, photos: Path, target: Path, unfinished: Path
 ) -> None:
     store = unfinished / "store"
@@ -519,14 +511,14 @@ def test_a_file_of_the_store_that_is_not_what_it_was_is_told(
         path.unlink()
     else:
         os.truncate(path, nbytes or 100)
-    with pytest.raises(StorageError, match="it was changed since the conversion was stopped; give"):
+    with pytest.raises(StorageError, match="it was changed since the conversion was stopped; pass"):
         convert(photos, target, resume=True)
 
 
 # The journal
 
 
-def test_a_torn_line_is_passed_over(photos: Path, target: Path, unfinished: Path) -> None:
+def test_torn_line_is_ignored(photos: Path, target: Path, unfinished: Path) -> None:
     journal = unfinished / "journal"
     data, n_blocks = journal.read_bytes(), len(recorded(unfinished))
     last = data.rstrip(b"\n").rindex(b"\n") + 1
@@ -541,7 +533,7 @@ def test_a_torn_line_is_passed_over(photos: Path, target: Path, unfinished: Path
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_damaged_journal_is_relied_on_up_to_the_damage(
+def test_damaged_journal_is_used_up_to_the_damage(
     seed: int, photos: Path, target: Path, unfinished: Path, filling: Filling
 ) -> None:
     journal = unfinished / "journal"
@@ -561,7 +553,7 @@ def test_a_damaged_journal_is_relied_on_up_to_the_damage(
     assert tree(target) == undisturbed(photos, target)
 
 
-def test_a_journal_that_was_torn_goes_on_where_it_is_right(
+def test_torn_journal_is_continued(
     photos: Path, target: Path, unfinished: Path, filling: Filling
 ) -> None:
     with (unfinished / "journal").open("ab") as file:
@@ -573,12 +565,14 @@ def test_a_journal_that_was_torn_goes_on_where_it_is_right(
     assert len(recorded(unfinished)) > n_recorded
 
 
-def assert_refused(photos: Path, target: Path, told: str) -> None:
-    """Resume an unfinished store that cannot be, and begin again."""
+def assert_refused(photos: Path, target: Path, problem: str) -> None:
+    """Resume an unfinished store that cannot be resumed, and start again."""
     work, before = work_of(target), tree(work_of(target) / "store")
     with pytest.raises(FileExistsError, match="holds an unfinished conversion"):
         convert(photos, target)
-    with pytest.raises(StorageError, match=rf"^{work}/journal: {told}.*; give overwrite=True") as e:
+    with pytest.raises(
+        StorageError, match=rf"^{work}/journal: {problem}.*; pass overwrite=True"
+    ) as e:
         convert(photos, target, resume=True)
     assert not hasattr(e.value, "__notes__")
     assert tree(work / "store") == before
@@ -589,7 +583,7 @@ def assert_refused(photos: Path, target: Path, told: str) -> None:
 
 @pytest.mark.parametrize("hostile", HOSTILE_LINES)
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_hostile_line_of_a_journal_is_refused(
+def test_hostile_line_is_refused(
     hostile: str, place: str, photos: Path, target: Path, unfinished: Path
 ) -> None:
     journal, line = unfinished / "journal", checked(HOSTILE_LINES[hostile])
@@ -597,12 +591,12 @@ def test_hostile_line_of_a_journal_is_refused(
     assert_refused(photos, target, "(line [0-9]+ |)must ")
 
 
-def test_giant_line_of_a_journal_is_refused(photos: Path, target: Path, unfinished: Path) -> None:
+def test_giant_line_is_refused(photos: Path, target: Path, unfinished: Path) -> None:
     os.truncate(unfinished / "journal", 2**40)
     assert_refused(photos, target, "line [0-9]+ has more than 67108864 bytes")
 
 
-def test_block_with_a_wrong_number_of_checksums_is_copied_again(
+def test_block_with_missing_checksums_is_copied_again(
     photos: Path, target: Path, unfinished: Path
 ) -> None:
     journal = unfinished / "journal"
@@ -614,13 +608,13 @@ def test_block_with_a_wrong_number_of_checksums_is_copied_again(
     assert tree(target) == undisturbed(photos, target)
 
 
-def test_a_block_is_recorded_when_the_disk_has_it(
+def test_block_is_synced_before_it_is_recorded(
     photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unsynced: set[int] = set()
     blocks_of: dict[tuple[str, int], int] = {}
     pwrite, fsync, write = os.pwrite, os.fsync, os.write
-    told: list[BlockKey] = []
+    named: list[BlockKey] = []
     lock = threading.Lock()
 
     def note_write(fd: int, data: Any, offset: int) -> int:
@@ -638,31 +632,31 @@ def test_a_block_is_recorded_when_the_disk_has_it(
 
     def note_line(fd: int, data: memoryview) -> int:
         text = bytes(data)[9:]
-        if text.startswith(b"[") and not told:
-            # The first group alone: later ones are written while others are filled.
-            told.extend(BlockKey(*key[:3]) for key in json.loads(text))
-            for key in told:
+        if text.startswith(b"[") and not named:
+            # Only the first group: later ones are written while other blocks are filled.
+            named.extend(BlockKey(*key[:3]) for key in json.loads(text))
+            for key in named:
                 for path, offset, _ in places[key]:
                     place = str(Path(path).stat().st_ino), offset
                     assert blocks_of[place] not in unsynced
         return write(fd, data)
 
     places: dict[BlockKey, tuple[tuple[str, int, int], ...]] = {}
-    record = LocalDraft.record
+    record = LocalStoreWriter.record
 
-    def note_places(self: LocalDraft, split: str, block: Any, *args: Any) -> None:
-        places[BlockKey(split, block.start, block.stop)] = self.target(split, block).places
-        record(self, split, block, *args)
+    def note_places(self: Any, split: str, block: Any, place: Any, filled: Any) -> None:
+        places[BlockKey(split, block.start, block.stop)] = place.parts
+        record(self, split, block, place, filled)
 
     monkeypatch.setattr(os, "pwrite", note_write)
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "write", note_line)
-    monkeypatch.setattr(LocalDraft, "record", note_places)
+    monkeypatch.setattr(LocalStoreWriter, "record", note_places)
     convert(photos, target)
-    assert told
+    assert named
 
 
-def test_what_was_laid_out_is_on_the_disk_before_the_journal_begins(
+def test_layout_is_synced_before_journal_begins(
     photos: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: set[int] = set()
@@ -693,7 +687,7 @@ def test_what_was_laid_out_is_on_the_disk_before_the_journal_begins(
 
 
 class FullDisk:
-    """Lets calls that need room on the disk fail, from a certain one on."""
+    """Let calls that need disk space fail, from a certain one on."""
 
     CALLS: Final = ("pwrite", "write", "posix_fallocate", "fsync", "mkdir")
 
@@ -713,7 +707,7 @@ class FullDisk:
 
 
 @every_suffix
-def test_a_full_disk_is_told_and_what_was_done_is_resumed(suffix: str, tmp_path: Path) -> None:
+def test_full_disk_raises_and_is_resumed(suffix: str, tmp_path: Path) -> None:
     photos = write_folder(tmp_path / "photos", PHOTOS)
     (tmp_path / "out").mkdir()
     target = tmp_path / "out" / f"a{suffix}"
@@ -741,11 +735,11 @@ def remove(target: Path) -> None:
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-# A source that was touched or changed in place
+# Sources touched or changed in place
 
 
 def in_place(photo: Path) -> None:
-    """Change the end of an image, and keep its size and modification time."""
+    """Change the end of an image, but neither its size nor its modification time."""
     status = photo.stat()
     with photo.open("r+b") as file:
         file.seek(-3, os.SEEK_END)
@@ -762,7 +756,7 @@ def link(photo: Path) -> None:
 
 
 def restore(photo: Path) -> None:
-    """Put an identical copy in its place, as from a backup."""
+    """Replace a file by an identical copy, as a restored backup does."""
     copy = photo.with_name(".copy")
     shutil.copy2(photo, copy)
     copy.replace(photo)
@@ -770,7 +764,7 @@ def restore(photo: Path) -> None:
 
 @pytest.mark.parametrize("touch", [chmod, link, restore])
 @pytest.mark.parametrize("max_files", [1, 1000])
-def test_a_touched_source_is_compared_and_resumed(
+def test_touched_source_is_compared_and_resumed(
     max_files: int,
     touch: Callable[[Path], None],
     photos: Path,
@@ -778,7 +772,7 @@ def test_a_touched_source_is_compared_and_resumed(
     filling: Filling,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fingerprint_room, "_MAX_FILES", max_files)
+    monkeypatch.setattr(fingerprint_module, "_MAX_FILES", max_files)
     filling.fails_at = N_BLOCKS
     with pytest.raises(BoomError):
         convert(photos, target)
@@ -791,14 +785,14 @@ def test_a_touched_source_is_compared_and_resumed(
 
 
 @pytest.mark.parametrize("max_files", [1, 1000])
-def test_a_source_changed_in_place_is_refused_on_resume(
+def test_source_changed_in_place_is_refused(
     max_files: int,
     photos: Path,
     target: Path,
     filling: Filling,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fingerprint_room, "_MAX_FILES", max_files)
+    monkeypatch.setattr(fingerprint_module, "_MAX_FILES", max_files)
     filling.fails_at = N_BLOCKS
     with pytest.raises(BoomError):
         convert(photos, target)
@@ -806,13 +800,13 @@ def test_a_source_changed_in_place_is_refused_on_resume(
     for photo in photos.rglob("*.jpg"):
         in_place(photo)
     for _ in range(2):
-        with pytest.raises(SourceChangedError, match="other bytes than when they were copied; can"):
+        with pytest.raises(SourceChangedError, match="other bytes than when they were copied; "):
             convert(photos, target, resume=True)
     assert filling.n_filled == 0
     assert not target.exists()
 
 
-def test_a_change_of_what_was_not_copied_gives_a_store_of_the_new_source(
+def test_change_of_uncopied_images_is_converted(
     photos: Path, target: Path, filling: Filling
 ) -> None:
     filling.fails_at = 5
@@ -825,24 +819,24 @@ def test_a_change_of_what_was_not_copied_gives_a_store_of_the_new_source(
     assert tree(target) == undisturbed(photos, target)
 
 
-def test_a_sample_is_compared_where_no_time_has_changed(
+def test_sample_of_blocks_is_compared(
     photos: Path, target: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for photo in photos.rglob("*.jpg"):
         in_place(photo)
     # As on a file system that keeps no status change times.
-    monkeypatch.setattr(LocalDraft, "is_source_touched", property(lambda _: False, lambda *_: None))
+    monkeypatch.setattr(
+        LocalStoreWriter, "is_source_touched", property(lambda _: False, lambda *_: None)
+    )
     with pytest.raises(SourceChangedError, match="other bytes than when they were copied"):
         convert(photos, target, resume=True)
     assert unfinished.exists()
 
 
-# Complete already
+# Complete stores
 
 
-def test_resume_of_a_complete_store_reports_it(
-    photos: Path, target: Path, filling: Filling
-) -> None:
+def test_resume_of_complete_store_reports_it(photos: Path, target: Path, filling: Filling) -> None:
     first = convert(photos, target)
     before, filling.n_filled = tree(target), 0
     report = convert(photos, target, resume=True)
@@ -852,35 +846,35 @@ def test_resume_of_a_complete_store_reports_it(
     assert tree(target) == before
 
 
-def test_resume_of_a_complete_imagenet_store_reports_it(drawn: DrawnArchives, target: Path) -> None:
+def test_resume_of_complete_imagenet_store_reports_it(drawn: DrawnArchives, target: Path) -> None:
     options: dict[str, Any] = {"manual_dir": drawn.folder, "partial": True}
     first = arraystore.convert("imagenet2012", target, order="label", **options)
-    options |= {"order": "label", "seed": 3}  # a seed that has no meaning
+    options |= {"order": "label", "seed": 3}  # this order does not use the seed
     report = arraystore.convert("imagenet2012", target, resume=True, **options)
     assert report.was_complete
     assert report.splits == first.splits
     assert report.splits["train"].reencoded
-    with pytest.raises(ValueError, match="option partial was True and is False now"):
+    with pytest.raises(ValueError, match="option partial is False, but was True"):
         arraystore.convert(
             "imagenet2012", target, resume=True, manual_dir=drawn.folder, order="label"
         )
-    with pytest.raises(ValueError, match=r"data set version was 5\.0\.0 and is 2\.0\.0 now"):
+    with pytest.raises(ValueError, match=r"data set version is 2\.0\.0, but was 5\.0\.0"):
         arraystore.convert("imagenet2012:2.0.0", target, resume=True, **options)
 
 
 @pytest.mark.parametrize("options", [{"seed": 1}, {"order": "label"}])
-def test_resume_of_a_complete_store_of_other_options_is_refused(
+def test_resume_of_complete_store_with_other_options_raises(
     options: dict[str, Any], photos: Path, target: Path
 ) -> None:
     convert(photos, target)
     before = tree(target)
     (name,) = options
-    with pytest.raises(ValueError, match=f"cannot be resumed, because option {name} was "):
+    with pytest.raises(ValueError, match=f"cannot resume: option {name} is "):
         convert(photos, target, resume=True, **options)
     assert tree(target) == before
 
 
-def test_resume_where_something_else_lies_is_refused(photos: Path, target: Path) -> None:
+def test_resume_of_foreign_folder_raises(photos: Path, target: Path) -> None:
     write_folder(target, {"theirs": b"precious"})
     with pytest.raises(
         FileExistsError, match=rf"{target.name}: exists; .* \(.*is not an arraystore"
@@ -888,7 +882,7 @@ def test_resume_where_something_else_lies_is_refused(photos: Path, target: Path)
         convert(photos, target, resume=True)
 
 
-def test_resume_of_an_unfinished_replacement_needs_overwrite(
+def test_resume_of_unfinished_overwriting_needs_overwrite(
     photos: Path, target: Path, filling: Filling
 ) -> None:
     convert(photos, target)
@@ -896,12 +890,12 @@ def test_resume_of_an_unfinished_replacement_needs_overwrite(
     with pytest.raises(BoomError):
         convert(photos, target, overwrite=True)
     filling.fails_at = 0
-    with pytest.raises(FileExistsError, match="exists; choose another name, or give overwrite"):
+    with pytest.raises(FileExistsError, match="exists; choose another name, or pass overwrite"):
         convert(photos, target, resume=True)
     assert not convert(photos, target, resume=True, overwrite=True).was_complete
 
 
-def test_resume_of_a_published_store_clears_what_a_kill_left(photos: Path, target: Path) -> None:
+def test_resume_of_published_store_deletes_workspace(photos: Path, target: Path) -> None:
     convert(photos, target)
     work_of(target).mkdir()
     (work_of(target) / "lock").touch()
@@ -909,7 +903,7 @@ def test_resume_of_a_published_store_clears_what_a_kill_left(photos: Path, targe
     assert names(target.parent) == [target.name]
 
 
-def test_the_command_reports_a_complete_store_with_status_0(photos: Path, target: Path) -> None:
+def test_command_exits_0_for_complete_store(photos: Path, target: Path) -> None:
     arguments = ["convert", f"folder:{photos}", str(target), "--resume"]
     for message in ("", "The store was complete already; nothing was converted."):
         done = CliRunner().invoke(cli, arguments)
@@ -917,10 +911,10 @@ def test_the_command_reports_a_complete_store_with_status_0(photos: Path, target
         assert message in done.stdout
 
 
-# Times that no 64-bit number of nanoseconds holds
+# Times beyond 64 bits of nanoseconds
 
 
-def test_a_file_of_any_date_has_a_state() -> None:
+def test_file_state_holds_any_date() -> None:
     for year in (1800, 2262, 2300, 9000):
         seconds = (year - 1970) * 31_556_952 + 40_000_000
         ns = seconds * 10**9 + 7
@@ -934,7 +928,7 @@ def test_a_file_of_any_date_has_a_state() -> None:
         assert max(map(abs, state)) <= 2**63
 
 
-def test_a_source_of_the_far_future_is_converted_and_resumed(
+def test_source_with_far_future_date_is_resumed(
     photos: Path, target: Path, filling: Filling
 ) -> None:
     for photo in photos.rglob("*.jpg"):
@@ -950,7 +944,7 @@ def test_a_source_of_the_far_future_is_converted_and_resumed(
 # The command
 
 
-def test_the_command_resumes(photos: Path, target: Path, unfinished: Path) -> None:
+def test_command_resumes(photos: Path, target: Path, unfinished: Path) -> None:
     arguments = ["convert", f"folder:{photos}", str(target)]
     refused = CliRunner().invoke(cli, arguments)
     assert isinstance(refused.exception, FileExistsError)
@@ -961,7 +955,7 @@ def test_the_command_resumes(photos: Path, target: Path, unfinished: Path) -> No
 
 
 @pytest.mark.parametrize("kind", [StorageError, KeyboardInterrupt])
-def test_the_command_says_that_what_was_copied_is_kept(
+def test_command_reports_kept_blocks(
     kind: type[BaseException],
     photos: Path,
     target: Path,
@@ -971,9 +965,11 @@ def test_the_command_says_that_what_was_copied_is_kept(
     def fail(*args: object) -> None:
         raise kind("the disk is full")
 
-    monkeypatch.setattr(LocalDraft, "publish", fail)
+    monkeypatch.setattr(LocalStoreWriter, "publish", fail)
     is_interrupt = kind is KeyboardInterrupt
     assert main(["convert", f"folder:{photos}", str(target)]) == (130 if is_interrupt else 1)
     what = "interrupted" if is_interrupt else "the disk is full"
-    kept = f"{work_of(target)} keeps what was copied; resume=True (--resume) goes on from there"
+    kept = (
+        f"{work_of(target)} keeps the blocks copied so far; pass resume=True (--resume) to continue"
+    )
     assert capsys.readouterr().err.strip().endswith(f"arraystore: {what}; {kept}")

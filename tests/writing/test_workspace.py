@@ -1,4 +1,4 @@
-"""The place of a new store, where two renames or two processes could meet."""
+"""The workspace of a new store: publishing, kills between two renames, concurrent processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from arraystore.writing.workspace import workspace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-OLD = b"\x89HDF, and what the old store held"
-NEW = b"\x89HDF, and what the new one holds"
+OLD = b"\x89HDF of the old store"
+NEW = b"\x89HDF of the new store"
 KEY = BlockKey("train", 0, 10)
 
 
 def left_by_a_kill(target: Path, *, is_linked: bool = False) -> Path:
-    """Leave a work folder with a store of which a block is recorded, perhaps published."""
+    """Leave a workspace with a store of one recorded block, perhaps published."""
     folder = target.parent / f".{target.name}.partial"
     folder.mkdir()
     (folder / "lock").touch()
@@ -40,7 +40,7 @@ def left_by_a_kill(target: Path, *, is_linked: bool = False) -> Path:
 
 
 def left_by_a_kill_between_two_renames(target: Path) -> None:
-    """Leave a work folder as a conversion leaves it that is killed while it publishes."""
+    """Leave a workspace as a conversion does that is killed while it publishes."""
     folder = target.parent / f".{target.name}.partial"
     folder.mkdir()
     (folder / "lock").touch()
@@ -48,7 +48,7 @@ def left_by_a_kill_between_two_renames(target: Path) -> None:
     (folder / "replaced").write_bytes(OLD)
 
 
-def test_an_old_store_that_was_moved_aside_gets_its_name_again(tmp_path: Path) -> None:
+def test_moved_old_store_is_restored(tmp_path: Path) -> None:
     target = tmp_path / "a.h5"
     left_by_a_kill_between_two_renames(target)
     with (
@@ -60,7 +60,7 @@ def test_an_old_store_that_was_moved_aside_gets_its_name_again(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_an_old_store_that_was_moved_aside_can_be_replaced(tmp_path: Path) -> None:
+def test_moved_old_store_is_replaced(tmp_path: Path) -> None:
     target = tmp_path / "a.h5"
     left_by_a_kill_between_two_renames(target)
     with workspace(target, overwrite=True) as work:
@@ -70,7 +70,7 @@ def test_an_old_store_that_was_moved_aside_can_be_replaced(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_failure_while_publishing_puts_the_old_store_back(tmp_path: Path) -> None:
+def test_failed_publishing_restores_old_store(tmp_path: Path) -> None:
     target = tmp_path / "a.h5"
     target.write_bytes(OLD)
     with workspace(target, overwrite=True) as work, pytest.raises(FileNotFoundError):
@@ -78,9 +78,7 @@ def test_a_failure_while_publishing_puts_the_old_store_back(tmp_path: Path) -> N
     assert target.read_bytes() == OLD
 
 
-def test_a_new_store_is_moved_in_where_there_are_no_hard_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publish_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -93,12 +91,12 @@ def test_a_new_store_is_moved_in_where_there_are_no_hard_links(
     with workspace(tmp_path / "b.h5") as work:
         work.store.write_bytes(b"new")
         work.target.write_bytes(b"theirs")
-        with pytest.raises(FileExistsError, match="by somebody else in the meantime"):
+        with pytest.raises(FileExistsError, match="by another process meanwhile"):
             work.publish()
     assert (tmp_path / "b.h5").read_bytes() == b"theirs"
 
 
-def test_a_store_with_two_names_is_published_and_one_of_them_goes(tmp_path: Path) -> None:
+def test_store_with_two_names_is_published(tmp_path: Path) -> None:
     target = tmp_path / "a.h5"
     left_by_a_kill(target, is_linked=True)
     with pytest.raises(FileExistsError, match="exists"), workspace(target, resume=True):
@@ -107,7 +105,7 @@ def test_a_store_with_two_names_is_published_and_one_of_them_goes(tmp_path: Path
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_store_with_two_names_is_not_written_to_when_it_is_overwritten(tmp_path: Path) -> None:
+def test_store_with_two_names_is_not_modified(tmp_path: Path) -> None:
     target = tmp_path / "a.h5"
     left_by_a_kill(target, is_linked=True)
     with workspace(target, resume=True, overwrite=True) as work:
@@ -115,7 +113,7 @@ def test_a_store_with_two_names_is_not_written_to_when_it_is_overwritten(tmp_pat
         assert not work.store.exists()
 
 
-def test_what_is_left_of_a_published_folder_goes(tmp_path: Path) -> None:
+def test_workspace_of_published_folder_is_deleted(tmp_path: Path) -> None:
     target = tmp_path / "a.zarr"
     (left_by_a_kill(target) / "store").unlink()
     target.mkdir()
@@ -124,7 +122,7 @@ def test_what_is_left_of_a_published_folder_goes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_an_old_store_gets_its_name_again_and_the_unfinished_one_is_kept(tmp_path: Path) -> None:
+def test_restore_keeps_unfinished_store(tmp_path: Path) -> None:
     target = tmp_path / "a.h5"
     folder = left_by_a_kill(target)
     (folder / "replaced").write_bytes(OLD)
@@ -138,7 +136,7 @@ def test_an_old_store_gets_its_name_again_and_the_unfinished_one_is_kept(tmp_pat
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_the_second_name_is_on_the_disk_before_the_first_goes(
+def test_second_name_is_synced_before_first_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
@@ -161,9 +159,7 @@ def test_the_second_name_is_on_the_disk_before_the_first_goes(
     assert events[:2] == ["synced with a.h5", "store goes"]
 
 
-def test_the_journal_goes_before_what_it_tells_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_journal_is_deleted_before_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, gone = left_by_a_kill(tmp_path / "a.h5"), list[str]()
     unlink = Path.unlink
 
@@ -195,7 +191,7 @@ def content(path: Path) -> bytes:
 
 @pytest.mark.parametrize(("old", "new"), KINDS)
 @pytest.mark.parametrize("is_link", [False, True])
-def test_overwriting_never_leaves_the_name_absent(
+def test_overwriting_never_leaves_name_absent(
     old: str, new: str, is_link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchange_works(tmp_path):
@@ -239,7 +235,7 @@ def exchange_works(folder: Path) -> bool:
 
 @pytest.mark.parametrize("reason", [errno.ENOSYS, errno.EINVAL])
 @pytest.mark.parametrize(("old", "new"), KINDS)
-def test_overwriting_works_where_names_cannot_be_exchanged(
+def test_overwriting_without_exchange(
     old: str, new: str, reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> int:
@@ -256,14 +252,14 @@ def test_overwriting_works_where_names_cannot_be_exchanged(
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_exchange_of_what_is_absent_raises(tmp_path: Path) -> None:
+def test_exchange_with_absent_file_raises(tmp_path: Path) -> None:
     if not exchange_works(tmp_path):
         pytest.skip("this system cannot exchange two names")
     with pytest.raises(FileNotFoundError, match="one"):
         exchange(tmp_path / "one", tmp_path / "other")
 
 
-def test_an_old_store_left_by_a_kill_after_the_exchange_is_removed(tmp_path: Path) -> None:
+def test_old_store_left_after_exchange_is_deleted(tmp_path: Path) -> None:
     target = tmp_path / "a.zarr"
     put("folder", target, NEW)
     folder = tmp_path / ".a.zarr.partial"
@@ -276,7 +272,7 @@ def test_an_old_store_left_by_a_kill_after_the_exchange_is_removed(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_the_journal_goes_before_the_stores_change_places(
+def test_journal_is_deleted_before_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, there = tmp_path / "a.zarr", list[bool]()
@@ -294,7 +290,7 @@ def test_the_journal_goes_before_the_stores_change_places(
     assert there == [False]
 
 
-def test_a_store_moved_aside_by_a_killed_conversion_is_restored(tmp_path: Path) -> None:
+def test_restore_after_killed_conversion(tmp_path: Path) -> None:
     target = tmp_path / "a.h5"
     left_by_a_kill_between_two_renames(target)
     restore(target)
@@ -305,7 +301,7 @@ def test_a_store_moved_aside_by_a_killed_conversion_is_restored(tmp_path: Path) 
     assert target.read_bytes() == OLD
 
 
-def test_a_store_moved_aside_by_a_running_conversion_is_waited_for(
+def test_restore_waits_for_running_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "a.h5"
@@ -323,9 +319,7 @@ def test_a_store_moved_aside_by_a_running_conversion_is_waited_for(
     assert target.read_bytes() == NEW
 
 
-def test_a_store_that_cannot_be_moved_back_is_reported_and_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_restore_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a.h5"
     left_by_a_kill_between_two_renames(target)
 

@@ -63,7 +63,7 @@ def describe_dataset(dataset: Any, path: str, location: str) -> Column:
     if getattr(dataset, "ndim", None) != 1:
         raise FormatError(f"{location}: must be a 1-d dataset, got {dataset!r}")
     column = _column(dataset, path)
-    # The scales that are attached are in the global heap; that there are some is not.
+    # Reading the attached scales would need the global heap; testing for the attribute does not.
     has_scale = SCALE_ATTRIBUTES[0] in dataset.attrs
     return column if has_scale else column._replace(dimension="")
 

@@ -8,6 +8,7 @@ netCDF4, h5netcdf and xarray show their names.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,16 +17,21 @@ from typing_extensions import override
 from arraystore.containers.hdf5.reader import SIGNATURE
 from arraystore.containers.protocol import ContainerWriter
 from arraystore.errors import FormatError, brief
+from arraystore.indexing.byte_range import ChunkManifest
 from arraystore.schema import COLUMN_CHUNK_ROWS, MIN_TEXT_WIDTH, STRING, Column
 from arraystore.storage.open_files import reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 _LIBVER: Final = ("v110", "v110")
+_PIECE_NBYTES: Final = 2**20
+_START_NBYTES: Final = 4
+"""Bytes of the signature that identify a file, even if what follows is damaged."""
+
 _METADATA_NBYTES: Final = 2**16
 """More than the metadata of a dataset, or of a group's attributes without their values."""
 
@@ -43,17 +49,32 @@ class HDF5Writer(ContainerWriter):
     root_nbytes = len(SIGNATURE)
 
     def __init__(self, path: Path, *, is_skeleton: bool = False) -> None:
-        import h5py
-
         self._path = path
         self._is_skeleton = is_skeleton
-        self._file: Any = h5py.File(path, "a", libver=_LIBVER)
-        self._end: int = self._file.id.get_filesize()
-        try:
+        self._opened: Any = None
+        self._end = 0
+
+    @property
+    def _file(self) -> Any:
+        self._open()
+        return self._opened
+
+    def _open(self) -> None:
+        """Open the file if it is not open: it was not used yet, or released."""
+        if self._opened is None:
+            import h5py
+
+            self._opened = h5py.File(self._path, "a", libver=_LIBVER)
+            self._end = self._opened.id.get_filesize()
             self._make_room(0)
-        except BaseException:
-            self._file.close()
-            raise
+
+    @override
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(_START_NBYTES) == SIGNATURE[:_START_NBYTES]
 
     @override
     @staticmethod
@@ -83,11 +104,10 @@ class HDF5Writer(ContainerWriter):
         self._file.create_group(path)
 
     @override
-    def create_payload(self, path: str, nbytes: int) -> None:
+    def create_payload(self, path: str, nbytes: int) -> ChunkManifest:
         from h5py import h5d, h5p, h5s, h5t
 
-        self._end += nbytes
-        self._make_room(0)
+        self._make_room(0, payload_nbytes=nbytes)
         properties = h5p.create(h5p.DATASET_CREATE)
         properties.set_obj_track_times(False)
         # Not chunked: libhdf5 and netCDF-C read a whole chunk if it fits into their caches.
@@ -96,9 +116,30 @@ class HDF5Writer(ContainerWriter):
         properties.set_fill_time(h5d.FILL_TIME_NEVER)
         group, name = self._parent(path)
         space = h5s.create_simple((nbytes,))
-        h5d.create(group.id, name.encode(), h5t.STD_U8LE, space, properties)
+        payload = h5d.create(group.id, name.encode(), h5t.STD_U8LE, space, properties)
+        offset = payload.get_offset() if nbytes else 0  # allocated early, so it is final
+        del payload
         self._attach_dimension(path, "byte", nbytes)
         self._file[path].attrs["dense"] = np.int8(1)
+        chunks = np.zeros(min(nbytes, 1), np.int64)
+        return ChunkManifest((str(self._path),), chunks, chunks + offset, max(nbytes, 1), nbytes)
+
+    @override
+    def reset_layout(self, payloads: Mapping[str, int], scratch: Path) -> list[ChunkManifest]:
+        with HDF5Writer(scratch, is_skeleton=True) as skeleton:
+            manifests = skeleton.create_payloads(payloads)
+        nbytes, found = scratch.stat().st_size, self._path.stat().st_size
+        if found < nbytes:
+            raise FormatError(f"{self._path}: must have {nbytes:,} bytes or more, got {found:,}")
+        with scratch.open("rb") as source, self._path.open("r+b") as target:
+            for start, stop in _gaps(manifests, nbytes):
+                source.seek(start)
+                target.seek(start)
+                for offset in range(start, stop, _PIECE_NBYTES):
+                    target.write(source.read(min(_PIECE_NBYTES, stop - offset)))
+        os.truncate(self._path, nbytes)
+        scratch.unlink()
+        return [replace(manifest, keys=(str(self._path),)) for manifest in manifests]
 
     @override
     def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
@@ -135,19 +176,27 @@ class HDF5Writer(ContainerWriter):
                 ) from None
 
     @override
-    def close(self) -> None:
+    def release(self) -> None:
+        if self._opened is None:
+            return
+        file, self._opened = self._opened, None
         try:
-            self._file.flush()
-            nbytes = self._file.id.get_filesize()
+            file.flush()
+            nbytes = file.id.get_filesize()
         finally:
-            self._file.close()
+            file.close()
         os.truncate(self._path, nbytes)
 
-    def _make_room(self, nbytes: int) -> None:
+    @override
+    def close(self) -> None:
+        self.release()
+
+    def _make_room(self, nbytes: int, payload_nbytes: int = 0) -> None:
         """Reserve space for the next write of libhdf5, which does not survive a full disk."""
         if self._is_skeleton:
             return
-        self._end += nbytes + nbytes // 4 + _METADATA_NBYTES
+        self._open()
+        self._end += payload_nbytes + nbytes + nbytes // 4 + _METADATA_NBYTES
         reserve(self._path, self._end)
 
     def _parent(self, path: str) -> tuple[Any, str]:
@@ -167,6 +216,15 @@ class HDF5Writer(ContainerWriter):
             text = f"This is a netCDF dimension but not a netCDF variable.{length:10d}"
             h5ds.set_scale(scale, text.encode())
         h5ds.attach_scale(group[name].id, group[dimension].id, 0)
+
+
+def _gaps(manifests: Iterable[ChunkManifest], nbytes: int) -> Iterator[tuple[int, int]]:
+    """Yield the bytes ``[start, stop)`` of a file of `nbytes` that lie outside of payloads."""
+    gap_start = 0
+    for start, length in sorted((m.start.item(0), m.nbytes) for m in manifests if m.nbytes):
+        yield gap_start, start
+        gap_start = start + length
+    yield gap_start, nbytes
 
 
 def _set_attribute(node: Any, name: str, value: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from arraystore.containers.protocol import Fault
+from arraystore.containers.zarr.metadata import CONSOLIDATED, consolidated_documents, document_key
 from arraystore.containers.zarr.shards import shard_footer, shard_object_nbytes
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.schema import parse_json
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from arraystore.storage.range_reader import RangeReader
 
-_METADATA: Final = "zarr.json"
-
 _BATCH: Final = 64
 """Shards whose ends are read in one round trip: half a MiB."""
 
@@ -27,17 +26,10 @@ _MAX_END_NBYTES: Final = 2**20
 """Longest end of a shard that is read; arraystore writes none that is longer."""
 
 
-def document_of(path: str) -> str:
-    """Return the key of the metadata document of a group or array."""
-    return f"{path}/{_METADATA}" if path else _METADATA
-
-
 def document_faults(reader: RangeReader, root: dict[str, Any]) -> Iterator[Fault]:
     """Compare the metadata documents with their copies in the root's consolidated metadata."""
-    consolidated = root.get("consolidated_metadata")
-    nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
-    for path, node in nodes.items() if isinstance(nodes, dict) else ():
-        key = document_of(path)
+    for path, consolidated in (consolidated_documents(root) or {}).items():
+        key = document_key(path)
         try:
             (document,) = reader.read_objects([key])
             found = parse_json(bytes(document))
@@ -47,15 +39,15 @@ def document_faults(reader: RangeReader, root: dict[str, Any]) -> Iterator[Fault
         except ValueError as error:
             yield Fault(key, "content", f"must be JSON: {error}")
         else:
-            if _without_consolidated(found) != _without_consolidated(node):
+            if _without_consolidated(found) != _without_consolidated(consolidated):
                 yield Fault(key, "content", "differs from the root's consolidated metadata")
 
 
-def _without_consolidated(node: Any) -> Any:
-    # zarr-python writes this field into every group, and omits it from what it consolidates.
-    if not isinstance(node, dict):
-        return node
-    return {name: value for name, value in node.items() if name != "consolidated_metadata"}
+def _without_consolidated(document: Any) -> Any:
+    # zarr-python writes this field into every group, and omits it from the consolidated copy.
+    if not isinstance(document, dict):
+        return document
+    return {name: value for name, value in document.items() if name != CONSOLIDATED}
 
 
 def shard_faults(

@@ -19,9 +19,16 @@ from arraystore.containers.protocol import (
     as_string_array,
     check_nodes,
 )
-from arraystore.containers.zarr.array_metadata import ArrayMetadata
 from arraystore.containers.zarr.column_codec import check_chunk, decode_chunk, import_codecs
-from arraystore.containers.zarr.faults import document_faults, document_of, shard_faults
+from arraystore.containers.zarr.faults import document_faults, shard_faults
+from arraystore.containers.zarr.metadata import (
+    METADATA,
+    ArrayMetadata,
+    check_document,
+    consolidated_documents,
+    document_key,
+    is_group,
+)
 from arraystore.containers.zarr.shards import (
     ShardKeys,
     ShardManifest,
@@ -54,7 +61,6 @@ if TYPE_CHECKING:
     from arraystore._typing import Ints
     from arraystore.containers.protocol import ColumnRows
 
-METADATA: Final = document_of("")
 _MAX_SHARDS: Final = 2**20
 _MAX_INNER_CHUNKS: Final = 2**20
 _MAX_COLUMN_CHUNKS: Final = 2**16
@@ -113,10 +119,9 @@ class ZarrReader(ContainerReader):
         if document is not None:
             self._nodes[""] = self._parsed(METADATA, document)
         root = self._node("", "group")
-        consolidated = root.get("consolidated_metadata")
-        nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+        nodes = consolidated_documents(root)
         self._is_consolidated = False
-        if isinstance(nodes, dict) and all(isinstance(node, dict) for node in nodes.values()):
+        if nodes is not None and all(isinstance(node, dict) for node in nodes.values()):
             self._is_consolidated = True
             self._nodes |= nodes
 
@@ -223,7 +228,7 @@ class ZarrReader(ContainerReader):
         paths = sorted(self._nodes.keys() - {""})
         check_nodes(paths, self._location)
         for path in paths:
-            if self._nodes[path].get("node_type") == "group":
+            if is_group(self._nodes[path]):
                 groups.append(path)
             elif (column := self._as_column(path)) is not None:
                 columns[path] = column
@@ -273,7 +278,7 @@ class ZarrReader(ContainerReader):
                 self._nodes[path] = self._read_node(path)
             except _MissingError:
                 return False
-        return self._nodes[path].get("node_type") == "group"
+        return is_group(self._nodes[path])
 
     @override
     def describe_array(self, path: str) -> Column:
@@ -345,19 +350,11 @@ class ZarrReader(ContainerReader):
         node = self._nodes.get(path)
         if node is None:
             node = self._nodes[path] = self._read_node(path)
-        if node.get("zarr_format") != 3:
-            raise FormatError(
-                f"{self._locate(path)}: 'zarr_format' must be 3, got "
-                f"{brief(node.get('zarr_format'))}"
-            )
-        if kind is not None and node.get("node_type") != kind:
-            raise FormatError(
-                f"{self._locate(path)}: must be {kind}, got {brief(node.get('node_type'))}"
-            )
+        check_document(node, kind, self._locate(path))
         return node
 
     def _read_node(self, path: str) -> dict[str, Any]:
-        key = document_of(path)
+        key = document_key(path)
         try:
             if not self._reader.is_remote:
                 self._check_nbytes(key, self._reader.size(key))
@@ -372,11 +369,11 @@ class ZarrReader(ContainerReader):
         if not missing or not self._reader.is_remote:
             return
         try:
-            documents = self._reader.read_objects([document_of(path) for path in missing])
+            documents = self._reader.read_objects([document_key(path) for path in missing])
         except FileNotFoundError:
             return  # reported when the missing document is needed
         for path, document in zip(missing, documents, strict=True):
-            self._nodes[path] = self._parsed(document_of(path), document)
+            self._nodes[path] = self._parsed(document_key(path), document)
 
     def _check_nbytes(self, key: str, nbytes: int, most: int = MAX_NBYTES) -> None:
         if nbytes > most:

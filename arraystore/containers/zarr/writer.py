@@ -15,9 +15,15 @@ import numpy as np
 from typing_extensions import override
 
 from arraystore.containers.protocol import ContainerWriter, as_string_array
-from arraystore.containers.zarr.reader import METADATA
-from arraystore.containers.zarr.shards import shard_footer, shard_object_nbytes, split_length
+from arraystore.containers.zarr.metadata import METADATA
+from arraystore.containers.zarr.shards import (
+    ShardKeys,
+    shard_footer,
+    shard_object_nbytes,
+    split_length,
+)
 from arraystore.errors import FormatError
+from arraystore.indexing.byte_range import ChunkManifest
 from arraystore.schema import (
     COLUMN_CHUNK_ROWS,
     INNER_CHUNK_NBYTES,
@@ -66,13 +72,17 @@ class ZarrWriter(ContainerWriter):
     root_nbytes = 2**24
 
     def __init__(self, path: Path, *, is_skeleton: bool = False) -> None:
-        from zarr.api.asynchronous import open_group
-
+        path.mkdir(exist_ok=True)
         self._path = path
         self._is_skeleton = is_skeleton
-        self._loop = _Loop()
-        root = open_group(path, mode="a", zarr_format=3, use_consolidated=False)
-        self._root = self._loop.run(root)
+        self._loop: _Loop | None = None
+        self._group: Any = None
+        self._new_nodes: list[tuple[str, int | None]] = []
+
+    @override
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        return (path / METADATA).is_file()
 
     @override
     @staticmethod
@@ -105,24 +115,25 @@ class ZarrWriter(ContainerWriter):
 
     @override
     def create_group(self, path: str) -> None:
-        self._loop.run(self._root.create_group(_checked(path)))
+        self._new_nodes.append((_checked(path), None))
 
     @override
-    def create_payload(self, path: str, nbytes: int) -> None:
-        self._create_array(
-            path,
+    def create_payload(self, path: str, nbytes: int) -> ChunkManifest:
+        self._new_nodes.append((_checked(path), nbytes))
+        lengths = split_length(nbytes, SHARD_NBYTES)
+        if not self._is_skeleton:
+            self._create_shards(self._path / path / "c", lengths)
+        return ChunkManifest(
+            ShardKeys(str(self._path / path), len(lengths)),
+            np.arange(len(lengths), dtype=np.int64),
+            np.zeros(len(lengths), dtype=np.int64),
+            SHARD_NBYTES,
             nbytes,
-            Column("uint8", "byte"),
-            chunks=(INNER_CHUNK_NBYTES,),
-            shards=(SHARD_NBYTES,),
-            compressors=None,
-            attributes={"dense": True},
         )
-        if self._is_skeleton:
-            return
-        folder = self._path / path / "c"
-        for index, length in enumerate(split_length(nbytes, SHARD_NBYTES)):
-            folder.mkdir(exist_ok=True)
+
+    def _create_shards(self, folder: Path, lengths: Sequence[int]) -> None:
+        for index, length in enumerate(lengths):
+            folder.mkdir(parents=True, exist_ok=True)
             shard = folder / str(index)
             reserve(shard, shard_object_nbytes(length, SHARD_NBYTES, INNER_CHUNK_NBYTES))
             with shard.open("r+b") as file:
@@ -131,10 +142,25 @@ class ZarrWriter(ContainerWriter):
                 file.write(footer)
 
     @override
+    def reset_layout(self, payloads: Mapping[str, int], scratch: Path) -> list[ChunkManifest]:
+        shards = [self._path / path / "c" for path in payloads]
+        for path in sorted(self._path.rglob("*"), reverse=True):
+            if any(path == folder or folder in path.parents for folder in shards):
+                continue
+            if not path.is_dir() or path.is_symlink():
+                path.unlink()
+            elif not any(path in folder.parents for folder in shards):
+                path.rmdir()
+        self._is_skeleton = True  # the shards exist
+        return self.create_payloads(payloads)
+
+    @override
     def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
+        root = self._root()
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
         array = self._create_array(
+            root,
             path,
             len(values),
             column,
@@ -148,20 +174,29 @@ class ZarrWriter(ContainerWriter):
         for start in range(0, len(values), COLUMN_CHUNK_ROWS):
             rows = values[start : start + COLUMN_CHUNK_ROWS]
             data = as_string_array(rows) if is_text else np.asarray(rows)
-            self._loop.run(array.setitem(slice(start, start + len(data)), data))
+            self._run(array.setitem(slice(start, start + len(data)), data))
 
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
+        root = self._root()
+
         async def update() -> None:
-            node = await self._root.getitem(path) if path else self._root
+            node = await root.getitem(path) if path else root
             await node.update_attributes(dict(attributes))
 
-        self._loop.run(update())
+        self._run(update())
+
+    @override
+    def release(self) -> None:
+        loop, self._loop, self._group = self._loop, None, None
+        if loop is not None:
+            loop.close()
 
     @override
     def close(self) -> None:
         """Rewrite all metadata documents in the form of `canonical`, and consolidate them."""
-        self._loop.close()
+        self._root()
+        self.release()
         nodes = {}
         for file in sorted(self._path.rglob(METADATA)):
             text = file.read_text()
@@ -177,13 +212,51 @@ class ZarrWriter(ContainerWriter):
         }
         _replace(self._path / METADATA, "", root)
 
-    def _create_array(self, path: str, length: int, column: Column, **options: Any) -> Any:
+    def _root(self) -> Any:
+        """Return the root, after writing the documents of new groups and payloads.
+
+        They are written as late as this, so that zarr-python can be imported while payloads are
+        filled.
+        """
+        if self._group is None:
+            # The same module first as in `import_libraries`, which another thread may call at this
+            # moment: two threads that begin with different modules of a package whose modules
+            # import each other may get incomplete ones.
+            from zarr.api.asynchronous import open_group
+
+            root = open_group(self._path, mode="a", zarr_format=3, use_consolidated=False)
+            self._group = self._run(root)
+        new_nodes, self._new_nodes = self._new_nodes, []
+        for path, nbytes in new_nodes:
+            if nbytes is None:
+                self._run(self._group.create_group(path))
+                continue
+            self._create_array(
+                self._group,
+                path,
+                nbytes,
+                Column("uint8", "byte"),
+                chunks=(INNER_CHUNK_NBYTES,),
+                shards=(SHARD_NBYTES,),
+                compressors=None,
+                attributes={"dense": True},
+            )
+        return self._group
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            self._loop = _Loop()
+        return self._loop.run(work)
+
+    def _create_array(
+        self, root: Any, path: str, length: int, column: Column, **options: Any
+    ) -> Any:
         from zarr.codecs import BytesCodec
         from zarr.dtype import parse_dtype
 
         is_text = column.data_type == STRING
         kind = parse_dtype(str if is_text else column.data_type, zarr_format=3)
-        array = self._root.create_array(
+        array = root.create_array(
             _checked(path),
             shape=(length,),
             dtype=kind,
@@ -194,7 +267,7 @@ class ZarrWriter(ContainerWriter):
             dimension_names=[column.dimension],
             **options,
         )
-        return self._loop.run(array)
+        return self._run(array)
 
 
 def canonical(node: dict[str, Any]) -> dict[str, Any]:

@@ -216,16 +216,22 @@ def feed(take: Callable[[Stream[T]], Coroutine[Any, Any, Done]], items: Iterable
         What `take` raised; then no more items are made. Or what making an item raised: `take`
         has met a `NoMoreItemsError` in its place, and is cancelled if it does not end soon.
     """
-    stream = Stream[T]()
+    stream, begun = Stream[T](), list[asyncio.Task[Done]]()
 
-    async def begin() -> asyncio.Task[Done]:
-        return asyncio.create_task(take(stream))
+    async def begin() -> None:
+        begun.append(asyncio.create_task(take(stream)))
 
     async def outcome() -> Done:
         return await taker
 
-    taker = run(begin())
+    def cancel() -> None:
+        for task in begun:
+            task.cancel()
+
+    loop = _background.loop()
     try:
+        run(begin())
+        (taker,) = begun
         for item in items:
             run(stream.put(item, taker))
             if taker.done():
@@ -234,10 +240,11 @@ def feed(take: Callable[[Stream[T]], Coroutine[Any, Any, Done]], items: Iterable
             run(stream.put(None, taker))
         return run(outcome())
     except BaseException:
-        run(stream.fail(taker))
+        if begun:
+            run(stream.fail(begun[0]))
         raise
     finally:
-        _background.loop().call_soon_threadsafe(taker.cancel)
+        loop.call_soon_threadsafe(cancel)
 
 
 def _close_unstarted(works: Iterable[Coroutine[Any, Any, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Metadata documents of Zarr arrays: the only module that reads their fields."""
+"""Metadata documents of Zarr groups and arrays; fields of arrays are parsed here alone."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from arraystore.schema import STRING, Column
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+METADATA: Final = "zarr.json"
+"""Name of the metadata document of a group or array."""
+
+CONSOLIDATED: Final = "consolidated_metadata"
+"""Field of the root's document with copies of all other documents."""
+
 _MALFORMED: Final = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 """Exceptions that reading fields of a document raises if it has another structure."""
 
@@ -22,6 +28,45 @@ _PAYLOAD_CODECS: Final = {
     "index_codecs": ["bytes", "crc32c"],
     "index_location": "end",
 }
+
+
+def document_key(path: str) -> str:
+    """Return the key of the metadata document of a group or array."""
+    return f"{path}/{METADATA}" if path else METADATA
+
+
+def check_document(document: Mapping[str, Any], kind: str | None, location: str) -> None:
+    """Raise `FormatError` unless a document is of Zarr v3 and of a kind.
+
+    Parameters
+    ----------
+    document : mapping
+    kind : {"group", "array"} or None
+        None for both kinds.
+    location : str
+        The group or array, for messages.
+    """
+    version = document.get("zarr_format")
+    if version != 3:
+        raise FormatError(f"{location}: 'zarr_format' must be 3, got {brief(version)}")
+    found = document.get("node_type")
+    if kind is not None and found != kind:
+        raise FormatError(f"{location}: must be {kind}, got {brief(found)}")
+
+
+def is_group(document: Mapping[str, Any]) -> bool:
+    """Return whether a document is that of a group."""
+    return bool(document.get("node_type") == "group")
+
+
+def consolidated_documents(root: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the documents of groups and arrays that the root's document contains, by path.
+
+    Return None if it contains none, or something else.
+    """
+    consolidated = root.get(CONSOLIDATED)
+    documents = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    return documents if isinstance(documents, dict) else None
 
 
 class Codec(NamedTuple):
@@ -179,4 +224,4 @@ def _is_fill_value(value: Any, data_type: str) -> bool:
         return is_special or math.isfinite(value)
     if dtype.kind == "b":
         return isinstance(value, bool)
-    return dtype.kind in "iu" and type(value) is int and dtype.type(value) == value
+    return dtype.kind in "iu" and type(value) is int and int(dtype.type(value)) == value

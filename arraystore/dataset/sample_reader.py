@@ -1,0 +1,238 @@
+"""Reading and decoding samples of a set: one, a batch, or all of them in turn."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+
+from arraystore._checksum import crc32c
+from arraystore._threads import in_a_thread, in_threads
+from arraystore.dataset.batch import Batch, Encoded, Sample
+from arraystore.errors import FormatError
+from arraystore.images import decode
+from arraystore.indexing.selection import as_positions, as_size
+from arraystore.reading.image_reader import ReadPlan
+from arraystore.reading.read_ahead import ahead
+from arraystore.reading.stored_split import StoredSplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from arraystore._threads import Task
+    from arraystore._typing import Ints, Pixels
+    from arraystore.dataset.sample_set import SampleSet
+    from arraystore.reading.stored_split import ImageRows
+
+    Size = int | tuple[int, int]
+
+T = TypeVar("T")
+
+_READ_AHEAD: Final = 64
+"""Samples read at a time when a split is iterated."""
+
+_ANNOTATIONS: Final = ("label", "file_name")
+
+
+class SampleReader:
+    """Read samples by their index in a set.
+
+    A batch is located once, and takes its rows of all columns at once.
+
+    Parameters
+    ----------
+    samples : SampleSet
+        The samples.
+    title : str
+        Text for the `repr` of what reads through this.
+    """
+
+    def __init__(self, samples: SampleSet, title: str) -> None:
+        self.title = title
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield every sample in order; the next ones are read meanwhile."""
+        n = len(self)
+        groups = (np.arange(i, min(i + _READ_AHEAD, n)) for i in range(0, n, _READ_AHEAD))
+        for samples in ahead(groups, self.samples, prepare=self.import_libraries):
+            yield from samples
+
+    def import_libraries(self) -> None:
+        """Import what reading and decoding would import, before threads do either."""
+        decode.import_decoders()
+        for stored, _ in self._samples:
+            stored.import_libraries()
+
+    def samples(self, selection: Sequence[int] | Ints) -> list[Sample]:
+        """Return several samples, each by itself."""
+        batch = self.batch(as_positions(selection, len(self)))
+        return list(map(Sample, batch.image, batch.label.tolist(), batch.file_name.tolist()))
+
+    def batch(self, indices: Ints, size: Size | None = None) -> Batch[Any]:
+        """Read and decode samples.
+
+        Parameters
+        ----------
+        indices : ndarray of int64, shape (n,)
+        size : int or (int, int), optional
+            Height and width to resize images to, which are one array then.
+
+        Raises
+        ------
+        ChecksumError
+            If an image is not the one that was written.
+        FormatError
+            If an image cannot be decoded.
+        """
+        resized = _empty(len(indices), size)
+
+        def read(stored: StoredSplit, positions: Ints, which: Sequence[int]) -> tuple[Any, ...]:
+            rows, annotations = stored.rows(positions, _ANNOTATIONS, with_checksums=True)
+            return self._pixels(stored, rows, indices, which, resized), *annotations
+
+        images, label, file_name = self._samples.gather(indices, read)
+        return Batch(images if resized is None else resized, label, file_name)
+
+    def images(self, indices: Ints, size: Size | None = None) -> Any:
+        """Read and decode images, into a list of arrays or one array; see `batch`."""
+        resized = _empty(len(indices), size)
+
+        def read(stored: StoredSplit, positions: Ints, which: Sequence[int]) -> tuple[Any, ...]:
+            rows, _ = stored.rows(positions, with_checksums=True)
+            return (self._pixels(stored, rows, indices, which, resized),)
+
+        (images,) = self._samples.gather(indices, read)
+        return images if resized is None else resized
+
+    def read(self, indices: Ints) -> Encoded:
+        """Read samples without decoding them."""
+
+        def read(stored: StoredSplit, positions: Ints, _: Sequence[int]) -> tuple[Any, ...]:
+            rows, annotations = stored.rows(positions, _ANNOTATIONS, with_checksums=True)
+            return stored.read(rows), rows.crc32c, *annotations
+
+        return Encoded(indices, *self._samples.gather(indices, read))
+
+    def decode(self, encoded: Encoded, size: Size | None = None) -> Batch[Any]:
+        """Decode samples that were read before; see `batch`."""
+        resized = _empty(len(encoded.indices), size)
+
+        def work(i: int) -> Pixels:
+            index, into = int(encoded.indices[i]), None if resized is None else resized[i]
+            return self._decoded(encoded.views[i], index, into, encoded.crc32c[i])
+
+        if len(encoded.indices) > 1:
+            decode.import_decoders()
+        images = in_threads(work, len(encoded.indices))
+        return Batch(images if resized is None else resized, encoded.label, encoded.file_name)
+
+    def copy(self, index: int) -> bytes:
+        """Return one encoded image as bytes."""
+        stored, position = self._samples.locate_one(index)
+        return stored.copy(position)
+
+    def copies(self, indices: Ints) -> list[bytes]:
+        """Return encoded images as bytes."""
+        return self._encoded(indices, StoredSplit.copies)
+
+    def views(self, indices: Ints) -> list[memoryview]:
+        """Return encoded images, read-only, as views of a memory map where possible."""
+        return self._encoded(indices, StoredSplit.views)
+
+    def checked(self, indices: Ints) -> list[memoryview]:
+        """Read encoded images and compare them with their checksums."""
+
+        def read(stored: StoredSplit, rows: ImageRows) -> list[memoryview]:
+            images = stored.read(rows)
+            if not stored.is_checked:  # otherwise reading compared them
+                stored.check(images, rows)
+            return images
+
+        return self._encoded(indices, read, with_checksums=True)
+
+    def plan(self, indices: Ints) -> ReadPlan:
+        """Return the cost of reading encoded images, without reading them."""
+        objects: set[str] = set()
+        costs = np.zeros(3, dtype=np.int64)
+        for stored, positions, _ in self._samples.locate(indices):
+            rows, _ = stored.rows(positions)
+            keys, requests, nbytes = stored.plan(rows)
+            objects |= keys
+            costs += requests, nbytes, int(rows.nbytes.sum())
+        return ReadPlan(len(objects), *costs.tolist())
+
+    def _encoded(
+        self,
+        indices: Ints,
+        read: Callable[[StoredSplit, ImageRows], list[T]],
+        *,
+        with_checksums: bool = False,
+    ) -> list[T]:
+        def read_part(stored: StoredSplit, positions: Ints, _: Sequence[int]) -> tuple[list[T]]:
+            return (read(stored, stored.rows(positions, with_checksums=with_checksums)[0]),)
+
+        images: list[T]
+        (images,) = self._samples.gather(indices, read_part)
+        return images
+
+    def _pixels(
+        self,
+        stored: StoredSplit,
+        rows: ImageRows,
+        indices: Ints,
+        which: Sequence[int],
+        resized: Pixels | None,
+    ) -> list[Pixels]:
+        """Read and decode images of one stored split, remote ones while others are in transit."""
+
+        def work(i: int, data: memoryview) -> Pixels:
+            place = which[i]
+            into = None if resized is None else resized[place]
+            # Reading has compared the checksums already, or decoding does it now, in threads.
+            expected = None if stored.is_checked else rows.crc32c[i]
+            return self._decoded(data, int(indices[place]), into, expected)
+
+        if not stored.is_remote or len(rows.positions) < 2:
+            encoded = stored.read(rows)
+            if len(encoded) > 1:
+                decode.import_decoders()
+            return in_threads(lambda i: work(i, encoded[i]), len(encoded))
+        decode.import_decoders()
+        begun: list[Task[Pixels]] = []
+
+        def begin(i: int, data: memoryview) -> Task[Pixels]:
+            begun.append(in_a_thread(partial(work, i, data)))
+            return begun[-1]
+
+        try:
+            return [decoding.result() for decoding in stored.read_each(rows, begin)]
+        finally:
+            for decoding in begun:
+                decoding.cancel()
+
+    def _decoded(
+        self, encoded: memoryview, index: int, into: Pixels | None, expected: np.uint32 | None
+    ) -> Pixels:
+        """Decode one image, into an array if there is one, after comparing its checksum."""
+        if expected is not None and crc32c(encoded) != expected:
+            stored, position = self._samples.locate_one(index)
+            rows, _ = stored.rows(np.array([position]), with_checksums=True)
+            stored.check([encoded], rows)
+        try:
+            if into is None:
+                return decode.decode(encoded)
+            decode.decode_resized(encoded, into)
+        except ValueError as error:
+            stored, position = self._samples.locate_one(index)
+            raise FormatError(f"{stored.describe(position)}: {error}") from error
+        return into
+
+
+def _empty(n: int, size: Size | None) -> Pixels | None:
+    """Return an array for images that are resized."""
+    return None if size is None else np.empty((n, *as_size(size), 3), dtype=np.uint8)
