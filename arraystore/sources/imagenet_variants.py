@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore._arguments import as_path
-from arraystore.errors import SourceError, brief
+from arraystore.errors import SourceError, brief, escaped
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.schema import UNLABELLED
 from arraystore.sources import imagenet2012
@@ -324,8 +324,8 @@ def _name_and_label(variant: Variant, parts: list[str]) -> tuple[str, int]:
     if variant.name == CORRUPTED:
         base, by_name = name_and_label("validation", base)
         if by_name != label:
-            its, says = brief(class_text(by_name)), brief(class_text(label))
-            raise ValueError(f"is of {its}, but its folder is {says}")
+            texts = class_text(by_name), class_text(label)
+            raise ValueError(escaped(f"is of {texts[0]}, but its folder is {texts[1]}"))
     return (base if variant.name in (A, CORRUPTED) else f"{folder}/{base}"), label
 
 

@@ -108,7 +108,7 @@ def test_unknown_label_space_is_refused(tmp_path: Path) -> None:
 
 
 def test_archives_of_imagenet_have_no_other_label_space(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="imagenet2012 takes no label_space='own'"):
+    with pytest.raises(SourceError, match="imagenet2012: does not take label_space='own'"):
         arraystore.convert("imagenet2012", tmp_path / "a.zarr", label_space="own")
 
 
