@@ -1,4 +1,4 @@
-"""What the examples in documents and docstrings find in their current folder."""
+"""Stores and archives for the examples in documents and docstrings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def doctest_stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def doctest_folder(request: pytest.FixtureRequest) -> None:
-    """Run examples that name a store in a folder of their own, with a copy of the stores."""
+    """Run examples that name a store in their own folder, with a copy of the stores."""
     if isinstance(request.node, pytest.DoctestItem) and any(
         name in example.source
         for example in request.node.dtest.examples

@@ -1,4 +1,4 @@
-"""``python -m arraystore`` is the command ``arraystore``."""
+"""Run the command ``arraystore`` as ``python -m arraystore``."""
 
 import sys
 

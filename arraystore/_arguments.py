@@ -1,4 +1,4 @@
-"""What a caller gives, as a value of the kind that it must be; all else is refused by its name."""
+"""Validate values that a caller passes; errors name the argument."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIMIT: Final = 2**63
 
 
 def as_integer(value: object, name: str) -> int:
-    """Return an integer; `TypeError` for all else, truth values and floats among them.
+    """Return an integer; raise `TypeError` for anything else, including bools and floats.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def as_integer(value: object, name: str) -> int:
 
 
 def as_seed(value: int, name: str = "seed") -> int:
-    """Return a seed or an epoch as an integer; `ValueError` unless it is in ``range(2**63)``."""
+    """Return a seed or an epoch; raise `ValueError` unless it is in ``range(2**63)``."""
     number = as_integer(value, name)
     if not 0 <= number < _LIMIT:
         raise ValueError(f"{name} must be 0 or more and below 2**63, got {brief(number)}")
@@ -46,7 +46,7 @@ def as_seed(value: int, name: str = "seed") -> int:
 
 
 def as_count(value: int, name: str, *, least: int = 0, most: int = _LIMIT - 1) -> int:
-    """Return a number of things as an integer; `ValueError` if it is less or more than may be."""
+    """Return a count; raise `ValueError` unless it is between `least` and `most`."""
     number = as_integer(value, name)
     if number < least:
         raise ValueError(f"{name} must be {least} or more, got {brief(number)}")
@@ -56,7 +56,7 @@ def as_count(value: int, name: str, *, least: int = 0, most: int = _LIMIT - 1) -
 
 
 def as_fraction(value: object, name: str) -> float:
-    """Return a part of all as a number; `ValueError` unless it is in [0, 1].
+    """Return a fraction; raise `ValueError` unless it is in [0, 1].
 
     Examples
     --------
@@ -79,7 +79,7 @@ def as_fraction(value: object, name: str) -> float:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path, with the home folder for ``~`` if it is known; else as it is, as shells do."""
+    """Return a path with ``~`` replaced by the home folder, or kept if that is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -87,15 +87,15 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 
 
 def check_choice(value: object, name: str, choices: Collection[str]) -> None:
-    """Raise a `ValueError` that lists the choices, unless the value is one of them."""
+    """Raise `ValueError` with the choices unless the value is one of them."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {brief(value)}")
 
 
 def check_bools(**values: object) -> None:
-    """Raise a `TypeError` that names the argument, unless each is True or False.
+    """Raise `TypeError` unless each argument is True or False.
 
-    Any text is true for Python, ``"no"`` as well.
+    Python treats any text as true, even ``"no"``.
 
     Examples
     --------

@@ -1,10 +1,10 @@
-"""The threads of a process: a bounded number, which belong to no loop and no call.
+"""The threads of a process: a bounded number, shared by all iterators and calls.
 
-Work is handed to them as a `Task`. They only hasten it: a task that no thread has begun is done by
-whoever waits for it. So nothing waits for a thread to be free, to start or to outlive a fork.
+Threads receive work as a `Task`. If no thread has begun a task, the thread that waits for its
+result runs it. So nothing waits for a thread to become free or to start, or hangs after a fork.
 
-What is no longer wanted is cancelled with its `Scope`, which takes no lock and waits for nothing. A
-finalizer may do that: the garbage collector runs it in any thread, between any two instructions.
+Unneeded work is cancelled through its `Scope`, without locks and without waiting. A finalizer may
+therefore cancel: the garbage collector runs it in any thread, between any two instructions.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ IDLE_SECONDS: float = 1.0
 """How long a thread waits for work before it ends."""
 
 _PATIENCE: Final = 5.0
-"""Seconds to wait at the end of the interpreter for work that cannot be interrupted."""
+"""Seconds to wait at the exit of the interpreter for work that cannot be interrupted."""
 
 _MIN_READERS: Final = 32
-"""Threads that may read ahead at a time on a machine of few processors: they mostly wait."""
+"""Threads that read ahead on a machine with few processors; they mostly wait."""
 
 
 class WorkCancelledError(BaseException):
-    """Work is no longer wanted. Raised in the thread that does it, and never seen outside."""
+    """Work was cancelled. Raised in the thread that runs it; never reaches the user."""
 
 
 class Scope:
-    """Work that is cancelled together, such as all that a loop has begun.
+    """Work that is cancelled together, such as all tasks of one iterator.
 
     Attributes
     ----------
@@ -53,13 +53,13 @@ class Scope:
         self._wakers: dict[object, Callable[[], object]] = {}
 
     def cancel(self) -> None:
-        """Let work end soon, and begin no more of it. Waits for nothing and takes no lock."""
+        """End the work soon and begin no more of it; return without waiting or locking."""
         self.is_cancelled = True
         for wake in list(self._wakers.values()):
             wake()
 
     def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Return ``work(*arguments)``, done in this thread as part of the scope."""
+        """Return ``work(*arguments)``, run in this thread as part of the scope."""
         thread = threading.get_ident()
         outer = _scopes.get(thread)
         _scopes[thread] = self
@@ -96,36 +96,36 @@ class Scope:
 
 
 _scopes: Final[dict[int, Scope]] = {}
-"""What each thread works for at the moment, by the thread's number."""
+"""The scope that each thread works for, by the number of the thread."""
 
 
 def current_scope() -> Scope | None:
-    """Return the scope that this thread works for, if it works for one."""
+    """Return the scope that this thread works for, or None."""
     return _scopes.get(threading.get_ident())
 
 
 class Task(Generic[Done]):
-    """Work that a thread of a pool does, unless the one who waits for it comes first.
+    """Work for a thread of a pool, or for the thread that waits for the result.
 
     Parameters
     ----------
     work : callable
-        Called once at most, with no arguments.
+        Called once at most, without arguments.
     scope : Scope, optional
-        What it is part of.
+        The scope that it is part of.
     """
 
     __slots__ = ("_done", "_ended", "_error", "_scope", "_work")
 
     def __init__(self, work: Callable[[], Done], scope: Scope | None) -> None:
-        self._work = deque((work,))  # whoever takes it out does it
+        self._work = deque((work,))  # the thread that pops it runs it
         self._scope = scope
         self._ended = threading.Event()
         self._done: Done
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Do the work, unless it is begun."""
+        """Run the work, unless it has begun."""
         try:
             work = self._work.pop()
         except IndexError:
@@ -137,7 +137,7 @@ class Task(Generic[Done]):
         self._ended.set()
 
     def result(self) -> Done:
-        """Return what the work returned, or raise what it raised; to be called once."""
+        """Return the result of the work, or raise its error; to be called once."""
         self.run()
         self._ended.wait()
         if self._error is not None:
@@ -145,38 +145,38 @@ class Task(Generic[Done]):
             try:
                 raise error
             finally:
-                del error  # its traceback leads here
+                del error  # its traceback refers to this frame
         return self._done
 
     def cancel(self) -> None:
-        """Do not begin it, if it is not begun."""
+        """Do not begin the work, if it has not begun."""
         self._work.clear()
 
 
 class Pool:
-    """Threads that start when there is work, and end when there was none for a while.
+    """Threads that start when there is work and end after a while without work.
 
-    Without a lock: a task may be left without a thread for a moment, which harms nobody, since
-    those who wait for tasks do what is not begun.
+    The pool has no lock. A task may lack a thread for a moment, which does no harm: the thread
+    that waits for a task runs it if it has not begun.
 
     Parameters
     ----------
     name : str
-        Of the threads.
+        Prefix of the names of the threads.
     most : int
-        Threads at a time.
+        Most threads at a time.
     """
 
     def __init__(self, name: str, most: int) -> None:
         self._name = name
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._places = deque(range(most))  # a thread has one while it lives
-        self._idle: deque[None] = deque()  # one for each thread that waits and is not counted on
+        self._places = deque(range(most))  # a thread holds one while it lives
+        self._idle: deque[None] = deque()  # one for each waiting thread that no job counts on
         self._threads: dict[int, threading.Thread] = {}
         self._has_ended = False
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Let a thread call `job`, which must raise nothing, when one is free."""
+        """Call `job`, which must not raise, in the next free thread."""
         if self._has_ended:
             return
         self._jobs.put(job)
@@ -186,20 +186,20 @@ class Pool:
             self._start()
 
     def end(self) -> None:
-        """Begin no more work, and let idle threads end."""
+        """Begin no more work, and end idle threads."""
         self._has_ended = True
         for _ in self._threads.copy():
             self._jobs.put(None)
 
     def join(self, until: float) -> None:
-        """Wait for the threads to end, until some time of `monotonic`."""
+        """Wait for the threads to end, until `monotonic` reaches `until`."""
         for thread in self._threads.copy().values():
             thread.join(max(0.0, until - monotonic()))
 
     def _start(self) -> None:
         try:
             place = self._places.pop()
-        except IndexError:  # all are at work: one of them will come to it
+        except IndexError:  # all are busy: one of them will take the job
             return
         thread = threading.Thread(
             target=self._work, args=(place,), name=f"{self._name}-{place}", daemon=True
@@ -207,14 +207,14 @@ class Pool:
         self._threads[place] = thread
         try:
             thread.start()
-        except RuntimeError:  # there may be no more threads, or the interpreter ends
+        except RuntimeError:  # no more threads are allowed, or the interpreter ends
             self._leave(place)
 
     def _work(self, place: int) -> None:
         try:
             while not self._has_ended and (job := self._next()) is not None:
                 job()
-                del job  # while this thread waits it holds nothing
+                del job  # an idle thread must not keep objects alive
         finally:
             self._leave(place)
 
@@ -223,7 +223,7 @@ class Pool:
         self._places.append(place)
 
     def _next(self) -> Callable[[], None] | None:
-        """Return the next job, or None if there was none for a while."""
+        """Return the next job, or None after `IDLE_SECONDS` without one."""
         while True:
             try:
                 return self._jobs.get_nowait()
@@ -235,20 +235,20 @@ class Pool:
                 pass
             try:
                 self._idle.pop()
-            except IndexError:  # somebody counts on this thread
+            except IndexError:  # a job counts on this thread
                 continue
             return None
 
 
 def in_threads(work: Callable[[int], Done], n: int) -> list[Done]:
-    """Return ``work(i)`` for each i of ``range(n)``, done in this and other threads at once.
+    """Return ``work(i)`` for each i of ``range(n)``, run in this and other threads.
 
-    Each thread takes the next as soon as it is done with one, so all are busy up to the last.
+    Each thread takes the next i as soon as it has finished one, so all are busy until the last.
 
     Raises
     ------
     Exception
-        What the first of them raised that failed. No more are begun then.
+        The error of the first i that failed. No more calls begin after an error.
 
     Examples
     --------
@@ -257,7 +257,7 @@ def in_threads(work: Callable[[int], Done], n: int) -> list[Done]:
     """
     if n < 2:
         return [work(i) for i in range(n)]
-    left = deque(range(n))  # a deque is safe to take from in several threads
+    left = deque(range(n))  # several threads may pop from a deque
     done: dict[int, Done] = {}
     failed: dict[int, Exception] = {}
     scope = current_scope()
@@ -283,13 +283,13 @@ def in_threads(work: Callable[[int], Done], n: int) -> list[Done]:
             helper.result()
     finally:
         left.clear()
-    if failed:  # those before the first were begun before it
+    if failed:  # calls with a smaller i have begun before
         raise failed[min(failed)]
     return [done[i] for i in range(n)]
 
 
 def in_a_thread(work: Callable[[], Done]) -> Task[Done]:
-    """Let a thread that decodes do some work, as part of what this thread works for."""
+    """Submit work to the decoding threads, in the scope of this thread."""
     task = Task(work, current_scope())
     decoders.submit(task.run)
     return task
@@ -297,9 +297,9 @@ def in_a_thread(work: Callable[[], Done]) -> Task[Done]:
 
 @contextmanager
 def alongside(work: Callable[[], object]) -> Iterator[threading.Thread]:
-    """Run `work` in a thread of its own, which has ended when the context is left.
+    """Run `work` in a separate thread, which has ended when the context exits.
 
-    Its errors are dropped: it prepares what is done again, and raises again, where it is needed.
+    Errors of `work` are dropped: it prepares a step that is repeated, and raises again, later.
 
     Examples
     --------
@@ -329,7 +329,7 @@ def n_cpus() -> int:
 
 
 def _make_pools() -> None:
-    """Make the pools of this process: threads do not survive a fork."""
+    """Make the pools of this process; threads do not survive a fork."""
     global decoders, readers
     decoders = Pool("arraystore-decode", n_cpus())
     readers = Pool("arraystore-read-ahead", max(_MIN_READERS, 2 * n_cpus()))
@@ -337,14 +337,14 @@ def _make_pools() -> None:
 
 
 decoders: Pool
-"""Threads that decode, as many as there are processors."""
+"""Threads that decode: one for each processor."""
 
 readers: Pool
-"""Threads that read ahead of loops."""
+"""Threads that read ahead of iterators."""
 
 
 def _end() -> None:
-    """Cancel what threads are at, and wait a little for them: they need the interpreter."""
+    """Cancel the work of all threads and wait a little for them; they need the interpreter."""
     pools = (readers, decoders)
     for pool in pools:
         pool.end()

@@ -24,7 +24,7 @@ from arraystore._arguments import as_path, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
 from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.images.encode import as_encoding
-from arraystore.reading.store_handle import OpenOptions, open_place
+from arraystore.reading.store_handle import StoreHandle
 from arraystore.reading.stored_split import StoredSplit
 from arraystore.schema import ORDERS, DatasetInfo, SplitInfo, check_version
 from arraystore.sources import records
@@ -32,9 +32,10 @@ from arraystore.sources.label_space import AUTO, IMAGENET, LABEL_SPACES, OWN, in
 from arraystore.sources.registry import check_label_space, folder_of, load_source, names_of
 from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.file_states import FileStates
+from arraystore.storage.location import Location
 from arraystore.writing.fingerprint import of_images, of_options, of_source
 from arraystore.writing.image_source import FileRanges
-from arraystore.writing.open_writer import name_of, open_writer
+from arraystore.writing.open_writer import open_writer
 from arraystore.writing.plan import ON_ERROR, SplitPlan, plan_split
 from arraystore.writing.progress import meter
 from arraystore.writing.report import ConvertReport, SplitReport
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from arraystore.reading.store_handle import ObjectStore
     from arraystore.sources.sample_table import Source, Status
+    from arraystore.storage.location import ObjectStore
     from arraystore.writing.journal import Fingerprint
     from arraystore.writing.progress import Meter
     from arraystore.writing.store_writer import StoreWriter
@@ -370,10 +371,10 @@ def _store(
     check_bools(progress=False if progress is None else progress)
     seed = as_seed(seed)
     began = time.perf_counter()
+    location = Location.parse(target, storage_options)
     store_writer = open_writer(
-        target,
+        location,
         source=folder,
-        storage_options=storage_options,
         overwrite=overwrite,
         sync=sync,
         resume=resume,
@@ -386,7 +387,7 @@ def _store(
         except StoreExistsError as error:
             if not resume:
                 raise
-            return _report_complete(named(), target, storage_options, options, error, began=began)
+            return _report_complete(named(), location, options, error, began=began)
         shown = stack.enter_context(meter(progress))
         writer.check_unchanged(options)
         # Creating an HDF5 file, or sealing a Zarr store, needs the libraries.
@@ -426,7 +427,7 @@ def _store(
         writer.publish(shown)
     return ConvertReport(
         dataset=info.full_name,
-        path=name_of(target),
+        path=str(location),
         splits=splits,
         partial=source.partial,
         notes=(*source.notes, *writer.notes),
@@ -436,8 +437,7 @@ def _store(
 
 def _report_complete(
     names: tuple[str, str, str],
-    target: str | os.PathLike[str] | tuple[ObjectStore, str],
-    storage_options: Mapping[str, Any] | None,
+    target: Location,
     options: Fingerprint,
     error: FileExistsError,
     *,
@@ -454,7 +454,7 @@ def _report_complete(
     ValueError
         If it is the store of another data set, or of other options.
     """
-    handle = open_place(target, OpenOptions(storage_options=storage_options))
+    handle = StoreHandle(target)
     try:
         attributes = handle.container.attributes()
         check_version(attributes, location=handle.address)
@@ -475,10 +475,10 @@ def _report_complete(
         "data set": dict(zip(_NAMES, names, strict=True)),
         "option": options["option"],
     }
-    check_known(name_of(target), stored, requested)
+    check_known(str(target), stored, requested)
     return ConvertReport(
         dataset=info.full_name,
-        path=name_of(target),
+        path=str(target),
         splits={
             name: SplitReport(
                 split.num_samples,

@@ -13,8 +13,9 @@ from arraystore.dataset.split import Split
 from arraystore.dataset.store_root import StoreRoot
 from arraystore.errors import StoreChangedError, brief, escaped
 from arraystore.indexing.selection import parse_split_string
-from arraystore.reading.store_handle import OpenOptions, open_place
+from arraystore.reading.store_handle import OpenOptions, StoreHandle
 from arraystore.reading.stored_split import StoredSplit
+from arraystore.storage.location import Location
 
 if TYPE_CHECKING:
     import os
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from arraystore._typing import Ints
     from arraystore.containers.protocol import ContainerReader
     from arraystore.indexing.hierarchy import Hierarchy
-    from arraystore.reading.store_handle import ObjectStore, StoreHandle
     from arraystore.schema import SplitInfo
+    from arraystore.storage.location import ObjectStore
     from arraystore.storage.range_reader import RangeReader
 
 
@@ -430,12 +431,13 @@ def open_store(
     >>> arraystore.open("1pct.h5")["train"][5].image.shape
     (333, 500, 3)
     """
-    options = OpenOptions(checksum, storage_options, max_gap, max_in_flight, mmap)
-    store = Store(open_place(address, options))
+    location = Location.parse(address, storage_options)
+    options = OpenOptions(checksum, max_gap, max_in_flight, mmap)
+    store = Store(StoreHandle(location, options))
     for _ in range(_TRIES - 1):
         with suppress(StoreChangedError):  # replaced between two reads: open the new one
             store._root.read()
             return store
-        store = Store(open_place(address, options))
+        store = Store(StoreHandle(location, options))
     store._root.read()
     return store

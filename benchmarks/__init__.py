@@ -1,1 +1,1 @@
-"""Programs that time arraystore at true size: see the first lines of each module."""
+"""Programs that time arraystore at true size; each module documents itself."""

@@ -1,4 +1,4 @@
-"""The images of the ImageNet archives, read by `tarfile` alone, and a store compared with them."""
+"""Read the images of the ImageNet archives with `tarfile` only, and compare a store with them."""
 
 import io
 import tarfile
@@ -25,14 +25,14 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Archives:
-    """The two archives, and which of their images are wanted.
+    """The two archives, and the images in them that a store must have.
 
     Attributes
     ----------
     folder : Path
         Folder of the archives.
     subset_list : Path
-        Names of the wanted training images, one a line. All validation images are wanted.
+        Names of the training images, one per line. All validation images belong to the store.
     """
 
     folder: Path
@@ -45,11 +45,11 @@ class Archives:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the wanted training images."""
+        """Names of the listed training images."""
         return frozenset(self.subset_list.read_text().split())
 
     def images(self, split: str) -> Iterator[tuple[str, bytes]]:
-        """Yield name and bytes of each wanted image of ``train`` or ``validation``, in order."""
+        """Yield name and bytes of each image of ``train`` or ``validation``, in order."""
         return self._train() if split == "train" else self._validation()
 
     def _train(self) -> Iterator[tuple[str, bytes]]:
@@ -57,9 +57,9 @@ class Archives:
         with tarfile.open(self.folder / TRAIN) as archive:
             for class_member in archive:
                 with tarfile.open(fileobj=archive.extractfile(class_member)) as class_archive:
-                    wanted = (member for member in class_archive if member.name in names)
-                    for member in wanted:
-                        yield member.name, _read(class_archive, member)
+                    for member in class_archive:
+                        if member.name in names:
+                            yield member.name, _read(class_archive, member)
 
     def _validation(self) -> Iterator[tuple[str, bytes]]:
         with tarfile.open(self.folder / VALIDATION) as archive:
@@ -68,7 +68,7 @@ class Archives:
 
 
 def count(archives: Archives) -> Count:
-    """Count the wanted images and their bytes."""
+    """Count the images and their bytes."""
     sizes = [len(data) for split in ("train", "validation") for _, data in archives.images(split)]
     return Count(len(sizes), sum(sizes), 0)
 
@@ -89,20 +89,20 @@ def verify(archives: Archives, store: Path) -> Count:
     Parameters
     ----------
     archives : Archives
-        What the store was converted from.
+        Source of the store.
     store : Path
         The store.
 
     Returns
     -------
     Count
-        What was compared.
+        Number of images and bytes compared.
 
     Raises
     ------
     ValueError
-        If an image is missing, left over or different, or its label is wrong. An image that
-        is not kept as found (CMYK, PNG) must have become an RGB JPEG of the same shape.
+        If an image is missing, superfluous or different, or its label is wrong. An image that
+        had to be re-encoded (CMYK, PNG) must be an RGB JPEG of the same size.
     """
     import arraystore
 
@@ -125,27 +125,29 @@ def verify(archives: Archives, store: Path) -> Count:
                 n_bytes += len(data)
             n_images += len(batch)
         if left:
-            raise ValueError(f"{store}: {split} holds {len(left)} images that the archive has not")
+            raise ValueError(
+                f"{store}: {split} holds {len(left)} images that the archive does not have"
+            )
     return Count(n_images, n_bytes, n_reencoded)
 
 
-def _check(where: str, expected: tuple[bytes, int], found: tuple[bytes, int]) -> None:
+def _check(name: str, expected: tuple[bytes, int], found: tuple[bytes, int]) -> None:
     (data, label), (image, found_label) = expected, found
     if label != found_label:
-        raise ValueError(f"{where}: label must be {label}, got {found_label}")
+        raise ValueError(f"{name}: label must be {label}, got {found_label}")
     if image != data:
-        _check_reencoded(where, data, image)
+        _check_reencoded(name, data, image)
 
 
-def _check_reencoded(where: str, data: bytes, image: bytes) -> None:
+def _check_reencoded(name: str, data: bytes, image: bytes) -> None:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as source, Image.open(io.BytesIO(image)) as stored:
         if source.format != "PNG" and source.mode != "CMYK":
-            raise ValueError(f"{where}: must be the {len(data)} bytes of the archive")
+            raise ValueError(f"{name}: must be the {len(data)} bytes of the archive")
         kind = (stored.format, stored.mode, stored.size)
         if kind != ("JPEG", "RGB", source.size):
-            raise ValueError(f"{where}: must be an RGB JPEG of {source.size}, got {kind}")
+            raise ValueError(f"{name}: must be an RGB JPEG of {source.size}, got {kind}")
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -4,20 +4,20 @@
 
     python -m benchmarks.bench_convert [DIR --subset-list LIST] [--verify] [--json FILE]
 
-DIR holds the archives, such as ``python -m benchmarks.imagenet_archives`` makes. Without, archives
-of 1 GB and of names that are made up are made in a temporary folder. The acts take
-turns, each after an untimed copy, with the archives in the page cache and nothing waiting to
-be written, and with a new target that is deleted afterwards:
+DIR holds the archives; ``python -m benchmarks.imagenet_archives`` makes some. Without DIR, archives
+of 1 GB with invented names are made in a temporary folder. The acts take turns. Before each one the
+archives are copied once untimed, they are in the page cache, and no write is pending. Each act
+creates a new target, which is deleted afterwards:
 
 - ``cp`` of both archives, alone and followed by ``sync`` of the copies. The archives are a
-  little larger than the images in them: the time is scaled to the bytes of the images;
-- `arraystore.convert` to both containers, with ``sync=False`` and with its own defaults;
-- the usual loop: `tarfile`, and an h5py variable-length data set written sample by sample,
+  little larger than the images in them, so the time is scaled to the bytes of the images;
+- `arraystore.convert` to both containers, with ``sync=False`` and with the defaults;
+- the usual loop: `tarfile`, and an h5py variable-length dataset written sample by sample,
   without a sync.
 
-Each act but ``cp`` runs in a new Python, whose start and imports are part of its time. The time of
-processors is that of all its threads; divided by the time, it tells how many it kept busy. Of
-conversions the steps are told likewise, as their bar would show them.
+Each act except ``cp`` runs in a new Python process; its start and imports count. CPU time is that
+of all threads; divided by the wall time it is the number of busy cores. Both times are also
+reported for each step of a conversion, as its progress bar shows them.
 """
 
 import argparse
@@ -73,16 +73,16 @@ RATIOS: Final = (
 
 
 class Step(NamedTuple):
-    """A part of a conversion: its time, and that of processors."""
+    """Wall time and CPU time of a part of a conversion."""
 
     seconds: float
     cpu_seconds: float
 
 
 class Run(NamedTuple):
-    """An act done once: its time, that of processors, and what its Python tells if it had one.
+    """One run of an act: wall time, CPU time and, if it had a Python process, memory and steps.
 
-    That is its peak resident memory, in which pages of mapped files count, and its steps.
+    The memory is the peak of the resident memory, including pages of mapped files.
     """
 
     seconds: float
@@ -92,7 +92,7 @@ class Run(NamedTuple):
 
 
 class Act(NamedTuple):
-    """Something to time: `run` makes the target whose path it is given."""
+    """Something to time: `run` creates the target at the given path."""
 
     name: str
     target_name: str
@@ -114,7 +114,7 @@ def acts_on(archives: Archives, *, partial_archives: bool) -> list[Act]:
 
 
 def _cpu_seconds() -> float:
-    """Return the time of processors of all processes that were started here and have ended."""
+    """Return the CPU time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -129,7 +129,7 @@ def _copy(paths: Iterable[Path], sync: bool, target: Path) -> Run:
 
 
 class Steps:
-    """Takes the place of a conversion's meter, and of what it shows keeps the times."""
+    """Replaces the progress meter of a conversion, and records the time of each step."""
 
     def __init__(self) -> None:
         self.found: dict[str, Step] = {}
@@ -137,7 +137,7 @@ class Steps:
         self._began = perf_counter(), process_time()
 
     def status(self, message: str) -> None:
-        """End a step, and begin another; splits and archives are not told apart."""
+        """End a step and begin another; steps of all splits and archives count together."""
         began, self._began = self._began, (perf_counter(), process_time())
         before = self.found.get(self._now, Step(0, 0))
         spent = (now - then for now, then in zip(self._began, began, strict=True))
@@ -150,12 +150,12 @@ class Steps:
         self.status(message)
 
     def advance(self, *numbers: int) -> None:
-        """Keep nothing of it."""
+        """Ignore progress within a step."""
         del numbers
 
     @contextmanager
     def meter(self, show: bool | None) -> Iterator["Steps"]:
-        """Stand in for `arraystore.writing.progress.meter`."""
+        """Replace `arraystore.writing.progress.meter`."""
         del show
         yield self
 
@@ -199,8 +199,8 @@ def _write_vlen(archives: Archives, target: Path) -> dict[str, Step]:
 
 def _in_new_process(function: Callable[[Path], dict[str, Step]], target: Path) -> Run:
     start, cpu = perf_counter(), _cpu_seconds()
-    told = _call_in_new_process(partial(_steps_and_peak, function, target))
-    return Run(perf_counter() - start, _cpu_seconds() - cpu, *told)
+    peak, steps = _call_in_new_process(partial(_peak_and_steps, function, target))
+    return Run(perf_counter() - start, _cpu_seconds() - cpu, peak, steps)
 
 
 def _call_in_new_process(function: Callable[[], T]) -> T:
@@ -208,11 +208,11 @@ def _call_in_new_process(function: Callable[[], T]) -> T:
         return executor.submit(function).result()
 
 
-def _steps_and_peak(
+def _peak_and_steps(
     function: Callable[[Path], dict[str, Step]], target: Path
 ) -> tuple[int, dict[str, Step]]:
     steps = function(target)
-    # getrusage would tell the peak of the parent if that was higher.
+    # getrusage returns the peak of the parent if that is higher.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024, steps
 
@@ -220,12 +220,12 @@ def _steps_and_peak(
 def measure(
     acts: Sequence[Act], archives: Archives, *, n_rounds: int, scratch: Path, check: bool
 ) -> dict[str, list[Run]]:
-    """Do every act once a round.
+    """Run every act once per round.
 
     Parameters
     ----------
     acts : sequence of Act
-        What to do.
+        Acts to run.
     archives : Archives
         Read into the page cache before each act.
     n_rounds : int
@@ -233,7 +233,7 @@ def measure(
     scratch : Path
         Folder for the targets.
     check : bool
-        Whether to compare the images of both containers with the archives, in the first round.
+        Whether to compare the images of both stores with the archives in the first round.
 
     Returns
     -------
@@ -260,8 +260,8 @@ def measure(
 
 
 def _settle(paths: Sequence[Path], scratch: Path) -> None:
-    # Disk and memory remember what was done before: a copy after the loop took twice the time
-    # of a copy after a copy. So every act comes after a copy that is not timed.
+    # Times depend on what ran before: a copy after the loop took twice as long as a copy after a
+    # copy. Therefore an untimed copy precedes every act.
     with TemporaryDirectory(dir=scratch) as folder:
         _copy(paths, False, Path(folder) / "copies")
     os.sync()
@@ -273,7 +273,7 @@ def _settle(paths: Sequence[Path], scratch: Path) -> None:
 
 
 def _busy(some: Sequence[Run] | Sequence[Step]) -> str:
-    """Return how many processors were busy, in the median."""
+    """Return the median number of busy cores."""
     return f"{median(one.cpu_seconds / max(one.seconds, 1e-9) for one in some):.2f}"
 
 
@@ -282,7 +282,7 @@ def _peak_of(runs: Iterable[Run]) -> int:
 
 
 def scaled(runs: Mapping[str, Sequence[Run]], *, share: float) -> dict[str, list[float]]:
-    """Return the seconds of each act, those of ``cp`` times the images' share of its bytes."""
+    """Return the seconds of each act, those of ``cp`` multiplied by `share`."""
     return {
         name: [run.seconds * (share if name in {COPY, COPY_SYNC} else 1) for run in done]
         for name, done in runs.items()
@@ -290,7 +290,7 @@ def scaled(runs: Mapping[str, Sequence[Run]], *, share: float) -> dict[str, list
 
 
 def ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
-    """Return ratios of the best and of the median times, by their names."""
+    """Return ratios of the best and of the median times, by name."""
     return {
         f"{above} : {below}": (
             min(seconds[above]) / min(seconds[below]),
@@ -308,7 +308,7 @@ def show(
     from rich.table import Table
 
     times = Table("act", title=f"{counted.n_images:,} images, {counted.n_bytes:,} bytes")
-    headings = ("best s", "median s", "best GB/s", "of processors s", "busy", "peak MB")
+    headings = ("best s", "median s", "best GB/s", "CPU s", "busy", "peak MB")
     for heading in headings:
         times.add_column(heading, justify="right")
     for name, values in seconds.items():
@@ -316,7 +316,7 @@ def show(
         cells = [f"{best:.2f}", f"{median(values):.2f}", f"{counted.n_bytes / best / 1e9:.2f}"]
         cells += [f"{median(run.cpu_seconds for run in runs[name]):.2f}", _busy(runs[name])]
         times.add_row(name, *cells, f"{peak / 1e6:.0f}" if peak else "")
-    steps = Table("step", title="median s, and processors kept busy")
+    steps = Table("step", title="median s, and busy cores")
     acts = [name for name, done in runs.items() if done[0].steps]
     for name in acts:
         steps.add_column(name, justify="right")
@@ -336,7 +336,7 @@ def show(
 
 
 def make_archives(folder: Path, n_train: int = 2_000, n_validation: int = 7_500) -> Path:
-    """Write small archives of names that are made up; return the list of the names."""
+    """Write small archives with invented names; return the file that lists the names."""
     from arraystore.sources.imagenet2012_tables import wnids
     from benchmarks.imagenet_archives import ImageMaker, write_train, write_validation
 
@@ -354,13 +354,13 @@ def main() -> int:
         prog="python -m benchmarks.bench_convert",
         description="Time conversion against cp and against the usual loop.",
     )
-    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="of both archives")
-    parser.add_argument("--subset-list", type=Path, help="one file name a line")
-    parser.add_argument("--partial", action="store_true", help="the archives lack some images")
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="has both archives")
+    parser.add_argument("--subset-list", type=Path, help="one file name per line")
+    parser.add_argument("--partial", action="store_true", help="the archives may lack images")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scratch", type=Path, help="folder for the targets, by default DIR")
     parser.add_argument("--verify", action="store_true", help="compare every image of the stores")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     options = parser.parse_args()
     if (options.folder is None) != (options.subset_list is None):
         parser.error("give both a folder and a subset list, or neither")
@@ -372,7 +372,7 @@ def main() -> int:
 
 
 def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Do what the command line asks for."""
+    """Run the comparison that the command line describes."""
     archives = Archives(options.folder, options.subset_list)
     counted = _call_in_new_process(partial(count, archives))
     expected = len(archives.names) + N_VALIDATION

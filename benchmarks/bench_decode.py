@@ -1,16 +1,16 @@
-"""Time decoding through a store against threads that decode the same bytes with simplejpeg.
+"""Time decoding through a store against plain threads that decode the same bytes.
 
 ::
 
     python -m benchmarks.bench_decode [--images 1024] [--rounds 7] [--json FILE]
 
-A store of JPEGs in the sizes of ImageNet's is made in a temporary folder. The acts take turns,
-warm, each on every image, in batches of 256:
+A store of JPEGs with the sizes of ImageNet's is made in a temporary folder. The acts take turns,
+with the store in the page cache. Each act decodes all images in batches of 256:
 
-- ``simplejpeg``: one thread, and as many as there are processors, over bytes in memory, a future
-  an image; pixels of a batch are kept until the next, as a loop keeps them;
-- ``threads, resized``: the same threads, each image decoded and resized as `arraystore` would,
-  over bytes in memory: what `batches` with a size could reach;
+- ``simplejpeg``: one thread, and one thread per core, on bytes in memory, with a future per image.
+  The pixels of a batch are kept until the next batch exists, as a training loop keeps them;
+- ``threads, resized``: the same threads decode and resize each image as arraystore does, on bytes
+  in memory: the limit of `batches` with a size;
 - ``image``, ``resized``, ``batches``, ``__getitems__``: through the store, with all checksums.
 """
 
@@ -47,10 +47,11 @@ Act = tuple[str, "Callable[[], object]", str]
 
 
 def acts_on(train: arraystore.Split) -> list[Act]:
-    """Return names, acts, and the act that each is compared with."""
+    """Return name, function and reference of each act."""
     encoded = train.image_bytes[:]
     pool = ThreadPoolExecutor(n_cpus())
-    chunks = [slice(i, i + BATCH) for i in range(0, len(encoded), BATCH)]
+    n = len(encoded)
+    chunks = [slice(i, min(i + BATCH, n)) for i in range(0, n, BATCH)]
 
     def plain() -> object:
         return _last(list(pool.map(simplejpeg.decode_jpeg, encoded[chunk])) for chunk in chunks)
@@ -98,15 +99,15 @@ def _resized(pool: ThreadPoolExecutor, encoded: Sequence[bytes], size: int) -> o
 
 
 def _last(batches: Iterator[object]) -> object:
-    """Go through batches, and hold one while the next is made."""
+    """Consume batches, and keep each until the next one exists."""
     batch = None
-    for batch in batches:  # noqa: B007 - held, as a loop does
+    for batch in batches:  # noqa: B007 - kept, as a loop keeps it
         pass
     return batch
 
 
 def measure(acts: Sequence[Act], *, n_rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each act, once a round."""
+    """Return the seconds of each act, one number per round."""
     seconds: dict[str, list[float]] = {name: [] for name, _, _ in acts}
     for _ in range(n_rounds):
         for name, act, _ in acts:
@@ -117,7 +118,7 @@ def measure(acts: Sequence[Act], *, n_rounds: int) -> dict[str, list[float]]:
 
 
 def make_store(folder: Path, n_images: int, suffix: str) -> Path:
-    """Convert a folder of `n_images` JPEGs, of which `N_PICTURES` differ."""
+    """Convert a folder of `n_images` JPEGs, among them `N_PICTURES` different ones."""
     pictures = jpegs(min(N_PICTURES, n_images))
     source = folder / "source" / "train" / "class"
     source.mkdir(parents=True)
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--suffix", choices=(".zarr", ".h5"), default=".zarr")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as folder:
         store = arraystore.open(make_store(Path(folder), options.images, options.suffix))
@@ -144,10 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rates = {name: options.images / median(values) for name, values in seconds.items()}
     best = {name: options.images / min(values) for name, values in seconds.items()}
     print(f"{'':26}  median /s    best /s   ratio of medians, of the best")
-    for name, _, beside in acts:
+    for name, _, reference in acts:
         ratio = (
-            f"{rates[name] / rates[beside]:8.2f} {best[name] / best[beside]:6.2f}  of {beside}"
-            if beside
+            f"{rates[name] / rates[reference]:8.2f} {best[name] / best[reference]:6.2f}"
+            f"  of {reference}"
+            if reference
             else ""
         )
         print(f"{name:26} {rates[name]:10,.0f} {best[name]:10,.0f} {ratio}")

@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_growth FOLDER --plot docs/growth.png
 
-FOLDER keeps the stores for the next run, see `grown_stores`. Every figure is the minimum of several
-processes. Each process does the same to a small store first, so that all libraries are imported.
-The files are in the page cache. The table is printed as it stands in docs/growth.md.
+FOLDER keeps the stores for the next run; `grown_stores` makes them. Every figure is the minimum of
+several processes. Each process does the same with a small store first, so that all libraries are
+imported. The files are in the page cache. The table is printed in the form of docs/growth.md.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NEXT: Final = "next"
 
 
 def acts(split: Split, operation: str) -> Iterator[Callable[[], Any]]:
-    """Yield calls to time: the same operation, each time elsewhere in the split."""
+    """Yield calls to time: the same operation at different places of the split."""
     n = len(split)
     if operation == "image":
         yield from (partial(split.image_bytes.__getitem__, p) for p in images(n).tolist())
@@ -91,7 +91,7 @@ def measure(path: Path, operation: str) -> dict[str, float]:
 
 
 def counter(path: str, name: str) -> int:
-    """Return a counter that the kernel keeps for this process."""
+    """Return a counter of the kernel for this process."""
     words = Path(path).read_text().split()
     return int(words[words.index(name) + 1])
 
@@ -105,7 +105,7 @@ def in_a_process(path: Path, operation: str) -> dict[str, float]:
 
 
 def measured(paths: dict[tuple[str, int], Path], rounds: int) -> Results:
-    """Measure all operations, in rounds, so that other load affects all of them alike."""
+    """Measure all operations in rounds, so that other load affects all of them equally."""
     found: dict[tuple[str, int, str], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for operation in OPERATIONS:
@@ -178,7 +178,7 @@ def plot(results: Results, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--plot", type=Path, help="PNG to draw")
+    parser.add_argument("--plot", type=Path, help="PNG file to draw")
     parser.add_argument("--samples", type=int, nargs="*", default=SIZES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--measure", help=argparse.SUPPRESS)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_query FOLDER
 
-FOLDER keeps the two stores for the next time. Each container is measured in a process of
-its own; a line a figure, with what is wanted of it.
+FOLDER keeps the two stores for the next run. Each container is measured in its own process. Each
+line has one figure for both containers, and its goal if there is one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ N_SAMPLES: Final = 1_281_167
 N_CLASSES: Final = 1000
 N_WARM: Final = 200
 
-WANTED: Final = {
+GOALS: Final = {
     "open and first where(label=…), libraries imported": "100 ms",
     "where(label=int), warm": "100 µs",
     "where(label='goldfish'), warm": "100 µs",
@@ -40,7 +40,7 @@ WANTED: Final = {
 
 
 def make(path: Path, n_samples: int) -> None:
-    """Write a store of columns with names and class sizes like ImageNet's."""
+    """Write a store with the names and class sizes of ImageNet, and images of one byte."""
     label = np.arange(n_samples) % N_CLASSES
     classes = [f"n{1440764 + 11673 * k:08d}" for k in range(N_CLASSES)]
     names = [f"{classes[k]}_{i * 7919 % n_samples}.JPEG" for i, k in enumerate(label.tolist())]
@@ -103,8 +103,8 @@ def first_positions(split: arraystore.Split, **options: Any) -> Any:
     return next(split.batches(256, **options).positions())
 
 
-def told(seconds: float) -> str:
-    """Write a time with a unit that suits it."""
+def format_seconds(seconds: float) -> str:
+    """Return a time with a suitable unit."""
     if seconds >= 1:
         return f"{seconds:.2f} s"
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} µs"
@@ -131,10 +131,10 @@ def main() -> None:
         )
         found.append(json.loads(done.stdout))
     print(f"{options.samples:,} samples, {N_CLASSES:,} classes")
-    print(f"{'':52}{'Zarr':>12}{'HDF5':>12}   wanted")
+    print(f"{'':52}{'Zarr':>12}{'HDF5':>12}   goal")
     for what in found[0]:
-        row = "".join(f"{told(some[what]):>12}" for some in found)
-        print(f"{what:52}{row}   {WANTED.get(what, '')}".rstrip())
+        row = "".join(f"{format_seconds(some[what]):>12}" for some in found)
+        print(f"{what:52}{row}   {GOALS.get(what, '')}".rstrip())
 
 
 if __name__ == "__main__":

@@ -4,20 +4,20 @@
 
     python -m benchmarks.bench_remote DIR [--rounds N] [--latency MS ...] [--json FILE]
 
-DIR gets two stores of the same pictures, which are kept for the next time. They are uploaded to
-a SeaweedFS on loopback; a proxy in a process of its own delays each request, and counts. The
-readers take turns. Each has its store open and the columns loaded, and reads the encoded images
-at the same random positions; every byte is compared with the pictures.
+Two stores of the same pictures are made in DIR and kept for the next run. They are uploaded to a
+SeaweedFS on loopback. A proxy in its own process delays and counts requests. The readers take
+turns. Each has opened its store and loaded the columns, and reads the encoded images at the same
+random positions. Every byte is compared with the pictures.
 
 - arraystore, from Zarr and from HDF5, with the default and with all requests at once;
-- bare concurrent GETs of the ranges that arraystore asks for: obstore, as many at a time, and
+- bare concurrent GETs of the ranges that arraystore requests: obstore, as many at a time, and
   nothing else;
 - a plain loop of these GETs;
-- zarr-python through obstore: a slice an image, one after another, and all at once;
-- h5py over s3fs: a slice an image.
+- zarr-python through obstore: a slice per image, one after another, and all at once;
+- h5py over s3fs: a slice per image.
 
-Then arraystore opens each store anew and decodes one image. With a tenth of all requests failing
-(`FAULTS` of the proxy), it reads once more.
+Then arraystore opens each store again and decodes one image. Finally it reads while a tenth of all
+requests fail (`FAULTS` of the proxy).
 """
 
 import argparse
@@ -67,7 +67,7 @@ PEERS: Final = (LOOP, ZARR_SLICES, ZARR_ASYNC, S3FS)
 
 
 class Cost(NamedTuple):
-    """What a batch has cost."""
+    """Time and traffic of reading a batch."""
 
     seconds: float
     requests: int
@@ -76,14 +76,14 @@ class Cost(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """Something that reads the encoded images at the positions it was made for."""
+    """A function that reads the encoded images at fixed positions."""
 
     name: str
     read: Callable[[], Sequence[bytes]]
 
 
 def make_stores(folder: Path) -> None:
-    """Write the pictures and both stores, unless they are there."""
+    """Write the pictures and both stores, unless they exist."""
     if (folder / "images.h5").exists() and (folder / "images.zarr").exists():
         return
     rng = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def make_stores(folder: Path) -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     noise = Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8))
     picture = encode(noise)
-    # What follows the end of a JPEG is ignored; it gives each a size of its own, as in ImageNet.
+    # Decoders ignore bytes behind the end of a JPEG. They give each file its own size.
     for number, nbytes in enumerate(rng.lognormal(11.45, 0.45, N_IMAGES).astype(int)):
         data = picture + rng.bytes(max(0, nbytes - len(picture)))
         (pictures / f"{number:05}.jpg").write_bytes(data)
@@ -100,10 +100,10 @@ def make_stores(folder: Path) -> None:
         arraystore.convert(f"folder:{folder / 'pictures'}", target, overwrite=True, sync=False)
 
 
-# The proxy, in a process of its own, so that it takes no time of the readers
+# The proxy, in its own process, so that it takes no CPU time of the readers
 
 
-class FarProxy:
+class ProxyProcess:
     """A `Proxy` in another process."""
 
     def __init__(self, endpoint: str, **options: Any) -> None:
@@ -114,36 +114,36 @@ class FarProxy:
         self.endpoint: str = self._connection.recv()
 
     def reset(self) -> None:
-        """Count from here on."""
-        self._ask("reset")
+        """Set all counters to zero."""
+        self._call("reset")
 
     def cost(self, seconds: float) -> Cost:
-        """Return what was counted since."""
-        return Cost(seconds, *self._ask("cost"))
+        """Return what was counted since the last `reset`."""
+        return Cost(seconds, *self._call("cost"))
 
     def n_faults(self) -> int:
-        """Return how many requests failed since the last `reset`."""
-        found: int = self._ask("faults")
+        """Return the number of requests that failed since the last `reset`."""
+        found: int = self._call("faults")
         return found
 
     def close(self) -> None:
         """End the process."""
-        self._ask("end")
+        self._call("end")
         self._process.join()
 
-    def _ask(self, question: str) -> Any:
-        self._connection.send(question)
+    def _call(self, method: str) -> Any:
+        self._connection.send(method)
         return self._connection.recv()
 
 
 def _serve(connection: Connection, endpoint: str, options: dict[str, Any]) -> None:
     with Proxy(endpoint, **options) as proxy:
         connection.send(proxy.endpoint)
-        while (question := connection.recv()) != "end":
-            if question == "reset":
+        while (method := connection.recv()) != "end":
+            if method == "reset":
                 proxy.reset()
                 connection.send(None)
-            elif question == "faults":
+            elif method == "faults":
                 connection.send(sum(proxy.n_faults.values()))
             else:
                 connection.send((len(proxy.requests), proxy.nbytes, proxy.round_trips))
@@ -151,9 +151,9 @@ def _serve(connection: Connection, endpoint: str, options: dict[str, Any]) -> No
 
 
 @contextmanager
-def far_proxy(endpoint: str, **options: Any) -> Iterator[FarProxy]:
-    """Run a proxy while the context lasts."""
-    proxy = FarProxy(endpoint, **options)
+def running_proxy(endpoint: str, **options: Any) -> Iterator[ProxyProcess]:
+    """Run a proxy within a context."""
+    proxy = ProxyProcess(endpoint, **options)
     try:
         yield proxy
     finally:
@@ -189,19 +189,19 @@ def by_arraystore(
     endpoint: str, suffix: str, positions: Any, max_in_flight: int = MAX_IN_FLIGHT
 ) -> Callable[[], Sequence[bytes]]:
     split = train_at(endpoint, suffix, max_in_flight)
-    _ = split.image_bytes[0]  # the columns are there from now on
+    _ = split.image_bytes[0]  # loads the columns
     return lambda: split.image_bytes[positions]
 
 
 class Ranges(NamedTuple):
-    """What arraystore asks for, and how the images are cut from the answers."""
+    """The byte ranges that arraystore requests, and where each image is in the responses."""
 
-    asked: list[tuple[str, int, int]]
+    requests: list[tuple[str, int, int]]
     cuts: list[tuple[int, int, int, int]]
 
     @classmethod
     def of(cls, local: Path, positions: Any) -> "Ranges":
-        """Plan as arraystore does: keys with starts and stops; image, answer, offset, length."""
+        """Plan as arraystore does: key, start, stop; image, response, offset, length."""
         stored = arraystore.open(local).stored("train")
         start, nbytes = stored.columns.take(("image_start", "image_nbytes"), positions)
         manifest = stored._images.manifest
@@ -215,11 +215,11 @@ class Ranges(NamedTuple):
             list(zip(*(column.tolist() for column in columns), strict=True)),
         )
 
-    def images(self, answers: Sequence[Any]) -> Sequence[bytes]:
-        """Cut the images from the answers."""
+    def images(self, responses: Sequence[Any]) -> Sequence[bytes]:
+        """Return the images out of the responses."""
         images: dict[int, bytes] = {}
-        for image, answer, offset, nbytes in self.cuts:
-            part = bytes(memoryview(answers[answer])[offset : offset + nbytes])
+        for image, response, offset, nbytes in self.cuts:
+            part = bytes(memoryview(responses[response])[offset : offset + nbytes])
             images[image] = images.get(image, b"") + part
         return [images[number] for number in sorted(images)]
 
@@ -233,7 +233,7 @@ def by_bare_gets(endpoint: str, local: Path, positions: Any) -> Callable[[], Seq
 
     async def gets() -> list[Any]:
         slots = asyncio.Semaphore(MAX_IN_FLIGHT)
-        return await asyncio.gather(*(one(slots, *asked) for asked in ranges.asked))
+        return await asyncio.gather(*(one(slots, *request) for request in ranges.requests))
 
     return lambda: ranges.images(asyncio.run(gets()))
 
@@ -241,7 +241,7 @@ def by_bare_gets(endpoint: str, local: Path, positions: Any) -> Callable[[], Seq
 def by_loop(endpoint: str, local: Path, positions: Any) -> Callable[[], Sequence[bytes]]:
     bucket, ranges = bucket_at(endpoint), Ranges.of(local, positions)
     return lambda: ranges.images(
-        [bucket.get_range(key, start=start, end=stop) for key, start, stop in ranges.asked]
+        [bucket.get_range(key, start=start, end=stop) for key, start, stop in ranges.requests]
     )
 
 
@@ -272,7 +272,7 @@ def by_s3fs(endpoint: str, positions: Any) -> Callable[[], Sequence[bytes]]:
     files = s3fs.S3FileSystem(
         key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=endpoint, skip_instance_cache=True
     )
-    # Its other caches read ten times the bytes, and take longer.
+    # The other caches of s3fs read ten times as many bytes, and take longer.
     file = h5py.File(files.open(f"{BUCKET}/images.h5", cache_type="none"), "r")
     train = file["train"]
     start, nbytes, payload = train["image_start"][:], train["image_nbytes"][:], train[PAYLOAD]
@@ -280,7 +280,7 @@ def by_s3fs(endpoint: str, positions: Any) -> Callable[[], Sequence[bytes]]:
 
 
 def readers_at(endpoint: str, folder: Path, positions: Any) -> list[Reader]:
-    """Return all readers, in the order they take turns."""
+    """Return all readers in the order of their turns."""
     in_zarr, in_hdf5 = (folder / f"images{suffix}" for suffix in SUFFIXES)
     return [
         Reader(ZARR, by_arraystore(endpoint, ".zarr", positions)),
@@ -297,29 +297,29 @@ def readers_at(endpoint: str, folder: Path, positions: Any) -> list[Reader]:
 
 
 def measure(
-    readers: Sequence[Reader], proxy: FarProxy, expected: Sequence[bytes], rounds: int
+    readers: Sequence[Reader], proxy: ProxyProcess, expected: Sequence[bytes], rounds: int
 ) -> dict[str, list[Cost]]:
-    """Let all readers read in turns; what they read is compared."""
+    """Time the readers in turns, and compare what they read."""
     costs: dict[str, list[Cost]] = {reader.name: [] for reader in readers}
     for _ in range(rounds):
         for name, read in readers:
             proxy.reset()
-            begin = perf_counter()
+            start = perf_counter()
             images = read()
-            seconds = perf_counter() - begin
+            seconds = perf_counter() - start
             if list(images) != list(expected):
                 raise SystemExit(f"{name}: wrong bytes")
             costs[name].append(proxy.cost(seconds))
     return costs
 
 
-def open_anew(proxy: FarProxy, latency: float) -> None:
-    """Tell what it costs to open a store and decode one image, in a process that is warm."""
+def open_and_decode(proxy: ProxyProcess, latency: float) -> None:
+    """Print the cost of opening a store and decoding one image, with all libraries imported."""
     for suffix in SUFFIXES:
         proxy.reset()
-        begin = perf_counter()
+        start = perf_counter()
         _ = train_at(proxy.endpoint, suffix)[N_IMAGES // 2]
-        cost = proxy.cost(perf_counter() - begin)
+        cost = proxy.cost(perf_counter() - start)
         print(
             f"open to first sample, {suffix}, {latency:g} ms: {cost.round_trips} round trips, "
             f"{cost.requests} requests, {cost.nbytes / 1e6:.1f} MB, {cost.seconds:.3f} s"
@@ -327,15 +327,15 @@ def open_anew(proxy: FarProxy, latency: float) -> None:
 
 
 def read_with_faults(server: SeaweedFS, positions: Any, expected: Sequence[bytes]) -> None:
-    """Read while a tenth of all requests fail; a wrong byte ends the run."""
+    """Read while a tenth of all requests fail; exit if a byte is wrong."""
     for suffix in SUFFIXES:
-        with far_proxy(server.endpoint, rate=0.1, latency=0.0) as proxy:
+        with running_proxy(server.endpoint, rate=0.1, latency=0.0) as proxy:
             split = train_at(proxy.endpoint, suffix, read_timeout=1)
             _ = split.image_bytes[0]
             proxy.reset()
-            begin = perf_counter()
+            start = perf_counter()
             right = split.image_bytes[positions] == list(expected)
-            seconds = perf_counter() - begin
+            seconds = perf_counter() - start
             if not right:
                 raise SystemExit(f"arraystore, {suffix}: wrong bytes")
             n_requests = proxy.cost(seconds).requests
@@ -391,10 +391,10 @@ def main() -> int:
         for suffix in SUFFIXES:
             server.upload(folder / f"images{suffix}", f"images{suffix}")
         for latency in options.latency:
-            with far_proxy(server.endpoint, latency=latency / 1000) as proxy:
+            with running_proxy(server.endpoint, latency=latency / 1000) as proxy:
                 readers = readers_at(proxy.endpoint, folder, positions)
                 found[latency] = measure(readers, proxy, expected, options.rounds)
-                open_anew(proxy, latency)
+                open_and_decode(proxy, latency)
             show(found[latency], latency, sum(map(len, expected)))
         read_with_faults(server, positions, expected)
     if options.json:

@@ -1,16 +1,16 @@
-"""Time the sample table of ImageNet's whole training archive: 1,281,167 members of 1,000 archives.
+"""Time the sample table of the whole ImageNet training archive: 1,281,167 images in 1,000 tars.
 
 ::
 
     python -m benchmarks.bench_table [--members 1281167] [--rounds 3] [--convert]
 
-An archive of the true shape is written to a temporary folder, with a sparse file for the images:
-nothing of theirs is read, so that only headers take space (5 GB on the disk, since each is in a
-block of its own; deleted at the end). Each round lists the samples in a new Python.
+An archive with the real number of members is written to a temporary folder. It is a sparse file:
+the bytes of images are not read, so only headers take space (5 GB on the disk, because each is in
+its own block; deleted at the end). Each round lists the samples in a new Python process.
 
-With ``--convert`` the images are there, some hundred small ones again and again (2 GB), with lists
-of every 100th and every 10th for subsets, and each round converts all of them to both containers,
-without a sync: what the count costs alone.
+With ``--convert`` the archive has images: some hundred small ones, repeated (2 GB), with lists of
+every 100th and every 10th name for the subsets. Each round converts all of them to both containers
+without a sync. This is the cost of the number of images alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BLOCK: Final = 512
 N_IMAGES: Final = 300
 
 ONE_IN: Final = {"1pct": 100, "10pct": 10}
-"""Of how many members one is in a subset."""
+"""One of so many members is in the subset."""
 
 _CODE: Final = """
 import sys, time
@@ -58,19 +58,19 @@ else:
     done = f"{len(load('', '5.0.0', manual_dir=folder, partial=True).splits['train']):,} members"
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
-print(f"{done}: {seconds:.2f} s ({cpu:.2f} s of processors), peak {peak / 1e6:.0f} MB")
+print(f"{done}: {seconds:.2f} s ({cpu:.2f} s CPU), peak {peak / 1e6:.0f} MB")
 """
 
 
 def header(name: str, nbytes: int) -> bytes:
-    """Return the 512 bytes before a member."""
+    """Return the 512-byte tar header of a member."""
     member = tarfile.TarInfo(name)
     member.size, member.mtime = nbytes, 1_339_000_000
     return member.tobuf(tarfile.GNU_FORMAT)
 
 
 def small_images(n: int) -> list[bytes]:
-    """Return JPEGs of 24 x 24 pixels of noise, some 800 bytes each."""
+    """Return JPEGs of 24 x 24 pixels of noise, about 800 bytes each."""
     pixels = np.random.default_rng(0).integers(0, 256, (n, 24, 24, 3), dtype=np.uint8)
     encoded = []
     for image in pixels:
@@ -81,7 +81,7 @@ def small_images(n: int) -> list[bytes]:
 
 
 def write_lists(folder: Path, n: int) -> None:
-    """Write lists of the subsets of `n` members."""
+    """Write the subset lists of an archive of `n` members."""
     shares = np.array_split(np.arange(n), len(wnids()))
     names = [
         f"{wnid}_{number}.JPEG"
@@ -94,20 +94,20 @@ def write_lists(folder: Path, n: int) -> None:
 
 
 def write_archive(path: Path, sizes: NDArray[np.int64], images: Sequence[bytes] = ()) -> None:
-    """Write a tar of one tar a class, whose members are holes of the file without `images`."""
+    """Write a tar of one tar per class; without `images`, members are holes of a sparse file."""
     shares = np.array_split(sizes, len(wnids()))
     with path.open("wb") as file:
         for wnid, share in zip(wnids(), shares, strict=True):
             padded = -(-share // BLOCK) * BLOCK
-            end = 20 * BLOCK  # as tar pads
+            end = 20 * BLOCK  # the padding of tar
             file.write(header(f"{wnid}.tar", int(padded.sum()) + BLOCK * len(share) + end))
-            for number, (nbytes, room) in enumerate(
+            for number, (nbytes, padded_nbytes) in enumerate(
                 zip(share.tolist(), padded.tolist(), strict=True)
             ):
                 file.write(header(f"{wnid}_{number}.JPEG", nbytes))
                 data = images[number % len(images)] if images else b""
                 file.write(data)
-                file.seek(room - len(data), 1)
+                file.seek(padded_nbytes - len(data), 1)
             file.seek(end, 1)
         file.write(bytes(20 * BLOCK))
 
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     images = small_images(N_IMAGES) if options.convert else []
     if images:
-        # Each class begins with the first image.
+        # Every class starts with the first image.
         counts = [len(share) for share in np.array_split(np.arange(options.members), len(wnids()))]
         sizes = np.array([len(images[i % N_IMAGES]) for count in counts for i in range(count)])
     else:

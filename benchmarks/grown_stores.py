@@ -1,11 +1,11 @@
-"""Stores of any number of samples: their columns are real, their payloads are holes.
+"""Stores of any number of samples with real columns and sparse payloads.
 
     python -m benchmarks.grown_stores FOLDER
 
-Names, sizes and checksums are as hard to compress as ImageNet's, labels are shuffled, and the
-index is right. A payload is as long as one of images of 6.5 KB (650 GB at 10^8), but has
-images only where `bench_growth` reads them; of Zarr there are no other shards. All is written a
-chunk at a time.
+Names, sizes and checksums are as hard to compress as ImageNet's. Labels are shuffled, and the label
+index is right. A payload has the length of images of 6.5 KB each (650 GB at 10^8), but contains
+images only where `bench_growth` reads them; other Zarr shards do not exist. Everything is written
+one chunk at a time.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ SEED: Final = 0
 
 _NAME: Final = np.frombuffer(b"n00000000_000000000.JPEG", dtype=np.uint8)
 _SPREAD: Final = 3**18
-"""Shares no factor with 10**9, so that its multiples are different numbers of nine digits."""
+"""Coprime to 10**9, so that its multiples are different numbers of nine digits."""
 
 
 def images(n: int) -> Ints:
-    """Return the positions of the images to read one by one."""
+    """Return the positions of the images that are read one by one."""
     return np.random.default_rng([SEED, 1]).integers(n, size=64)
 
 
 def batches(n: int) -> Ints:
-    """Return the positions of the batches to read, a row each."""
+    """Return the positions of the batches that are read, shape (8, BATCH)."""
     return np.random.default_rng([SEED, 2]).integers(n, size=(8, BATCH))
 
 
@@ -84,7 +84,7 @@ def make(path: Path, n: int) -> None:
     label = _labels(n)
     jpeg = _jpeg()
     read = np.unique(np.concatenate([images(n), batches(n).ravel(), *_buffers(n)]))
-    where: list[tuple[int, int]] = []
+    places: list[tuple[int, int]] = []
     started = 0
 
     def of_samples(rows: range) -> dict[str, NDArray[Any]]:
@@ -97,9 +97,9 @@ def make(path: Path, n: int) -> None:
         for i in (
             read[np.searchsorted(read, rows.start) : np.searchsorted(read, rows.stop)]
         ).tolist():
-            at = i - rows.start
-            crc[at] = crc32c(jpeg + bytes(int(nbytes[at]) - len(jpeg)))
-            where.append((int(start[at]), int(nbytes[at])))
+            row = i - rows.start
+            crc[row] = crc32c(jpeg + bytes(int(nbytes[row]) - len(jpeg)))
+            places.append((int(start[row]), int(nbytes[row])))
         return {
             "image_start": start,
             "image_nbytes": nbytes,
@@ -119,7 +119,7 @@ def make(path: Path, n: int) -> None:
     indptr = np.arange(N_CLASSES + 1, dtype=np.int64) * (n // N_CLASSES)
     writer.write_column("train/label_indptr", indptr, COLUMNS["label_indptr"])
     writer.set_attributes("train/image_nbytes", {"sample_dimension": "byte"})
-    # The digest would need all names sorted.
+    # There is no content digest, because it needs all names in sorted order.
     writer.set_attributes("train", SplitInfo(n, total, "source", 0, "").attributes())
     info = DatasetInfo("grown", "", "1.0.0", "", "", "", ("train",))
     writer.set_attributes("", info.attributes())
@@ -128,7 +128,7 @@ def make(path: Path, n: int) -> None:
     if path.suffix != ".zarr":
         address = int(writer._file[f"train/{PAYLOAD}"].id.get_offset())
     writer.close()
-    _fill(partial, address, total, where, jpeg)
+    _fill(partial, address, total, places, jpeg)
     partial.rename(path)
 
 
@@ -143,7 +143,7 @@ def _nbytes(rows: range) -> Ints:
 
 
 def _labels(n: int) -> NDArray[np.uint16]:
-    """Every label once in each thousand samples, in random order."""
+    """Return labels in random order, each once in every thousand samples."""
     label = np.empty((n // N_CLASSES, N_CLASSES), dtype=np.uint16)
     label[:] = np.arange(N_CLASSES, dtype=np.uint16)
     for some in np.array_split(label, max(1, n // 10**6)):
@@ -152,7 +152,7 @@ def _labels(n: int) -> NDArray[np.uint16]:
 
 
 def _label_order(label: NDArray[np.uint16]) -> Iterator[tuple[int, Ints]]:
-    """Yield the index in parts of the length of a chunk, and where each begins."""
+    """Yield first row and values of each chunk of the label index."""
     blocks = label.reshape(-1, N_CLASSES)
     n = len(blocks)
     place = np.empty((N_CLASSES, n), dtype=np.uint16)
@@ -175,7 +175,7 @@ def _names(rows: range, label: NDArray[np.uint16]) -> NDArray[np.bytes_]:
 
 
 def _array(writer: Any, name: str, n: int) -> Any:
-    """Create a column as the package's writers do, to be written by chunk."""
+    """Create a column as the package's writers do, but write nothing yet."""
     column, path = COLUMNS[name], f"train/{name}"
     is_text = column.data_type == STRING
     if hasattr(writer, "_file"):
@@ -219,7 +219,7 @@ def _as_stored(array: Any, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _jpeg() -> bytes:
-    """Draw a small image, so that it is not images that fill the memory."""
+    """Draw a small image, so that pixels take little memory."""
     from PIL import Image
 
     small = np.random.default_rng(SEED).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -227,15 +227,15 @@ def _jpeg() -> bytes:
 
 
 def _buffers(n: int) -> list[Ints]:
-    """Return the positions of the buffers that a shuffle by blocks reads first."""
+    """Return the positions of the buffers that a block shuffle reads first."""
     return list(itertools.islice(block_buffers(n, SEED, 0, buffer_size=BUFFER), 6))
 
 
 def _fill(
-    path: Path, address: int | None, total: int, where: list[tuple[int, int]], jpeg: bytes
+    path: Path, address: int | None, total: int, places: list[tuple[int, int]], jpeg: bytes
 ) -> None:
-    """Write the image to some places of the payload, the rest of each place stays zeros."""
-    for start, nbytes in where:
+    """Write the image to some places of the payload; the rest of each place is zeros."""
+    for start, nbytes in places:
         if address is not None:
             with path.open("r+b") as file:
                 file.seek(address + start)

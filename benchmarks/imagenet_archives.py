@@ -1,13 +1,13 @@
-"""Make stand-ins for the ImageNet 2012 archives, with images of the real number and size.
+"""Make replicas of the ImageNet 2012 archives, with the real number and sizes of images.
 
 ::
 
     python -m benchmarks.imagenet_archives OUTDIR --subset-list 1percent.txt [--scale 1.0]
 
-writes ``ILSVRC2012_img_train.tar``, a tar of class tars that holds every listed name, and
-``ILSVRC2012_img_val.tar`` with 50,000 images in a shuffled order. A few hundred noisy pictures
-are encoded; each image is one of them with a comment segment of its own, so that no two are
-equal and all can be decoded. The same arguments give the same bytes. Nothing is overwritten.
+writes ``ILSVRC2012_img_train.tar``, a tar of class tars with every listed name, and
+``ILSVRC2012_img_val.tar`` with 50,000 images in shuffled order. A few hundred noisy pictures are
+encoded; each image is one of them with a comment segment of its own, so that all differ and all
+can be decoded. The same arguments give the same bytes. Existing files are not overwritten.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_PICTURES: Final = 256
-"""Pictures that are drawn and encoded."""
+"""Number of pictures that are drawn and encoded."""
 
 MEAN_NBYTES: Final = 110_000
 SIGMA: Final = 0.55
 """Sizes are log-normal: with 256 pictures, from about 20 to 460 kB."""
 
 SHAPES: Final = ((40_000, (240, 320)), (200_000, (375, 500)), (math.inf, (768, 1024)))
-"""Height and width for images of up to so many bytes."""
+"""Upper limit of the size in bytes, and height and width of such images."""
 
 MTIME: Final = 1_339_000_000
 
@@ -71,7 +71,7 @@ def make_pictures(seed: int) -> list[bytes]:
 
 
 def make_oddities(seed: int) -> list[bytes]:
-    """Return what makes ImageNet interesting: a CMYK JPEG, a gray JPEG and a PNG."""
+    """Return the unusual images of ImageNet: a CMYK JPEG, a gray JPEG and a PNG."""
     picture = Image.fromarray(draw(np.random.default_rng([seed, 1]), 240, 320))
     files = [io.BytesIO() for _ in range(3)]
     picture.convert("CMYK").save(files[0], "JPEG", quality=90)
@@ -88,7 +88,7 @@ class ImageMaker:
     odd_names : sequence of str
         Names whose images are a CMYK JPEG, a gray JPEG and a PNG, in this order.
     seed : int
-        Fixes the pictures, and which name gets which.
+        Determines the pictures, and which name gets which one.
     """
 
     def __init__(self, odd_names: Sequence[str], *, seed: int) -> None:
@@ -97,7 +97,7 @@ class ImageMaker:
         self._oddities = dict(zip(odd_names, make_oddities(seed), strict=True))
 
     def image(self, name: str) -> bytes:
-        """Return the image of this name: a picture with a comment after its first marker."""
+        """Return the image of a name: a picture with a comment after its first marker."""
         if name in self._oddities:
             return self._oddities[name]
         comment = f"{name} {self._seed}".encode()
@@ -107,7 +107,7 @@ class ImageMaker:
 
 
 def write_train(path: Path, names: Iterable[str], maker: ImageMaker) -> None:
-    """Write a tar of one tar a class, sorted by class; names keep their order in a class."""
+    """Write a tar of one tar per class, sorted by class; names keep their order in a class."""
     classes: dict[str, list[str]] = {}
     for name in names:
         classes.setdefault(name.partition("_")[0], []).append(name)
@@ -148,10 +148,10 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.imagenet_archives",
-        description="Make stand-ins for the ImageNet 2012 archives.",
+        description="Make replicas of the ImageNet 2012 archives.",
     )
     parser.add_argument("outdir", type=Path, help="folder for both archives")
-    parser.add_argument("--subset-list", type=Path, required=True, help="one file name a line")
+    parser.add_argument("--subset-list", type=Path, required=True, help="one file name per line")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the images to write")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -165,7 +165,7 @@ def main() -> int:
         write_train(options.outdir / TRAIN, names, maker)
         write_validation(options.outdir / VALIDATION, n_validation, maker, seed=options.seed)
     except FileExistsError as error:
-        print(f"{error.filename}: exists already", file=sys.stderr)
+        print(f"{error.filename}: exists; delete it or choose another folder", file=sys.stderr)
         return 1
     for name in (TRAIN, VALIDATION):
         print(f"{options.outdir / name}: {(options.outdir / name).stat().st_size:,} bytes")

@@ -1,19 +1,19 @@
-"""Kill conversions at random points, and see that nothing is lost and nothing is wrong.
+"""Kill conversions at random points, and check that nothing is lost or wrong.
 
 ::
 
     python -m benchmarks.kills [--rounds N] [--seed S] [--suffix .zarr] [--folder DIR]
                                [--overwrite] [--no-exchange]
 
-In each round a conversion is killed just before its n-th call that changes something on the
-disk, in the middle of it if it writes. Half of the time the machine goes with the process: then
-what was written and not synced is destroyed. After each kill the target must be absent or whole,
-byte for byte. Then the conversion is resumed, and perhaps killed again; in the end the target
-must be whole, and nothing may be left beside it. In a third of the rounds (with ``--overwrite``
-in all) an old store is there, to be overwritten: then the target must open after each kill, and
-must never be absent, unless names cannot be exchanged (``--no-exchange`` behaves so).
+In each round a conversion is killed just before its n-th call that changes the disk, or in the
+middle of that call if it writes. Half of the kills simulate a loss of power: bytes that were
+written but not synced are destroyed. After each kill the target must be absent or complete, byte
+for byte. Then the conversion is resumed, and perhaps killed again. At the end the target must be
+complete, and nothing may be left beside it. In a third of the rounds (with ``--overwrite`` in all)
+the conversion overwrites an old store: then the target must open after each kill, and must never
+be absent, except where names cannot be exchanged (simulated with ``--no-exchange``).
 
-The conversions are children of this process, made by `os.fork`: it must have one thread alone.
+The conversions are children of this process, made by `os.fork`, so it must have only one thread.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import h5py  # noqa: F401 - so that not every child has to
+import h5py  # noqa: F401 - imported once for all children
 import numpy as np
 import zarr  # noqa: F401 - likewise
 from PIL import Image
@@ -43,13 +43,11 @@ from arraystore.cli.synthetic_archives import encode
 from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.indexing.layout import blocks
 from arraystore.storage.exchange import exchange
-from arraystore.writing import journal
-from arraystore.writing import store_writer as base
-from arraystore.writing import workspace as publishing
+from arraystore.writing import journal, store_writer, workspace
 
 SUFFIXES: Final = (".zarr", ".h5")
 BLOCK_NBYTES: Final = 4000
-"""Length of a block, and in Zarr of a shard, instead of 64 MiB."""
+"""Length of a fill block, and in Zarr of a shard, instead of 64 MiB."""
 
 GROUP_NBYTES: Final = 10_000
 """Bytes that are synced and recorded together, instead of 512 MiB."""
@@ -58,25 +56,25 @@ CALLS: Final = (
     *("fsync", "ftruncate", "link", "mkdir", "posix_fallocate", "pwrite", "rename", "replace"),
     *("rmdir", "truncate", "unlink", "write"),
 )
-"""Functions of `os` that change what is on the disk, as arraystore calls them."""
+"""Functions of `os` that arraystore calls and that change the disk."""
 
 EXCHANGE: Final = "exchange"
-"""A call of `writing.workspace` that changes what is on the disk, and is none of `os`."""
+"""A function of `writing.workspace` that changes the disk and does not belong to `os`."""
 
 _CALLS_OF_PUBLISHING: Final = 12
-"""About as many are made from the last sync on."""
+"""About the number of calls from the last sync on."""
 
 MAX_KILLS: Final = 3
-"""Kills in one round."""
+"""Maximum number of kills in one round."""
 
-IS_THERE: Final = 3
-"""Exit status of a child that finds a store, and is not to overwrite it."""
+TARGET_EXISTS: Final = 3
+"""Exit status of a child that finds a store and must not overwrite it."""
 
 Tree = dict[str, bytes | None]
 
 
 class WrongError(Exception):
-    """A kill left something that must not be."""
+    """A kill left a wrong state on the disk."""
 
 
 def kills(
@@ -88,35 +86,35 @@ def kills(
     overwrite: bool = False,
     may_exchange: bool = True,
 ) -> dict[str, int]:
-    """Kill conversions, and resume them.
+    """Kill conversions and resume them.
 
     Parameters
     ----------
     rounds : int
-        Rounds for each container; there is one kill or more in each.
+        Rounds for each container, with one or more kills in each.
     seed : int, default 0
-        Of the points at which they are killed.
+        Seed of the points at which conversions are killed.
     suffixes : tuple of str
-        Of the containers.
+        Suffixes of the containers.
     folder : path-like, optional
-        Where to do it; by default where temporary files are.
+        Folder for all files; by default that of temporary files.
     overwrite : bool, default False
-        Whether there is an old store in every round.
+        Whether an old store exists in every round.
     may_exchange : bool, default True
         Whether two names can be exchanged.
 
     Returns
     -------
     dict of str to int
-        How many rounds, kills of a process, kills with a loss of power, resumes, and kills
-        after which the store was there (published); of those while an old store was
-        overwritten how many (overwritings_killed), and after how many of them the name was
-        absent.
+        Number of rounds, of kills of a process, of kills with a loss of power, of resumed
+        conversions, of kills after which the store existed (published), of kills while an old
+        store was overwritten (overwritings_killed), and of these after which the target did not
+        exist (absent).
 
     Raises
     ------
     WrongError
-        If something is lost or wrong; the message has the container, the round and the seed.
+        If something is lost or wrong; a note has the container, the round and the seed.
     """
     counts: Counter[str] = Counter()
     names = ("rounds", "process_kills", "power_kills", "resumes", "published")
@@ -138,7 +136,7 @@ def kills(
 
 
 class _Lab:
-    """A source, the store that it must become, and an old one, in one container."""
+    """A source, the store that a conversion must make of it, and an old store."""
 
     overwrites = False
     may_exchange = True
@@ -176,13 +174,13 @@ class _Lab:
         return number
 
     def round(self) -> None:
-        """Kill a conversion once or more, and let it be finished."""
+        """Kill a conversion one or more times, then finish it."""
         self._counts["rounds"] += 1
-        is_old_there = self._rng.random() < 1 / 3 or self.overwrites
-        may_be = [tree(self._whole)]
-        if is_old_there:
+        has_old_store = self._rng.random() < 1 / 3 or self.overwrites
+        allowed = [tree(self._whole)]
+        if has_old_store:
             _copy(self._old, self._target)
-            may_be.append(tree(self._old))
+            allowed.append(tree(self._old))
         for number in range(self._rng.randint(1, MAX_KILLS)):
             first, last = 1, self._n_calls
             if self.overwrites and self._rng.random() < 1 / 2:  # while the store is published
@@ -192,24 +190,24 @@ class _Lab:
                 with_power=self._rng.random() < 1 / 2,
                 work=self._target.with_name(f".{self._target.name}.partial"),
             )
-            if self._attempt(hook, overwrite=is_old_there, is_resume=number > 0) != "killed":
+            if self._attempt(hook, overwrite=has_old_store, is_resume=number > 0) != "killed":
                 break
-            if is_old_there:
+            if has_old_store:
                 self._check_open(hook)
             if self._target.exists():
                 found = tree(self._target)
-                if found not in may_be:
+                if found not in allowed:
                     raise WrongError(f"a kill before call {hook.at} left a broken store")
-                self._counts["published"] += found == may_be[0]
-        self._attempt(_Hook(None), overwrite=is_old_there, is_resume=True)
-        if not self._target.exists() or tree(self._target) != may_be[0]:
-            raise WrongError("what was resumed is not what an undisturbed conversion makes")
+                self._counts["published"] += found == allowed[0]
+        self._attempt(_Hook(None), overwrite=has_old_store, is_resume=True)
+        if not self._target.exists() or tree(self._target) != allowed[0]:
+            raise WrongError("the resumed store differs from that of an undisturbed conversion")
         if [path.name for path in self._place.iterdir()] != [self._target.name]:
-            raise WrongError(f"something is left beside the store: {list(self._place.iterdir())}")
+            raise WrongError(f"files are left beside the store: {list(self._place.iterdir())}")
         self._remove_all()
 
     def _check_open(self, hook: "_Hook") -> None:
-        """See that a reader finds a store, after it gave the old one its name if necessary."""
+        """Check that the target opens, with the old store moved back if necessary."""
         self._counts["overwritings_killed"] += 1
         if not self._target.exists():
             self._counts["absent"] += 1
@@ -219,22 +217,22 @@ class _Lab:
             raise WrongError(f"a kill before call {hook.at} left a store that does not open")
 
     def _attempt(self, hook: "_Hook", *, overwrite: bool, is_resume: bool) -> str:
-        """Run a conversion; say whether it was killed, done, or found its store there."""
+        """Run a conversion; return whether it was killed, done, or found its store existing."""
         self._counts["resumes"] += is_resume
 
         def run() -> None:
             hook.install()
             if not self.may_exchange:
-                setattr(publishing, EXCHANGE, lambda *_: False)
+                setattr(workspace, EXCHANGE, lambda *_: False)
             _convert(self._source, self._target, overwrite=overwrite, resume=True)
 
         status = in_child(run)
         if status == -signal.SIGKILL:
             self._counts["power_kills" if hook.with_power else "process_kills"] += 1
             return "killed"
-        if status not in (0, IS_THERE):
+        if status not in (0, TARGET_EXISTS):
             raise WrongError(f"a conversion ended with status {status}")
-        return "done" if status == 0 else "there"
+        return "done" if status == 0 else "exists"
 
     def _remove_all(self) -> None:
         shutil.rmtree(self._place)
@@ -255,12 +253,12 @@ class _Hook:
     def install(self) -> None:
         for name, real in self._real.items():
             setattr(os, name, partial(self._call, name, real))
-        setattr(publishing, EXCHANGE, partial(self._call, EXCHANGE, exchange))
+        setattr(workspace, EXCHANGE, partial(self._call, EXCHANGE, exchange))
 
     def uninstall(self) -> None:
         for name, real in self._real.items():
             setattr(os, name, real)
-        setattr(publishing, EXCHANGE, exchange)
+        setattr(workspace, EXCHANGE, exchange)
 
     def _call(self, name: str, real: Callable[..., Any], *args: Any, **options: Any) -> Any:
         if next(self.numbers) == self.at:
@@ -290,13 +288,13 @@ class _Hook:
 
     def _die(self) -> None:
         if self.with_power:
-            with self._lock:  # so that no other thread writes what is lost already
+            with self._lock:  # no other thread may write to what is already lost
                 self._lose()
                 os.kill(os.getpid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _lose(self) -> None:
-        """Destroy what was written and not synced, in the store also what may have been."""
+        """Destroy bytes that were written but not synced, and documents that may not have been."""
         for path, start, nbytes in self._unsynced:
             if not path.exists():
                 continue
@@ -320,7 +318,7 @@ def _path(fd: int) -> Path:
 
 
 def in_child(act: Callable[[], object]) -> int:
-    """Do something in a child; return its exit status, or minus the signal that killed it."""
+    """Run a function in a child; return its exit status, or minus the signal that killed it."""
     sys.stdout.flush()
     child = os.fork()
     if child:
@@ -330,8 +328,8 @@ def in_child(act: Callable[[], object]) -> int:
         act()
         status = 0
     except FileExistsError:
-        status = IS_THERE
-    except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
+        status = TARGET_EXISTS
+    except BaseException:  # noqa: BLE001 - the child must end here
         traceback.print_exc()
     finally:
         os._exit(status)
@@ -342,24 +340,24 @@ def _convert(source: Path, target: Path, **options: Any) -> None:
 
 
 class SmallBlocks:
-    """Let blocks, shards and groups be so small that a few photos need many."""
+    """Make blocks, shards and groups so small that a few photos need many."""
 
     def __enter__(self) -> None:
-        self._were = [
+        self._originals = [
             (module, name, getattr(module, name))
             for module, name in (
-                (base, "blocks"),
+                (store_writer, "blocks"),
                 (journal, "GROUP_NBYTES"),
                 (zarr_writer, "SHARD_NBYTES"),
                 (zarr_writer, "INNER_CHUNK_NBYTES"),
             )
         ]
         values = (partial(blocks, block_nbytes=BLOCK_NBYTES), GROUP_NBYTES, BLOCK_NBYTES, 1000)
-        for (module, name, _), value in zip(self._were, values, strict=True):
+        for (module, name, _), value in zip(self._originals, values, strict=True):
             setattr(module, name, value)
 
     def __exit__(self, *exception: object) -> None:
-        for module, name, value in self._were:
+        for module, name, value in self._originals:
             setattr(module, name, value)
 
 
@@ -375,7 +373,7 @@ def _photos(folder: Path) -> Path:
 
 
 def tree(path: Path) -> Tree:
-    """Return what a file holds, or all that there is below a folder."""
+    """Return the content of a file, or of everything below a folder."""
     return {str(below.relative_to(path)): _content(below) for below in _below(path)}
 
 
@@ -397,13 +395,13 @@ def _copy(source: Path, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=200, help="for each container")
+    parser.add_argument("--rounds", type=int, default=200, help="rounds for each container")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--suffix", choices=SUFFIXES, help="of one container alone")
-    parser.add_argument("--folder", type=Path, help="where to do it")
-    parser.add_argument("--overwrite", action="store_true", help="an old store in every round")
+    parser.add_argument("--suffix", choices=SUFFIXES, help="test only this container")
+    parser.add_argument("--folder", type=Path, help="folder for all files")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite a store in every round")
     parser.add_argument(
-        "--no-exchange", action="store_true", help="as where two names cannot be exchanged"
+        "--no-exchange", action="store_true", help="behave as if two names could not be exchanged"
     )
     options = parser.parse_args()
     suffixes = (options.suffix,) if options.suffix else SUFFIXES

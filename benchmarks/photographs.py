@@ -1,4 +1,4 @@
-"""Pictures with the statistics of photographs, and JPEGs of them in the sizes of ImageNet's."""
+"""Pictures with the statistics of photographs, as JPEGs with the sizes of ImageNet's."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ SIGMA: Final = 0.55
 """Sizes are log-normal."""
 
 SHAPES: Final = ((40_000, (240, 320)), (200_000, (375, 500)), (math.inf, (768, 1024)))
-"""Height and width for images of up to so many bytes."""
+"""Upper limit of the size in bytes, and height and width of such images."""
 
-_FALL: Final = 1.1
-"""Amplitudes of a photograph fall with about this power of the frequency."""
+_EXPONENT: Final = 1.1
+"""The amplitudes of a photograph decrease with about this power of the frequency."""
 
 
 def photograph(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
-    """Return a picture, shape (height, width, 3): noise whose amplitudes fall with frequency."""
+    """Return noise whose amplitudes decrease with frequency, shape (height, width, 3)."""
     rows, columns = np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width)
     frequency = np.hypot(rows, columns)
     frequency[0, 0] = np.inf
     waves = rng.standard_normal((3, *frequency.shape, 2)) @ np.array([1, 1j])
-    noise = np.fft.irfft2(waves / frequency**_FALL, (height, width))
+    noise = np.fft.irfft2(waves / frequency**_EXPONENT, (height, width))
     gray = noise.mean(axis=0)
     colour = 1.5 * gray + 0.4 * (noise - gray)
     pixels = 120 + 50 * colour / colour.std()
-    for _ in range(6):  # edges, of things before other things
+    for _ in range(6):  # rectangles, for edges
         top, left = rng.integers(0, height), rng.integers(0, width)
         high, wide = rng.integers(height // 8, height // 2), rng.integers(width // 8, width // 2)
         thing = pixels[:, top : top + high, left : left + wide]
@@ -45,13 +45,13 @@ def photograph(rng: np.random.Generator, height: int, width: int) -> NDArray[np.
 
 
 def encode(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    """Encode a picture as most photographs are, with colour at half the resolution."""
+    """Encode a picture as most photographs are: with colour at half the resolution."""
     data: bytes = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")
     return data
 
 
 def jpegs(n: int, *, seed: int = 0) -> list[bytes]:
-    """Return JPEGs whose sizes and shapes are spread like ImageNet's, in a shuffled order."""
+    """Return JPEGs with the distribution of ImageNet's sizes and shapes, in shuffled order."""
     rng = np.random.default_rng(seed)
     size = NormalDist(math.log(MEAN_NBYTES) - SIGMA**2 / 2, SIGMA)
     encoded = []

@@ -1,1 +1,1 @@
-"""Programs for those who work on arraystore."""
+"""Programs for the developers of arraystore."""

@@ -1,6 +1,6 @@
 """Write the small stores below ``tests/data`` that later releases must still read.
 
-Run it once for each version of the format, when that version is new::
+Run it once for each new version of the format::
 
     python -m scripts.make_reference_stores
 """

@@ -1,14 +1,13 @@
-"""Make the ImageNet tables that the package carries, from two downloaded files.
+"""Make the ImageNet tables of the package from two downloaded files.
 
 ::
 
     python scripts/make_tables.py tensorflow_datasets-*.whl wordnet-base_*.deb
 
 The wheel of `tensorflow-datasets` lists the class ids (wnids) and the class of each
-validation image. A wnid is ``n`` and the offset of a noun synset in WordNet 3.0, whose words
-and hypernyms (wider concepts) come from Debian's package `wordnet-base`, in ``data.noun``.
-Nothing is downloaded, and the
-same two files always give the same bytes.
+validation image. A wnid is ``n`` and the offset of a noun synset in WordNet 3.0. Its words and
+hypernyms (wider concepts) are in ``data.noun`` of Debian's package `wordnet-base`. Nothing is
+downloaded. The same two files always give the same bytes.
 """
 
 import argparse
@@ -22,16 +21,16 @@ from typing import Final
 import numpy as np
 
 FOLDER: Final = Path(__file__).parents[1] / "arraystore" / "sources"
-"""Where the package looks for its tables."""
+"""Folder of the tables in the package."""
 
 WHEEL_FOLDER: Final = "tensorflow_datasets/datasets/imagenet2012"
-"""Folder of the wheel that holds both lists, one wnid a line."""
+"""Folder of both lists in the wheel, one wnid per line."""
 
 VALIDATION_SHA256: Final = "313fc3f23c864dde9183c9a368809065765dd1b657a6904fded44e3e46d34604"
-"""Of ``validation_labels.txt``; line i is the wnid of ``ILSVRC2012_val_{i:08d}.JPEG``."""
+"""SHA-256 of ``validation_labels.txt``: line i is the wnid of ``ILSVRC2012_val_{i:08d}.JPEG``."""
 
 NOUNS: Final = "./usr/share/wordnet/data.noun"
-"""Member of the Debian package that holds the noun synsets."""
+"""Member of the Debian package with the noun synsets."""
 
 PROVENANCE: Final = """\
 The 1000 classes of ILSVRC2012: wnid, TAB, words. Label k is the k-th line, counted from 0.
@@ -53,7 +52,7 @@ HYPERNYM_POINTERS: Final = ("@", "@i")
 
 
 def read_wheel(path: Path) -> tuple[list[str], list[str]]:
-    """Return the sorted wnids, and the wnid of each validation image, of the TFDS wheel."""
+    """Return the sorted wnids, and the wnid of each validation image, from the TFDS wheel."""
     with zipfile.ZipFile(path) as wheel:
         wnids = wheel.read(f"{WHEEL_FOLDER}/labels.txt").decode().split()
         validation = wheel.read(f"{WHEEL_FOLDER}/validation_labels.txt")
@@ -82,7 +81,7 @@ def read_nouns(path: Path) -> list[str]:
 
 
 def license_text(nouns: list[str]) -> str:
-    """Return WordNet's license, which opens ``data.noun`` as numbered, indented lines."""
+    """Return the license of WordNet: the numbered, indented first lines of ``data.noun``."""
     lines = (line for line in nouns if line.startswith("  "))
     return "\n".join(line.strip().partition(" ")[2].strip() for line in lines)
 
@@ -99,7 +98,7 @@ def synset_words(nouns: list[str]) -> dict[str, str]:
     for line in nouns:
         if not line.startswith("  "):
             offset, _, _, n_words, *rest = line.split(" ")
-            # Each word is followed by a number that tells its senses apart.
+            # A number that distinguishes its senses follows each word.
             synset = rest[: 2 * int(n_words, base=16) : 2]
             words[f"n{offset}"] = ", ".join(synset).replace("_", " ")
     return words

@@ -1,12 +1,12 @@
-"""Look for what is lost or wrong, for long: hostile input, damaged stores, faults; count them.
+"""Search for lost or wrong data: hostile input, damaged stores, failing reads. Count all cases.
 
-The tests run a little of each part. Run it before a release, and put the counts into
+The tests run a few cases of each part. Run this before a release, and update the counts in
 docs/reliability.md::
 
     make soak SOAK_ROUNDS=20
 
-What a part does in one round is its own affair; it returns how often each thing happened. Counts
-whose name begins with ``WRONG`` must not be there at all: then the status is 1.
+Each part runs one round and returns counts by name. If there is a count whose name contains
+``WRONG``, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ PARTS: Final[dict[str, Part]] = {
     "stated sizes": stated_sizes.run,
     "changing sources": changing.run,
 }
-"""What is done in each round: ``run(seed)`` returns its counts."""
+"""Parts of a round: ``run(seed)`` returns counts."""
 
 WRONG: Final = "WRONG"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Look for what is lost or wrong, for long.")
+    parser = argparse.ArgumentParser(description="Search for lost or wrong data.")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the first round; then one more each"
+        "--seed", type=int, default=0, help="seed of the first round; it increases by 1"
     )
-    parser.add_argument("--part", action="append", choices=PARTS, help="by default all")
+    parser.add_argument("--part", action="append", choices=PARTS, help="run this part only")
     options = parser.parse_args()
     counts: dict[str, Counter[str]] = {name: Counter() for name in options.part or PARTS}
     began = time.monotonic()

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import settings
 
 import arraystore
-from arraystore import _threads as threads
+from arraystore import _threads
 from arraystore.cli.synthetic_archives import DrawnArchives, write_archives
-from arraystore.reading import image_reader as payload
+from arraystore.reading import image_reader
 from tests.support import SUFFIXES
 
 if TYPE_CHECKING:
@@ -22,28 +22,30 @@ settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
-def no_lists(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let there be no subset list in the cache or on the network, unless a test brings one."""
+def no_subset_lists(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep subset lists out of the cache and the network, unless a test provides one."""
     monkeypatch.setattr("arraystore.sources.subset_list._BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
 
 
 @pytest.fixture(autouse=True)
-def no_trust(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let files be looked at before each single image, so that no test depends on its speed."""
-    monkeypatch.setattr(payload, "SECONDS_TRUSTED", -1)
+def no_trusted_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check files before each single image, so that no test depends on its speed."""
+    monkeypatch.setattr(image_reader, "SECONDS_TRUSTED", -1)
 
 
 @pytest.fixture(autouse=True)
 def no_idle_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let threads end soon, so that tests can wait for their end, and new ones start often."""
-    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.02)
+    """End idle threads soon, so that tests can wait for them, and new ones start often."""
+    monkeypatch.setattr(_threads, "IDLE_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnArchives:
-    """Archives of the real shape: 6 classes of 5 drawn training images, 20 of validation."""
+    """Archives like the real ones: 6 classes of 5 drawn training images, 20 of validation."""
     folder = tmp_path_factory.mktemp("archives")
     return write_archives(folder, n_classes=6, per_class=5, n_validation=20)
 
@@ -52,7 +54,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> DrawnArchives:
 def path(
     request: pytest.FixtureRequest, drawn: DrawnArchives, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A store of the drawn archives, in each container; not to be changed."""
+    """A store of the drawn archives in each container; it must not be changed."""
     target = tmp_path_factory.mktemp("store") / f"drawn{request.param}"
     arraystore.convert(
         "imagenet2012_subset/1pct", target, manual_dir=drawn.folder, partial=True, sync=False
@@ -62,7 +64,7 @@ def path(
 
 @pytest.fixture
 def store(path: Path) -> arraystore.Store:
-    """The store of `path`, opened for this test alone."""
+    """The store of `path`, opened for this test."""
     return arraystore.open(path)
 
 

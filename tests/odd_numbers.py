@@ -1,7 +1,7 @@
-"""A program that calls everything that takes a number with every odd number; see `test_numbers`.
+"""A program that calls everything that takes a number with unusual values; see `test_numbers`.
 
-It is run in a child process with limits, since a number that is believed takes all memory, or for
-ever. It prints what went wrong, a line each.
+It runs in a child process with limits, because a value that is not checked may need all memory or
+never end. It prints one line for each failure.
 """
 
 from __future__ import annotations
@@ -152,12 +152,10 @@ def _digits(value: Any) -> str:
 
 
 def _connected(options: dict[str, Any]) -> object:
-    from arraystore.storage.objects.address import parse_address
+    from arraystore.storage.location import Location
     from arraystore.storage.objects.connection import connect
 
-    address = parse_address("http://127.0.0.1:9/a.zarr")
-    assert address is not None
-    return connect(address, options)
+    return connect(Location.parse("http://127.0.0.1:9/a.zarr", options))
 
 
 def main(path: Path) -> None:
@@ -179,8 +177,8 @@ def _try(name: str, call: Callable[[Any], object], value: Any) -> None:
     except DOCUMENTED as error:
         text = str(error)
         found = "" if text.isprintable() and len(text) < 1000 else f"message {text[:99]!r}"
-        found += " says nothing of ours" if "4300 digits" in text else ""
-    except BaseException as error:  # noqa: BLE001 - whatever else there is, is what we look for
+        found += " is not a message of arraystore" if "4300 digits" in text else ""
+    except BaseException as error:  # noqa: BLE001 - printed as a failure
         found = f"{type(error).__name__}: {str(error)[:99]}"
     seconds = time.monotonic() - began
     found += f" took {seconds:.1f} s" if seconds > LIMIT_SECONDS else ""

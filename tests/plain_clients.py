@@ -1,7 +1,7 @@
-"""Reading a store with what anybody has: not one line of arraystore.
+"""Readers of stores that use other libraries only, and nothing of arraystore.
 
-Each function opens one split with one client, in the way its manual says, and
-returns the same `PlainSplit`. Images are cut out of the payload one by one.
+Each function opens one split with one client, as its manual says, and returns a `PlainSplit`.
+Images are sliced from the payload one by one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ NUMBERS = (
 
 
 class PlainSplit(NamedTuple):
-    """What a client sees of a split.
+    """A split as a client reads it.
 
     Attributes
     ----------
     images : list of bytes
-        Every encoded image, each read on its own.
+        Encoded images, each read with its own request.
     columns : dict of str to ndarray
         The columns of numbers.
     file_name, label_name : list of str

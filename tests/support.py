@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Helpers of several test files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from arraystore.indexing.layout import image_starts, sample_order
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.sources.sample_table import SampleTable, Source
 from arraystore.storage.file_states import FileStates
+from arraystore.storage.location import Location
 from arraystore.storage.range_reader import RangeReader
 from arraystore.writing.image_source import FileRanges
 from arraystore.writing.open_writer import open_writer
@@ -82,7 +83,7 @@ def write_store(
         origins=(),
         selections={name: {"train": positions} for name, positions in kept.items()},
     )
-    with open_writer(path, sync=False) as writer, meter(show=False) as shown:
+    with open_writer(Location.parse(path), sync=False) as writer, meter(show=False) as shown:
         writer.spool.write_bytes(b"".join(encoded))
         writer.create_arrays({"train": int(nbytes.sum())})
         states = FileStates.of([str(writer.spool)])
@@ -153,7 +154,7 @@ def picture(height: int = 12, width: int = 16, seed: int = 0) -> bytes:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write files, by their paths below a folder."""
+    """Write files by their paths below a folder."""
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,16 +176,16 @@ def threads_of_arraystore() -> list[threading.Thread]:
 
 
 def no_threads_are_left() -> bool:
-    """Whether all threads that decode and read ahead end, as they do when there is no work."""
+    """Wait for all threads that decode and read ahead; return whether they ended."""
     for thread in threads_of_arraystore():
         thread.join(60)
     return not threads_of_arraystore()
 
 
 class Bucket:
-    """A store of obstore's, in memory, that notes what is done to it and fails when told to.
+    """An obstore store in memory that records calls, and can fail before or after them.
 
-    Methods go by their names without ``_async``; `before` and `after` run in a thread of their own.
+    Methods go by their names without ``_async``. `before` and `after` run in their own thread.
     """
 
     def __init__(self) -> None:
@@ -229,7 +230,7 @@ def objects_on_disk(store: Path) -> dict[str, bytes]:
 
 
 def checked(text: bytes) -> bytes:
-    """Return a line of a journal that holds a text, and is not torn."""
+    """Return a complete journal line with a text."""
     return f"{crc32c(text):08x} ".encode() + text + b"\n"
 
 
@@ -243,4 +244,4 @@ HOSTILE_LINES: Final = {
     "too many": b'[["train", 0, 1, "", "", ""]]',
     "no JSON": b"\xff",
 }
-"""Lines of journals and claims that are not torn, and that arraystore does not write."""
+"""Lines of journals and lock objects with a right checksum that arraystore does not write."""

@@ -1,4 +1,4 @@
-"""What a caller gives is of the kind that it must be, or refused by its name."""
+"""Arguments of public functions are validated, and errors name them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CALLS: dict[Callable[..., Any], tuple[object, ...]] = {
     arraystore.Split.even_splits: (2,),
     arraystore.Split.batches: (4,),
 }
-"""Public functions with arguments that are true or false, and what else they need."""
+"""Public functions with bool parameters, and their other arguments."""
 
 
-def truths(call: Callable[..., Any]) -> list[str]:
-    """Names of the arguments that are true or false, and nothing else but perhaps None."""
+def bools_of(call: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters that take bools, or bools and None."""
     given = inspect.signature(call).parameters.values()
     return [p.name for p in given if p.annotation in ("bool", "bool | None")]
 
@@ -45,15 +45,15 @@ def public_calls() -> list[Callable[..., Any]]:
     return [f for f in functions if "made for the rooms above" not in (f.__doc__ or "")]
 
 
-def test_every_public_function_that_takes_a_truth_value_is_tried() -> None:
-    assert {call for call in public_calls() if truths(call)} == CALLS.keys()
+def test_calls_cover_every_bool_parameter() -> None:
+    assert {call for call in public_calls() if bools_of(call)} == CALLS.keys()
 
 
 @pytest.mark.parametrize("value", ["no", "", 0, 1, [False]], ids=repr)
 @pytest.mark.parametrize(
-    ("call", "name"), [(call, name) for call in CALLS for name in truths(call)]
+    ("call", "name"), [(call, name) for call in CALLS for name in bools_of(call)]
 )
-def test_what_is_neither_true_nor_false_is_refused_by_its_name(
+def test_other_value_for_a_bool_raises(
     call: Callable[..., Any],
     name: str,
     value: object,
@@ -68,6 +68,6 @@ def test_what_is_neither_true_nor_false_is_refused_by_its_name(
     assert not [*tmp_path.iterdir()]
 
 
-def test_what_numpy_has_for_true_and_false_is_taken(train: arraystore.Split, path: Path) -> None:
+def test_numpy_bools_are_accepted(train: arraystore.Split, path: Path) -> None:
     assert len(train.sample(50, replace=np.True_)) == 50  # type: ignore[arg-type] # as of a mask
     assert arraystore.open(path, mmap=np.bool_(False))["train"].image_bytes[0]  # type: ignore[arg-type] # the same

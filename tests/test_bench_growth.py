@@ -1,4 +1,4 @@
-"""The benchmark of growth does what it says, in a small size."""
+"""The stores and operations of the benchmark of growth, with few samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark suite, tiny: every peer returns the source's bytes, every figure is told."""
+"""The benchmark suite, with few images: peers return the right bytes, all figures are reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALWAYS_THERE = {
     BlobMap, BlobPread, Files, H5pyRagged, H5pyVlen, InHDF5, InZarr, InZarrUnmapped,
     ZarrRagged, ZarrVlen,
 }  # fmt: skip
-"""Peers that need nothing but what `make test` installs."""
+"""Peers that need no more than `make test` installs."""
 
 TINY: Any = {"nbytes": 1_200_000, "n_pool": 3}
 
@@ -48,8 +48,8 @@ def test_source_images_are_different_jpegs(source: Source) -> None:
 
 
 def test_source_depends_on_the_seed_alone(source: Source, tmp_path: Path) -> None:
-    again = make_source(tmp_path, **TINY)
-    assert list(again.samples()) == list(source.samples())
+    another = make_source(tmp_path, **TINY)
+    assert list(another.samples()) == list(source.samples())
 
 
 def test_existing_source_is_reused_only_if_equal(source: Source) -> None:
@@ -58,7 +58,7 @@ def test_existing_source_is_reused_only_if_equal(source: Source) -> None:
         make_source(source.folder, **TINY, seed=1)
 
 
-# webdataset leaves its files to the garbage collector.
+# webdataset does not close its files.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("kind", PEERS, ids=lambda kind: str(kind.name))
 def test_peers_return_the_bytes_of_the_source(
@@ -147,17 +147,17 @@ def test_chosen_peers_include_the_limit() -> None:
     assert chosen(["nonesuch"]) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux counts in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_suite_reports_every_figure_and_missing_peers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(BlobMap, "modules", ("nonesuch",))
-    page, told = tmp_path / "page.md", tmp_path / "told.json"
+    page, figures = tmp_path / "page.md", tmp_path / "figures.json"
     page.write_text("above\n<!-- begin of benchmarks.suite 300000 -->\nOLD FIGURES\n"
                     "<!-- end of benchmarks.suite 300000 -->\nbelow\n")  # fmt: skip
     words = f"{tmp_path / 'data'} --peers blob --size 300000 --pool 2 --rounds 1 --seconds 0"
-    assert main([*words.split(), "--json", str(told), "--markdown", str(page)]) == 0
-    result = json.loads(told.read_text())
+    assert main([*words.split(), "--json", str(figures), "--markdown", str(page)]) == 0
+    result = json.loads(figures.read_text())
     assert result["not_installed"] == [BlobMap.name]
     measures = {column.measure for layout in LAYOUTS for column in layout.columns}
     assert result["figures"][BlobPread.name].keys() == measures - {"views"}

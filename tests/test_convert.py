@@ -809,7 +809,7 @@ def test_full_disk_raises_with_numbers(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, call, full)
-    numbers = r"no room for [1-9][\d,]* bytes more, [\d,]+ are free \(No space left on device\); "
+    numbers = r"No space left on device: [1-9][\d,]* more bytes are needed, [\d,]+ bytes are free; "
     with pytest.raises(StorageError, match=f"^{re.escape(str(tmp_path))}/.*: {numbers}"):
         convert(photos, tmp_path / f"a{suffix}")
     assert names(tmp_path) == []
@@ -847,7 +847,7 @@ def test_full_disk_while_reencoding_raises(
     suffix: str, drawn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Workspace, "spool", property(lambda self: Path("/dev/full")))
-    with pytest.raises(StorageError, match="no room for"):
+    with pytest.raises(StorageError, match="No space left on device"):
         arraystore.convert(
             "imagenet2012", tmp_path / f"a{suffix}", manual_dir=drawn.folder, partial=True
         )

@@ -1,4 +1,4 @@
-"""A moment of what `make soak` does for long."""
+"""A few cases of each part of `make soak`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_hostile_input_is_read_or_refused(kind: str) -> None:
         max_examples=EXAMPLES,
         suppress_health_check=list(HealthCheck),
         database=None,
-        derandomize=True,  # make soak looks further
+        derandomize=True,  # make soak tries other cases
     )
     @given(st.data())
     def fuzzed(data: st.DataObject) -> None:

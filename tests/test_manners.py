@@ -40,7 +40,7 @@ def test_what_has_the_name_of_the_work_folder_is_not_emptied(kind: str, tmp_path
     work = tmp_path / ".a.h5.partial"
     work.symlink_to(theirs) if kind == "a link" else theirs.rename(work)
     with (
-        pytest.raises(StorageError, match="not of arraystore's making"),
+        pytest.raises(StorageError, match="files that arraystore did not create"),
         workspace(tmp_path / "a.h5"),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Work divided among threads: all busy, one order of results, one error."""
+"""Work divided among threads, tasks, pools and scopes."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 
-def test_all_threads_work_at_once() -> None:
+def test_in_threads_uses_all_processors() -> None:
     meeting = threading.Barrier(n_cpus(), timeout=30)
     assert in_threads(lambda _: meeting.wait(), n_cpus()) != [0] * n_cpus() or n_cpus() == 1
 
 
-def test_work_alongside_runs_in_another_thread_which_has_ended() -> None:
-    began, goes_on, ran_in = threading.Event(), threading.Event(), []
+def test_alongside_runs_in_a_thread_that_ends() -> None:
+    began, released, ran_in = threading.Event(), threading.Event(), []
 
     def work() -> None:
         began.set()
-        assert goes_on.wait(30)
+        assert released.wait(30)
         ran_in.append(threading.current_thread())
 
     with alongside(work):
         assert began.wait(30)
-        goes_on.set()
+        released.set()
     (thread,) = ran_in
     assert thread is not threading.current_thread()
     assert not thread.is_alive()
 
 
-def test_error_of_work_alongside_is_dropped_and_that_of_the_body_is_raised() -> None:
+def test_alongside_drops_errors_of_work_only() -> None:
     def fail() -> None:
         raise ImportError("of the work")
 
@@ -59,7 +59,7 @@ def test_error_of_work_alongside_is_dropped_and_that_of_the_body_is_raised() -> 
     assert threading.active_count() == before
 
 
-def test_results_are_in_order_whichever_comes_first() -> None:
+def test_in_threads_returns_results_in_order() -> None:
     second = threading.Event()
 
     def work(i: int) -> int:
@@ -71,7 +71,7 @@ def test_results_are_in_order_whichever_comes_first() -> None:
     assert in_threads(work, 50) == [-i for i in range(50)]
 
 
-def test_when_one_has_failed_the_rest_is_left() -> None:
+def test_in_threads_stops_after_an_error() -> None:
     begun: list[int] = []
 
     def work(i: int) -> None:
@@ -84,7 +84,7 @@ def test_when_one_has_failed_the_rest_is_left() -> None:
 
 
 @pytest.mark.skipif(n_cpus() < 2, reason="needs two processors")
-def test_of_two_errors_the_first_in_order_is_raised() -> None:
+def test_in_threads_raises_the_first_error_in_order() -> None:
     both = threading.Barrier(2, timeout=30)
 
     def work(i: int) -> None:
@@ -96,7 +96,7 @@ def test_of_two_errors_the_first_in_order_is_raised() -> None:
 
 
 @pytest.mark.skipif(n_cpus() < 2, reason="needs two processors")
-def test_a_call_begins_where_another_has_no_more_for_a_thread() -> None:
+def test_in_threads_runs_beside_another_call() -> None:
     ended = threading.Event()
 
     def long(i: int) -> bool:
@@ -112,14 +112,14 @@ def test_a_call_begins_where_another_has_no_more_for_a_thread() -> None:
 # Tasks, pools and scopes
 
 
-def test_task_that_no_thread_begins_is_done_by_the_one_who_waits() -> None:
+def test_task_is_run_by_the_waiting_thread() -> None:
     pool = Pool("arraystore-test", 0)
     task = Task(threading.get_ident, None)
     pool.submit(task.run)
     assert task.result() == threading.get_ident()
 
 
-def test_task_that_waits_for_tasks_of_the_same_full_pool_ends() -> None:
+def test_nested_tasks_of_a_full_pool_end() -> None:
     pool = Pool("arraystore-test", 1)
 
     def submitted(work: Callable[[], int]) -> Task[int]:
@@ -131,7 +131,7 @@ def test_task_that_waits_for_tasks_of_the_same_full_pool_ends() -> None:
     assert [task.result() for task in outer] == [2] * 20
 
 
-def test_pool_has_no_more_threads_than_it_may() -> None:
+def test_pool_limits_its_threads() -> None:
     pool = Pool("arraystore-bounded", 3)
     most: list[int] = []
 
@@ -146,7 +146,7 @@ def test_pool_has_no_more_threads_than_it_may() -> None:
     assert max(most) <= 3
 
 
-def test_pool_works_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_done_without_new_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -155,7 +155,7 @@ def test_pool_works_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPat
     assert list(ahead((i for i in range(9)), lambda i: -i, n_threads=2)) == [-i for i in range(9)]
 
 
-def test_pool_that_has_ended_leaves_the_work_to_those_who_wait() -> None:
+def test_ended_pool_leaves_work_to_the_waiting_thread() -> None:
     pool = Pool("arraystore-test", 2)
     pool.end()
     task = Task(lambda: 1, None)
@@ -169,7 +169,7 @@ def test_idle_threads_end() -> None:
     assert no_threads_are_left()
 
 
-def test_cancelled_scope_ends_its_work_and_that_of_its_helpers() -> None:
+def test_cancelled_scope_ends_all_its_work() -> None:
     scope = Scope()
     begun: list[int] = []
 
@@ -183,7 +183,7 @@ def test_cancelled_scope_ends_its_work_and_that_of_its_helpers() -> None:
     assert current_scope() is None
 
 
-def test_cancelled_scope_wakes_what_waits() -> None:
+def test_cancelled_scope_calls_its_wakers() -> None:
     scope, woken = Scope(), threading.Event()
     with scope.waking(woken.set):
         scope.cancel()
@@ -192,7 +192,7 @@ def test_cancelled_scope_wakes_what_waits() -> None:
         pass
 
 
-def test_loop_freed_in_a_thread_that_works_for_it_waits_for_nothing() -> None:
+def test_iterator_freed_in_its_own_thread_does_not_wait() -> None:
     held: deque[Generator[int]] = deque()
     begun, freed = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Stores with as many samples as the real ones; nearly all images are holes in the file."""
+"""Stores with as many samples as the real ones; nearly all images are holes of sparse files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from arraystore._checksum import crc32c
 from arraystore.containers import open_local, writer_for
-from arraystore.containers.hdf5 import writer as hdf5_room
-from arraystore.containers.zarr import writer as zarr_room
+from arraystore.containers.hdf5 import writer as hdf5_writer
+from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.indexing.layout import image_starts, label_index
 from arraystore.schema import COLUMNS, PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
 
@@ -29,9 +29,9 @@ SIZES: Final = {"1pct": 12_811, "10pct": 128_116}
 def write_true_size(
     target: Path, n_train: int, jpeg: bytes, monkeypatch: pytest.MonkeyPatch, *, every: int
 ) -> None:
-    """Write a store of `n_train` and 50,000 samples; each `every`th one is `jpeg`."""
-    for room in (zarr_room, hdf5_room):
-        monkeypatch.setattr(room, "reserve", _reserve_nothing)
+    """Write a store of `n_train` and 50,000 samples; every `every`-th one is `jpeg`."""
+    for module in (zarr_writer, hdf5_writer):
+        monkeypatch.setattr(module, "reserve", _reserve_nothing)
     rng = np.random.default_rng(0)
     splits = {"train": n_train, "validation": N_VALIDATION}
     columns = {name: _columns(name, n, jpeg, every, rng) for name, n in splits.items()}
@@ -64,7 +64,7 @@ def write_true_size(
 def _columns(
     split: str, n: int, jpeg: bytes, every: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Columns that are as hard to compress as the real ones."""
+    """Return columns that are as hard to compress as the real ones."""
     nbytes = rng.lognormal(11.5, 0.4, n).astype(np.int64)
     crc = rng.integers(0, 2**32, n, dtype=np.uint32)
     nbytes[::every], crc[::every] = len(jpeg), crc32c(jpeg)

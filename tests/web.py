@@ -1,7 +1,7 @@
-"""A web server in this process: objects in memory, byte ranges, and whatever goes wrong.
+"""A web server in this process: objects in memory, byte ranges, and failures on demand.
 
-It also takes objects as S3 does: with the options `WebServer.s3`, ``s3://bucket/key`` is the object
-``bucket/key``.
+It also accepts uploads as S3 does: with the options `WebServer.s3`, ``s3://bucket/key`` is the
+object ``bucket/key``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE: Final = 60
-"""Seconds until a test that waits is a test that fails."""
+"""Seconds after which a waiting test fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request is answered in place of the truth."""
+    """A response instead of the regular one."""
 
     status: int
     body: str = ""
@@ -50,26 +50,25 @@ class Answer:
 
 
 def etag_of(data: bytes) -> str:
-    """Return a strong etag; Python remembers the hash of bytes, so it is no work the next time."""
+    """Return a strong etag; Python caches the hash of bytes."""
     return f'"{hash(data):x}"'
 
 
 class WebServer:
-    """Serve `objects` on a port of loopback while the context lasts.
+    """Serve `objects` on a port of loopback within a context.
 
     Attributes
     ----------
     objects : dict of str to bytes
-        By their path, without the slash before it.
+        Objects by path, without the leading slash.
     etags : dict of str to str
-        In place of one that depends on the bytes; empty for none.
+        Etags that replace the default one, which depends on the bytes; empty for none.
     asked : list of Asked
-        All requests, in the order of their arrival.
+        All requests in the order of arrival.
     answer : callable
-        Given a request, returns None, an `Answer`, or the name of a mishap: "reset",
-        "silence" (no answer at all), "truncate", "stall" (half an answer), "flip" (one bit
-        of the body), "whole" (200 in place of 206), "no-suffix" (the same, if the range
-        counts from the end).
+        Receives a request and returns None, an `Answer`, or the name of a failure: "reset",
+        "silence" (no response), "truncate", "stall" (half a response), "flip" (one bit of the
+        body), "whole" (200 instead of 206), "no-suffix" (200 if the range counts from the end).
     together : threading.Barrier or None
         Requests wait here for each other.
     uploads : dict of str to dict of int to bytes
@@ -97,7 +96,7 @@ class WebServer:
             self.objects[f"{name}{below}"] = file.read_bytes()
 
     def fail_next(self, *mishaps: Answer | str) -> None:
-        """Let the next requests meet these."""
+        """Let the next requests fail in these ways."""
         self._next.extend(mishaps)
 
     def mishap(self, asked: Asked) -> Answer | str | None:
@@ -139,11 +138,11 @@ class _Server(ThreadingHTTPServer):
 
     @override
     def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # the base would ask for this machine's name
+        TCPServer.server_bind(self)  # the base class would look up the name of this machine
         self.server_name, self.server_port = "localhost", self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave are nothing to tell of."""
+        """Ignore clients that close the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -151,8 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _Server
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Tests say what they need to."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+        """Print nothing."""
 
     def do_HEAD(self) -> None:
         self.do_GET()

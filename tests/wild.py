@@ -1,4 +1,4 @@
-"""Images as found in the wild, made here: what each is called in docs/images.md, and its bytes."""
+"""Unusual images, by their names in docs/images.md."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def animated(form: str, **options: Any) -> bytes:
 
 
 def without(jpeg: bytes, marker: int) -> bytes:
-    """Leave out all segments of a marker that stand before the scan."""
+    """Remove all segments of a marker before the scan."""
     at, kept = 2, jpeg[:2]
     while jpeg[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
@@ -82,7 +82,7 @@ def without(jpeg: bytes, marker: int) -> bytes:
 
 
 def of_scans(n: int) -> bytes:
-    """Write a progressive JPEG with so many scans more, all empty."""
+    """Write a progressive JPEG with `n` more scans, all empty."""
     jpeg = JPEGS["gray progressive"]
     end = jpeg.rindex(b"\xff\xd9")
     return jpeg[:end] + jpeg[jpeg.rindex(b"\xff\xda") : end] * n + jpeg[end:]
@@ -136,7 +136,7 @@ DECODED: dict[str, tuple[bytes, NDArray[np.integer] | bytes, float]] = {
     "JPEG, arithmetic coding": (
         ARITHMETIC,
         np.repeat([[RED, BLUE]], 8, axis=1).repeat(8, axis=0),
-        60,  # where red meets blue
+        60,  # at the edge between red and blue
     ),
     "JPEG with 130 kB of EXIF and 130 kB of ICC profile": (
         after_start(JPEG, EXIF, EXIF, PROFILE, PROFILE),
@@ -163,7 +163,7 @@ DECODED: dict[str, tuple[bytes, NDArray[np.integer] | bytes, float]] = {
     "GIF, animated": (animated("GIF"), np.full((8, 16, 3), RED), 0),
     "WebP, animated": (animated("WEBP", lossless=True), np.full((8, 16, 3), RED), 0),
 }
-"""Bytes of what is decoded, its pixels or an image that has them, how far they may be off."""
+"""Encoded bytes, the pixels or another image with the same pixels, and the allowed difference."""
 
 TALLER = "JPEG whose header says more rows than there are"
 TALL = patched(JPEG, FRAME + 5, struct.pack(">H", 450))

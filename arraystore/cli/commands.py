@@ -1,4 +1,4 @@
-"""The ``arraystore`` command: arguments in, one call down, a message out."""
+"""The ``arraystore`` command: each subcommand calls one function and prints its result."""
 
 from __future__ import annotations
 
@@ -17,10 +17,20 @@ from typing_extensions import override
 
 import arraystore
 from arraystore._arguments import as_path
-from arraystore.cli import demo as demo_room
 from arraystore.cli import tables
 from arraystore.cli.contact_sheet import contact_sheet
-from arraystore.cli.options import PATH, new_file, selecting, source_options, storage_option
+from arraystore.cli.demo import run_demo
+from arraystore.cli.options import (
+    JSON,
+    OVERWRITE,
+    PATH,
+    PROGRESS,
+    SUBSET_LIST,
+    new_file,
+    selecting,
+    source_options,
+    storage_option,
+)
 from arraystore.errors import ArrayStoreError, FormatError, escaped, escaped_json
 from arraystore.indexing.selection import ALL
 from arraystore.integrations.export import export as export_images
@@ -37,11 +47,11 @@ if TYPE_CHECKING:
 
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
-"""Exit status that shells know as that of Ctrl-C."""
+"""Exit status of shells after Ctrl-C."""
 
 
 class _Commands(click.Group):
-    """Tells of an interrupt itself: click would begin with an empty line."""
+    """Reports Ctrl-C itself; click would print an empty line first."""
 
     @override
     def invoke(self, ctx: click.Context) -> Any:
@@ -50,72 +60,81 @@ class _Commands(click.Group):
         except KeyboardInterrupt as error:
             if sys.stderr.isatty():
                 click.echo("\r", err=True, nl=False)  # over the ^C that a terminal shows
-            return _failed(f"interrupted{_all_notes(error)}", _INTERRUPTED)
+            return _report_failure(f"interrupted{_all_notes(error)}", _INTERRUPTED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(arraystore.__version__, package_name="arraystore")
 def cli() -> None:
-    """Keep an image data set as one Zarr or HDF5 store, and look into it."""
+    """Convert image data sets to Zarr or HDF5 stores, and read them."""
 
 
-@cli.command()
+@cli.command(short_help="Convert a data set to a store.")
 @click.argument("dataset")
 @click.argument("target", type=str)
 @storage_option("--storage-option", "TARGET")
 @click.option("--manual-dir", type=PATH, help="Folder of the ImageNet archives.")
-@click.option("--subset-list", type=PATH, help="The subset's training images, a name a line.")
-@click.option("--partial", is_flag=True, help="Convert what there is of an incomplete source.")
+@SUBSET_LIST
+@click.option("--partial", is_flag=True, help="Convert an incomplete source as far as it goes.")
 @click.option(
     "--label-space",
     type=click.Choice(LABEL_SPACES),
     default=LABEL_SPACES[0],
     show_default=True,
-    help="The classes that labels index: the 1000 of ImageNet 2012 if all classes have their "
-    "WordNet ids (auto), those in any case, also by number (imagenet2012), or those found (own).",
+    help="Classes that labels index: the 1000 of ImageNet 2012 if all classes are named by their "
+    "WordNet ids (auto), these in any case, also by number (imagenet2012), or those found (own).",
 )
 @source_options
-@click.option("--order", type=click.Choice(ORDERS), default=ORDERS[0], show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the shuffled order.")
+@click.option(
+    "--order",
+    type=click.Choice(ORDERS),
+    default=ORDERS[0],
+    show_default=True,
+    help="Order of the samples in each split.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the shuffled order.")
 @click.option(
     "--on-error",
     type=click.Choice(ON_ERROR),
     default=ON_ERROR[0],
     show_default=True,
-    help="What to do about images that cannot be read.",
+    help="Stop at images that cannot be read, or skip and record them.",
 )
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace the store, or other Zarr group or HDF5 file, that is at TARGET; without "
-    "--resume, an unfinished one as well.",
+    help="Replace a store (or any Zarr group or HDF5 file) at TARGET, and without --resume also "
+    "an unfinished one.",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with what an earlier conversion to TARGET left, if it left something; a complete "
-    "store is reported with status 0. In a bucket for .zarr alone, and one that still runs there "
-    "is taken over.",
+    help="Continue an interrupted conversion to TARGET, or start a new one. A complete store is "
+    "reported with exit status 0. In a bucket only .zarr can be resumed, and a conversion that "
+    "still runs there is taken over.",
 )
 @click.option(
     "--sync/--no-sync",
     default=True,
-    help="Wait until all is on the disk; without, it cannot be resumed.  [default: sync]",
+    help="Wait until all data is on the disk. A conversion without it cannot be resumed.  "
+    "[default: sync]",
 )
-@click.option(
-    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@PROGRESS
+@JSON
 def convert(
     dataset: str, target: str, as_json: bool, storage_option: dict[str, Any], **options: Any
 ) -> None:
-    """Convert DATASET to a store at TARGET (.zarr, .h5 or .hdf5), a path or s3://BUCKET/KEY.
+    """Convert DATASET to a store at TARGET.
 
-    DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, with
-    :VERSION or without (2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0); folder:PATH for images in
-    folders split/class/file or class/file, outside of which TARGET must be; or files that match
-    a pattern: wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN, csv:FILE,
-    tsv:FILE.
+    DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, optionally
+    followed by :VERSION (2.0.0, 2.0.1, 3.0.0, 5.0.0 or 5.1.0); imagenet_v2/…, imagenet_a,
+    imagenet_r, imagenet_sketch, imagenet2012_corrupted/TYPE_SEVERITY or imagenet2012_real;
+    folder:PATH for a folder of images, arranged as split/class/file or class/file; or files that
+    match a pattern: wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN,
+    csv:FILE, tsv:FILE.
+
+    TARGET is a path or an address such as s3://BUCKET/KEY, outside that folder. Its suffix
+    chooses the format: .zarr, or .h5 or .hdf5.
     """
     report = arraystore.convert(dataset, target, storage_options=storage_option, **options)
     if as_json:
@@ -124,21 +143,17 @@ def convert(
         tables.print_report(report, resumed=options["resume"])
 
 
-@cli.command()
+@cli.command(short_help="Copy a store to another place or format.")
 @click.argument("source", type=str)
 @click.argument("target", type=str)
 @storage_option("--source-option", "SOURCE")
 @storage_option("--target-option", "TARGET")
+@OVERWRITE
 @click.option(
-    "--overwrite",
-    is_flag=True,
-    help="Replace the store, or other Zarr group or HDF5 file, that is at TARGET.",
+    "--sync/--no-sync", default=True, help="Wait until all data is on the disk.  [default: sync]"
 )
-@click.option("--sync/--no-sync", default=True, help="Wait until all is on the disk.  [default]")
-@click.option(
-    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@PROGRESS
+@JSON
 def copy(
     source: str,
     target: str,
@@ -147,10 +162,10 @@ def copy(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Copy the store SOURCE to TARGET (.zarr, .h5 or .hdf5): paths or addresses.
+    """Copy the store SOURCE to TARGET; both are paths or addresses such as s3://BUCKET/KEY.
 
-    Nothing is lost between Zarr and HDF5, a disk and a bucket; every image is compared with
-    its checksum on the way.
+    The suffix of TARGET (.zarr, .h5 or .hdf5) chooses the format. Everything is copied, and every
+    image is compared with its checksum.
     """
     report = arraystore.copy(
         source, target, source_options=source_option, target_options=target_option, **options
@@ -164,7 +179,7 @@ def copy(
 @cli.command()
 @click.argument("store", type=str)
 @storage_option("--storage-option", "STORE")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@JSON
 def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
     """Show the metadata of STORE; or, of a folder with ImageNet, what it has and what is missing.
 
@@ -189,25 +204,23 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
         tables.print_info(opened.address, opened.info)
 
 
-@cli.command()
+@cli.command(short_help="Read a whole store and report problems.")
 @click.argument("store", type=str)
 @storage_option("--storage-option", "STORE")
-@click.option("--decode", is_flag=True, help="Decode every image, too.")
+@click.option("--decode", is_flag=True, help="Also decode every image.")
 @click.option(
     "--source",
-    help="Compare with what STORE was made from: the folder of the archives; that of the "
-    "images, PATH or folder:PATH; or wds:PATTERN and the like.",
+    help="Also compare STORE with its source: the folder of the archives, or of the images (PATH "
+    "or folder:PATH), or wds:PATTERN and the like.",
 )
-@click.option("--subset-list", type=PATH, help="The subset's training images, a name a line.")
+@SUBSET_LIST
 @source_options
-@click.option(
-    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@PROGRESS
+@JSON
 def verify(store: str, storage_option: dict[str, Any], as_json: bool, **options: Any) -> int:
-    """Read all of STORE, and report whatever is wrong with it, with the places.
+    """Read all of STORE, and report every problem with its place.
 
-    The exit status is 0 if nothing is wrong, and 1 if something is.
+    The exit status is 0 if there are no problems, and 1 otherwise.
     """
     report = arraystore.verify(store, storage_options=storage_option, **options)
     if as_json:
@@ -230,7 +243,7 @@ def _selected(
     save_selection: Path | None,
     storage_option: dict[str, Any],
 ) -> Split:
-    """Open a split and narrow it down, in the order of the arguments."""
+    """Return a split, narrowed down in the order of the arguments."""
     opened = arraystore.open(store, storage_options=storage_option)
     samples = opened[split or next(iter(opened), ALL)]
     if selection is not None:
@@ -253,16 +266,20 @@ def _selected(
     return samples
 
 
-@cli.command()
+@cli.command(short_help="List samples of a store.")
 @selecting
-@click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Rows.")
-@click.option("--explain", is_flag=True, help="Print what reading the images would take instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row.")
+@click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Most rows.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Print the requests and bytes that reading the images takes, instead of rows.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each row.")
 def ls(limit: int, explain: bool, as_json: bool, **options: Any) -> None:
-    """List samples of SPLIT of STORE.
+    """List samples of SPLIT in STORE.
 
-    SPLIT is the first split there is, or one such as train, 'train[100:200]',
-    'train[:10%]+validation'. The options narrow it down in the order they are listed here.
+    SPLIT is a split string such as train, 'train[100:200]' or 'train[:10%]+validation'; by default
+    the first split. The options narrow it down in the order in which they are listed here.
     """
     samples = _selected(**options)
     shown = min(limit, len(samples))
@@ -277,7 +294,7 @@ def ls(limit: int, explain: bool, as_json: bool, **options: Any) -> None:
         tables.print_rows(samples, shown)
 
 
-@cli.command()
+@cli.command(short_help="Draw samples of a store on one sheet.")
 @selecting
 @click.option(
     "-o",
@@ -286,16 +303,25 @@ def ls(limit: int, explain: bool, as_json: bool, **options: Any) -> None:
     callback=new_file,
     default=Path("contact-sheet.png"),
     show_default=True,
+    help="The PNG file.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1), help="Most pictures, 64 by default; all with --per-label."
+    "--limit", type=click.IntRange(1), help="Most images; by default 64, or all with --per-label."
 )
-@click.option("--size", type=click.IntRange(16, 1024), default=144, show_default=True)
-@click.option("--columns", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--size",
+    type=click.IntRange(16, 1024),
+    default=144,
+    show_default=True,
+    help="Height and width of each image in pixels.",
+)
+@click.option(
+    "--columns", type=click.IntRange(1), default=8, show_default=True, help="Images in a row."
+)
 def show(output: Path, limit: int | None, size: int, columns: int, **options: Any) -> None:
-    """Draw samples of SPLIT of STORE as one PNG, with the names of their classes.
+    """Draw samples of SPLIT in STORE on one PNG sheet, with the names of their classes.
 
-    SPLIT and the options that narrow it down are those of ls.
+    SPLIT and the options that narrow it down are the same as for ls.
     """
     if output.suffix.lower() != ".png":
         raise click.BadParameter(f"{output} must end in .png", param_hint="--output")
@@ -304,33 +330,29 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
         limit = 64
     shown = np.arange(len(samples), dtype=np.int64)[:limit]
     contact_sheet(samples, shown, size=size, columns=columns).save(output, "PNG")
-    _say(f"{output}: {len(shown):,} of {len(samples):,} samples of {samples.name}")
+    _print_line(f"{output}: {len(shown):,} of {len(samples):,} samples of {samples.name}")
 
 
-@cli.command()
+@cli.command(short_help="Write images of a store as files.")
 @selecting
-@click.option(
-    "-o", "--output", type=PATH, required=True, help="A folder that is empty, or not there."
-)
-@click.option(
-    "--progress/--no-progress", default=None, help="Show a bar; by default on a terminal."
-)
+@click.option("-o", "--output", type=PATH, required=True, help="A new or empty folder.")
+@PROGRESS
 def export(output: Path, progress: bool | None, **options: Any) -> None:
-    """Write images of SPLIT of STORE as files class/name, byte for byte as stored.
+    """Write images of SPLIT in STORE as files class/name, byte for byte as stored.
 
-    SPLIT and the options that narrow it down are those of ls.
+    SPLIT and the options that narrow it down are the same as for ls.
     """
     samples = _selected(**options)
     with meter(progress) as shown:
         n_files = export_images(samples, output, meter=shown)
-    _say(f"{output}: {n_files:,} images of {samples.name}")
+    _print_line(f"{output}: {n_files:,} images of {samples.name}")
 
 
-@cli.command()
+@cli.command(short_help="Draw small archives, convert and query them.")
 @click.argument("folder", type=PATH, default=Path("demo"))
 def demo(folder: Path) -> None:
-    """Make small archives of drawn pictures in FOLDER, convert them, and look into the stores."""
-    demo_room.run(folder, tell=_say)
+    """Draw small archives in FOLDER (default: demo), convert them, and query the stores."""
+    run_demo(folder, report=_print_line)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -344,11 +366,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done, 1 failed (of ``verify``: something is wrong), 2 wrong usage,
-        130 interrupted.
+        Exit status: 0 done, 1 failed (``verify``: or the store has problems), 2 wrong usage, 130
+        interrupted.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that has no such letter shows another; that is no reason to fail.
+        # Replace letters that the terminal does not have, instead of failing.
         sys.stdout.reconfigure(errors="replace")
     try:
         status = cli.main(arguments, prog_name="arraystore", standalone_mode=False)
@@ -359,17 +381,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show(usage)
         click.echo(escaped(usage.getvalue(), keep="\n"), err=True, nl=False)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):  # before the command began, or when it was done
-        return _failed("interrupted", _INTERRUPTED)
-    except BrokenPipeError:  # who read our output has seen enough
+    except (click.Abort, KeyboardInterrupt):  # before the command began, or after it ended
+        return _report_failure("interrupted", _INTERRUPTED)
+    except BrokenPipeError:  # the program that reads the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyError as error:
-        return _failed(str(error.args[0] if error.args else error))
+        return _report_failure(str(error.args[0] if error.args else error))
     except MemoryError as error:
-        return _failed(f"not enough memory: {error}")
+        return _report_failure(f"not enough memory: {error}")
     except (ArrayStoreError, OSError, ValueError, IndexError) as error:
-        return _failed(str(error) + _notes(error))
+        return _report_failure(str(error) + _notes(error))
     return status or 0
 
 
@@ -378,14 +400,14 @@ def _notes(error: BaseException) -> str:
 
 
 def _all_notes(error: BaseException | None) -> str:
-    """Return the notes of an interrupt, and of those that it came in the middle of."""
+    """Return the notes of an error, and of the errors that were being handled."""
     notes = ""
     while error is not None:
         notes, error = notes + _notes(error), error.__context__
     return notes
 
 
-def _failed(message: str, status: int = 1) -> int:
+def _report_failure(message: str, status: int = 1) -> int:
     click.echo(f"arraystore: {escaped(' '.join(message.split()))}", err=True)
     return status
 
@@ -394,5 +416,5 @@ def _print_json(value: Any) -> None:
     click.echo(escaped_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
-def _say(message: str) -> None:
+def _print_line(message: str) -> None:
     click.echo(escaped(message))

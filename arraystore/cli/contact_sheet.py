@@ -1,4 +1,4 @@
-"""Pictures of a split at a glance: a contact sheet, with the names of the classes."""
+"""Contact sheets: the images of a split on one sheet, with the names of their classes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _BLANK: Final = (200, 200, 200)
 def contact_sheet(
     split: Split, positions: Ints, *, size: int = 144, columns: int = 8
 ) -> Image.Image:
-    """Draw samples side by side, with the words for its class under each.
+    """Draw samples side by side, each with the words for its class below.
 
     Parameters
     ----------
     split : Split
     positions : ndarray of int64, shape (n,)
-        Which samples, in the order to show them.
+        Positions of the samples, in the order in which they are drawn.
     size : int, default 144
         Height and width of each picture in pixels.
     columns : int, default 8
@@ -41,19 +41,19 @@ def contact_sheet(
     Returns
     -------
     PIL.Image.Image
-        One that cannot be decoded is a gray square with a dark diagonal, and its caption says so.
+        An image that cannot be decoded is a gray square with a dark diagonal and a caption.
 
     Raises
     ------
     ValueError
-        If there is nothing to show.
+        If there are no samples.
     FormatError, StorageError
-        If the encoded images cannot be read, or are not those that were written.
+        If encoded images cannot be read, or differ from their checksums.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     if not len(positions):
-        raise ValueError(escaped(f"{split.name}: nothing to show; no sample was selected"))
+        raise ValueError(escaped(f"{split.name}: no sample was selected"))
     columns = min(columns, len(positions))
     rows = -(-len(positions) // columns)
     font = ImageFont.load_default(max(9, size // 11))
@@ -79,7 +79,7 @@ def contact_sheet(
 
 
 def _pictures(split: Split, positions: Ints, size: int) -> list[NDArray[np.uint8] | None]:
-    """Return samples as squares; None for one that cannot be decoded, though it is as written."""
+    """Return samples as squares; None for an image that cannot be decoded."""
     encoded = split._reader.checked(positions)
 
     def picture(i: int) -> NDArray[np.uint8] | None:
@@ -95,7 +95,7 @@ def _pictures(split: Split, positions: Ints, size: int) -> list[NDArray[np.uint8
 
 
 def captions(split: Split, positions: Ints) -> list[str]:
-    """Return what to write under each picture: the first word for its class, else its id."""
+    """Return the caption of each sample: the first word for its class, or its id."""
     words, ids = split.label_words, split.label_names
     return [
         "no label" if label < 0 else escaped(words[label].split(", ")[0] or ids[label])
@@ -104,7 +104,7 @@ def captions(split: Split, positions: Ints) -> list[str]:
 
 
 def _fitted(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """Shorten a text until it is no wider than `width` pixels."""
+    """Shorten a text until it fits into `width` pixels."""
     text = text[:width]
     if font.getlength(text) <= width:
         return text

@@ -1,4 +1,4 @@
-"""The whole of it in a few seconds, on pictures drawn here."""
+"""The demonstration: draw archives, convert them to both containers, compare and query them."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    Tell = Callable[[str], object]
+    Report = Callable[[str], object]
 
 _MARKER: Final = ".arraystore-demo"
 
 
-def run(folder: Path, *, tell: Tell) -> None:
+def run_demo(folder: Path, *, report: Report) -> None:
     """Make archives, convert them to both containers, compare those, and query one.
 
     Parameters
     ----------
     folder : Path
-        Where to put archives, stores and a contact sheet; created if it is not
-        there. An earlier demo's are replaced, nothing else.
-    tell : callable
-        Given each line of what is done.
+        Folder for archives, stores and a contact sheet; created if it does not exist. Only files
+        of an earlier demo are replaced.
+    report : callable
+        Called with a line about each step.
 
     Raises
     ------
     FileExistsError
-        If there is something in the folder, and it is no earlier demo.
+        If the folder has other contents than an earlier demo.
     ArrayStoreError
-        If the containers differ, or from the archives.
+        If the stores differ from each other or from the archives.
     """
     _claim(folder)
     archives = write_archives(folder / "archives")
-    tell(
-        f"Drew {len(archives.train)} training and {len(archives.validation)} validation pictures "
-        f"into archives shaped like those of ILSVRC 2012: {archives.folder}/"
+    report(
+        f"Drew {len(archives.train)} training and {len(archives.validation)} validation images in "
+        f"archives like those of ILSVRC 2012: {archives.folder}/"
     )
     stores = []
     for name in ("demo.zarr", "demo.h5"):
         target = folder / name
-        report = convert(
+        converted = convert(
             "imagenet2012_subset/1pct",
             target,
             manual_dir=archives.folder,
@@ -56,34 +56,34 @@ def run(folder: Path, *, tell: Tell) -> None:
             overwrite=True,
             progress=False,
         )
-        counts = ", ".join(f"{split}: {r.num_samples}" for split, r in report.splits.items())
-        tell(f"Converted them to {target} in {report.seconds:.2f} s ({counts})")
+        counts = ", ".join(f"{split}: {r.num_samples}" for split, r in converted.splits.items())
+        report(f"Converted them to {target} in {converted.seconds:.2f} s ({counts})")
         stores.append(open_store(target))
-    changed = report.splits["train"].reencoded
-    tell(f"Encoded anew, being CMYK or PNG inside: {', '.join(changed)}")
-    _compare(stores[0], stores[1], tell)
-    _compare_with_source(stores[0], archives.train, changed, tell)
-    _query(stores[0], tell)
+    changed = converted.splits["train"].reencoded
+    report(f"Re-encoded, because they were CMYK or PNG: {', '.join(changed)}")
+    _compare(stores[0], stores[1], report)
+    _compare_with_source(stores[0], archives.train, changed, report)
+    _query(stores[0], report)
     sheet = folder / "contact-sheet.png"
     train = stores[0]["train"]
     pairs = train.per_label(2)
     contact_sheet(pairs, np.arange(len(pairs)), columns=10).save(sheet, "PNG")
-    tell(f"Drew two pictures of every class, with their names: {sheet}")
+    report(f"Drew two images of every class with its name: {sheet}")
 
 
 def _claim(folder: Path) -> None:
-    """Take a folder for the demo: one that is new, empty, or an earlier demo's."""
+    """Mark a folder as one of a demo; it must be new, empty, or of an earlier demo."""
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / _MARKER
     if any(folder.iterdir()) and not marker.exists():
         raise FileExistsError(
-            escaped(f"{folder}: is neither empty nor an earlier demo; name another folder")
+            escaped(f"{folder}: is neither empty nor from an earlier demo; choose another folder")
         )
     marker.touch()
 
 
-def _compare(one: Store, other: Store, tell: Tell) -> None:
-    """Compare all columns and all bytes of two stores."""
+def _compare(one: Store, other: Store, report: Report) -> None:
+    """Compare labels, names and bytes of two stores."""
     for name in one:
         a, b = one[name], other[name]
         same = (
@@ -95,32 +95,36 @@ def _compare(one: Store, other: Store, tell: Tell) -> None:
         if not same:
             raise ArrayStoreError(f"{name}: {one.address} and {other.address} differ")
         digest = one.info.splits[name].content_digest
-        tell(f"Compared {len(a)} samples of {name}: the same in both (digest {digest[:12]}…)")
+        report(
+            f"Compared {len(a)} samples of {name}: identical in both stores (digest {digest[:12]}…)"
+        )
 
 
 def _compare_with_source(
-    store: Store, source: dict[str, bytes], changed: tuple[str, ...], tell: Tell
+    store: Store, source: dict[str, bytes], changed: tuple[str, ...], report: Report
 ) -> None:
-    """Compare the stored bytes with those that went into the archive."""
+    """Compare the stored bytes with the archive."""
     train = store["train"]
     stored = dict(zip(train.file_name.tolist(), train.image_bytes[:], strict=True))
     same = [name for name in source if stored[name] == source[name]]
     if set(source) - set(same) != set(changed):
-        raise ArrayStoreError(f"{store.address}: bytes differ from the archive's")
-    tell(f"Compared with the archive: {len(same)} of {len(source)} byte for byte the same")
+        raise ArrayStoreError(f"{store.address}: bytes differ from the archive")
+    report(f"Compared with the archive: {len(same)} of {len(source)} are equal byte for byte")
 
 
-def _query(store: Store, tell: Tell) -> None:
-    """Show a few ways to ask."""
+def _query(store: Store, report: Report) -> None:
+    """Show some queries."""
     train = store["train"]
     image, label, file_name = train[5]
-    tell(f"train[5]: image {image.dtype} {image.shape}, label {label}, file_name {file_name!r}")
+    report(f"train[5]: image {image.dtype} {image.shape}, label {label}, file_name {file_name!r}")
     tenches = train.where(label="tench")
     names = ", ".join(tenches.file_name[:3].tolist())
-    tell(f"train.where(label='tench'): {len(tenches)} of label {tenches.label[0]} ({names}, …)")
+    report(f"train.where(label='tench'): {len(tenches)} of label {tenches.label[0]} ({names}, …)")
     few = train.per_label(1, seed=0)
-    tell(f"train.per_label(1, seed=0): {len(few)} samples of {len(set(few.label.tolist()))} labels")
-    tell(f"train.resized(64)[:8]: {train.resized(64)[:8].shape}")
+    report(
+        f"train.per_label(1, seed=0): {len(few)} samples of {len(set(few.label.tolist()))} labels"
+    )
+    report(f"train.resized(64)[:8]: {train.resized(64)[:8].shape}")
     large = int(np.count_nonzero(train.image_height >= 375))
-    tell(f"train.image_height >= 375: {large} of {len(train)} images")
-    tell(f"store['train[:10%]+validation']: {len(store['train[:10%]+validation'])} samples")
+    report(f"train.image_height >= 375: {large} of {len(train)} images")
+    report(f"store['train[:10%]+validation']: {len(store['train[:10%]+validation'])} samples")

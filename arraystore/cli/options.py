@@ -1,4 +1,4 @@
-"""The options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -18,9 +18,26 @@ if TYPE_CHECKING:
 
 PATH: Final = click.Path(path_type=Path)
 
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+OVERWRITE: Final = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a store (or any Zarr group or HDF5 file) at TARGET.",
+)
+PROGRESS: Final = click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show a progress bar; by default on a terminal only.",
+)
+SUBSET_LIST: Final = click.option(
+    "--subset-list",
+    type=PATH,
+    help="File with the names of the subset's training images, one per line.",
+)
 
-def storage_option(flag: str, where: str) -> Callable[[Command], Command]:
-    """Return an option NAME=VALUE, to be given as often as need be."""
+
+def storage_option(flag: str, argument: str) -> Callable[[Command], Command]:
+    """Return an option NAME=VALUE that may be repeated."""
 
     def parsed(
         context: click.Context, option: click.Parameter, values: tuple[str, ...]
@@ -38,13 +55,14 @@ def storage_option(flag: str, where: str) -> Callable[[Command], Command]:
         metavar="NAME=VALUE",
         multiple=True,
         callback=parsed,
-        help=f"How to reach {where}, if it is in a bucket: endpoint_url=https://…, region=…, "
-        "anon=true. Keys belong in the environment or a profile, where nobody sees them.",
+        help=f"Storage option for {argument} in a bucket, such as endpoint_url=https://…, "
+        "region=… or anon=true; may be repeated. Keep keys in the environment or a profile: other "
+        "users can see a command line.",
     )
 
 
 def _value(name: str, text: str) -> Any:
-    """Read truth values and numbers as what they are, and leave other text alone."""
+    """Return truth values and numbers as such, and other text unchanged."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     kind = int if name == "max_retries" else float if name.endswith("timeout") else str
@@ -55,13 +73,13 @@ def _value(name: str, text: str) -> Any:
 
 
 def new_file(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a file to be written where none can be, before anything is read for it."""
+    """Check that an output file can be written, before anything is read for it."""
     if path is None:
         return None
     flag, path = max(option.opts, key=len), as_path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            escaped(f"{flag}: there is no folder {path.parent}; create it first")
+            escaped(f"{flag}: the folder {path.parent} does not exist; create it first")
         )
     if path.is_dir():
         raise IsADirectoryError(escaped(f"{flag}: {path} is a folder; it must be a file"))
@@ -69,20 +87,21 @@ def new_file(_: click.Context, option: click.Parameter, path: Path | None) -> Pa
 
 
 def selecting(command: Command) -> Command:
-    """Give a command the options that narrow a split down."""
+    """Add the arguments and options that narrow a split down to a command."""
     for option in reversed(
         (
             click.argument("store", type=str),
             click.argument("split", default=""),
             storage_option("--storage-option", "STORE"),
             click.option(
-                "--selection", help="A saved selection's file, or a name that STORE keeps."
+                "--selection",
+                help="File of a saved selection, or the name of a selection stored in STORE.",
             ),
             click.option(
                 "--label",
                 "labels",
                 multiple=True,
-                help="Samples of a class: its id, its number, or words for it. May be repeated.",
+                help="Samples of a class, given by its id, number or words; may be repeated.",
             ),
             click.option(
                 "--is-a",
@@ -95,19 +114,25 @@ def selecting(command: Command) -> Command:
                 "--file-name",
                 "file_names",
                 multiple=True,
-                help="Samples of a name, or of a pattern with *, ? and [abc]. May be repeated.",
+                help="Samples with this file name or pattern (*, ?, [abc]); may be repeated.",
             ),
-            click.option("--per-label", type=int, metavar="K", help="K samples of every class."),
-            click.option("--sample", type=int, metavar="N", help="N samples at random."),
             click.option(
-                "--seed", type=int, default=0, show_default=True, help="Of what is drawn."
+                "--per-label", type=int, metavar="K", help="K random samples of every class."
+            ),
+            click.option("--sample", type=int, metavar="N", help="N random samples."),
+            click.option(
+                "--seed",
+                type=int,
+                default=0,
+                show_default=True,
+                help="Seed of --per-label and --sample.",
             ),
             click.option(
                 "--save-selection",
                 type=PATH,
                 callback=new_file,
                 metavar="FILE",
-                help="Save what was selected (.json).",
+                help="Save the selection to a .json file.",
             ),
         )
     ):

@@ -1,9 +1,9 @@
-"""Archives of the shape of ILSVRC 2012, with drawn pictures: for the demo, and for trying things.
+"""Archives like those of ILSVRC 2012, with drawn images, for ``arraystore demo`` and for tests.
 
-ImageNet's own pictures may not be passed on, so these are polygons: the class
-sets the number of corners and the colour, the image its place and turn. Among them
-are the oddities of the real archives: a CMYK JPEG, a gray one, and a PNG whose
-name says JPEG.
+ImageNet's own images may not be redistributed. These are polygons: the class determines the number
+of corners and the colour, the image its position and rotation. They include the oddities of the
+real archives: a CMYK JPEG, a gray JPEG, and a PNG with the suffix .JPEG. The module is part of the
+package because an installed ``arraystore demo`` has no other source of images.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _SIZES: Final = ((375, 500), (333, 500), (500, 375), (180, 240), (240, 180))
 
 @dataclass(frozen=True, slots=True)
 class DrawnArchives:
-    """What was drawn.
+    """Archives that were drawn.
 
     Attributes
     ----------
     folder : Path
-        Holds both archives, and the list of the training images.
+        Contains both archives, and the list of the training images.
     train, validation : dict of str to bytes
         Encoded images by file name, in the order of the archive.
     cmyk, gray, png : str
-        File names of the odd ones, all in train.
+        File names of the unusual images, all in train.
     """
 
     folder: Path
@@ -51,20 +51,20 @@ class DrawnArchives:
 
 
 def draw(label: int, number: int) -> Image.Image:
-    """Draw one picture: a polygon whose look tells the class, whose place the image.
+    """Draw one image: a polygon whose shape and colour depend on the class.
 
     Parameters
     ----------
     label : int
         Class, in ``range(1000)``.
     number : int
-        Which picture of the class.
+        Number of the image in its class.
     """
     from PIL import Image, ImageColor, ImageDraw
 
     rng = np.random.default_rng((label, number))
     height, width = _SIZES[int(rng.integers(len(_SIZES)))]
-    hue = label * 137 % 360  # steps of the golden angle keep neighbouring classes apart
+    hue = label * 137 % 360  # steps of the golden angle give similar classes different colours
     coarse = rng.integers(150, 250, (_TILES, _TILES, 3), dtype=np.uint8)
     picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
@@ -95,11 +95,11 @@ def write_archives(
     Parameters
     ----------
     folder : Path
-        Created if it is not there.
+        Created if it does not exist.
     n_classes : int, default 20
         Classes in the training archive, spread over all 1000; 3 or more.
     per_class : int, default 8
-        Training images of each.
+        Training images of each class.
     n_validation : int, default 60
         Validation images: the first ones, with their real names and labels.
 

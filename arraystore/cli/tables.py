@@ -1,4 +1,4 @@
-"""What the command prints, as tables. All of it goes through `_say` and `_row`, which escape it."""
+"""Tables and lines that the command prints; `_print_line` and `_row` escape all text."""
 
 from __future__ import annotations
 
@@ -29,45 +29,45 @@ if TYPE_CHECKING:
 
 _DIGEST_DIGITS: Final = 12
 _WIDTH_OF_A_FILE: Final = 10_000
-"""Columns there are where the output is no terminal: enough to cut nothing."""
-_NAMES_TOLD: Final = 25
-_MOST_LINES: Final = 20
-"""Notes that are printed, and problems of one stored object, or of the source."""
+"""Columns where the output is not a terminal: enough for any line."""
+_MAX_NAMES: Final = 25
+_MAX_LINES: Final = 20
+"""Most notes, and most problems of one stored object or of the source, that are printed."""
 
 
 def print_report(report: ConvertReport, *, resumed: bool = False) -> None:
-    """Print what a conversion did; of one that may have gone on with another no speed is known."""
+    """Print the report of a conversion, without a speed if it may have been resumed."""
     console = _console()
     _print_splits(console, f"{report.dataset} → {report.path}", report, with_speed=not resumed)
     for name, split in report.splits.items():
         if split.reencoded:
-            _say(
+            _print_line(
                 console,
-                f"{name}: {first_few(split.reencoded, _NAMES_TOLD)} encoded anew as RGB JPEG",
+                f"{name}: {first_few(split.reencoded, _MAX_NAMES)} re-encoded as RGB JPEG",
             )
         if split.skipped:
             n = len(split.skipped)
-            _say(console, f"{name}: {n:,} image{'s' if n > 1 else ''} left out:")
+            _print_line(console, f"{name}: {n:,} image{'s' if n > 1 else ''} skipped:")
             for file_name, reason in split.skipped[:10]:
-                _say(console, f"  {file_name}: {reason}")
+                _print_line(console, f"  {file_name}: {reason}")
     if report.was_complete:
-        _say(console, "The store was complete already; nothing was converted.")
+        _print_line(console, "The store was already complete; nothing was converted.")
     _print_notes(console, report.notes)
     if report.partial:
-        _say(console, "The source was incomplete; the store records it as partial.")
+        _print_line(console, "The source was incomplete; the store is marked as partial.")
 
 
 def print_copy(report: CopyReport) -> None:
-    """Print what was copied."""
+    """Print the report of a copy."""
     console = _console()
     _print_splits(console, f"{report.source} → {report.path}", report)
     if report.left_out:
-        _say(console, f"Not copied: {', '.join(report.left_out)}")
+        _print_line(console, f"Not copied: {', '.join(report.left_out)}")
     _print_notes(console, report.notes)
 
 
 def print_verification(report: VerifyReport) -> None:
-    """Print what was verified, and what is wrong."""
+    """Print the report of a verification."""
     console = _console()
     if report.splits:
         _print_splits(console, f"{report.store}: {report.dataset}", report)
@@ -75,34 +75,34 @@ def print_verification(report: VerifyReport) -> None:
     for group in shown:
         console.print(str(group), soft_wrap=True)
     n = report.num_problems
-    told = sum(group.count for group in shown)
-    if n > told:
-        console.print(f"… and {n - told:,} more")
+    n_shown = sum(group.count for group in shown)
+    if n > n_shown:
+        console.print(f"… and {n - n_shown:,} more")
     done = ["read", *(["decoded"] if report.decoded else [])]
     done += [f"compared with {report.source}"] if report.source else []
-    found = f"{n:,} problem{'s' if n > 1 else ''}" if n else "nothing is wrong"
+    found = f"{n:,} problem{'s' if n > 1 else ''}" if n else "no problems"
     found += " (--json lists each)" if n > len(shown) else ""
     if report.splits:
-        _say(console, f"Every image that could be was {_listed(done)}: {found}.")
+        _print_line(console, f"Images {_listed(done)}: {found}.")
 
 
 def _first_of_each_place(groups: Sequence[ProblemGroup]) -> list[ProblemGroup]:
-    """Return the first groups of each stored object, and of what is of none."""
+    """Return the first groups of each stored object, and of problems without an object."""
     found: Counter[tuple[str, str]] = Counter()
     shown = []
     for group in groups:
         place = group.first.split, group.first.key
         found[place] += 1
-        if found[place] <= _MOST_LINES:
+        if found[place] <= _MAX_LINES:
             shown.append(group)
     return shown
 
 
 def _print_notes(console: Console, notes: Sequence[str]) -> None:
-    for note in notes[:_MOST_LINES]:
-        _say(console, note)
-    if len(notes) > _MOST_LINES:
-        _say(console, f"… and {len(notes) - _MOST_LINES:,} more notes (--json lists each)")
+    for note in notes[:_MAX_LINES]:
+        _print_line(console, note)
+    if len(notes) > _MAX_LINES:
+        _print_line(console, f"… and {len(notes) - _MAX_LINES:,} more notes (--json lists each)")
 
 
 def _listed(words: list[str]) -> str:
@@ -116,19 +116,19 @@ def _print_splits(
     *,
     with_speed: bool = True,
 ) -> None:
-    """Print what was done in which time, and a row for each split."""
+    """Print a title with time and speed, and a row for each split."""
     table = _table("split", ">images", ">bytes", "digest")
     for name, split in report.splits.items():
         counts = f"{split.num_samples:,}", f"{split.num_bytes:,}"
         _row(table, name, *counts, split.content_digest[:_DIGEST_DIGITS])
     n_bytes = sum(split.num_bytes for split in report.splits.values())
     speed = f", {n_bytes / 1e6 / report.seconds:,.0f} MB/s" if with_speed else ""
-    _say(console, f"{title}  ({report.seconds:.1f} s{speed})")
+    _print_line(console, f"{title}  ({report.seconds:.1f} s{speed})")
     console.print(table)
 
 
 def print_info(address: str, info: StoreInfo) -> None:
-    """Print what a store says of its data set."""
+    """Print the metadata of a store."""
     console = _console()
     facts = _table("", "", header=False)
     for name, value in {
@@ -138,14 +138,14 @@ def print_info(address: str, info: StoreInfo) -> None:
         "classes": f"{len(info.label_names):,}"
         + (", with a hierarchy (ls --is-a)" if info.label_hierarchy else ""),
         "sources": "\n".join(f"{escaped(name)} ({size:,} bytes)" for name, size in info.sources),
-        "encoded anew": first_few(info.reencoded, _NAMES_TOLD) if info.reencoded else "",
-        "left out": first_few([row.get("file_name", "") for row in info.skipped])
+        "re-encoded": first_few(info.reencoded, _MAX_NAMES) if info.reencoded else "",
+        "skipped": first_few([row.get("file_name", "") for row in info.skipped])
         if info.skipped
         else "",
         "selections": ", ".join(
             f"{name} (of {', '.join(splits)})" for name, splits in info.selections.items()
         ),
-        "complete": "no, samples were missing in the sources" if info.partial else "yes",
+        "complete": "no; samples were missing in the sources" if info.partial else "yes",
         "format": f"{info.format_version}, written by {info.writer}",
     }.items():
         if value:
@@ -156,11 +156,11 @@ def print_info(address: str, info: StoreInfo) -> None:
         counts = f"{split.num_samples:,}", f"{split.num_bytes:,}", f"{mean:,}"
         digest = split.content_digest[:_DIGEST_DIGITS]
         _row(splits, name, *counts, split.order, str(split.seed), digest)
-    _say(console, address)
+    _print_line(console, address)
     console.print(facts)
     console.print(splits)
     if info.citation:
-        _say(console, "Cite as:\n" + info.citation.rstrip(), keep="\n\t")
+        _print_line(console, "Cite as:\n" + info.citation.rstrip(), keep="\n\t")
 
 
 def print_inventory(inventory: Inventory) -> None:
@@ -171,25 +171,22 @@ def print_inventory(inventory: Inventory) -> None:
         form = found.form or "not found"
         missing = found.missing or "nothing, by names and sizes"
         _row(table, found.split, "yes" if found.is_read else "", form, found.path, missing)
-    _say(console, f"{inventory.folder}: ImageNet (ILSVRC 2012)")
+    _print_line(console, f"{inventory.folder}: ImageNet (ILSVRC 2012)")
     console.print(table)
     for name, place in inventory.lists.items():
-        _say(console, f"list of {name}: {place}")
-    _say(console, "The test split is needed for version 5.1.0 alone.")
-    _say(
+        _print_line(console, f"list of {name}: {place}")
+    _print_line(console, "The test split is needed for version 5.1.0 alone.")
+    _print_line(
         console,
         f"Convert it with: arraystore convert imagenet2012 TARGET --manual-dir {inventory.folder}",
     )
 
 
 def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:
-    """Yield what there is to say of the first samples of a split.
-
-    The position of each is that in its stored split.
-    """
+    """Yield the first samples of a split as mappings; positions count in the stored split."""
     first = slice(limit)
     places: dict[int, tuple[str, int]] = {}
-    for stored, positions, which in split.sample_set.locate(np.arange(limit, dtype=np.int64)):
+    for stored, positions, which in split._sample_set.locate(np.arange(limit, dtype=np.int64)):
         places |= zip(which, ((stored.name, at) for at in positions.tolist()), strict=True)
     for i, label, name, height, width, nbytes in zip(
         range(limit),
@@ -233,14 +230,14 @@ def print_rows(split: Split, limit: int) -> None:
         )
     console.print(table)
     if limit < len(split):
-        _say(console, f"{limit:,} of {len(split):,} samples of {split.name}")
+        _print_line(console, f"{limit:,} of {len(split):,} samples of {split.name}")
 
 
 def print_plan(split: Split, plan: ReadPlan) -> None:
-    """Print what reading all encoded images of a split takes."""
+    """Print how much reading all encoded images of a split requests."""
     console, table = _console(), _table(">samples", ">objects", ">requests", ">bytes", ">wanted")
     _row(table, *(f"{number:,}" for number in (len(split), *plan)))
-    _say(console, f"Reading the encoded images of {split.name} takes")
+    _print_line(console, f"Reading the encoded images of {split.name} takes")
     console.print(table)
 
 
@@ -248,29 +245,29 @@ def _console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
-    # File names may hold what rich would take for markup, or for the name of an emoji.
+    # File names may contain text that rich would read as markup or as the name of an emoji.
     return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
-def _say(console: Console, text: str, *, keep: str = "") -> None:
-    """Print a line, or several if `keep` has the line feed."""
+def _print_line(console: Console, text: str, *, keep: str = "") -> None:
+    """Print a line, or several if `keep` contains the line feed."""
     console.print(escaped(text, keep=keep), soft_wrap=bool(keep))
 
 
 def _row(table: Table, *cells: str, keep: str = "") -> None:
-    """Add a row; its cells may have several lines if `keep` has the line feed."""
+    """Add a row; its cells may have several lines if `keep` contains the line feed."""
     table.add_row(*(escaped(cell, keep=keep) for cell in cells))
 
 
 def _table(*columns: str, header: bool = True) -> Table:
-    """Make a table; a column whose title begins with ``>`` is set to the right."""
+    """Return a table; a column whose title begins with ``>`` is right-aligned."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=False)
     for title in columns:
         right = title.startswith(">")
-        # Where a line is too long texts go on in the next one; numbers are never cut.
+        # Text that is too long wraps; numbers are never shortened.
         table.add_column(
             title.lstrip(">"),
             justify="right" if right else "left",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path, PurePath
 
     from arraystore.containers.protocol import ContainerReader, ContainerWriter
+    from arraystore.storage.location import Location
     from arraystore.storage.objects.connection import Connection
     from arraystore.storage.objects.reader import ObjectReader
     from arraystore.storage.range_reader import RangeReader
@@ -44,15 +45,8 @@ _WRITERS: Final[dict[str, type[ContainerWriter]]] = {
 }
 
 
-def writer_for(target: PurePath, location: str = "") -> type[ContainerWriter]:
+def writer_for(target: PurePath | Location) -> type[ContainerWriter]:
     """Return the writer of the container that the suffix of a name selects.
-
-    Parameters
-    ----------
-    target : PurePath
-        Path or key of the store.
-    location : str, optional
-        What an error message calls the store; `target` by default.
 
     Raises
     ------
@@ -64,7 +58,7 @@ def writer_for(target: PurePath, location: str = "") -> type[ContainerWriter]:
     except KeyError:
         raise ValueError(
             escaped(
-                f"{location or target}: the suffix chooses the container and must be one of "
+                f"{target}: the suffix chooses the container and must be one of "
                 f"{', '.join(_WRITERS)}, got {target.suffix!r}"
             )
         ) from None
@@ -183,7 +177,7 @@ def open_remote(
     """
     from arraystore.storage.objects.reader import ObjectReader
 
-    location = connection.where + key
+    location = str(connection.location.at(key))
 
     def reader_below(prefix: str) -> ObjectReader:
         return ObjectReader(connection, prefix, max_gap=max_gap, max_in_flight=max_in_flight)

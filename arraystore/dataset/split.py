@@ -146,7 +146,7 @@ class Split:
         return SampleReader(self._samples, repr(self))
 
     @property
-    def sample_set(self) -> SampleSet:
+    def _sample_set(self) -> SampleSet:
         """The samples of the split. Internal."""
         return self._samples
 

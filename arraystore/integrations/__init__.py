@@ -1,1 +1,1 @@
-"""What other libraries and programs need: xarray, and images as files."""
+"""Stores for other libraries and programs: xarray datasets, and images as files."""

@@ -1,4 +1,4 @@
-"""Images as files again: one folder a class, each image with the bytes it has in the store."""
+"""Export images as files: a folder for each class, each image byte for byte as stored."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from arraystore.writing.progress import Meter
 
 UNLABELLED_FOLDER: Final = "unlabelled"
-"""Folder of the images that have no label."""
+"""Folder of the images without a label."""
 
 _GROUP: Final = 64
 _MAX_PART_NBYTES: Final = 255
 _MAX_PATH_NBYTES: Final = 3000
-"""What file systems have room for in a part of a path, and in all of it below a folder."""
+"""Limits for a part of a path, and for a path below the folder, that all file systems allow."""
 
 
 def export(split: Split, folder: Path, *, meter: Meter) -> int:
     """Write the encoded images of a split as ``class/name`` below a new folder.
 
-    Where samples of several stored splits are joined, as ``split/class/name``. A
-    sample that the split has twice is written once.
+    If samples of several stored splits are joined, the paths are ``split/class/name``. A sample
+    that occurs twice is written once.
 
     Parameters
     ----------
     split : Split
     folder : Path
-        Must not be there, or be empty.
+        A new or empty folder.
     meter : Meter
-        Told of every image.
+        Receives the progress.
 
     Returns
     -------
@@ -46,15 +46,15 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     Raises
     ------
     FileExistsError
-        If there is something in `folder`.
+        If `folder` is not empty.
     ChecksumError
-        If the bytes of an image are not those that were written.
+        If an image is damaged.
     FormatError
-        If a name would lead out of the folder or is too long for a file, or two images
-        would have one name, or one that of a folder of another. Nothing is written then.
+        If a name leads out of the folder or is too long, or if two images have the same path, or
+        one has the path of a folder of another. Nothing is written in that case.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(escaped(f"{folder}: is not an empty folder; name another one"))
+        raise FileExistsError(escaped(f"{folder}: is not an empty folder; choose another one"))
     places = _places(split)
     paths, positions = list(places), np.array(list(places.values()), dtype=np.int64)
     meter.start("exporting images", len(paths), int(split.image_nbytes[positions].sum()))
@@ -73,7 +73,8 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     except BaseException as error:
         error.add_note(
             escaped(
-                f"{folder} keeps {n_written:,} of {len(paths):,} files; delete it, or name another"
+                f"{folder} contains {n_written:,} of {len(paths):,} files; delete it, or choose "
+                "another folder"
             )
         )
         raise
@@ -81,9 +82,9 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
 
 
 def _places(split: Split) -> dict[str, int]:
-    """Return the path of each image below the folder, and its position in the split."""
+    """Return the path of each image below the folder, with its position in the split."""
     names, labels = split.file_name.tolist(), split.label.tolist()
-    located = list(split.sample_set.locate(np.arange(len(split), dtype=np.int64)))
+    located = list(split._sample_set.locate(np.arange(len(split), dtype=np.int64)))
     several = len({stored.location for stored, _, _ in located}) > 1
     places: dict[str, int] = {}
     origins: dict[str, tuple[str, int]] = {}
@@ -94,21 +95,19 @@ def _places(split: Split) -> dict[str, int]:
             if several:
                 path = f"{stored.name}/{path}"
             if not _is_below(path):
-                shown = brief(path)
-                raise FormatError(
-                    f"{stored.location}: {shown} is no name for a file below a folder"
-                )
+                problem = "is not a valid path of a file below a folder"
+                raise FormatError(f"{stored.location}: {brief(path)} {problem}")
             if origins.setdefault(path, (stored.location, position)) != (stored.location, position):
-                raise FormatError(f"{stored.location}: two images would be the file {path!r}")
+                raise FormatError(f"{stored.location}: two images have the path {path!r}")
             places.setdefault(path, i)
     folders = {path[:at] for path in places for at, c in enumerate(path) if c == "/"}
     for path in sorted(folders & places.keys()):
-        raise FormatError(f"{split.name}: {path!r} would be both a file and a folder")
+        raise FormatError(f"{split.name}: {path!r} is the path of both a file and a folder")
     return places
 
 
 def _is_below(path: str) -> bool:
-    """Whether a path is one of a file below a folder, and not too long for a file system."""
+    """Whether a path stays below its folder and is short enough for file systems."""
     parts = path.split("/")
     return len(path.encode()) <= _MAX_PATH_NBYTES and not any(
         part in {"", ".", ".."} or "\0" in part or len(part.encode()) > _MAX_PART_NBYTES

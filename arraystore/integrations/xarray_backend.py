@@ -1,15 +1,12 @@
 """A store as xarray datasets: ``xarray.open_dataset("1pct.zarr", engine="arraystore")``.
 
-xarray's own engines open a store as well, and show its arrays as they are on disk.
-This one shows samples: the encoded images are one variable more, and nothing is read
-but what is indexed.
+xarray's own engines also open a store, and show its arrays as they are on disk. This engine shows
+samples, with the encoded images as a variable, and reads only the samples that are indexed.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
@@ -17,14 +14,14 @@ from typing_extensions import override
 from xarray import Dataset, DataTree, Variable
 from xarray.backends import BackendArray, BackendEntrypoint
 
-# Not in xarray's list of public names, but where its guide to writing a backend says to look.
+# Not among the public names of xarray, but documented in its guide to writing a backend.
 from xarray.core import indexing
 
-from arraystore._arguments import as_path
 from arraystore.containers import open_local
 from arraystore.errors import ArrayStoreError, escaped
 from arraystore.reader import Store, open_store
 from arraystore.schema import COLUMNS, FORMAT_NAME, ROOT_COLUMNS, STRING
+from arraystore.storage.location import Location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,8 +32,8 @@ if TYPE_CHECKING:
 
 _SUFFIXES: Final = (".zarr", ".h5", ".hdf5")
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {
-    # Text is `str` in an array of objects, as xarray knows it: it cannot say yet what a
-    # missing value is among NumPy's own strings, so that `Dataset.where` would fail.
+    # Text is an array of Python `str`. xarray has no missing value for NumPy's own string dtype, so
+    # `Dataset.where` would fail.
     name: np.dtype(object if COLUMNS[name].data_type == STRING else COLUMNS[name].data_type)
     for name in ("label", "file_name", "image_height", "image_width", "image_nbytes")
 } | {"image_bytes": np.dtype(object)}
@@ -44,16 +41,16 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
 
 
 class ArraystoreBackend(BackendEntrypoint):
-    r"""What xarray calls when it is told ``engine="arraystore"``.
+    r"""The xarray engine ``arraystore``.
 
     A split is a dataset along the dimension ``sample``: ``label``, ``file_name``,
     ``image_height``, ``image_width``, ``image_nbytes`` and ``image_bytes``, whose
-    elements are Python `bytes`, the encoded images. All are lazy: a column is read
-    when it is first used, of the images only the bytes of those indexed. Loading a
-    dataset as a whole therefore reads every image.
+    elements are the encoded images as Python `bytes`. All variables are lazy: a column is
+    read when it is first used, and of the images only those that are indexed. Loading a
+    whole dataset therefore reads every image.
 
     The root is a dataset along ``class``: ``label_name`` and ``label_words``. Its
-    attributes, and those of a split, have the names that they have on disk.
+    attributes, and those of a split, have the same names as on disk.
 
     Datasets can be pickled, and read from many threads.
 
@@ -78,19 +75,17 @@ class ArraystoreBackend(BackendEntrypoint):
     def guess_can_open(self, filename_or_obj: object) -> bool:
         """Whether this is a store on the local disk, by its suffix and its root attribute.
 
-        A store of a version that this release cannot read is one as well: opening it
-        tells so. xarray asks the netCDF engines first, which take every HDF5 file.
+        That includes a store of a version that this release cannot read; opening it raises an
+        error. xarray tries the netCDF engines first, which accept every HDF5 file.
         """
-        if not isinstance(filename_or_obj, str | os.PathLike):
-            return False
-        path = Path(os.fsdecode(filename_or_obj))
-        if path.suffix.lower() not in _SUFFIXES:
-            return False
         try:
-            _, container = open_local(as_path(path))
+            location = Location.parse(filename_or_obj)
+            if not location.is_local or location.suffix.lower() not in _SUFFIXES:
+                return False
+            _, container = open_local(location.path)
             return container.attributes().get("format") == FORMAT_NAME
         except (ArrayStoreError, OSError, RuntimeError, TypeError, ValueError):
-            # Somebody else's file, of which nothing is known.
+            # A file of another program, about which nothing is known.
             return False
 
     @override
@@ -107,14 +102,14 @@ class ArraystoreBackend(BackendEntrypoint):
         Parameters
         ----------
         filename_or_obj : path-like or str
-            Path or address of a store, see `arraystore.open`.
+            Path or address of a store; see `arraystore.open`.
         drop_variables : str or iterable of str, optional
             Variables to leave out.
         group : str, optional
-            A split, or what selects of splits as in `Store`: ``train``,
-            ``train[:10%]``, ``train+validation``. The root if None or ``"/"``.
+            A split string as for `Store`: ``train``, ``train[:10%]``,
+            ``train+validation``. The root if None or ``"/"``.
         storage_options : mapping, optional
-            How to reach a bucket or a web server, see `arraystore.open`.
+            How to reach a bucket or a web server; see `arraystore.open`.
 
         Returns
         -------
@@ -123,11 +118,15 @@ class ArraystoreBackend(BackendEntrypoint):
         Raises
         ------
         KeyError
-            If there is no split of that name.
+            If a split does not exist.
         ValueError
-            If `group` is malformed, or a bound is outside the split.
+            If `group` is malformed, or exceeds the split.
         """
-        return _dataset(_open(filename_or_obj, storage_options), group, _names(drop_variables))
+        return _dataset(
+            open_store(filename_or_obj, storage_options=storage_options),
+            group,
+            _names(drop_variables),
+        )
 
     @override
     def open_groups_as_dict(
@@ -138,7 +137,7 @@ class ArraystoreBackend(BackendEntrypoint):
         storage_options: Mapping[str, Any] | None = None,
     ) -> dict[str, Dataset]:
         """Open the root, which is ``"/"``, and every split, such as ``"/train"``."""
-        store = _open(filename_or_obj, storage_options)
+        store = open_store(filename_or_obj, storage_options=storage_options)
         names = _names(drop_variables)
         return {
             path: _dataset(store, path, names) for path in ("/", *(f"/{name}" for name in store))
@@ -160,16 +159,16 @@ class ArraystoreBackend(BackendEntrypoint):
 
 
 class LazySamples(BackendArray):
-    """One value a sample, read when it is indexed.
+    """One value for each sample, read when it is indexed.
 
     Parameters
     ----------
     split : Split
-        The samples; it pickles as the address of its store.
+        The samples. It pickles as the location of its store.
     name : str
         A column, or ``image_bytes``.
     dtype : numpy.dtype
-        What xarray is told that the values are.
+        The data type that xarray announces for the values.
     """
 
     def __init__(self, split: Split, name: str, dtype: np.dtype[Any]) -> None:
@@ -186,15 +185,9 @@ class LazySamples(BackendArray):
     def _read(self, key: tuple[int | slice | NDArray[np.int64]]) -> NDArray[Any]:
         (selection,) = key
         found = getattr(self._split, self._name)[selection]
-        # A copy, since xarray hands it out to be written to and columns are shared; of the
-        # dtype that was promised, since NumPy alone would cut the trailing zeros of `bytes`.
+        # A copy, because users may write to it and columns are shared; with the announced dtype,
+        # because NumPy's own would cut the trailing zeros of `bytes`.
         return np.array(found, dtype=self.dtype)
-
-
-def _open(filename_or_obj: object, storage_options: Mapping[str, Any] | None) -> Store:
-    if not isinstance(filename_or_obj, str | os.PathLike):
-        raise TypeError(f"engine 'arraystore' opens a path, got {filename_or_obj!r}")
-    return open_store(os.fsdecode(filename_or_obj), storage_options=storage_options)
 
 
 def _dataset(store: Store, group: str | None, drop_variables: Iterable[str]) -> Dataset:
@@ -222,7 +215,7 @@ def _root(store: Store) -> Dataset:
         "homepage": info.homepage,
         "citation": info.citation,
         "splits": list(info.splits),
-        "partial": int(info.partial),  # as in HDF5, since netCDF has no attributes of type bool
+        "partial": int(info.partial),  # as in HDF5, because netCDF has no attributes of type bool
         "format": FORMAT_NAME,
         "format_version": info.format_version,
         "writer": info.writer,
@@ -238,7 +231,7 @@ def _split(store: Store, name: str) -> Dataset:
     }
     if name in store:
         return Dataset(variables, attrs=asdict(store.stored(name).info))
-    # What is said of a split as a whole, such as its digest, is not true of a part.
+    # The attributes of a split, such as its digest, do not hold for a part of it.
     return Dataset(variables, attrs={"split": name, "num_samples": len(split)})
 
 

@@ -19,9 +19,8 @@ import numpy as np
 from arraystore.errors import FormatError
 from arraystore.indexing.byte_range import ZEROS, ByteRange
 from arraystore.indexing.positions import distinct
-from arraystore.storage.open_files import MAPS_TAKE_DESCRIPTORS, read_at
+from arraystore.storage.open_files import MAPS_TAKE_DESCRIPTORS
 from arraystore.storage.range_reader import (
-    LocalReader,
     arriving_elements,
     check_length,
     check_zeros,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from arraystore._typing import Ints
     from arraystore.indexing.byte_range import ChunkManifest
     from arraystore.reading.store_handle import StoreHandle
-    from arraystore.storage.open_files import OpenFile
+    from arraystore.storage.range_reader import RangeReader
 
 Data = TypeVar("Data", bytes, memoryview)
 Data_co = TypeVar("Data_co", bytes, memoryview, covariant=True)
@@ -109,7 +108,7 @@ class ImageReader:
                 f"{handle.address}/{path}: must have {nbytes} bytes, got {self.manifest.nbytes}"
             )
         self._local: _LocalImages | None = None
-        if isinstance(self._reader, LocalReader):
+        if not self._reader.is_remote:
             self._local = _LocalImages(self._reader, self.manifest)
 
     def plan(self, start: Ints, nbytes: Ints) -> tuple[set[str], int, int]:
@@ -203,8 +202,8 @@ class _LocalImages:
     each image's file in the manifest's keys, and the bytes of the file.
     """
 
-    def __init__(self, reader: LocalReader, manifest: ChunkManifest) -> None:
-        self.is_mapped = reader.mmap
+    def __init__(self, reader: RangeReader, manifest: ChunkManifest) -> None:
+        self.is_mapped = reader.has_maps
         self._reader = reader
         self._manifest = manifest
         self._chunk_nbytes = manifest.chunk_nbytes
@@ -224,7 +223,7 @@ class _LocalImages:
             if found is None:
                 return (lambda: None), 0, 0
             key, at = found
-            map_of = weakref.ref(self._reader.file(key).map)
+            map_of = weakref.ref(self._reader.map(key))
             looked_at[chunk] = known = map_of, at - chunk * chunk_nbytes, at + chunk_nbytes
             return known
 
@@ -254,7 +253,7 @@ class _LocalImages:
             if found is None:
                 return other(start, nbytes)
             key, first = found
-            data = read_at(self._reader.file(key), first + at, nbytes)
+            data = self._reader.read_range(key, first + at, first + at + nbytes)
             return data if len(data) == nbytes else other(start, nbytes)
 
         return copy if self.is_mapped else read
@@ -262,7 +261,7 @@ class _LocalImages:
     def copies(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
         """Copy images if they are in the page cache; read them otherwise."""
         if self.is_mapped and self._is_cached(objects, start, stop):
-            return self._take(objects, start, stop, lambda file: file.map)
+            return self._take(objects, start, stop, lambda data: data)
         return self._read(objects, start, stop)
 
     def _read(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
@@ -273,7 +272,7 @@ class _LocalImages:
             order.tolist(), ranges, self._reader.read_each(ranges), strict=True
         ):
             check_length(wanted, len(got))
-            found[i] = got
+            found[i] = bytes(got)
         return [found[i] for i in range(len(order))]
 
     def views(self, objects: Ints, start: Ints, stop: Ints) -> list[memoryview]:
@@ -285,7 +284,7 @@ class _LocalImages:
             return [memoryview(data) for data in self._read(objects, start, stop)]
         if not self._is_cached(objects, start, stop):
             self._reader.read_ahead(self._ranges(objects, start, stop))
-        return self._take(objects, start, stop, lambda file: memoryview(file.map))
+        return self._take(objects, start, stop, memoryview)
 
     def _is_cached(self, objects: Ints, start: Ints, stop: Ints) -> bool:
         few = slice(None, None, max(1, len(start) // _PROBES))
@@ -296,7 +295,7 @@ class _LocalImages:
         objects: Ints,
         start: Ints,
         stop: Ints,
-        memory: Callable[[OpenFile], _Memory[Data]],
+        memory: Callable[[mmap], _Memory[Data]],
     ) -> list[Data]:
         self._reader.check_unchanged()
         # One file after another, so that one map at a time is held: it may take a descriptor.
@@ -306,7 +305,7 @@ class _LocalImages:
         bounds = [0, *(np.flatnonzero(file_of[1:] != file_of[:-1]) + 1).tolist(), len(order)]
         found: list[Data] = []
         for begin, end in pairwise(bounds):
-            data = memory(self._file(int(file_of[begin])))
+            data = memory(self._reader.map(self._manifest.keys[int(file_of[begin])]))
             places = zip(first[begin:end], last[begin:end], strict=True)
             found += [data[a:b] for a, b in places]
         place = np.empty_like(order)
@@ -316,9 +315,6 @@ class _LocalImages:
             for wanted, got in zip(self._ranges(objects, start, stop), taken, strict=True):
                 check_length(wanted, len(got))
         return taken
-
-    def _file(self, number: int) -> OpenFile:
-        return self._reader.file(self._manifest.keys[number])
 
     def _ranges(self, objects: Ints, start: Ints, stop: Ints) -> list[ByteRange]:
         columns = zip(objects.tolist(), start.tolist(), stop.tolist(), strict=True)

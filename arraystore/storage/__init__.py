@@ -1,1 +1,1 @@
-"""Byte ranges of local files and of object stores."""
+"""Locations, and byte ranges of local files and of object stores."""

@@ -1,7 +1,6 @@
-"""Two names that change places in one step, where the system can do that.
+"""Exchange two names in one step, where the system can do that.
 
-Python has no function for it, so that the C library is called by `ctypes`: the only module that
-may import it, for this one call.
+Python has no function for it, so this module calls the C library through `ctypes`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ if TYPE_CHECKING:
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 _UNSUPPORTED: Final = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.EXDEV)
-"""Of systems, file systems and sandboxes that have no such call."""
+"""Errors of systems, file systems and sandboxes without this call."""
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two files or folders change their names, so that neither name is ever absent.
+    """Exchange the names of two files or folders; neither name is ever absent.
 
     Parameters
     ----------
@@ -36,7 +35,7 @@ def exchange(one: Path, other: Path) -> bool:
     Raises
     ------
     OSError
-        If it fails for another reason.
+        If the call fails for another reason.
     """
     rename = _renameat2()
     if rename is None:
@@ -54,7 +53,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 @cache
 def _renameat2() -> Any:
-    """Return the C library's function, or None if it has none (macOS, glibc before 2.28)."""
+    """Return the function of the C library, or None on macOS and before glibc 2.28."""
     import ctypes
 
     try:

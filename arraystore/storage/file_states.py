@@ -1,8 +1,8 @@
-"""Files as they were when reading began: a change of any of them is noticed.
+"""States of files, compared to detect changes while they are read.
 
-A file's state is what the file system records of it. The kernel sets the status change time
+A state is the record that the file system keeps of a file. The kernel sets the status change time
 (ctime) whenever bytes, length, names or permissions of a file change, and no program can set it
-back. So a file whose state is the same afterwards had the same bytes all the time.
+back. So a file with an equal state has had the same bytes all the time.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TICK_NS: Final = 20_000_000
-"""Two changes within one tick of the kernel's clock (1 to 10 ms) get the same time."""
+"""Longer than a tick of the kernel's clock (1 to 10 ms); changes in one tick get the same time."""
 
 _BATCH: Final = 4096
-"""Files that are compared in one go."""
+"""Files that are compared at a time."""
 
-_REMEDY: Final = "start again when nothing writes to it"
+_REMEDY: Final = "start again when no program writes to it"
 
 
 class FileState(NamedTuple):
-    """What the file system records of one file.
+    """Record of the file system about one file.
 
     Attributes
     ----------
     nbytes : int
         Length in bytes.
     seconds, nanoseconds : int
-        Time of the last change of its bytes, since 1970. Programs can set it.
+        Time of the last change of its bytes, since 1970; programs can set it.
     changed_ns : int
         Time of the last change of its bytes or of its status (ctime), modulo 2**64.
     inode : int
@@ -54,14 +54,14 @@ class FileState(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
-        """Return the part of a status that identifies a file's bytes."""
+        """Return the parts of a status that identify the bytes of a file."""
         seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
         changed = _as_int64(status.st_ctime_ns), _as_int64(status.st_ino)
         return cls(status.st_size, seconds, nanoseconds, *changed)
 
     @property
     def date(self) -> str:
-        """Time of the last change of the bytes, in UTC; of any year.
+        """Time of the last change of the bytes, in UTC, for any year.
 
         Examples
         --------
@@ -75,10 +75,10 @@ _ABSENT: Final = FileState(-1, 0, 0, 0, 0)
 
 
 def state_of(file: str | int) -> FileState:
-    """Return the state of a file, by its path or descriptor, such that any later change shows.
+    """Return the state of a file, by its path or descriptor, that differs after any later change.
 
-    A file that was changed less than a tick of the kernel's clock ago is looked at again after
-    that tick: a second change within it would leave no trace.
+    If the file changed less than a tick of the kernel's clock ago, its state is taken again after
+    that tick, because a second change within the tick would get the same time.
     """
     status = os.stat(file)  # noqa: PTH116 - there may be millions
     if 0 <= time.time_ns() - status.st_ctime_ns < _TICK_NS:
@@ -96,7 +96,7 @@ class FileStates:
     paths : tuple of str
         The files.
     values : ndarray of int64, shape (n, 5)
-        A `FileState` of each, in a row.
+        The `FileState` of each, as a row.
     """
 
     paths: tuple[str, ...]
@@ -104,7 +104,7 @@ class FileStates:
 
     @classmethod
     def of(cls, paths: Sequence[str]) -> FileStates:
-        """Look at files that were listed.
+        """Return the states of files that were listed.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class FileStates:
 
     @classmethod
     def known(cls, states: Sequence[tuple[str, FileState]]) -> FileStates:
-        """Return states that were taken before, each with its path."""
+        """Return states that were taken earlier, each with its path."""
         values = np.array([state for _, state in states], np.int64)
         return cls(
             tuple(path for path, _ in states), values.reshape(len(states), len(FileState._fields))
@@ -137,15 +137,15 @@ class FileStates:
         return (FileState(*row) for row in self.values.tolist())
 
     def joined(self, other: FileStates) -> FileStates:
-        """Return these and others, in one."""
+        """Return these states followed by others."""
         return FileStates(self.paths + other.paths, np.concatenate([self.values, other.values]))
 
     def take(self, rows: NDArray[np.int64]) -> FileStates:
-        """Return some of them."""
+        """Return the states of some files."""
         return FileStates(tuple(self.paths[i] for i in rows), self.values[rows])
 
     def check(self) -> None:
-        """Compare all files with what they were.
+        """Check that all files are unchanged.
 
         Raises
         ------
@@ -164,14 +164,14 @@ class FileStates:
                 raise _changed(paths[i], self[first + i], found)
 
     def check_open(self, i: int, fd: int) -> None:
-        """Compare an open file with what it was; `SourceChangedError` if it is another."""
+        """Check that an open file is unchanged; raise `SourceChangedError` if not."""
         check_open(self.paths[i], self[i], fd)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Check all files when the context ends.
 
-        An error of the source inside of it may be due to a change, which is reported instead.
+        If an error of the source in the context is due to a change, the change is raised instead.
 
         Raises
         ------
@@ -190,12 +190,12 @@ NO_FILES: Final = FileStates.known([])
 
 
 def check_open(path: str, then: FileState, fd: int) -> None:
-    """Compare one open file with what it was.
+    """Check that one open file has the state `then`.
 
     Raises
     ------
     SourceChangedError
-        If it is another, or has changed.
+        If it has another state.
     """
     now = FileState.of(os.fstat(fd))
     if now != then:
@@ -210,8 +210,8 @@ def _state_now(path: str) -> FileState:
 
 
 def gone(path: str) -> SourceChangedError:
-    """Return the error for a file that is absent now."""
-    return SourceChangedError(f"{path}: no longer exists; it did when reading began; {_REMEDY}")
+    """Return the error about a file that no longer exists."""
+    return SourceChangedError(f"{path}: no longer exists, but did when reading began; {_REMEDY}")
 
 
 def _changed(path: str, then: FileState, now: FileState) -> SourceChangedError:

@@ -1,4 +1,4 @@
-"""Folder trees of any depth: listed down to a limit, or removed."""
+"""List folder trees down to a limit, and remove them at any depth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def files_below(folder: str, max_depth: int) -> list[str]:
-    """Return the paths of all files in a folder, sorted, down to a number of levels.
+    """Return the sorted paths of all files in a folder, down to `max_depth` levels.
 
     Symbolic links to folders are not followed.
     """
@@ -32,14 +32,14 @@ def files_below(folder: str, max_depth: int) -> list[str]:
 def remove_tree(folder: Path) -> None:
     """Remove a folder and everything in it; symbolic links are removed, not followed.
 
-    `shutil.rmtree` calls itself once a level before Python 3.13, and paths longer than PATH_MAX
-    cannot be named. Here folders two levels down are moved up before they are emptied, so neither
+    `shutil.rmtree` calls itself for each level before Python 3.13, and paths longer than PATH_MAX
+    cannot be opened. Here, folders two levels down are moved up before they are emptied, so neither
     the stack, nor a path, nor the number of descriptors grows with the depth.
 
     Raises
     ------
     OSError
-        If something cannot be removed; what is left may be in other places below `folder`.
+        If something cannot be removed; remaining entries may have moved below `folder`.
     """
     root = os.open(folder, _FLAGS)
     try:
@@ -69,6 +69,6 @@ def _raise_folders(name: str, root: int) -> None:
 
 
 def _entries(fd: int) -> list[tuple[str, bool]]:
-    """Return the names in a folder, and whether each is one of a folder."""
+    """Return the names in a folder, and whether each is a folder."""
     with os.scandir(fd) as entries:
         return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]

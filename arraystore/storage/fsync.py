@@ -1,4 +1,4 @@
-"""Waiting until what was written is on the disk."""
+"""Wait until written data is on the disk."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SYNCERS: Final = 8
 
 
 def sync_tree(store: Path) -> None:
-    """Wait until a file, or all in a folder, is on the disk."""
+    """Wait until a file, or a folder with all its entries, is on the disk."""
     with ThreadPoolExecutor(_SYNCERS) as pool:
-        # At the same time, so that the file system can settle many in one transaction.
+        # In parallel, so that the file system can commit many in one transaction.
         list(pool.map(sync_path, [store, *store.rglob("*")]))
 
 
 def sync_path(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    """Wait until the bytes of a file, or the entries of a folder, are on the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Open files: kept for the next read, a bounded number, and room on the disk for new ones."""
+"""Open files, kept in a bounded number for the next read; and disk space for new files."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ MAPS_TAKE_DESCRIPTORS: Final = sys.version_info < (3, 13)
 """Whether a memory map has a descriptor of its own, besides that of the file."""
 
 _DESCRIPTORS: Final = 2 if MAPS_TAKE_DESCRIPTORS else 1
-"""Most descriptors that an open file takes, its map included."""
+"""Most descriptors that an open file takes, including its map."""
 
 _READ_AHEAD_NBYTES: Final = 2**18
-"""The system does not take longer reads ahead at one time, from some disks."""
+"""For some disks, the system does not accept longer readahead in one call."""
 
 LARGE_NBYTES: Final = 2**26
-"""More than nearly all reads take; larger ones are compared with the file's size first."""
+"""Larger reads, which are rare, are limited to the size of the file first."""
 
 _MAY_PROBE: Final = hasattr(os, "RWF_NOWAIT")
 
 
 class _Descriptor:
-    """What closes a descriptor when its file is gone.
+    """Closes a descriptor when its `OpenFile` is freed.
 
-    The file itself must not: Python calls `__del__` while weak references still return the
-    object, so that another thread would take it up again and read from whatever is opened
-    under the same number.
+    `OpenFile` cannot do it: Python calls `__del__` while weak references still return the object,
+    so another thread could read from another file that was opened under the same number.
     """
 
     __slots__ = ("fd",)
@@ -56,16 +55,16 @@ class _Descriptor:
 
 
 class OpenFile:
-    """An open file that closes itself when nobody reads from it any more.
+    """An open file, which is closed when nothing refers to it.
 
     Attributes
     ----------
     fd : int
-        Its descriptor.
+        Descriptor.
     identity : tuple of int
-        Device, number, size and time of change, since another file may take its name.
+        Device, inode, size and time of change, because another file may get its name.
     nbytes : int
-        Its size when it was opened.
+        Size when it was opened.
     """
 
     __slots__ = ("__weakref__", "_descriptor", "_map", "fd", "identity", "nbytes")
@@ -82,27 +81,27 @@ class OpenFile:
 
     @property
     def map(self) -> mmap.mmap:
-        """The file's bytes as memory, which lasts as long as anybody holds a view of it.
+        """A memory map of the file, which lasts as long as any view of it.
 
-        The process ends at once (SIGBUS) if it touches bytes that are not there any more, or
-        that the disk cannot read.
+        The process ends at once (SIGBUS) if it touches bytes that were truncated, or that the disk
+        cannot read.
         """
         if self._map is None:
             self._map = _mapped(self.fd)
         return self._map
 
     def is_cached(self, offset: int, *, unknown: bool = True) -> bool:
-        """Tell whether reading a byte would not wait for the disk; `unknown` if nobody knows."""
+        """Whether a byte can be read without waiting for the disk; `unknown` if not supported."""
         if not _MAY_PROBE:
             return unknown
         try:
             os.preadv(self.fd, [bytearray(1)], offset, os.RWF_NOWAIT)
-        except OSError as error:  # of file systems that know no such reads, too
+        except OSError as error:  # also of file systems without such reads
             return unknown and error.errno != errno.EAGAIN
         return True
 
     def read_ahead(self, offset: int, nbytes: int) -> None:
-        """Let the disk begin to read bytes that will soon be asked for."""
+        """Start readahead of bytes."""
         if not hasattr(os, "posix_fadvise"):  # macOS
             return
         stop = min(offset + nbytes, self.nbytes)
@@ -114,19 +113,19 @@ class OpenFile:
 def _mapped(fd: int) -> mmap.mmap:
     if sys.version_info >= (3, 13):
         return mmap.mmap(fd, 0, prot=mmap.PROT_READ, trackfd=False)
-    else:  # noqa: RET505 - mypy tells versions apart by such a branch alone
+    else:  # noqa: RET505 - mypy needs the branch to distinguish versions
         return mmap.mmap(fd, 0, prot=mmap.PROT_READ)  # has a descriptor of its own
 
 
 class _OpenFiles:
-    """The files that were used last; a reader that holds one keeps it open."""
+    """The files that were used last; a reader that refers to one keeps it open."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, path: str) -> OpenFile:
-        identity = identity_of(os.stat(path))  # noqa: PTH116 - once a read, so a str is kept a str
+        identity = identity_of(os.stat(path))  # noqa: PTH116 - called for every read
         with self._lock:
             file = self._files.get(path)
             if file is None or file.identity != identity:
@@ -143,7 +142,7 @@ class _OpenFiles:
             self._files.clear()
 
     def renew_lock(self) -> None:
-        """Replace the lock, which another thread may have held while this process was forked."""
+        """Replace the lock, which another thread may have held during the fork."""
         self._lock = threading.Lock()
 
 
@@ -152,22 +151,22 @@ os.register_at_fork(after_in_child=_open_files.renew_lock)
 
 
 def identity_of(status: os.stat_result) -> tuple[int, int, int, int]:
-    """Return what tells a file, as it is now, from any other and from what it was."""
+    """Return a value that differs for any other file, and after a change of this one."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def open_file(path: str) -> OpenFile:
-    """Open a file for reading, or return it as it was opened before."""
+    """Open a file for reading, or return it if it is open."""
     return _open_files.get(path)
 
 
 def close_idle_files() -> None:
-    """Close all files that nobody reads from just now; they are opened again when needed."""
+    """Close all files that are not being read; they are opened again when needed."""
     _open_files.clear()
 
 
 def read_at(file: OpenFile, offset: int, nbytes: int) -> bytes:
-    """Read bytes of an open file: fewer than asked for only if it ends before.
+    """Return bytes of an open file; fewer than `nbytes` only if it ends before.
 
     Examples
     --------
@@ -185,7 +184,7 @@ def read_at(file: OpenFile, offset: int, nbytes: int) -> bytes:
 
 
 def read_into(fd: int, buffer: memoryview, offset: int) -> int:
-    """Fill `buffer` from the file; return the number of bytes there were."""
+    """Fill `buffer` from the file; return the number of bytes that were read."""
     done = 0
     while done < len(buffer):
         nbytes = os.preadv(fd, [buffer[done:]], offset + done)
@@ -196,34 +195,34 @@ def read_into(fd: int, buffer: memoryview, offset: int) -> int:
 
 
 def reserve(path: Path, nbytes: int) -> None:
-    """Make a file `nbytes` long, with room on the disk for all of them.
+    """Make a file `nbytes` long and allocate disk space for it.
 
     Raises
     ------
     StorageError
-        If there is not enough room.
+        If the disk has not enough space.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        with full_disk_is_told(path.parent, nbytes - 512 * os.fstat(fd).st_blocks):
+        with translate_full_disk(path.parent, nbytes - 512 * os.fstat(fd).st_blocks):
             if hasattr(os, "posix_fallocate") and nbytes:
                 os.posix_fallocate(fd, 0, nbytes)
-            else:  # macOS has no such call, and a length of 0 is not allowed
+            else:  # macOS has no such call, and it refuses a length of 0
                 os.ftruncate(fd, nbytes)
     finally:
         os.close(fd)
 
 
 @contextmanager
-def full_disk_is_told(folder: Path, nbytes: int = 0) -> Iterator[None]:
-    """Turn the operating system's "no space left" into a `StorageError` with the numbers.
+def translate_full_disk(folder: Path, nbytes: int = 0) -> Iterator[None]:
+    """Translate "no space left" of the operating system to a `StorageError` with the numbers.
 
     Parameters
     ----------
     folder : Path
-        A folder on the disk in question.
+        A folder on the disk.
     nbytes : int, optional
-        How much was to be written.
+        Number of bytes to be written.
     """
     try:
         yield
@@ -231,8 +230,8 @@ def full_disk_is_told(folder: Path, nbytes: int = 0) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         free = shutil.disk_usage(folder).free
-        wanted = f"{nbytes:,} bytes" if nbytes else "any"
+        needed = f"{nbytes:,} more bytes are needed, " if nbytes else ""
         raise StorageError(
-            f"{folder}: no room for {wanted} more, {free:,} are free "
-            f"({os.strerror(error.errno)}); free some, or choose another disk"
+            f"{folder}: {os.strerror(error.errno)}: {needed}{free:,} bytes are free; free some "
+            "space, or choose another disk"
         ) from error

@@ -1,7 +1,7 @@
-"""Byte ranges of stored objects: the only door through which stored bytes come in.
+"""Byte ranges of stored objects: all stored bytes are read through a `RangeReader`.
 
-`RangeReader` is the protocol, `LocalReader` the local disk (`objects/` has buckets). What holds
-for every reader (lengths are checked, close ranges are merged) stands in functions above it.
+`LocalReader` reads the local disk, `objects/reader.py` buckets and web servers. The functions below
+hold for every reader: they check lengths and merge ranges that are close to each other.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import os
 import weakref
 from functools import partial
+from io import UnsupportedOperation
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -30,36 +31,39 @@ from arraystore.storage.open_files import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from mmap import mmap
 
     from arraystore._typing import Ints
 
 
 _LEAD_NBYTES: Final = 2**26
-"""Bytes that the disk is asked for before they are read."""
+"""Most bytes that are announced to the disk before they are read."""
 
-_DOUBTS: Final = 16
-"""Batches after one that was not in the page cache that are taken not to be there, either."""
+_UNCACHED_BATCHES: Final = 16
+"""Batches that count as uncached after one that was not in the page cache."""
 
 
 class RangeReader(Protocol):
-    """Anything that can return byte ranges of named objects.
+    """Return byte ranges of named objects.
 
-    Each call is one round trip, however much is asked for in it.
+    Each call is one round trip, however many ranges it requests.
 
     Attributes
     ----------
     is_remote : bool
-        Whether a round trip is dear, and what comes back has come over a network.
+        Whether bytes come over a network, where round trips are expensive.
+    has_maps : bool
+        Whether `map` returns memory maps.
     max_gap : int
-        Largest run of unwanted bytes worth reading to save a request.
+        Most unneeded bytes between two ranges that are read to save a request.
     max_request : int or None
-        Longest range that is asked for in one request; longer ones are divided.
+        Longest range of one request; longer ones are divided.
     root : str, or pair of an obstore store and a key
-        The folder, or the place in a bucket, that keys are below: for another library that is to
-        read the same.
+        The folder, or the place in a bucket, that contains all keys; for other libraries.
     """
 
     is_remote: bool = False
+    has_maps: bool = False
     max_gap: int = 0
     max_request: int | None = None
     root: str | tuple[Any, str] = ""
@@ -79,27 +83,31 @@ class RangeReader(Protocol):
         return None
 
     def read_ranges(self, ranges: Sequence[ByteRange]) -> list[memoryview]:
-        """Return the bytes of each range, in the order asked for.
+        """Return the bytes of each range, in the order of `ranges`.
 
-        A range that reaches beyond the end of its object gives fewer bytes;
-        callers go through `read_exactly`, which tells.
+        A range that extends beyond the end of its object gives fewer bytes; `read_exactly` raises
+        in that case.
         """
         ...
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Return the bytes of one range; fewer if the object ends before."""
+        (data,) = self.read_ranges([ByteRange(key, start, stop)])
+        return bytes(data)
+
     def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
-        """Yield the number and the bytes of each range, as soon as they are there."""
+        """Yield the number and the bytes of each range as soon as they arrive."""
         yield from enumerate(self.read_ranges(ranges))
 
     def read_each(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | memoryview]:
-        """Yield what `read_ranges` returns: read at once from afar, but not from a disk.
+        """Yield the bytes of each range; only a remote reader reads all of them at once.
 
-        A disk is asked for those that follow while one is read, and no more of them are in
-        memory.
+        From a disk one range is in memory at a time, and the next ones are announced to the disk.
         """
         return iter(self.read_ranges(ranges))
 
     def read_objects(self, keys: Sequence[str]) -> list[memoryview]:
-        """Return whole objects, in the order asked for.
+        """Return whole objects, in the order of `keys`.
 
         Raises
         ------
@@ -108,8 +116,22 @@ class RangeReader(Protocol):
         """
         ...
 
+    def map(self, key: str) -> mmap:
+        """Return an object as a memory map, which lasts as long as a view of it; if `has_maps`."""
+        del key
+        raise UnsupportedOperation("this reader has no memory maps")
+
+    def is_cached(self, ranges: Sequence[ByteRange]) -> bool:
+        """Whether, judging by some of the ranges to be read, no disk needs to be waited for."""
+        del ranges
+        return False
+
+    def read_ahead(self, ranges: Sequence[ByteRange]) -> None:
+        """Announce ranges that will be read soon, so that a disk begins to read them."""
+        del ranges
+
     def check_unchanged(self) -> None:
-        """Compare the object that was read first with what it was, before a fault is reported.
+        """Check that the object that was read first is unchanged.
 
         Raises
         ------
@@ -122,9 +144,9 @@ class RangeReader(Protocol):
 class LocalReader(RangeReader):
     """Read ranges of the files below one folder.
 
-    Files are opened when they are first read. Descriptors are kept for the next
-    read, and all of a process's readers together keep no more than half of what
-    it may have open. A reader survives `fork`, and pickles as its folder.
+    Files are opened when they are first read. Descriptors are kept for the next read; all readers
+    of a process together keep at most half of its limit. A reader survives `fork`, and pickles as
+    its folder.
 
     Parameters
     ----------
@@ -133,19 +155,19 @@ class LocalReader(RangeReader):
     max_gap : int, default 0
         See `RangeReader`.
     mmap : bool, default True
-        Whether files may be seen as memory.
+        Whether files may be mapped into memory.
     """
 
     def __init__(
         self, root: str | os.PathLike[str], *, max_gap: int = 0, mmap: bool = True
     ) -> None:
         self.max_gap = max_gap
-        self.mmap = mmap
+        self.has_maps = mmap
         self.root = str(Path(root).absolute())
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files: dict[str, weakref.ref[OpenFile]] = {}
         self._first = ""
-        self._doubts = 0
+        self._uncached_batches = 0
 
     @override
     def size(self, key: str) -> int:
@@ -192,25 +214,31 @@ class LocalReader(RangeReader):
         for file, (_, start, stop) in self._in_turn(ranges):
             yield read_at(file, start, stop - start)
 
-    def is_cached(self, ranges: Sequence[ByteRange]) -> bool:
-        """Tell, by some of the ranges to be read, whether the disk need not be waited for.
+    @override
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        return read_at(self.file(key), start, stop - start)
 
-        Where that was not so lately it is not believed at once: a few ranges may be cached
-        when others are not.
-        """
-        # Not the ends of ranges: they share pages with what lies beside. What is read is looked at
-        # when it is read, not here.
+    @override
+    def map(self, key: str) -> mmap:
+        return self.file(key).map
+
+    @override
+    def is_cached(self, ranges: Sequence[ByteRange]) -> bool:
+        # After a miss the next batches count as uncached, because some of their ranges may be
+        # cached when others are not. The middle of a range is probed: its ends share pages with
+        # its neighbours. Changes are checked when the range is read, not here.
         if all(
             (self._held(key) or self.file(key)).is_cached((start + stop) // 2)
             for key, start, stop in ranges
         ):
-            self._doubts = max(0, self._doubts - 1)
+            self._uncached_batches = max(0, self._uncached_batches - 1)
         else:
-            self._doubts = _DOUBTS
-        return not self._doubts
+            self._uncached_batches = _UNCACHED_BATCHES
+        return not self._uncached_batches
 
+    @override
     def read_ahead(self, ranges: Sequence[ByteRange]) -> None:
-        """Let the disk begin to read ranges, so many that they will not be lost again."""
+        # Bounded, so that pages are not evicted before they are used.
         lead = 0
         for file, wanted in self._with_files(ranges):
             file.read_ahead(wanted.start, wanted.nbytes)
@@ -230,7 +258,7 @@ class LocalReader(RangeReader):
         return data
 
     def _in_turn(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[OpenFile, ByteRange]]:
-        """Yield each range with its file; the disk is asked meanwhile for those that follow."""
+        """Yield each range with its file, after announcing the next ranges to the disk."""
         self.check_unchanged()
         following = self._with_files(ranges if len(ranges) > 1 else [])
         lead = 0
@@ -243,14 +271,14 @@ class LocalReader(RangeReader):
             yield file, wanted
 
     def _with_files(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[OpenFile, ByteRange]]:
-        # One file is held at a time, so that a batch may lie in more than may be open at once.
+        # Only one file is held open, because a batch may lie in more files than may be open.
         for key, some in groupby(ranges, key=lambda wanted: wanted.key):
             file = self.file(key)
             for wanted in some:
                 yield file, wanted
 
     def file(self, key: str) -> OpenFile:
-        """Return a file, open, which is the one that was first seen, and unchanged."""
+        """Return an open file, after checking that it is unchanged since it was first seen."""
         held = self._held(key)
         if held is not None and (status := os.fstat(held.fd)).st_nlink:
             self._check(key, identity_of(status))
@@ -265,7 +293,7 @@ class LocalReader(RangeReader):
         return file
 
     def _held(self, key: str) -> OpenFile | None:
-        """Return a file that is open, if it is; it may have been replaced."""
+        """Return a file if it is open; it may have been replaced on the disk."""
         known = self._files.get(key)
         return None if known is None else known()
 
@@ -277,18 +305,18 @@ class LocalReader(RangeReader):
                 status = os.stat(path)  # noqa: PTH116 - once for each batch
             except (FileNotFoundError, NotADirectoryError):
                 raise StoreChangedError(
-                    f"{path}: has vanished since the store was opened; open it again"
+                    f"{path}: no longer exists, but did when the store was opened; open it again"
                 ) from None
             self._check(self._first, identity_of(status))
 
     def _check_absent(self, key: str, error: OSError) -> None:
-        """Report a file that cannot be opened as missing only of the store that was opened."""
+        """Raise if the store was replaced, so that no file of another store counts as missing."""
         self.check_unchanged()
-        if isinstance(error, NotADirectoryError):  # a file has taken the place of a folder
+        if isinstance(error, NotADirectoryError):  # a folder of the key is a file
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key) from None
 
     def _check_new(self, key: str, identity: tuple[int, ...]) -> None:
-        """Compare a file found by its name with what was there; it may be of another store now."""
+        """Check a file that was opened by name; its name may belong to another store now."""
         self._check(key, identity)
         if self._first:
             self.check_unchanged()
@@ -300,18 +328,17 @@ class LocalReader(RangeReader):
             raise store_changed(f"{self.root}/{key}")
 
     def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[Any]]:
-        return partial(LocalReader, max_gap=self.max_gap, mmap=self.mmap), (self.root,)
+        return partial(LocalReader, max_gap=self.max_gap, mmap=self.has_maps), (self.root,)
 
 
 def read_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> list[memoryview]:
-    """Read ranges, and make sure that all of their bytes came back.
+    """Read ranges, and check that all of their bytes were returned.
 
     Parameters
     ----------
     reader : RangeReader
-        Where to read from.
     ranges : sequence of ByteRange
-        Wanted ranges, in any order.
+        In any order.
 
     Returns
     -------
@@ -337,7 +364,7 @@ def each_exactly(reader: RangeReader, ranges: Sequence[ByteRange]) -> Iterator[b
 
 
 def check_length(wanted: ByteRange, nbytes: int) -> None:
-    """Refuse fewer bytes than were wanted.
+    """Check that a read returned all bytes of its range.
 
     Raises
     ------
@@ -360,17 +387,17 @@ def read_elements(
     Parameters
     ----------
     reader : RangeReader
-        Where the chunks are.
+        Reads the objects that contain the chunks.
     manifest : ChunkManifest
-        Where in it.
+        Places of the chunks in these objects.
     start, nbytes : ndarray of int64, shape (n,)
-        The elements ``[start, start + nbytes)`` are wanted, in any order.
+        The ranges ``[start, start + nbytes)`` of elements, in any order.
 
     Returns
     -------
     list of memoryview
-        ``nbytes[i]`` bytes at each position ``i``. Views of ranges that were
-        read together share memory.
+        ``nbytes[i]`` bytes at each position ``i``. Views of ranges that were read together share
+        memory.
 
     Raises
     ------
@@ -386,7 +413,7 @@ def read_elements(
 def arriving_elements(
     reader: RangeReader, manifest: ChunkManifest, start: Ints, nbytes: Ints
 ) -> Iterator[tuple[int, memoryview]]:
-    """Yield the number and the bytes of each range that `read_elements` reads, as they come."""
+    """Yield the number and the bytes of each range as they arrive; see `read_elements`."""
     pieces, stored, spans = plan_elements(manifest, start, nbytes, max_gap=reader.max_gap)
     check_zeros(pieces)
     ranges = [
@@ -417,7 +444,7 @@ def arriving_elements(
 
 
 def check_zeros(pieces: Pieces) -> None:
-    """Refuse to make up more zeros than any batch of images has: they take no room in a store.
+    """Limit the zeros that chunks without stored bytes expand to, as a store may state any size.
 
     Raises
     ------
@@ -427,13 +454,13 @@ def check_zeros(pieces: Pieces) -> None:
     nbytes = int(pieces.nbytes[pieces.start == ZEROS].sum())
     if nbytes > LARGE_NBYTES:
         raise FormatError(
-            f"images have {nbytes} bytes in chunks that are not stored, at most {LARGE_NBYTES} "
-            "are read as zeros"
+            f"images have {nbytes} bytes in chunks that are not stored; at most {LARGE_NBYTES} "
+            "bytes are read as zeros"
         )
 
 
 def _joined(parts: dict[int, memoryview]) -> memoryview:
-    """Return the numbered parts of an element, in one."""
+    """Return the numbered parts of a range as one view."""
     if len(parts) == 1:
         return next(iter(parts.values()))
     return memoryview(b"".join(parts[number] for number in sorted(parts)))
@@ -442,16 +469,16 @@ def _joined(parts: dict[int, memoryview]) -> memoryview:
 def plan_elements(
     manifest: ChunkManifest, start: Ints, nbytes: Ints, *, max_gap: int = 0
 ) -> tuple[Pieces, Pieces, Spans]:
-    """Plan what `read_elements` reads, and read nothing.
+    """Return what `read_elements` would read, without reading.
 
     Returns
     -------
     pieces : Pieces
-        Where the wanted ranges lie.
+        The requested ranges, divided by chunks.
     stored : Pieces
-        Those of them that are stored, because they are not `ZEROS`.
+        The pieces that are stored: all except `ZEROS`.
     spans : Spans
-        The reads that serve those.
+        The reads that cover the stored pieces.
     """
     pieces = manifest.locate(start, nbytes)
     there = pieces.start != ZEROS

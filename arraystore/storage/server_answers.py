@@ -1,4 +1,4 @@
-"""Bytes that are not the object that was requested: pages of servers, answers cut short; no I/O."""
+"""Detect responses that are not the requested object: web pages, truncated documents; no I/O."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ _GZIP: Final = b"\x1f\x8b"
 
 
 def strange_answer(data: bytes) -> str:
-    """Say what a server has sent in place of an object; nothing if it may be the object.
+    """Describe a response that cannot be the object; return an empty text if it may be.
 
     Parameters
     ----------
     data : bytes
-        All of it, or its beginning.
+        The response, or its beginning.
 
     Examples
     --------
     >>> strange_answer(b"<!DOCTYPE html><title>Log in</title>")
-    'an HTML page, as for a login or an error; check the address, and headers in storage_options'
+    'an HTML page, as for a login or an error; check the URL, and headers in storage_options'
     >>> strange_answer(b'{"zarr_format": 3}')
     ''
     """
     if _PAGE.match(data):
         return (
-            "an HTML page, as for a login or an error; check the address, and headers in "
+            "an HTML page, as for a login or an error; check the URL, and headers in "
             "storage_options"
         )
     if data.startswith(_GZIP):
-        return "it compressed by gzip; let it send stored objects as they are"
+        return "it compressed by gzip; configure the server to send objects unchanged"
     return ""
 
 

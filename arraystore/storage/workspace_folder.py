@@ -1,4 +1,4 @@
-"""The folder beside a target in which its store is made, and a store that was left there."""
+"""The folder beside a target in which its store is written, and an old store left in it."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from arraystore.storage.fsync import sync_path
 REPLACED: Final = "replaced"
 CONTENT: Final = frozenset({"lock", "store", "journal", "spool", "skeleton", REPLACED})
 _RESTORE_PAUSES: Final = tuple(0.001 * 2**i for i in range(10))
-"""Seconds to wait for a running conversion to reach the second of its two renames; 1 s in all."""
+"""Seconds to wait for a running conversion to make the second of its two renames; 1 s in total."""
 
 
 def restore(target: Path) -> None:
-    """Give a store its name again if a conversion was killed between its two renames.
+    """Move a store back to its name if a conversion was killed between its two renames.
 
-    Where names can be exchanged no conversion leaves such a state. A running conversion is
-    waited for, for a second.
+    Where names can be exchanged, no conversion leaves that state. If the conversion still runs,
+    this waits for a second.
 
     Parameters
     ----------
     target : Path
-        Where nothing is.
+        Does not exist.
 
     Raises
     ------
     StorageError
-        If there is such a store, but it cannot be moved back: the folder is read-only, or a
-        conversion still runs.
+        If there is such a store and it cannot be moved back, because the folder is read-only or
+        a conversion still runs.
     """
-    if target.is_symlink():  # that points to nothing
+    if target.is_symlink():  # to a path that does not exist
         target = Path(os.path.realpath(target))
     folder = work_folder(target)
     problem = "a running conversion is replacing it; try again"
@@ -45,8 +45,8 @@ def restore(target: Path) -> None:
             if _restore_locked(folder, target):
                 return
         except OSError as error:
-            problem = f"a conversion that was killed left it in {folder / REPLACED}, and it "
-            problem += f"cannot be moved back ({error.strerror or error}); move it back"
+            problem = f"an interrupted conversion left the old store in {folder / REPLACED}, and "
+            problem += f"it cannot be moved back ({error.strerror or error}); move it back"
             break
         time.sleep(pause)
     raise StorageError(f"{target}: {problem}")
@@ -68,18 +68,19 @@ def _restore_locked(folder: Path, target: Path) -> bool:
 
 
 def work_folder(target: Path) -> Path:
-    """Return the folder in which a store is made before it is published as `target`."""
+    """Return the folder in which a store is written before it is published as `target`."""
     return target.parent / f".{target.name}.partial"
 
 
 def check_own(folder: Path) -> None:
-    """Refuse to work in what we did not make, because it is going to be emptied."""
-    strange = folder.is_symlink() or {path.name for path in folder.iterdir()} - CONTENT
-    if strange:
-        raise StorageError(f"{folder}: is in the way, and not of arraystore's making; move it away")
+    """Refuse a folder with foreign contents, because a conversion empties its folder."""
+    if folder.is_symlink() or {path.name for path in folder.iterdir()} - CONTENT:
+        raise StorageError(
+            f"{folder}: contains files that arraystore did not create; move or delete it"
+        )
 
 
 def put_back(folder: Path, target: Path) -> None:
-    """Give an old store its name again, if it was moved aside and nothing took its place."""
+    """Move an old store back to its name, if it was moved aside and its name is free."""
     if os.path.lexists(folder / REPLACED) and not os.path.lexists(target):
         (folder / REPLACED).rename(target)

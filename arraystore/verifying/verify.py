@@ -36,6 +36,7 @@ from arraystore.sources.label_space import AUTO, IMAGENET, OWN, in_label_space
 from arraystore.sources.published import published_counts
 from arraystore.sources.registry import VERSIONS, folder_of, load_source, pattern_of
 from arraystore.sources.source_options import SourceOptions
+from arraystore.storage.location import Location
 from arraystore.storage.open_files import close_idle_files
 from arraystore.verifying.columns import Columns, ColumnsCheck
 from arraystore.verifying.images import ImagesCheck
@@ -174,14 +175,15 @@ def verify(
     """
     check_bools(decode=decode, progress=False if progress is None else progress)
     began = time.perf_counter()
-    findings, splits, name, where = Findings(), {}, "", str(address)
+    location = Location.parse(address, storage_options)
+    findings, splits, name = Findings(), {}, ""
     damage: tuple[str, ...] = ()
     try:
-        store = open_store(address, storage_options=storage_options)
+        store = open_store(location)
     except (FormatError, ShortReadError) as error:
         findings.add(Problem(str(error)))
     else:
-        name, where = store.dataset, store.address
+        name = store.dataset
         origin = source if source is None or isinstance(source, Mapping) else os.fspath(source)
         names = None if subset_list is None else as_path(subset_list)
         options = SourceOptions(split, classes, dict(fields or {}))
@@ -192,7 +194,7 @@ def verify(
                 splits = verification.run(decode=decode)
             damage = verification.source_damage
     return VerifyReport(
-        store=where,
+        store=str(location),
         dataset=name,
         splits=splits,
         decoded=decode,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 from typing_extensions import override
 
 from arraystore.errors import StorageError, escaped
-from arraystore.storage.open_files import close_idle_files, full_disk_is_told
+from arraystore.storage.open_files import close_idle_files, translate_full_disk
 from arraystore.writing.lock_object import LockObject
 from arraystore.writing.resuming import how_to_resume
 from arraystore.writing.store_writer import StoreWriter
@@ -76,7 +76,7 @@ class BucketStoreWriter(StoreWriter):
 
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="arraystore-"))
             self._folder = Path(folder)
-            stack.enter_context(full_disk_is_told(self._folder))
+            stack.enter_context(translate_full_disk(self._folder))
             self.container = stack.enter_context(
                 self.container_type(self._skeleton, is_skeleton=True)
             )

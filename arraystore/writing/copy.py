@@ -6,15 +6,13 @@ samples and all other groups and arrays of the store are copied as well.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore._arguments import as_path, check_bools
+from arraystore._arguments import check_bools
 from arraystore.containers.protocol import check_path
 from arraystore.errors import FormatError, brief, escaped
 from arraystore.indexing.byte_range import ZEROS, ByteRange
@@ -30,11 +28,13 @@ from arraystore.schema import (
 )
 from arraystore.storage.file_states import NO_FILES, FileStates
 from arraystore.storage.folder_trees import files_below
+from arraystore.storage.location import Location
 from arraystore.storage.range_reader import check_zeros, read_elements, read_exactly
-from arraystore.writing.open_writer import name_of, open_writer
+from arraystore.writing.open_writer import open_writer
 from arraystore.writing.progress import meter
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from arraystore.containers.protocol import ContainerReader, ContainerWriter, Tree
     from arraystore.indexing.byte_range import ChunkManifest
     from arraystore.reader import Store
-    from arraystore.reading.store_handle import ObjectStore
     from arraystore.schema import Column
+    from arraystore.storage.location import ObjectStore
     from arraystore.storage.range_reader import RangeReader
 
     Target = str | os.PathLike[str] | tuple[ObjectStore, str]
@@ -156,18 +156,18 @@ def copy(
     """
     check_bools(overwrite=overwrite, sync=sync, progress=False if progress is None else progress)
     began = time.perf_counter()
-    _check_apart(source, target, overwrite=overwrite)
-    states = _states(source)
-    store = open_store(source, storage_options=source_options)
+    source_location = Location.parse(source, source_options)
+    target_location = Location.parse(target, target_options)
+    _check_apart(source_location, target_location, overwrite=overwrite)
+    states = _states(source_location)
+    store = open_store(source_location)
     reader, container = store.opened
     splits = {name: store.stored(name).info for name in store}
     images = {name: _stored_images(store, name, reader, container) for name in splits}
     tree = container.tree()
     for path in (*tree.groups, *tree.columns):
         check_path(path)
-    store_writer = open_writer(
-        target, storage_options=target_options, overwrite=overwrite, sync=sync
-    )
+    store_writer = open_writer(target_location, overwrite=overwrite, sync=sync)
     with store_writer as writer, meter(progress) as shown:
         writer.create_arrays({name: info.num_bytes for name, info in splits.items()})
         with states.unchanged():
@@ -181,7 +181,7 @@ def copy(
     return CopyReport(
         dataset=store.info.full_name,
         source=store.address,
-        path=name_of(target),
+        path=str(target_location),
         splits=splits,
         left_out=left_out,
         seconds=time.perf_counter() - began,
@@ -189,43 +189,24 @@ def copy(
     )
 
 
-def _check_apart(source: Place, target: Target, *, overwrite: bool) -> None:
+def _check_apart(source: Location, target: Location, *, overwrite: bool) -> None:
     """Refuse a copy that would replace its source, or become part of it."""
-    new, old = _place(target), _place(source)
-    if new == old:
+    is_below, is_above = target.is_within(source), source.is_within(target)
+    if is_below and is_above:
         if overwrite:
-            raise ValueError(
-                escaped(f"{name_of(target)}: is the source itself; choose another target")
-            )
-    elif new[: len(old)] == old or old[: len(new)] == new:
+            raise ValueError(escaped(f"{target}: is the source itself; choose another target"))
+    elif is_below or is_above:
         raise ValueError(
-            escaped(
-                f"{name_of(target)}: one of source and target lies in the other; choose another "
-                "target"
-            )
+            escaped(f"{target}: one of source and target lies in the other; choose another target")
         )
 
 
-def _states(source: Place) -> FileStates:
+def _states(source: Location) -> FileStates:
     """Return the states of the files of a local store; objects in buckets have versions."""
-    place = _place(source)
-    path = Path(*place) if isinstance(source, str | os.PathLike) and place[:1] == ("/",) else None
-    if path is None or not path.exists():
+    if not source.is_local or not source.path.exists():
         return NO_FILES
+    path = source.path.resolve()
     return FileStates.of(files_below(str(path), MAX_DEPTH) if path.is_dir() else [str(path)])
-
-
-def _place(place: Place) -> tuple[Any, ...]:
-    """Return the parts of a place, equal for two texts that name the same place."""
-    from arraystore.storage.objects.address import parse_address
-
-    if not isinstance(place, str | os.PathLike):
-        store, key = place if isinstance(place, tuple) else (place, "")
-        return id(store), *key.strip("/").split("/")
-    address = parse_address(os.fspath(place))
-    if address is not None:
-        return address.kind, address.bucket, *address.key.strip("/").split("/")
-    return as_path(os.fspath(place).removeprefix("file://")).resolve().parts
 
 
 class StoredImages:

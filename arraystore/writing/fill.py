@@ -15,7 +15,7 @@ import numpy as np
 from typing_extensions import override
 
 from arraystore._checksum import crc32c
-from arraystore.storage.open_files import full_disk_is_told
+from arraystore.storage.open_files import translate_full_disk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -238,7 +238,7 @@ class _FileSink(Sink):
         """Write the bytes in the buffer."""
         done = 0
         path, _, nbytes = self._parts[-1]
-        with full_disk_is_told(Path(path).parent, nbytes):
+        with translate_full_disk(Path(path).parent, nbytes):
             while done < self._used:
                 path, offset, nbytes = self._parts.pop()
                 step = min(nbytes, _WRITE_NBYTES - offset % _WRITE_NBYTES)

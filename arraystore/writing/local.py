@@ -12,7 +12,7 @@ from typing_extensions import override
 from arraystore.containers import writer_for
 from arraystore.errors import escaped
 from arraystore.storage.fsync import sync_path, sync_tree
-from arraystore.storage.open_files import close_idle_files, full_disk_is_told
+from arraystore.storage.open_files import close_idle_files, translate_full_disk
 from arraystore.writing.fill import FilePlace
 from arraystore.writing.journal import BlockKey, JournalWriter, read_journal
 from arraystore.writing.resuming import (
@@ -75,7 +75,7 @@ class LocalStoreWriter(StoreWriter):
             self._work = stack.enter_context(
                 workspace(self._target, overwrite=self._overwrite, resume=self._resume)
             )
-            stack.enter_context(full_disk_is_told(self._work.folder))
+            stack.enter_context(translate_full_disk(self._work.folder))
             self._stack = stack.pop_all()
         return self
 

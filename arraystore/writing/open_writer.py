@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from arraystore._arguments import as_path
 from arraystore.containers import writer_for
 from arraystore.errors import escaped
 from arraystore.writing.local import LocalStoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
-    from arraystore.reading.store_handle import ObjectStore
+    from arraystore.storage.location import Location
     from arraystore.writing.store_writer import StoreWriter
 
 
 def open_writer(
-    target: str | os.PathLike[str] | tuple[ObjectStore, str],
+    target: Location,
     *,
     source: Path | None = None,
-    storage_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     sync: bool = True,
     resume: bool = False,
@@ -31,13 +27,10 @@ def open_writer(
 
     Parameters
     ----------
-    target : path-like, or pair of an obstore store and a key
-        A path, or an address such as ``s3://bucket/1pct.zarr``. Its suffix chooses
-        the container.
+    target : Location
+        Its suffix chooses the container.
     source : Path, optional
         The folder that is converted, if it is one on the disk.
-    storage_options : mapping, optional
-        See `arraystore.open`.
     overwrite : bool, default False
         Whether an existing store may be replaced.
     sync : bool, default True
@@ -51,47 +44,31 @@ def open_writer(
         If the suffix chooses no container, or an option is unknown; if `resume` is true and
         `sync` false; if one of `source` and `target` lies in the other.
     """
-    from arraystore.storage.objects.address import parse_address
-
-    if isinstance(target, tuple):
-        return _bucket_writer(target, None, target[1], overwrite=overwrite, resume=resume)
-    text = os.fspath(target)
-    address = parse_address(text)
-    if address is not None:
-        key = address.key
-        return _bucket_writer(text, storage_options, key, overwrite=overwrite, resume=resume)
-    if storage_options:
-        raise ValueError(escaped(f"{text}: is a path; storage_options need an address"))
+    if not target.is_local:
+        return _bucket_writer(target, overwrite=overwrite, resume=resume)
+    if target.options:
+        raise ValueError(escaped(f"{target}: is a path; storage_options need an address"))
     if resume and not sync:
         raise ValueError(
             escaped(
-                f"{text}: resume=True (--resume) needs sync=True (--sync), because only synced "
+                f"{target}: resume=True (--resume) needs sync=True (--sync), because only synced "
                 "blocks are known to be on the disk"
             )
         )
-    path = as_path(text.removeprefix("file://")).absolute()
-    writer = LocalStoreWriter(path, overwrite=overwrite, sync=sync, resume=resume)
+    writer = LocalStoreWriter(target.path, overwrite=overwrite, sync=sync, resume=resume)
     if source is not None:
-        _check_apart(path, source)
+        _check_apart(target.path, source)
     return writer
 
 
-def _bucket_writer(
-    target: str | tuple[ObjectStore, str],
-    options: Mapping[str, Any] | None,
-    key: str,
-    *,
-    overwrite: bool,
-    resume: bool,
-) -> StoreWriter:
+def _bucket_writer(target: Location, *, overwrite: bool, resume: bool) -> StoreWriter:
     from arraystore.storage.objects.writer import ObjectWriter
     from arraystore.writing.hdf5_bucket import HDF5BucketWriter
     from arraystore.writing.zarr_bucket import ZarrBucketWriter
 
-    container_type = writer_for(PurePosixPath(key), name_of(target))
+    container_type = writer_for(target)
     kind = ZarrBucketWriter if container_type.root_key else HDF5BucketWriter
-    objects = ObjectWriter(target, options)
-    return kind(objects, container_type, overwrite=overwrite, resume=resume)
+    return kind(ObjectWriter(target), container_type, overwrite=overwrite, resume=resume)
 
 
 def _check_apart(target: Path, source: Path) -> None:
@@ -106,17 +83,3 @@ def _check_apart(target: Path, source: Path) -> None:
         )
     if folder.is_relative_to(resolved):
         raise ValueError(escaped(f"{target}: contains the source {source}; choose another target"))
-
-
-def name_of(target: str | os.PathLike[str] | tuple[ObjectStore, str]) -> str:
-    """Return the text of a target for reports and messages.
-
-    Examples
-    --------
-    >>> name_of("a.zarr")
-    'a.zarr'
-    """
-    if isinstance(target, tuple):
-        store, key = target
-        return f"<{type(store).__name__}>/{key}"
-    return str(target)

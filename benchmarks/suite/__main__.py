@@ -1,4 +1,4 @@
-"""The command; see `benchmarks.suite`."""
+"""Command line of `benchmarks.suite`."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ SIZES: Final = {"small": 10**9, "full": 5 * 10**9}
 _ALWAYS: Final = ("arraystore", "numpy", "h5py", "zarr", "simplejpeg", "pillow")
 _MOST_CONVERSIONS: Final = 3
 _WARM: Final = 3
-"""Rounds in this process for each in new ones: many short turns see less of what else runs."""
+"""Rounds in this process per round in new ones: many short turns average out other load."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     wanted = chosen(options.peers)
     if not wanted:
-        parser.error(f"no peer is called {' or '.join(options.peers)}")
+        parser.error(f"no peer has {' or '.join(options.peers)} in its name")
     nbytes = SIZES.get(options.size) or int(options.size)
     try:
         result = measure(
@@ -57,24 +57,34 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.suite",
         description="Read and convert the same images with arraystore, its peers and the limit.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="gets the images; kept")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder for images and formats; it is kept"
+    )
     parser.add_argument("--size", default="small", help="small (1 GB), full (5 GB), or bytes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--peers", nargs="+", default=[], metavar="WORD", help="those with a word in their names"
+        "--peers",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="only peers with one of these words in their names",
     )
-    parser.add_argument("--seconds", type=float, default=0.05, help="of each measure, about")
-    parser.add_argument("--seed", type=int, default=0, help="of images, positions and labels")
-    parser.add_argument("--pool", type=int, default=N_POOL, help="pictures that are drawn")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
     parser.add_argument(
-        "--markdown", type=Path, metavar="PAGE", help="write the tables between markers of a page"
+        "--seconds", type=float, default=0.05, help="approximate time of each measure"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of images, positions and labels")
+    parser.add_argument(
+        "--pool", type=int, default=N_POOL, help="number of pictures that are drawn"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="PAGE", help="write the tables between the markers of PAGE"
     )
     return parser
 
 
 def chosen(words: Sequence[str]) -> list[type[Peer]]:
-    """Return the peers with one of the words in their names, and the limit; all without words."""
+    """Return the peers with one of the words in their names, and the limit; without words, all."""
     found = [peer for peer in PEERS if any(word.lower() in peer.name.lower() for word in words)]
     if not words:
         return list(PEERS)
@@ -91,36 +101,36 @@ def measure(
     seconds: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Do everything: convert, then read in new processes, then in this one.
+    """Convert, then read in new processes, then read in this one.
 
     Parameters
     ----------
     folder : Path
-        Gets the source and the formats.
+        Folder for the source and the formats.
     wanted : sequence of type of Peer
-        Those that are not installed are passed over.
+        Peers to measure; those that are not installed are skipped.
     nbytes, n_pool, seed : int
         See `make_source`.
     rounds : int
-        In new processes; three times as many in this one, three conversions at the most.
+        Rounds in new processes; in this process three times as many, and at most three conversions.
     seconds : float
         See `measure_warm`.
 
     Returns
     -------
     dict
-        Every figure, and what it depends on; fit for JSON.
+        All figures and their conditions, as values for JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kinds = [kind for kind in wanted if kind.is_installed()]
-    load_at_begin = load()
+    load_before = load()
     _say("images")
     source = make_source(folder / "source", nbytes=nbytes, n_pool=n_pool, seed=seed)
     peers = [kind(folder / (kind.shares or kind).__name__) for kind in kinds]
     makers: dict[Path, Peer] = {}
     for peer in sorted(peers, key=lambda peer: peer.shares is not None):
         makers.setdefault(peer.folder, peer)
-    _need_room(folder, makers, source)
+    _check_free_space(folder, makers, source)
     figures: Figures = {peer.name: {} for peer in peers}
     turns = {"convert": min(rounds, _MOST_CONVERSIONS), "new": rounds, "warm": _WARM * rounds}
     _in_turns("convert", list(makers.values()), source, turns["convert"], figures, seed)
@@ -138,7 +148,7 @@ def measure(
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine(folder),
-        "load": [load_at_begin, load()],
+        "load": [load_before, load()],
         "versions": versions((*_ALWAYS, *packages)),
         "seed": seed,
         "rounds": turns,
@@ -164,7 +174,7 @@ def measure(
 def _in_turns(
     task: str, peers: Sequence[Peer], source: Source, rounds: int, figures: Figures, seed: int
 ) -> None:
-    """Give every peer a task once a round, each time in a new process."""
+    """Run a task for every peer once per round, each time in a new process."""
     for number in range(rounds):
         positions = np.random.default_rng((seed, number, 1)).permutation(len(source))[:BATCH]
         for peer in rotated(peers, number):
@@ -186,19 +196,19 @@ def _warm(peers: Sequence[Peer], source: Source, rounds: int, seconds: float, se
             peer.close()
 
 
-def _need_room(folder: Path, makers: dict[Path, Peer], source: Source) -> None:
+def _check_free_space(folder: Path, makers: dict[Path, Peer], source: Source) -> None:
     missing = [path for path in makers if not path.exists()]
     needed = int(1.1 * source.total_nbytes * (len(missing) + 1))
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise SystemExit(
-            f"{folder}: {len(missing)} formats need {needed / 1e9:.0f} GB, {free / 1e9:.0f} are "
-            "free; take fewer with --peers, or another folder"
+            f"{folder}: {len(missing)} formats need {needed / 1e9:.0f} GB, but {free / 1e9:.0f} "
+            "are free; choose fewer with --peers, or another folder"
         )
 
 
 def _say(text: str) -> None:
-    """Tell what is done now, in one line where a terminal can."""
+    """Print the current step; on a terminal, replace the line of the previous one."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
     else:

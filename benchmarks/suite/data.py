@@ -1,9 +1,9 @@
-"""Images in ImageNet's shape, drawn from a fixed seed: the source that every format is made from.
+"""Images like ImageNet's, drawn from a fixed seed: the source of every format.
 
-A pool of pictures is drawn and encoded; each file is one of them with a comment of its own in the
-header, so that no two files are the same and a GB is made in seconds. As in ImageNet most
-pictures are 500 wide or high, files have 110 KB on average and a long tail, and one in fifty is
-gray. (The few CMYK files are left out: formats do not look into images.)
+A pool of pictures is drawn and encoded; each file is one of them with its own comment in the
+header, so that all files differ and a GB is made in seconds. As in ImageNet, most pictures are 500
+pixels wide or high, files have 110 KB on average with a long tail, and one in fifty is gray. (The
+few CMYK files are left out, because formats do not parse images.)
 """
 
 import json
@@ -23,13 +23,13 @@ from arraystore.indexing.layout import hash_numbers
 Ints = NDArray[np.int64]
 
 N_POOL: Final = 256
-"""Pictures that are drawn."""
+"""Number of pictures that are drawn."""
 
 IMAGES_PER_CLASS: Final = 100
 
 _SHAPES: Final = ((375, 500), (333, 500), (500, 375), (500, 333), (375, 500), (500, 500))
 _N_ODD: Final = 4
-"""One picture in so many has a shape of its own, one in four times as many is large."""
+"""One picture in so many has a random shape, one in four times as many is large."""
 _N_GRAY: Final = 50
 _INDEX: Final = "index.json"
 _OCTAVES: Final = (6, 24, 96)
@@ -39,7 +39,7 @@ _COMMENT: Final = b"\xff\xfe\x00\x0a"
 
 
 class Sample(NamedTuple):
-    """One image as a format gets it."""
+    """One image as formats receive it."""
 
     name: str
     label: int
@@ -53,10 +53,10 @@ class Source:
     Attributes
     ----------
     folder : Path
-        Holds ``images`` and the index.
+        Folder of ``images`` and the index.
     names : list of str
-        Path of each image below ``images``. Their order is that in which
-        arraystore keeps them, shuffled by a hash; all formats keep them so.
+        Path of each image below ``images``, in the order in which arraystore stores them, which is
+        shuffled by a hash; all formats use this order.
     label, nbytes : ndarray of int64, shape (n,)
     """
 
@@ -75,7 +75,7 @@ class Source:
 
     @cached_property
     def n_classes(self) -> int:
-        """Number of classes; each has an image."""
+        """Number of classes; each has at least one image."""
         return int(self.label.max()) + 1
 
     @property
@@ -94,16 +94,16 @@ class Source:
 
 
 def make_source(folder: Path, *, nbytes: int, seed: int = 0, n_pool: int = N_POOL) -> Source:
-    """Draw a source, unless the folder has it already.
+    """Draw a source, unless the folder already has it.
 
     Parameters
     ----------
     folder : Path
-        Where to; created if it is not there.
+        Folder of the source; created if it does not exist.
     nbytes : int
-        Bytes in all images, about.
+        Approximate number of bytes in all images.
     seed : int, default 0
-        Fixes every byte (for one version of NumPy, Pillow and libjpeg).
+        Determines every byte (for one version of NumPy, Pillow and libjpeg).
     n_pool : int
         Number of pictures to draw.
 
@@ -116,12 +116,12 @@ def make_source(folder: Path, *, nbytes: int, seed: int = 0, n_pool: int = N_POO
     if not index.exists():
         index.write_text(json.dumps(wanted | _write(folder / "images", **wanted)))
     elif {key: json.loads(index.read_text())[key] for key in wanted} != wanted:
-        raise FileExistsError(f"{folder}: holds another source; remove it, or take another")
+        raise FileExistsError(f"{folder}: holds another source; delete it or choose another folder")
     return load_source(folder)
 
 
 def load_source(folder: Path) -> Source:
-    """Return the source that a folder has."""
+    """Return the source in a folder."""
     index = json.loads((folder / _INDEX).read_text())
     names = index["names"]
     label = np.array([int(name[1:4]) for name in names], np.int64)
@@ -152,7 +152,7 @@ def commented(jpeg: bytes, number: int) -> bytes:
 
 
 def _picture(rng: np.random.Generator, number: int) -> bytes:
-    """Draw and encode a picture: clouds of several sizes, and noise that sets the file's size."""
+    """Draw and encode a picture: clouds of several sizes, and noise that determines the size."""
     height, width = _SHAPES[number % len(_SHAPES)]
     if number % _N_ODD == 1:
         height, width = (int(side) for side in rng.integers(150, 500, 2))

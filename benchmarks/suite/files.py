@@ -1,4 +1,4 @@
-"""Folders as a disk and the page cache see them."""
+"""Files on the disk and in the page cache."""
 
 import os
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ _PROBED: Final = 2**20
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of those below it."""
+    """Yield the files of a folder and its subfolders."""
     for root, _, names in os.walk(folder):
         yield from (Path(root, name) for name in names)
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes that a folder takes on the disk."""
+    """Return the bytes that a folder occupies on the disk."""
     return sum(path.stat().st_blocks * 512 for path in files_in(folder))
 
 
@@ -29,7 +29,7 @@ def sync(folder: Path) -> None:
 
 
 def read_all(folder: Path) -> None:
-    """Bring all files of a folder into the page cache; cheap where they are."""
+    """Bring all files of a folder into the page cache; fast if they are cached."""
     for path in files_in(folder):
         with path.open("rb", buffering=0) as file:
             if not _is_cached(file.fileno()):
@@ -38,22 +38,22 @@ def read_all(folder: Path) -> None:
 
 
 def _is_cached(fd: int) -> bool:
-    """Whether a byte of each MiB can be had without waiting; False where none can tell."""
-    byte, without_waiting = bytearray(1), getattr(os, "RWF_NOWAIT", None)
-    if without_waiting is None:
+    """Return whether one byte of each MiB is cached; False if the system cannot report it."""
+    byte, no_wait = bytearray(1), getattr(os, "RWF_NOWAIT", None)
+    if no_wait is None:
         return False
     try:
         for offset in range(0, os.fstat(fd).st_size, _PROBED):
-            os.preadv(fd, [byte], offset, without_waiting)
+            os.preadv(fd, [byte], offset, no_wait)
     except OSError:
         return False
     return True
 
 
-def forget(folder: Path) -> None:
-    """Take all files of a folder out of the page cache; what is mapped somewhere stays.
+def drop_cache(folder: Path) -> None:
+    """Remove all files of a folder from the page cache, except mapped and unsynced pages.
 
-    Only what is on the disk can be forgotten, see `sync`. Folders and inodes stay.
+    See `sync`. Folders and inodes stay in the cache.
     """
     for path in files_in(folder):
         fd = os.open(path, os.O_RDONLY)
@@ -62,19 +62,19 @@ def forget(folder: Path) -> None:
 
 
 def memory_nbytes() -> int:
-    """Return the bytes of memory that the machine has."""
+    """Return the size of the machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def nbytes_read() -> int:
-    """Return the bytes that this process has had the kernel read from disks so far."""
+    """Return the bytes that the kernel has read from disks for this process."""
     lines = Path("/proc/self/io").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("read_bytes:"))
     return int(line.split()[1])
 
 
 def peak_nbytes() -> int:
-    """Return the peak resident memory of this process; pages of mapped files count."""
-    # getrusage would tell the peak of the parent if that was higher.
+    """Return the peak resident memory of this process, including pages of mapped files."""
+    # getrusage returns the peak of the parent if that is higher.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -1,7 +1,7 @@
-"""What is measured in a new process each time: conversion, cold files, a heap that is new.
+"""Measures that need a new process: conversion, cold files, and a new heap.
 
-`run` starts one, which is given a task and a peer, and prints its figures. Nothing but NumPy is
-imported before the peer's own libraries are, so that the time they take is seen.
+`run` starts a process with a task and a peer; it prints the figures. Only NumPy is imported before
+the peer's own libraries, so that their import time is measured.
 """
 
 import importlib
@@ -27,7 +27,7 @@ Task = dict[str, float]
 
 
 def convert(peer: "Peer", source: "Source", _positions: "Ints") -> Task:
-    """Make the peer's format anew, wait for the disk, and compare what is in it."""
+    """Write the peer's format, wait for the disk, and compare its content with the source."""
     from benchmarks.suite.measures import check
 
     shutil.rmtree(peer.folder, ignore_errors=True)
@@ -51,10 +51,10 @@ def convert(peer: "Peer", source: "Source", _positions: "Ints") -> Task:
 
 
 def cold(peer: "Peer", _source: "Source", positions: "Ints") -> Task:
-    """Open and read one batch, with no file in the page cache."""
+    """Open the format and read one batch, with no file in the page cache."""
     if not peer.can("batch"):
         return {}
-    files.forget(peer.folder)
+    files.drop_cache(peer.folder)
     before, begin = files.nbytes_read(), perf_counter()
     peer.open()
     images = peer.batch(positions)
@@ -64,7 +64,7 @@ def cold(peer: "Peer", _source: "Source", positions: "Ints") -> Task:
 
 
 def start(peer: "Peer", _source: "Source", positions: "Ints") -> Task:
-    """Open and read the first image; then images one by one, and a batch, on a new heap."""
+    """Open the format and read the first image; then images one by one, and a batch."""
     begin = perf_counter()
     peer.open()
     if not peer.can("one"):
@@ -92,26 +92,26 @@ TASKS: Final[Mapping[str, Callable[["Peer", "Source", "Ints"], Task]]] = {
 
 
 def run(task: str, peer: "Peer", source: "Source", positions: "Ints") -> Task:
-    """Do a task in a new process.
+    """Run a task in a new process.
 
     Parameters
     ----------
     task : {"convert", "cold", "start"}
     peer : Peer
-        What is measured. It is not opened here.
+        The format; it is not opened in this process.
     source : Source
-        What it is made from.
-    positions : ndarray of int64
-        What is read.
+        Source of the format.
+    positions : ndarray of int64, shape (n,)
+        Positions of the images that are read.
 
     Returns
     -------
     dict of str to float
-        Figures, and ``import``, the milliseconds of importing what the peer needs.
+        Figures, and ``import``: milliseconds for importing the peer's libraries.
     """
     if task == "start":
         files.read_all(peer.folder)
-    told = {
+    request = {
         "task": task,
         "peer": type(peer).__name__,
         "modules": peer.modules + (peer.modules_to_prepare if task == "convert" else ()),
@@ -119,11 +119,11 @@ def run(task: str, peer: "Peer", source: "Source", positions: "Ints") -> Task:
         "source": str(source.folder),
         "positions": positions.tolist(),
     }
-    # Installed peers are compiled already; a checkout must be allowed to keep what it compiles.
+    # Installed peers are compiled; the modules of a checkout must be kept compiled as well.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.suite.fresh"],
-        input=json.dumps(told),
+        input=json.dumps(request),
         stdout=subprocess.PIPE,
         env=environment,
         text=True,
@@ -133,26 +133,26 @@ def run(task: str, peer: "Peer", source: "Source", positions: "Ints") -> Task:
     return found
 
 
-def _answer(told: dict[str, Any]) -> Task:
+def _measure(request: dict[str, Any]) -> Task:
     begin = perf_counter()
-    for module in told["modules"]:
+    for module in request["modules"]:
         importlib.import_module(module)
     imported = perf_counter() - begin
     from benchmarks.suite.data import load_source
     from benchmarks.suite.peers import PEERS
 
-    (kind,) = (peer for peer in PEERS if peer.__name__ == told["peer"])
-    source = load_source(Path(told["source"]))
+    (kind,) = (peer for peer in PEERS if peer.__name__ == request["peer"])
+    source = load_source(Path(request["source"]))
     before = {*sys.modules}
-    figures = TASKS[told["task"]](
-        kind(Path(told["folder"])), source, np.array(told["positions"], np.int64)
+    figures = TASKS[request["task"]](
+        kind(Path(request["folder"])), source, np.array(request["positions"], np.int64)
     )
     late = {name.partition(".")[0] for name in {*sys.modules} - before}
-    late -= {name.partition(".")[0] for name in told["modules"]} | sys.stdlib_module_names
-    if told["task"] == "cold" and late:
-        print(f"{kind.name}: the time to open has imports in it: {late}", file=sys.stderr)
+    late -= {name.partition(".")[0] for name in request["modules"]} | sys.stdlib_module_names
+    if request["task"] == "cold" and late:
+        print(f"{kind.name}: the time to open includes imports: {late}", file=sys.stderr)
     return figures | {"import": imported * 1e3}
 
 
 if __name__ == "__main__":
-    print(json.dumps(_answer(json.load(sys.stdin))))
+    print(json.dumps(_measure(json.load(sys.stdin))))

@@ -1,4 +1,4 @@
-"""What the figures depend on: the machine, and the versions of everything."""
+"""Conditions of the figures: the machine, and the versions of libraries."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from benchmarks.suite.files import memory_nbytes
 
 
 def machine(folder: Path) -> dict[str, Any]:
-    """Describe the machine and the disk of a folder, without its name."""
+    """Return properties of the machine and of the disk of a folder."""
     return {
         "cpu": _after_colon("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -23,7 +23,7 @@ def machine(folder: Path) -> dict[str, Any]:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of distributions; those that are not installed are left out."""
+    """Return the versions of installed distributions."""
     found = {}
     for package in sorted({*packages}):
         try:
@@ -34,7 +34,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def load() -> float:
-    """Return how many processes wanted a processor in the last minute, on average."""
+    """Return the load average of the last minute."""
     return round(os.getloadavg()[0], 2)
 
 

@@ -1,4 +1,4 @@
-"""What is measured of open peers, in this process, with the files in the page cache."""
+"""Measures of open peers in this process, with the files in the page cache."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,20 +16,20 @@ T = TypeVar("T")
 
 BATCH: Final = 256
 _DECODED: Final = 64
-"""Images in a batch that is decoded."""
+"""Number of images in a decoded batch."""
 _CHECKED: Final = 32
 _LABELS: Final = 16
 _MEMORY_SHARE: Final = 0.7
-"""Of the memory: more than that is not all kept in the page cache."""
+"""Share of the memory up to which all files stay in the page cache."""
 _GETS: Final = 32
-"""Single images between two looks at the clock."""
+"""Number of single images between two readings of the clock."""
 
 Figures = dict[str, dict[str, list[float]]]
-"""Of each peer, of each measure, one figure a round; none where it has no such operation."""
+"""One figure per round, by peer and measure; missing if the peer lacks the operation."""
 
 
 class Draw(NamedTuple):
-    """What is asked of all peers in one round."""
+    """The positions and labels that all peers read in one round."""
 
     batches: Ints
     """Positions, shape (n_batches, size)."""
@@ -46,7 +46,7 @@ class Draw(NamedTuple):
 
 
 def gets(peer: Peer, draw: Draw, seconds: float) -> float:
-    """Return single images a second."""
+    """Return single images per second."""
     positions, one = draw.batches.ravel().tolist(), peer.one
     done, begin = 0, perf_counter()
     for start in range(0, len(positions), _GETS):
@@ -59,7 +59,7 @@ def gets(peer: Peer, draw: Draw, seconds: float) -> float:
 
 
 def _rate(operation: Callable[[Ints], object], batches: Sequence[Ints], seconds: float) -> float:
-    """Return images a second; a batch is kept until the next is there, as loops do."""
+    """Return images per second; a batch is kept until the next exists, as loops keep it."""
     done, begin = 0, perf_counter()
     for batch in batches:
         kept = operation(batch)
@@ -72,22 +72,22 @@ def _rate(operation: Callable[[Ints], object], batches: Sequence[Ints], seconds:
 
 
 def batches(peer: Peer, draw: Draw, seconds: float) -> float:
-    """Return images a second, read a batch at a time."""
+    """Return images per second, read in batches."""
     return _rate(peer.batch, list(draw.batches), seconds)
 
 
 def views(peer: Peer, draw: Draw, seconds: float) -> float:
-    """Return views a second, taken a batch at a time; nobody looks at the bytes."""
+    """Return views per second, in batches; the bytes are not touched."""
     return _rate(peer.views, list(draw.batches), seconds)
 
 
 def arenas(peer: Peer, draw: Draw, seconds: float) -> float:
-    """Return images a second, a batch in one buffer."""
+    """Return images per second, each batch in one buffer."""
     return _rate(peer.arena, list(draw.batches), seconds)
 
 
 def scan(peer: Peer, _draw: Draw, seconds: float) -> float:
-    """Return MB a second, reading from the first image on."""
+    """Return MB per second, reading in order from the first image."""
     images, done, begin = peer.scan(), 0, perf_counter()
     while group := list(islice(images, BATCH)):
         done += sum(map(len, group))
@@ -99,7 +99,7 @@ def scan(peer: Peer, _draw: Draw, seconds: float) -> float:
 def label(peer: Peer, draw: Draw, seconds: float) -> float:
     """Return milliseconds for all images of a label."""
     begin = perf_counter()
-    for done, value in enumerate(draw.labels, 1):  # noqa: B007 - how many were done is wanted
+    for done, value in enumerate(draw.labels, 1):  # noqa: B007 - used after the loop
         peer.label(value)
         if perf_counter() - begin > seconds:
             break
@@ -107,7 +107,7 @@ def label(peer: Peer, draw: Draw, seconds: float) -> float:
 
 
 def decode(peer: Peer, draw: Draw, seconds: float) -> float:
-    """Return images a second, read and decoded, a batch at a time."""
+    """Return images per second, read and decoded in batches."""
     return _rate(peer.decode, [batch[:_DECODED] for batch in draw.batches], seconds)
 
 
@@ -120,7 +120,7 @@ WARM: Final[Mapping[str, Callable[[Peer, Draw, float], float]]] = {
     "label": label,
     "decode": decode,
 }
-"""Measures, by the operation of a peer that each needs."""
+"""Measures by the operation of a peer that they time."""
 
 
 def measure_warm(
@@ -132,22 +132,22 @@ def measure_warm(
     seed: int,
     say: Callable[[str], None],
 ) -> Figures:
-    """Let all open peers take turns at each measure.
+    """Measure all open peers in turns.
 
     Parameters
     ----------
     peers : sequence of Peer
-        All are open.
+        Open peers.
     source : Source
-        What they were made from.
+        Source of the peers.
     rounds : int
-        In each, every peer does everything, on the same draw; another begins each time.
+        Number of rounds. In each, all peers read the same draw; the first peer changes.
     seconds : float
-        How long one measure lasts, about; each does one unit at the least.
+        Approximate time of one measure; each does at least one unit.
     seed : int
-        Fixes what is drawn.
+        Determines the draws.
     say : callable
-        Is told what is done now.
+        Receives a description of each step.
 
     Returns
     -------
@@ -160,17 +160,17 @@ def measure_warm(
         draw = Draw.of(source, seed=seed, number=number)
         for peer, operation in turns(peers, number, fits=fits):
             say(f"warm, round {number + 1} of {rounds}, {operation}: {peer.name}")
-            read_all(peer.folder)  # of data larger than the memory all but a few are gone
+            read_all(peer.folder)  # if the data exceed the memory, most were evicted
             figure = WARM[operation](peer, draw, seconds)
             figures[peer.name].setdefault(operation, []).append(figure)
     return figures
 
 
 def turns(peers: Sequence[Peer], number: int, *, fits: bool) -> list[tuple[Peer, str]]:
-    """Return the order of one round: a measure after the other, or a peer after the other.
+    """Return the order of one round: measure by measure, or peer by peer.
 
-    The first compares better. The second reads each peer's files once a round, where not
-    all of them fit into the memory.
+    The first compares better. The second is used if the files of all peers do not fit into the
+    memory, and reads the files of each peer only once per round.
     """
     found = [(peer, operation) for peer in rotated(peers, number) for operation in WARM]
     found = [(peer, operation) for peer, operation in found if peer.can(operation)]
@@ -178,19 +178,19 @@ def turns(peers: Sequence[Peer], number: int, *, fits: bool) -> list[tuple[Peer,
 
 
 def rotated(items: Sequence[T], number: int) -> Iterator[T]:
-    """Yield the items, beginning with another each round."""
+    """Yield the items, starting with a different one each round."""
     first = number % len(items)
     yield from items[first:]
     yield from items[:first]
 
 
 def check(peer: Peer, source: Source, *, seed: int) -> None:
-    """Compare what a peer returns with the source.
+    """Compare the images that a peer returns with the source.
 
     Raises
     ------
     ValueError
-        If an image is not the one of the source, or is none of the type promised.
+        If an image differs from the source, or has another type than bytes.
     """
     positions = np.random.default_rng(seed).permutation(len(source))[:_CHECKED]
     wanted = [source.read(position) for position in positions.tolist()]

@@ -1,4 +1,4 @@
-"""Figures as tables: on the terminal, and between two markers of a Markdown page."""
+"""Figures as tables, on the terminal and between the markers of a Markdown page."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.suite.measures import Figures
 
 _PAGE_WIDTH: Final = 100
-"""Characters in a line of prose of a page."""
+"""Maximum length of a line of prose on a page."""
 
 
 class Column(NamedTuple):
@@ -21,9 +21,9 @@ class Column(NamedTuple):
     heading: str
     digits: int = 0
     compared: bool = True
-    """Whether it is also divided by that of the limit."""
+    """Whether the ratio to the limit is shown as well."""
     is_cost: bool = False
-    """Whether less is better."""
+    """Whether lower is better."""
 
 
 class Layout(NamedTuple):
@@ -76,25 +76,25 @@ LAYOUTS: Final = (
 
 
 class Summary(NamedTuple):
-    """What many rounds come to."""
+    """Summary of many rounds."""
 
     value: float
     """Median."""
     speed: float | None
-    """Median of the quotients by the limit's figure of the same round; 2 is twice as fast."""
+    """Median ratio to the limit's figure of the same round; 2 is twice as fast."""
     spread: float
-    """Half of the distance between the quartiles, divided by the median."""
+    """Half the interquartile range, divided by the median."""
 
 
 def summary(own: Sequence[float], limit: Sequence[float], column: Column) -> Summary:
-    """Sum up one measure of one peer.
+    """Summarize one measure of one peer.
 
     Parameters
     ----------
     own, limit : sequence of float
-        Figures of the peer and of the limit, one a round.
+        Figures of the peer and of the limit, one per round.
     column : Column
-        How to look at them.
+        The column that shows them.
     """
     value = median(own)
     speeds = [
@@ -106,7 +106,7 @@ def summary(own: Sequence[float], limit: Sequence[float], column: Column) -> Sum
 
 
 def rows(figures: Figures, layout: Layout, limit: str) -> dict[str, list[str]]:
-    """Return the cells of a table, by peer; a peer that has none of it is left out."""
+    """Return the cells of a table by peer, without peers that have no cell."""
     of_limit = figures.get(limit, {})
     found = {}
     for peer, measures in figures.items():
@@ -130,7 +130,7 @@ def _cell(found: Summary, column: Column) -> str:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print all tables, 120 characters wide at the most."""
+    """Print all tables, at most 120 characters wide."""
     from rich.console import Console
     from rich.table import Table
 
@@ -149,7 +149,7 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def note(result: Mapping[str, Any]) -> str:
-    """Return the date, the machine and how to read the tables, as one paragraph."""
+    """Return a paragraph with the date, the machine and how to read the tables."""
     machine, source, load = result["machine"], result["source"], result["load"]
     rounds = result["rounds"]
     missing = ", ".join(result["not_installed"])
@@ -182,7 +182,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def write_markdown(page: Path, name: str, result: Mapping[str, Any]) -> None:
-    """Replace what stands between the markers of a name.
+    """Replace the text between the markers of a name.
 
     Raises
     ------

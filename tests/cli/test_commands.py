@@ -1,4 +1,4 @@
-"""The command: what it prints, what it writes, and how it fails."""
+"""The command: its output, the files that it writes, and its errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_convert_writes_a_store_and_reports_it(
+def test_convert_prints_a_report(
     suffix: str, drawn: DrawnArchives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / f"out{suffix}"
@@ -42,7 +42,7 @@ def test_convert_writes_a_store_and_reports_it(
     assert digest[:12] in printed.out
 
 
-def test_convert_prints_the_same_report_as_json(
+def test_convert_prints_json(
     drawn: DrawnArchives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = str(tmp_path / "out.h5")
@@ -55,9 +55,7 @@ def test_convert_prints_the_same_report_as_json(
     assert sorted(report["splits"]["train"]["reencoded"]) == sorted([drawn.cmyk, drawn.png])
 
 
-def test_images_left_out_are_printed_with_the_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_convert_prints_skipped_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_folder(tmp_path / "photos", {"cat/1.jpg": picture(), "cat/2.jpg": b""})
     target = str(tmp_path / "out.zarr")
     assert main(["convert", f"folder:{folder}", target]) == 1
@@ -66,16 +64,14 @@ def test_images_left_out_are_printed_with_the_reason(
     assert "cat/2.jpg: is empty (0 bytes)" in capsys.readouterr().out
 
 
-def test_info_prints_what_the_store_says(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_prints_metadata(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(path)]) == 0
     printed = capsys.readouterr().out
     for fact in ("imagenet2012_subset/1pct:5.0.0", "1,000", "train", "validation", "@article"):
         assert fact in printed
 
 
-def test_info_as_json_is_the_info_of_the_store(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_prints_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(path), "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["splits"]["train"]["num_samples"] == 30
@@ -83,7 +79,7 @@ def test_info_as_json_is_the_info_of_the_store(
     assert info["citation"] == arraystore.open(path).info.citation
 
 
-def test_ls_lists_rows_of_any_split_string(
+def test_ls_takes_split_strings(
     path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ls", str(path), "train[3:5]+validation[:1]", "--json"]) == 0
@@ -95,7 +91,7 @@ def test_ls_lists_rows_of_any_split_string(
     assert len(rows) == 3
 
 
-def test_ls_prints_whole_file_names_and_what_it_left_out(
+def test_ls_prints_whole_file_names(
     path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ls", str(path), "--limit", "2"]) == 0
@@ -109,7 +105,7 @@ def listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[str
     return [json.loads(line)["file_name"] for line in capsys.readouterr().out.splitlines()]
 
 
-def test_ls_narrows_down_as_python_does(
+def test_ls_options_select_as_methods_do(
     path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = [str(path), "train", "--label", "tench", "--label", "n15075141"]
@@ -124,7 +120,7 @@ def test_ls_narrows_down_as_python_does(
     assert listed([str(path), "--selection", saved], capsys) == listed(drawn, capsys)
 
 
-def test_a_store_is_not_overwritten_by_a_selection_of_it(
+def test_save_selection_overwrites_no_other_file(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "mine.json"
@@ -135,7 +131,7 @@ def test_a_store_is_not_overwritten_by_a_selection_of_it(
     assert other.read_text() == "1"
 
 
-def test_ls_tells_positions_in_the_stored_split(
+def test_ls_prints_positions_in_the_stored_split(
     path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ls", str(path), "train[3:]+validation", "--label", "tench", "--json"]) == 0
@@ -144,7 +140,7 @@ def test_ls_tells_positions_in_the_stored_split(
     assert mine == [i for i in np.flatnonzero(train.label == 0).tolist() if i >= 3]
 
 
-def test_ls_explains_what_reading_would_take(
+def test_ls_explain_prints_the_read_plan(
     path: Path, train: arraystore.Split, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["ls", str(path), "--label", "tench", "--explain"]
@@ -157,7 +153,7 @@ def test_ls_explains_what_reading_would_take(
     assert f"{plan.nbytes:,}" in printed
 
 
-def test_info_names_the_selections_that_a_store_keeps(
+def test_info_prints_stored_selections(
     drawn: DrawnArchives, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = str(tmp_path / "a.h5")
@@ -170,7 +166,7 @@ def test_info_names_the_selections_that_a_store_keeps(
     assert "has no selection '1pc', it has 1pct" in capsys.readouterr().err
 
 
-def test_show_draws_the_samples_of_a_class(
+def test_show_draws_samples_of_a_class(
     path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "sheet.png"
@@ -184,7 +180,7 @@ def test_show_draws_the_samples_of_a_class(
         assert first.tobytes() == train.resized(64)[int(tench[0])].tobytes()
 
 
-def test_a_contact_sheet_has_room_for_every_picture_and_its_caption(
+def test_contact_sheet_fits_images_and_captions(
     train: arraystore.Split,
 ) -> None:
     pairs = train.per_label(2)
@@ -196,7 +192,7 @@ def test_a_contact_sheet_has_room_for_every_picture_and_its_caption(
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])
-def test_a_conversion_tells_its_speed_unless_others_did_some_of_it(
+def test_resumed_conversion_prints_no_speed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     source = write_folder(tmp_path / "in", {"train/a/0.jpg": picture()})
@@ -204,7 +200,7 @@ def test_a_conversion_tells_its_speed_unless_others_did_some_of_it(
     assert ("MB/s" in capsys.readouterr().out) is not bool(options)
 
 
-def test_an_image_that_cannot_be_decoded_is_shown_as_such_and_one_that_is_lost_is_an_error(
+def test_show_marks_undecodable_image_and_refuses_lost_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = [picture(seed=i) for i in range(3)]
@@ -228,7 +224,7 @@ def test_an_image_that_cannot_be_decoded_is_shown_as_such_and_one_that_is_lost_i
 
 
 @pytest.mark.parametrize("split", ["validation", "train[:2]+validation[:2]"])
-def test_numbers_are_not_cut_on_a_terminal_of_80_columns(
+def test_ls_cuts_no_number_in_80_columns(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, split: str
 ) -> None:
     monkeypatch.setattr("arraystore.cli.tables._WIDTH_OF_A_FILE", 80)
@@ -241,16 +237,14 @@ def test_numbers_are_not_cut_on_a_terminal_of_80_columns(
         assert re.search(rf" {label} .* {nbytes:,} *\n", printed)
 
 
-def test_what_selects_nothing_cannot_be_shown(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_refuses_empty_selection(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(path), "--label", "goldfish"]) == 1
     assert "no sample was selected" in capsys.readouterr().err
     assert main(["show", str(path), "--per-label", "-1"]) == 1
     assert "must be 0 or more" in capsys.readouterr().err
 
 
-def test_a_class_is_found_by_number_id_and_word_in_any_case(store: arraystore.Store) -> None:
+def test_class_is_found_by_number_id_and_word(store: arraystore.Store) -> None:
     names, words = store.label_names, store.label_words
     spelled = ["1", "n01443537", "goldfish", "GOLDFISH", "carassius auratus", words[1]]
     assert {ClassNames(names, words).label(text) for text in spelled} == {1}
@@ -265,20 +259,18 @@ def test_a_class_is_found_by_number_id_and_word_in_any_case(store: arraystore.St
         ("1000", r"not in range\(1000\)"),
     ],
 )
-def test_a_class_that_is_not_one_is_refused_with_what_there_is(
+def test_unknown_class_raises_with_similar_ones(
     text: str, message: str, store: arraystore.Store
 ) -> None:
     with pytest.raises(KeyError, match=message):
         store.str2int(text)
 
 
-def test_demo_proves_itself_and_can_be_run_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_demo_can_be_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["demo", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
-    assert "158 of 160 byte for byte the same" in printed
+    assert "158 of 160 are equal byte for byte" in printed
     with Image.open(tmp_path / "demo" / "contact-sheet.png") as sheet:
         assert sheet.format == "PNG"
 
@@ -294,13 +286,22 @@ def test_demo_proves_itself_and_can_be_run_again(
         (["ls", "STORE", "--selection", "no/a"], "--selection: there is no file no/a"),
         (["ls", "STORE", "--selection", "text.txt/a"], "--selection: there is no file text.txt/a"),
         (["ls", "STORE", "--selection", "./"], "--selection: there is no file ./"),
-        (["ls", "STORE", "--save-selection", "no/a.json"], "--save-selection: there is no folder"),
+        (
+            ["ls", "STORE", "--save-selection", "no/a.json"],
+            "--save-selection: the folder no does not exist",
+        ),
         (
             ["ls", "nothing", "--save-selection", "no/a.json"],
-            "--save-selection: there is no folder",
+            "--save-selection: the folder no does not exist",
         ),
-        (["show", "STORE", "-o", "no/a.png"], "--output: there is no folder no; create it first"),
-        (["show", "STORE", "-o", "text.txt/a.png"], "--output: there is no folder text.txt; "),
+        (
+            ["show", "STORE", "-o", "no/a.png"],
+            "--output: the folder no does not exist; create it first",
+        ),
+        (
+            ["show", "STORE", "-o", "text.txt/a.png"],
+            "--output: the folder text.txt does not exist; ",
+        ),
         (["show", "STORE", "-o", "."], "--output: . is a folder; it must be a file"),
         (["convert", "cifar10", "out.zarr"], "unknown data set 'cifar10'; known are"),
         (["convert", "imagenet2012:4.0.0", "out.zarr"], "2.0.0, 2.0.1, 3.0.0, 5.0.0, 5.1.0"),
@@ -311,7 +312,7 @@ def test_demo_proves_itself_and_can_be_run_again(
         (["convert", "folder:.", "out.h5"], "out.h5: lies in "),
     ],
 )
-def test_a_failure_is_one_line_and_status_1(
+def test_failure_is_one_line_and_status_1(
     arguments: list[str],
     message: str,
     path: Path,
@@ -329,7 +330,7 @@ def test_a_failure_is_one_line_and_status_1(
     assert message in printed.err
 
 
-def test_an_interrupt_is_one_line_that_says_what_is_left_and_status_130(
+def test_interrupt_is_one_line_and_status_130(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = write_folder(tmp_path / "photos", {"cat/1.jpg": picture(), "dog/2.jpg": picture()})
@@ -350,7 +351,7 @@ def test_an_interrupt_is_one_line_that_says_what_is_left_and_status_130(
     assert main([*command, "--resume"]) == 0
 
 
-def test_an_interrupt_of_the_tidying_up_still_says_what_is_left(
+def test_second_interrupt_keeps_notes_of_the_first(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted_twice(*_: object, **__: object) -> None:
@@ -366,7 +367,7 @@ def test_an_interrupt_of_the_tidying_up_still_says_what_is_left(
     assert capsys.readouterr().err == "arraystore: interrupted; this is left\n"
 
 
-def test_the_process_ends_with_130_when_it_is_sent_an_interrupt(path: Path) -> None:
+def test_interrupt_signal_ends_process_with_130(path: Path) -> None:
     code = (
         "import signal, sys, arraystore\n"
         "from arraystore.cli.commands import main\n"
@@ -390,7 +391,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert "Usage: arraystore" in capsys.readouterr().out
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure_to_tell(path: Path) -> None:
+def test_closed_pipe_prints_no_error(path: Path) -> None:
     code = "import sys; from arraystore.cli.commands import main; sys.exit(main())"
     listing = subprocess.Popen(
         [sys.executable, "-c", code, "info", str(path), "--json"],
@@ -399,14 +400,12 @@ def test_a_reader_that_has_seen_enough_is_no_failure_to_tell(path: Path) -> None
     )
     assert listing.stdout is not None
     listing.stdout.close()
-    _, told = listing.communicate(timeout=60)
-    assert told == b""
+    _, errors = listing.communicate(timeout=60)
+    assert errors == b""
 
 
 @pytest.mark.parametrize("command", [["info"], ["ls"], ["show"], ["export", "-o", "out"]])
-def test_the_commands_that_read_are_told_how_to_reach_a_bucket(
-    command: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_pass_storage_options(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
     def note(store: str, **options: Any) -> None:
@@ -423,7 +422,7 @@ DAMAGE = tuple(f"n{i:08}.tar: expected zeros, but byte {i} begins data" for i in
 
 @pytest.mark.parametrize("command", ["convert", "verify"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_long_list_of_damaged_archives_is_cut_short(
+def test_long_list_of_damage_is_shortened(
     command: str,
     suffix: str,
     tmp_path: Path,
@@ -436,7 +435,7 @@ def test_long_list_of_damaged_archives_is_cut_short(
     if command == "verify":  # problems of an image, which come after those of the source
         with edited(Path(target)) as root:
             root["train/image_height"][:] = 5
-    module = sys.modules[f"arraystore.{command}"]
+    module = sys.modules[getattr(arraystore, command).__module__]
     load_source = vars(module)["load_source"]
 
     def load_damaged(*args: Any, **options: Any) -> Any:

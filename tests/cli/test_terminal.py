@@ -1,4 +1,4 @@
-"""What strangers wrote is shown, and never obeyed."""
+"""Text from stores and callers is printed with escapes, so that no terminal obeys it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
 
 @pytest.fixture(params=SUFFIXES)
 def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A store in which every text that may be anything is hostile."""
+    """A store in which every free text is hostile."""
     path = write_store(
         tmp_path / f"a{request.param}",
         [HOSTILE, "ok.jpg"],
@@ -64,10 +64,10 @@ def assert_harmless(*texts: str) -> None:
 
 
 GIVEN = f"\0\ud800{HOSTILE}\udcff"
-"""What a caller may give, and no UTF-8 can hold."""
+"""Text that a caller may pass and UTF-8 cannot hold."""
 
 FOLDER = os.fsdecode(f"a{HOSTILE}".encode().replace(b"/", b"") + b"\xff")
-"""What a folder of Linux may be called."""
+"""A name that a folder may have on Linux."""
 
 
 def hostile_function(sample: arraystore.Sample) -> str:
@@ -79,7 +79,7 @@ hostile_function.__qualname__ = GIVEN
 
 @pytest.fixture(params=SUFFIXES)
 def everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A store in which all names and texts are hostile, as is its path; beside it lie others."""
+    """A store in which all names and texts are hostile, and its path; with others beside it."""
     folder = tmp_path / FOLDER
     folder.mkdir()
     for name, first in ((f"a{request.param}", "a.jpg"), (f"b{request.param}", "b.jpg")):
@@ -94,10 +94,10 @@ def everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         )
         for text in ("dataset_name", "dataset_config", "dataset_version", "writer", "description"):
             set_attribute(path, "", text, HOSTILE)
-        if request.param == ".zarr":  # JSON may have what UTF-8 has not
+        if request.param == ".zarr":  # JSON may contain text that UTF-8 cannot hold
             document = path / "zarr.json"
-            told = json.dumps(HOSTILE)[1:-1]
-            document.write_text(document.read_text().replace(told, f"{told}\\ud800\\u0000"))
+            text = json.dumps(HOSTILE)[1:-1]
+            document.write_text(document.read_text().replace(text, f"{text}\\ud800\\u0000"))
     folder.joinpath(f"{HOSTILE}.json").write_text(json.dumps({"format": HOSTILE}))
     train = arraystore.open(path)["train"]
     saved = train.where(label=0).select([0]).selection()
@@ -132,7 +132,7 @@ SHOWN_AS: dict[str, Callable[[arraystore.Store], object]] = {
     "copy": lambda store: arraystore.copy(store.address, beside(store, f"{HOSTILE}.zarr")),
     "dataset": lambda store: store.dataset and str(_dataset(store, "train").file_name.values),
 }
-"""What can be shown of a store."""
+"""Values of a store that can be printed."""
 
 REFUSED: dict[str, Callable[[arraystore.Store], object]] = {
     "open given": lambda _: arraystore.open(GIVEN),
@@ -207,11 +207,11 @@ REFUSED: dict[str, Callable[[arraystore.Store], object]] = {
     "group": lambda store: _dataset(store, GIVEN),
     "array": lambda store: np.array(store["train"]),
 }
-"""What is refused, with errors that quote what was given or stored."""
+"""Calls that raise errors which quote given or stored text."""
 
 
 class Hostile:
-    """An object that shows itself as hostile text."""
+    """An object with a hostile repr."""
 
     def __repr__(self) -> str:
         return GIVEN
@@ -242,7 +242,7 @@ def _dataset(store: arraystore.Store, group: str) -> xarray.Dataset:
 
 
 def texts_of(error: BaseException) -> list[str]:
-    """What may be shown of an error, by whatever shows it."""
+    """Return all texts that may be printed of an error."""
     own = () if isinstance(error, ArrayStoreError) else error.args
     notes: list[str] = getattr(error, "__notes__", [])
     shown = [str(error), repr(error), *traceback.format_exception_only(error)]
@@ -253,16 +253,14 @@ def is_harmless(text: str) -> bool:
     return text.replace("\n", "").isprintable() and len(text.encode()) >= len(text)
 
 
-def test_repr_of_anything_is_harmless(everywhere: Path) -> None:
+def test_repr_is_harmless(everywhere: Path) -> None:
     store = arraystore.open(everywhere)
     shown = {name: show(store) for name, show in SHOWN_AS.items()}
     texts = [(name, text) for name, value in shown.items() for text in (repr(value), str(value))]
     assert not [(name, text) for name, text in texts if not is_harmless(text)]
 
 
-def test_message_of_any_error_is_harmless(
-    everywhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_messages_are_harmless(everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(everywhere.parent)
     store = arraystore.open(everywhere)
     errors = {}
@@ -274,7 +272,7 @@ def test_message_of_any_error_is_harmless(
     assert not [(name, text) for name, text in texts if not is_harmless(text)]
 
 
-def test_copy_to_hdf5_of_text_that_it_cannot_hold_is_refused(
+def test_copy_refuses_text_that_hdf5_cannot_hold(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = write_store(tmp_path / "a.zarr", ["a"], [0], [picture()], classes=["x"])
@@ -310,7 +308,7 @@ def test_warning_of_a_newer_format_is_harmless(everywhere: Path) -> None:
         ["show", "-o", HOSTILE],
     ],
 )
-def test_nothing_that_is_printed_moves_a_cursor(
+def test_printed_text_moves_no_cursor(
     hostile: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     command, *options = arguments
@@ -320,7 +318,7 @@ def test_nothing_that_is_printed_moves_a_cursor(
     assert_harmless(said.out, said.err)
 
 
-def test_names_are_shown_with_escapes_and_letters_as_they_are(
+def test_ls_escapes_only_control_characters(
     hostile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ls", str(hostile)]) == 0
@@ -329,14 +327,14 @@ def test_names_are_shown_with_escapes_and_letters_as_they_are(
     assert len(out.splitlines()) == 6  # nothing, a title, a rule, a row a sample, nothing
 
 
-def test_json_means_what_is_stored(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_what_is_stored(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls", str(hostile), "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["file_name"] for row in rows} == {HOSTILE, "ok.jpg"}
 
 
 @every_suffix
-def test_a_copy_tells_hostile_names_with_escapes_and_keeps_them(
+def test_copy_keeps_and_escapes_hostile_names(
     hostile: Path, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / f"b{suffix}"
@@ -346,9 +344,7 @@ def test_a_copy_tells_hostile_names_with_escapes_and_keeps_them(
     assert HOSTILE in arraystore.open(target)["train"]
 
 
-def test_a_conversion_reports_hostile_names_with_escapes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_convert_escapes_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {f"{HOSTILE}/1.jpg": picture(), f"a/{HOSTILE}.jpg": b"none", f"a/{HOSTILE}": b""}
     folder = write_folder(tmp_path / "in", files)
     command = ["convert", f"folder:{folder}", str(tmp_path / "a.zarr")]
@@ -359,7 +355,7 @@ def test_a_conversion_reports_hostile_names_with_escapes(
     assert f"{SHOWN}.jpg: is not an image" in said.out
 
 
-def test_a_report_with_anything_in_it_is_printed_with_escapes(
+def test_report_is_printed_with_escapes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     split = SplitReport(1, 1, HOSTILE, ((HOSTILE, HOSTILE),), (HOSTILE,))
@@ -367,14 +363,14 @@ def test_a_report_with_anything_in_it_is_printed_with_escapes(
     assert_harmless(capsys.readouterr().out)
 
 
-def test_a_bar_shows_messages_with_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_bar_escapes_messages(capsys: pytest.CaptureFixture[str]) -> None:
     with meter(show=True) as shown:
         shown.status("[/]" + HOSTILE)
         shown.start("[/]" + HOSTILE, 10, 10)
     assert_harmless(capsys.readouterr().err)
 
 
-def test_captions_are_one_line_of_letters_however_long(hostile: Path, tmp_path: Path) -> None:
+def test_captions_are_one_line(hostile: Path, tmp_path: Path) -> None:
     train = arraystore.open(hostile)["train"]
     assert set(captions(train, train.positions)) == {SHOWN, "no label"}
     assert contact_sheet(train, train.positions).width
@@ -389,7 +385,7 @@ def test_errors_are_harmless_as_text(kind: type[ArrayStoreError]) -> None:
 
 
 @given(st.text())
-def test_escaped_text_is_printable_and_printable_text_is_left_alone(text: str) -> None:
+def test_escaped_text_is_printable(text: str) -> None:
     assert escaped(text).isprintable()
     assert escaped(escaped(text)) == escaped(text)
     assert json.loads(escaped_json(json.dumps(text, ensure_ascii=False))) == text

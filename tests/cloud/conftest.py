@@ -1,4 +1,4 @@
-"""The servers, one of each kind for all tests of this folder."""
+"""Fixtures of the servers; each kind is started once for all tests of this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversion that waits, when so many shards are sent and recorded, until it is killed."""
+"""A conversion that sends and records some shards, and then waits until it is killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arraystore.writing.zarr_bucket import ZarrBucketWriter
 
 
 def main(source: str, target: str, options: str, shard_nbytes: str, number: str) -> None:
-    """Convert; tell on standard output when it is time to be killed."""
+    """Convert; print a line when the process is to be killed."""
     nbytes, record, left = int(shard_nbytes), ZarrBucketWriter.record, int(number)
 
     def record_and_wait(self: ZarrBucketWriter, *args: Any) -> None:

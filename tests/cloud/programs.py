@@ -1,4 +1,4 @@
-"""Programs that serve: found, given ports, ended in time, and asked with plain requests."""
+"""Server programs: their paths and ports, plain requests to them, and their end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports that nothing listens on just now."""
+    """Return free ports."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [taken.getsockname()[1] for taken in sockets]
     for taken in sockets:
@@ -28,7 +28,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def find_program(name: str, package: str, *folders: Path) -> str:
-    """Return the path of a program that `package` brings."""
+    """Return the path of a program that `package` installs."""
     for folder in (Path(sys.executable).parent, *folders):
         if (folder / name).exists():
             return str(folder / name)
@@ -41,7 +41,7 @@ def find_program(name: str, package: str, *folders: Path) -> str:
 def request(
     url: str, method: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> bytes:
-    """Send a request, and return the body of the answer; "is there already" is none of an error."""
+    """Send a request, and return the body of the response; status 409 is not an error."""
     wanted = urllib.request.Request(url, body, dict(headers or {}), method=method)
     try:
         with urllib.request.urlopen(wanted, timeout=10) as answer:
@@ -55,12 +55,12 @@ def request(
 
 
 def not_installed(name: str, package: str) -> RuntimeError:
-    """Return the error about a program that is not there."""
+    """Return the error about a program that is not installed."""
     return RuntimeError(
         f"{name} (of the package {package}) is not installed; run `make test-cloud`"
     )
 
 
 def end_with_parent() -> None:
-    """Let the kernel end this process when the one that started it ends, however that happens."""
+    """Make the kernel kill this process when its parent ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,13 +1,13 @@
-"""A proxy that stands for the network between a client and a server: slow, faulty, and counting.
+"""A proxy between a client and a server that delays requests, injects faults and counts.
 
 ::
 
     client ──▶ Proxy ──wait──▶ server
            ◀──fault?──       ◀──
 
-Requests and replies pass through byte for byte, so that signatures stay valid.
-Which request meets a fault depends on the seed, on what is asked for, and on how
-often it was asked for before; so not on which of many requests comes first.
+Requests and responses pass through byte for byte, so that signatures stay valid. Whether a request
+meets a fault depends on the seed, on its method, target and range, and on how often the same was
+requested before; so the order of concurrent requests does not matter.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 FAULTS: Final = ("503", "500", "429", "reset", "truncate", "reset-mid-body", "stall")
-"""What can go wrong: an answer that says so, the connection cut before the server hears of the
-request, the reply cut or cut hard half way, and half a reply that is never finished.
+"""Faults: an error status, a connection reset before the request arrives, and a response that ends,
+is reset or stops in the middle.
 """
 
 _PIECE_NBYTES: Final = 2**18
@@ -38,18 +38,18 @@ _BUSY: Final = b"<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>"
 
 @dataclass(slots=True)
 class Request:
-    """One request that came through.
+    """One request that passed the proxy.
 
     Attributes
     ----------
     method, target, range : str
-        What was asked for; `range` is the header's value, or empty.
+        Of the request; `range` is the value of the header, or empty.
     fault : str
         One of `FAULTS`, or empty.
     status : int
-        Of the reply; 0 until there is one.
+        Of the response; 0 until it arrives.
     nbytes_up, nbytes_down : int
-        Sizes of the bodies, as far as they were passed on.
+        Bytes of the bodies that were passed on.
     began, ended : float
         Seconds on the monotonic clock.
     """
@@ -66,29 +66,29 @@ class Request:
 
 
 class Proxy:
-    """A proxy on a port of its own, running while its context lasts.
+    """A proxy on its own port, which runs while its context lasts.
 
     Parameters
     ----------
     upstream : str
         Endpoint of the server, such as ``http://127.0.0.1:8333``.
     latency : float, default 0
-        Seconds from a request's arrival to its being passed on.
+        Seconds between the arrival of a request and passing it on.
     faults : sequence of str, default all of `FAULTS`
-        What may go wrong.
+        Faults to choose from.
     rate : float, default 0
-        How many of the requests meet a fault, from 0 to 1.
+        Fraction of the requests that meet a fault.
     seed : int, default 0
-        Which of them.
+        Seed of the choice.
     renames_host : bool, default False
-        Whether the server reads its own name in the requests; signatures do not survive that.
+        Whether requests name the server instead of the proxy; this breaks signatures.
 
     Attributes
     ----------
     requests : list of Request
-        Those that came through since the last `reset`, in the order of their arrival.
+        Requests since the last `reset`, in the order of their arrival.
     max_in_flight : int
-        Most requests at the same time since then.
+        Most concurrent requests since then.
     """
 
     def __init__(
@@ -114,34 +114,34 @@ class Proxy:
 
     @property
     def endpoint(self) -> str:
-        """Where clients find the proxy."""
+        """URL of the proxy."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all replies' bodies that were passed on since the last `reset`."""
+        """Bytes of response bodies that were passed on since the last `reset`."""
         return sum(request.nbytes_down for request in self.requests)
 
     @property
     def n_faults(self) -> Counter[str]:
-        """How often each fault was met since the last `reset`."""
+        """Number of occurrences of each fault since the last `reset`."""
         return Counter(request.fault for request in self.requests if request.fault)
 
     @property
     def round_trips(self) -> int:
-        """Most requests of which each began when the one before had ended, since `reset`."""
+        """Length of the longest chain of requests, each begun after the end of the one before."""
         return longest_chain([(r.began, r.ended) for r in self.requests])
 
     def reset(self) -> None:
-        """Count from here on."""
+        """Set all counters to zero."""
         self.requests: list[Request] = []
         self.max_in_flight = 0
-        # Not a number: the last request before may end after this.
+        # A set, because requests that began before may end later.
         self._in_flight: set[int] = set()
         self._asked: Counter[tuple[str, str, str]] = Counter()
 
     def fail_next(self, *faults: str, method: str = "") -> None:
-        """Let the next requests meet these faults, whatever the rate; of one method, if given."""
+        """Inject these faults into the next requests (of one method, if given), at any rate."""
         self._planned.extend((fault, method) for fault in faults)
 
     def __enter__(self) -> Self:
@@ -166,7 +166,7 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection of a client, through one connection of our own."""
+        """Serve one connection of a client, through one connection to the server."""
         client, server = _Peer(reader, writer), _Peer()
         try:
             with suppress(OSError, EOFError, asyncio.CancelledError):
@@ -201,7 +201,7 @@ class Proxy:
         return chance.choice(self._faults) if chance.random() < self._rate else ""
 
     async def _exchange(self, request: Request, head: _Head, client: _Peer, server: _Peer) -> bool:
-        """Answer one request; return whether the connection can serve another."""
+        """Serve one request; return whether the connection can serve another."""
         if self._latency:
             await asyncio.sleep(self._latency)
         if request.fault == "reset":
@@ -233,11 +233,11 @@ class Proxy:
     async def _answer(
         self, request: Request, reply: _Head, client: _Peer, server: _Peer, *, has_body: bool
     ) -> bool:
-        """Pass a reply on, or half of it; return whether the connection can serve another."""
+        """Pass a response on, or half of it; return whether the connection can serve another."""
         request.status = reply.status
         limit = reply.content_length // 2 if request.fault else None
         if not request.fault or (has_body and reply.content_length):
-            await client.write(reply.raw)  # else it cannot be halved, and nothing at all comes back
+            await client.write(reply.raw)  # else it cannot be halved, and nothing is sent
         async for piece in server.body(reply, has_body=has_body):
             room = len(piece) if limit is None else limit - request.nbytes_down
             request.nbytes_down += len(piece[:room])
@@ -253,7 +253,7 @@ class Proxy:
 
 
 class _Head(NamedTuple):
-    """The head of a message: as it came, its first line, and its fields by their small names."""
+    """The head of a message: its bytes, its first line, and its fields by lower-case names."""
 
     raw: bytes
     first: str
@@ -288,7 +288,7 @@ class _Peer:
         return _Head(raw, first, {name.lower(): value.strip() for name, _, value in pairs})
 
     async def body(self, head: _Head, *, has_body: bool = True) -> AsyncIterator[bytes]:
-        """Yield the body of a message as it comes, with the marks of chunks if it has them."""
+        """Yield the body of a message in pieces, including any chunk headers."""
         if not has_body:
             return
         if head.fields.get("transfer-encoding", "").lower() != "chunked":
@@ -315,7 +315,7 @@ class _Peer:
         await self._reader.read(1)
 
     def reset(self) -> None:
-        """Close so that the other end is told of an error and not of an end."""
+        """Close so that the other end gets an error, not an end."""
         connection = self._writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
@@ -334,7 +334,7 @@ class _Peer:
 
 
 def longest_chain(spans: Sequence[tuple[float, float]]) -> int:
-    """Return the size of the largest set of spans of time of which no two overlap.
+    """Return the size of the largest set of time spans without overlaps.
 
     Examples
     --------

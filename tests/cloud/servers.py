@@ -1,8 +1,8 @@
 """Real servers on loopback for the tests of this folder: S3, Azure, Google, plain HTTP.
 
-Each server is a process of its own, with free ports and a temporary folder. It
-is ended by its number when its context is left, and by the kernel if the tests
-are killed. A server that is not installed is an error, never a skipped test.
+Each server is a separate process with free ports and a temporary folder. It is killed when its
+context exits, and by the kernel if the tests are killed. A server that is not installed is an
+error, not a skipped test.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 BUCKET: Final = "pictures"
-"""The bucket, or container in Azure's words, that every server has from the start."""
+"""The bucket (in Azure: the container) that every server has from the start."""
 
 ACCESS_KEY: Final = "tester"
 SECRET_KEY: Final = "not-a-secret"
@@ -42,25 +42,25 @@ AZURE_ACCOUNT: Final = "devstoreaccount1"
 AZURE_KEY: Final = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
-"""The key that Azurite's documentation publishes; it opens nothing else."""
+"""The public key in the documentation of Azurite."""
 
 _NODE_FOLDER: Final = Path(__file__).parents[2] / ".node"
 _START_SECONDS: Final = 60
 
 
 class Server:
-    """A server, running while its context lasts.
+    """A server that runs while its context lasts.
 
     Parameters
     ----------
     folder : Path
-        Where it may keep what it stores.
+        Folder for its data.
     """
 
     kind: ClassVar[str]
     writable: ClassVar[bool] = False
     knows_its_name: ClassVar[bool] = False
-    """Whether it answers to no other host name than its own."""
+    """Whether it accepts its own host name only."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,7 +75,7 @@ class Server:
         key : str
             Name of an object, or of a folder of them.
         through : str, optional
-            Another endpoint in front of the server, such as a `Proxy`'s.
+            Another endpoint in front of the server, such as that of a `Proxy`.
         """
         raise NotImplementedError
 
@@ -84,11 +84,11 @@ class Server:
         return Proxy(self.endpoint, renames_host=self.knows_its_name, **options)
 
     def put(self, key: str, data: bytes) -> None:
-        """Store an object by other means than arraystore's."""
+        """Store an object without arraystore."""
         raise NotImplementedError
 
     def upload(self, source: Path, key: str) -> None:
-        """Store a file, or all files of a folder, by other means than arraystore's."""
+        """Store a file, or all files of a folder, without arraystore."""
         if source.is_file():
             self.put(key, source.read_bytes())
         for path in sorted(source.rglob("*")):
@@ -96,11 +96,11 @@ class Server:
                 self.put(f"{key}/{path.relative_to(source).as_posix()}", path.read_bytes())
 
     def command(self) -> list[str]:
-        """Return what starts the server."""
+        """Return the command that starts the server."""
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Make the bucket; an `OSError` means that the server is not ready yet."""
+        """Create the bucket; raise `OSError` while the server is not ready."""
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ class Server:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._process.kill()  # nothing that it stores is wanted any more
+        self._process.kill()  # its data is no longer needed
         self._process.wait()
 
     def _wait_until_ready(self) -> None:
@@ -134,13 +134,13 @@ class Server:
             except OSError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.05)  # nothing tells when another process is ready
+                time.sleep(0.05)  # there is no signal that the other process is ready
             else:
                 return
 
 
 class SeaweedFS(Server):
-    """An S3 store, with signatures checked and nothing allowed to those who have no key."""
+    """An S3 server that checks signatures and permits nothing without a key."""
 
     kind = "s3"
     writable = True
@@ -170,7 +170,7 @@ class SeaweedFS(Server):
             f"-s3.config={config}",
             f"-filer.port={self._filer}",
             *(f"-{name}={port}" for name, port in zip(names.split(), ports, strict=True)),
-            # These listen on fixed ports unless they are told not to listen at all.
+            # By default these listen on fixed ports; 0 turns them off.
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",
@@ -200,7 +200,7 @@ class SeaweedFS(Server):
         self.store().put(key, data)
 
     def store(self) -> S3Store:
-        """Return a client of the bucket that is not arraystore's."""
+        """Return a client of the bucket without arraystore."""
         return S3Store(
             BUCKET,
             endpoint=self.endpoint,
@@ -258,7 +258,7 @@ class Azurite(Server):
         self.store().put(key, data)
 
     def store(self) -> AzureStore:
-        """Return a client of the container that is not arraystore's."""
+        """Return a client of the container without arraystore."""
         return AzureStore(
             BUCKET,
             endpoint=self.endpoint,
@@ -269,7 +269,7 @@ class Azurite(Server):
 
 
 class FakeGCS(Server):
-    """Google's storage, for reading: it does not take the uploads that obstore sends."""
+    """Google's storage, for reading only: the emulator rejects the uploads of obstore."""
 
     kind = "gs"
     knows_its_name = True
@@ -309,7 +309,7 @@ class FakeGCS(Server):
 
 
 class PlainHTTP(Server):
-    """A web server that knows ranges, and nothing of buckets."""
+    """A web server with byte ranges and without buckets."""
 
     kind = "http"
 
@@ -340,11 +340,11 @@ class PlainHTTP(Server):
 SERVERS: Final[Mapping[str, type[Server]]] = {
     server.kind: server for server in (SeaweedFS, Azurite, FakeGCS, PlainHTTP)
 }
-"""The servers, by the scheme of their addresses."""
+"""The servers by the scheme of their addresses."""
 
 
 def bucket_of(server: Server) -> ObjectStore:
-    """Return a client, not arraystore's, of the bucket of a server that can be written to."""
+    """Return a client without arraystore for the bucket of a writable server."""
     if not isinstance(server, SeaweedFS | Azurite):
         raise TypeError(f"{server.kind} is for reading")
     return server.store()

@@ -1,4 +1,4 @@
-"""The proxy delays, fails and counts as it says, or the other tests here would prove nothing."""
+"""The proxy delays, injects faults and counts, as the other tests of this folder assume."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_bytes_pass_unchanged_and_are_counted(web: Server, proxy: Proxy) -> None
 
 
 @pytest.mark.parametrize("fault", ["503", "500", "429"])
-def test_busy_answers_have_their_status(fault: str, web: Server, proxy: Proxy) -> None:
+def test_error_statuses_are_injected(fault: str, web: Server, proxy: Proxy) -> None:
     proxy.fail_next(fault)
     with pytest.raises(urllib.error.HTTPError) as caught:
         get(web, proxy)
@@ -78,14 +78,14 @@ def test_connections_are_cut(fault: str, error: type[Exception], web: Server, pr
     assert proxy.n_faults == {fault: 1}
 
 
-def test_a_stalled_reply_never_ends(web: Server, proxy: Proxy) -> None:
+def test_stalled_response_never_ends(web: Server, proxy: Proxy) -> None:
     proxy.fail_next("stall")
     with pytest.raises(TimeoutError):
         get(web, proxy, timeout=1)
     assert proxy.nbytes == len(DATA) // 2
 
 
-def test_a_planned_fault_waits_for_its_method(web: Server, proxy: Proxy) -> None:
+def test_planned_fault_waits_for_its_method(web: Server, proxy: Proxy) -> None:
     proxy.fail_next("503", method="PUT")
     assert get(web, proxy) == DATA
 
@@ -100,14 +100,14 @@ def faults_met(web: Server, seed: int) -> list[str]:
         return [request.fault for request in proxy.requests]
 
 
-def test_the_seed_decides_which_requests_fail(web: Server) -> None:
+def test_seed_determines_faults(web: Server) -> None:
     met = faults_met(web, 1)
     assert met == faults_met(web, 1)
     assert met != faults_met(web, 2)
     assert 0 < met.count("") < 20
 
 
-def test_every_fault_is_met_at_a_rate_of_one(web: Server) -> None:
+def test_every_fault_occurs_at_rate_one(web: Server) -> None:
     with Proxy(web.endpoint, rate=1, faults=FAULTS) as proxy:
         for i in range(60):
             with pytest.raises((OSError, http.client.HTTPException)) as caught:
@@ -118,7 +118,7 @@ def test_every_fault_is_met_at_a_rate_of_one(web: Server) -> None:
         assert proxy.n_faults.total() == len(proxy.requests)
 
 
-def test_requests_at_the_same_time_are_counted_as_one_round_trip(web: Server) -> None:
+def test_concurrent_requests_are_one_round_trip(web: Server) -> None:
     together = Barrier(4)
     with Proxy(web.endpoint, latency=0.5) as slow, ThreadPoolExecutor(4) as pool:
 
@@ -137,6 +137,6 @@ def test_round_trips_are_the_longest_chain() -> None:
     assert longest_chain([(0, 10), (1, 2), (3, 4), (4, 9)]) == 3
 
 
-def test_an_unknown_fault_is_refused() -> None:
+def test_unknown_fault_is_refused() -> None:
     with pytest.raises(ValueError, match="flood"):
         Proxy("http://127.0.0.1:1", faults=["flood"])

@@ -1,4 +1,4 @@
-"""The servers answer, and leave nothing running."""
+"""The servers respond, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ with PlainHTTP(Path(sys.argv[1])) as server:
 """
 
 
-def test_uploaded_files_are_there(server: Server, tmp_path: Path) -> None:
+def test_uploaded_files_are_served(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c").write_bytes(b"found")
     server.upload(tmp_path / "a", "up/load")
@@ -46,7 +46,7 @@ def test_uploaded_files_are_there(server: Server, tmp_path: Path) -> None:
 @pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere nothing ends a killed parent's child"
 )
-def test_a_server_ends_when_the_tests_are_killed(tmp_path: Path) -> None:
+def test_server_ends_when_parent_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STARTER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -57,6 +57,6 @@ def test_a_server_ends_when_the_tests_are_killed(tmp_path: Path) -> None:
     assert ended
 
 
-def test_a_server_that_is_not_installed_is_an_error() -> None:
+def test_missing_server_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="make test-cloud"):
         find_program("no-such-server", "no-such-package")

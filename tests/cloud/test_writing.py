@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SHARD = 2**16
 PART = 5 * 2**20
-"""S3 takes no smaller parts, but for the last."""
+"""S3 takes no smaller parts, except the last."""
 
 IMPATIENT = {"read_timeout": 0.5, "init_backoff": 0.01, "max_backoff": 0.1}
 
@@ -75,7 +75,7 @@ def objects_below(server: Server, folder: str) -> dict[str, bytes]:
 
 
 @every_suffix
-def test_a_bucket_gets_the_bytes_that_a_disk_gets(
+def test_bucket_gets_the_same_bytes_as_a_disk(
     suffix: str, writable: Server, photos: Path, tmp_path: Path
 ) -> None:
     address, options = writable.at(f"same/a{suffix}")
@@ -90,7 +90,7 @@ def test_a_bucket_gets_the_bytes_that_a_disk_gets(
 
 
 @every_suffix
-def test_a_store_that_is_there_is_refused_until_told(
+def test_existing_store_is_replaced_only_with_overwrite(
     suffix: str, writable: Server, photos: Path
 ) -> None:
     address, options = writable.at(f"refused/a{suffix}")
@@ -105,7 +105,7 @@ def test_a_store_that_is_there_is_refused_until_told(
 
 @every_suffix
 @pytest.mark.parametrize("seed", range(2))
-def test_every_byte_is_right_when_a_tenth_of_all_requests_fail(
+def test_bytes_are_right_when_a_tenth_of_requests_fail(
     seed: int, suffix: str, writable: Server, photos: Path, tmp_path: Path
 ) -> None:
     convert(photos, tmp_path / f"a{suffix}")
@@ -122,7 +122,7 @@ def test_every_byte_is_right_when_a_tenth_of_all_requests_fail(
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("method", ["POST", "PUT", "GET"])
 @every_suffix
-def test_each_fault_of_each_request_is_survived(
+def test_each_fault_of_each_request_is_retried(
     suffix: str, method: str, fault: str, writable: Server, photos: Path, tmp_path: Path
 ) -> None:
     source = write_folder(tmp_path / "few", {"a/1.jpg": picture(), "a/2.jpg": picture(seed=1)})
@@ -138,7 +138,7 @@ def test_each_fault_of_each_request_is_survived(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_last_request_of_an_upload_may_meet_any_fault(
+def test_faults_of_last_upload_request_are_retried(
     fault: str, start: Callable[[str], Server], photos: Path, tmp_path: Path
 ) -> None:
     server = start(SeaweedFS.kind)
@@ -151,7 +151,7 @@ def test_the_last_request_of_an_upload_may_meet_any_fault(
     assert objects_below(server, f"complete-{fault}") == objects_on_disk(tmp_path / "a.h5")
 
 
-def test_a_failed_upload_is_aborted(
+def test_failed_upload_is_aborted(
     start: Callable[[str], Server], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sealing = hdf5_bucket.HDF5BucketWriter.sealing
@@ -175,7 +175,7 @@ def test_a_failed_upload_is_aborted(
     assert objects_below(server, "aborted") == {}
 
 
-def test_uploads_are_of_few_large_parts(start: Callable[[str], Server], photos: Path) -> None:
+def test_uploads_have_few_large_parts(start: Callable[[str], Server], photos: Path) -> None:
     server = start(SeaweedFS.kind)
     with server.behind() as proxy:
         address, options = server.at("parts/a.h5", proxy.endpoint)
@@ -187,7 +187,7 @@ def test_uploads_are_of_few_large_parts(start: Callable[[str], Server], photos: 
 
 
 @pytest.mark.parametrize("number", [1, 9])
-def test_a_conversion_that_is_killed_is_resumed(
+def test_killed_conversion_is_resumed(
     number: int, writable: Server, photos: Path, tmp_path: Path
 ) -> None:
     folder = f"killed-{number}"
@@ -215,7 +215,7 @@ def test_a_conversion_that_is_killed_is_resumed(
     assert len(sent) == len(set(sent)) == n_shards - number > 10
 
 
-def test_who_is_taken_over_stops(
+def test_conversion_that_was_taken_over_stops(
     writable: Server, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, options = writable.at("taken/a.zarr")
@@ -233,7 +233,7 @@ def test_who_is_taken_over_stops(
     assert objects_below(writable, "taken") == objects_on_disk(tmp_path / "a.zarr")
 
 
-def test_shards_are_filled_by_other_processes(
+def test_processes_fill_shards(
     start: Callable[[str], Server], photos: Path, tmp_path: Path
 ) -> None:
     server = start(SeaweedFS.kind)
@@ -245,7 +245,7 @@ def test_shards_are_filled_by_other_processes(
 
 
 @every_suffix
-def test_stores_are_copied_between_clouds_and_containers(
+def test_copy_between_clouds_and_containers(
     suffix: str, start: Callable[[str], Server], photos: Path, tmp_path: Path
 ) -> None:
     other = {".zarr": ".h5", ".h5": ".zarr"}[suffix]
@@ -269,14 +269,19 @@ WRONG = [
     ("s3", {}, "no-such-bucket", "no such bucket"),
     ("az", {}, "no-such-bucket", "no such bucket"),
     ("s3", {"secret": "wrong"}, BUCKET, "the credentials are wrong"),
-    ("az", {"account_key": "d3Jvbmc="}, BUCKET, "access is denied"),
-    ("s3", {"key": None, "secret": None, "anon": True}, BUCKET, "anonymous access is denied"),
+    ("az", {"account_key": "d3Jvbmc="}, BUCKET, "access denied"),
+    (
+        "s3",
+        {"key": None, "secret": None, "anon": True},
+        BUCKET,
+        "access denied to an anonymous request",
+    ),
 ]
 
 
 @every_suffix
 @pytest.mark.parametrize(("kind", "change", "bucket", "message"), WRONG)
-def test_a_bucket_that_cannot_be_written_to_is_told_before_the_source_is_read(
+def test_unwritable_bucket_raises_before_source_is_read(
     suffix: str,
     kind: str,
     change: dict[str, Any],

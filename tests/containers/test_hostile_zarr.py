@@ -296,7 +296,7 @@ def test_offsets_that_wrap_around_raise(
     )
     path = write_store(tmp_path / "a.zarr", ["a", "b"], [0, 0], [b"1", b"2"], classes=["x"])
     stored = arraystore.open(path)["train"]
-    (part,) = stored.sample_set
+    (part,) = stored._sample_set
     part.stored.columns.load(("image_nbytes",))
     values = part.stored.columns._whole["image_nbytes"].copy()
     values[1] = nbytes

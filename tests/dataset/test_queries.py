@@ -730,7 +730,7 @@ def test_splits_of_the_same_content_keep_their_own_selections(tmp_path: Path) ->
     chosen = store["test[:2]+train[2:5]"]
     again = store["test+train"].select(chosen.selection())
     assert again.file_name.tolist() == chosen.file_name.tolist()
-    assert [len(part.positions) for part in again.sample_set] == [2, 3] or len(again) == 5
+    assert [len(part.positions) for part in again._sample_set] == [2, 3] or len(again) == 5
 
 
 def test_positions_are_not_ones_own_to_change(train: arraystore.Split) -> None:

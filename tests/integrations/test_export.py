@@ -1,4 +1,4 @@
-"""Images as files again, and nowhere but below their folder."""
+"""Images exported as files, and only below their folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_every_image_becomes_a_file_of_its_class(train: arraystore.Split, tmp_path: Path) -> None:
+def test_export_writes_a_file_for_each_image(train: arraystore.Split, tmp_path: Path) -> None:
     assert export(train, tmp_path / "out", meter=Meter()) == 30
     assert files_below(tmp_path / "out") == {
         f"{name.split('_')[0]}/{name}": data
@@ -37,7 +37,7 @@ def test_every_image_becomes_a_file_of_its_class(train: arraystore.Split, tmp_pa
     }
 
 
-def test_a_damaged_image_is_told_and_how_many_files_there_are(path: Path, tmp_path: Path) -> None:
+def test_export_of_damaged_image_reports_written_files(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / path.name
     shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
     train = arraystore.open(copy)["train"]
@@ -47,11 +47,11 @@ def test_a_damaged_image_is_told_and_how_many_files_there_are(path: Path, tmp_pa
         export(arraystore.open(copy)["train"], tmp_path / "out", meter=Meter())
     n_files = len(files_below(tmp_path / "out"))
     (note,) = caught.value.__notes__
-    assert f"keeps {n_files} of 30 files" in note
+    assert f"contains {n_files} of 30 files" in note
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_folder_that_was_converted_comes_back_as_it_was(suffix: str, tmp_path: Path) -> None:
+def test_export_restores_a_converted_folder(suffix: str, tmp_path: Path) -> None:
     files = {f"{c}/{i}.jpg": picture(seed=i) for c in ("cat", "dog") for i in range(3)}
     source = write_folder(tmp_path / "in", files)
     arraystore.convert(f"folder:{source}", tmp_path / f"a{suffix}")
@@ -59,7 +59,9 @@ def test_a_folder_that_was_converted_comes_back_as_it_was(suffix: str, tmp_path:
     assert files_below(tmp_path / "out") == files
 
 
-def test_joined_splits_have_a_folder_each(store: arraystore.Store, tmp_path: Path) -> None:
+def test_export_of_joined_splits_has_a_folder_for_each(
+    store: arraystore.Store, tmp_path: Path
+) -> None:
     joined = store["train[:2]+validation[:3]"]
     export(joined, tmp_path / "out", meter=Meter())
     names = files_below(tmp_path / "out")
@@ -67,13 +69,11 @@ def test_joined_splits_have_a_folder_each(store: arraystore.Store, tmp_path: Pat
     assert sorted(name.split("/")[2] for name in names) == sorted(joined.file_name.tolist())
 
 
-def test_a_sample_that_is_there_twice_is_written_once(
-    train: arraystore.Split, tmp_path: Path
-) -> None:
+def test_export_writes_repeated_sample_once(train: arraystore.Split, tmp_path: Path) -> None:
     assert export(train.select([1, 2, 1]), tmp_path / "out", meter=Meter()) == 2
 
 
-def test_images_without_a_label_have_a_folder_too(tmp_path: Path) -> None:
+def test_export_of_unlabelled_images_has_a_folder(tmp_path: Path) -> None:
     path = write_store(tmp_path / "a.h5", ["x.jpg"], [-1], [b"x"], classes=["a"])
     export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
     assert files_below(tmp_path / "out") == {"unlabelled/x.jpg": b"x"}
@@ -98,21 +98,19 @@ def test_images_without_a_label_have_a_folder_too(tmp_path: Path) -> None:
         ("x", "y" * 256),
     ],
 )
-def test_a_name_that_leads_out_of_the_folder_is_refused(
-    suffix: str, name: str, folder: str, tmp_path: Path
-) -> None:
+def test_export_refuses_invalid_paths(suffix: str, name: str, folder: str, tmp_path: Path) -> None:
     path = write_store(
         tmp_path / f"a{suffix}", ["ok", name], [0, 0], [b"1", b"2"], classes=[folder]
     )
     before = files_below(tmp_path)
-    with pytest.raises(FormatError, match="is no name for a file below a folder"):
+    with pytest.raises(FormatError, match="is not a valid path of a file"):
         export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
     assert files_below(tmp_path) == before
 
 
-def test_two_images_of_one_file_are_refused(tmp_path: Path) -> None:
+def test_export_refuses_two_images_with_one_path(tmp_path: Path) -> None:
     path = write_store(tmp_path / "a.h5", ["a/x", "x"], [0, 0], [b"1", b"2"], classes=["a"])
-    with pytest.raises(FormatError, match="two images would be the file 'a/x'"):
+    with pytest.raises(FormatError, match="two images have the path 'a/x'"):
         export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
 
 
@@ -130,7 +128,7 @@ def test_two_images_of_one_file_are_refused(tmp_path: Path) -> None:
         "C:x",
     ],
 )
-def test_an_odd_name_is_a_file_below_the_folder(name: str, tmp_path: Path) -> None:
+def test_export_of_unusual_name_stays_below_the_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     path = write_store(tmp_path / "s" / "a.zarr", [name], [0], [b"1"], classes=["a"])
     export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
@@ -139,16 +137,16 @@ def test_an_odd_name_is_a_file_below_the_folder(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("names", [["x", "x/y"], ["x/y/z", "x"], ["a/x", "x/y"]])
-def test_a_file_that_would_be_a_folder_too_is_refused(names: list[str], tmp_path: Path) -> None:
+def test_export_refuses_path_of_file_and_folder(names: list[str], tmp_path: Path) -> None:
     path = write_store(tmp_path / "a.h5", names, [0, 0], [b"1", b"2"], classes=["a"])
-    with pytest.raises(FormatError, match=r"would be (both a file and a folder|the file)"):
+    with pytest.raises(FormatError, match=r"(the path of both a file and a folder|have the path)"):
         export(arraystore.open(path)["train"], tmp_path / "out", meter=Meter())
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("n_names", [1, 3])
-def test_labels_without_a_name_for_each_class_are_refused(
+def test_commands_refuse_labels_without_names(
     suffix: str, n_names: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_store(tmp_path / f"a{suffix}", ["x", "y"], [0, 1], [b"1", b"2"], classes="ab")
@@ -161,9 +159,7 @@ def test_labels_without_a_name_for_each_class_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(
-    train: arraystore.Split, tmp_path: Path
-) -> None:
+def test_export_refuses_folder_with_contents(train: arraystore.Split, tmp_path: Path) -> None:
     write_folder(tmp_path, {"out/mine": b"1"})
     for taken in (tmp_path / "out", tmp_path / "out" / "mine"):
         with pytest.raises(FileExistsError, match="is not an empty folder"):
@@ -171,7 +167,7 @@ def test_a_folder_that_holds_something_is_left_alone(
     assert files_below(tmp_path / "out") == {"mine": b"1"}
 
 
-def test_the_command_exports_what_its_options_select(
+def test_export_command_selects(
     path: Path, train: arraystore.Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = tmp_path / "fewshot.json"

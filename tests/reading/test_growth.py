@@ -104,7 +104,7 @@ def counted(store: arraystore.Store) -> CountingReader:
 
 
 def rows_of(split: arraystore.Split, names: Sequence[str], indices: NDArray[np.int64]) -> list[Any]:
-    return split.sample_set.gather(indices, lambda s, at, _: s.columns.take(names, at))
+    return split._sample_set.gather(indices, lambda s, at, _: s.columns.take(names, at))
 
 
 # Rows of columns
@@ -219,14 +219,12 @@ def test_what_is_asked_for_does_not_hang_on_the_number_of_samples(
     assert large_nbytes < 2 * small_nbytes + 8192
 
 
-def test_what_a_batch_needs_of_large_columns_is_one_round_trip_from_afar(
-    grown: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of requests in each round trip from now on, where no column lies in a file's ends."""
     for module in (open_container, cached_object):
-        monkeypatch.setattr(module, "PAGE_NBYTES", 2**10)  # the columns do not lie in the tail
-    monkeypatch.setattr(open_container, "HEAD_NBYTES", 2**9)  # nor in the head
-    store = from_afar(grown)
-    _ = store["train"].image_bytes[5]
+        monkeypatch.setattr(module, "PAGE_NBYTES", 2**10)
+    monkeypatch.setattr(open_container, "HEAD_NBYTES", 2**9)
     trips: list[int] = []
     for name in ("arrivals", "read_objects"):
         real = getattr(ObjectReader, name)
@@ -237,9 +235,39 @@ def test_what_a_batch_needs_of_large_columns_is_one_round_trip_from_afar(
             return real(self, wanted)
 
         monkeypatch.setattr(ObjectReader, name, counting)
-    _ = store["train"].image_bytes[[10, 20, 30, 40]]
+    return trips
+
+
+def test_remote_batch_takes_large_columns_in_one_round_trip(grown: Path, trips: list[int]) -> None:
+    train = from_afar(grown)["train"]
+    _ = train.image_bytes[5]
+    trips.clear()
+    _ = train.image_bytes[[10, 20, 30, 40]]
     columns, _ = trips
     assert columns == 12
+
+
+def test_remote_samples_take_large_columns_in_one_round_trip(grown: Path, trips: list[int]) -> None:
+    train = from_afar(grown)["train"]
+    _ = train._reader.read(np.array([5]))
+    trips.clear()
+    _ = train._reader.read(np.array([10, 20, 30, 40]))
+    columns, _ = trips
+    assert columns == 20
+
+
+@named(("labels", "n_trips"), [(3, 2), ([0, 2, 4], 2), ("c3", 3)])
+def test_remote_label_query_of_large_split_takes_two_round_trips(
+    grown: Path, trips: list[int], labels: Any, n_trips: int
+) -> None:
+    store = from_afar(grown)
+    columns = {"train/label_indptr": "int64", "train/label_order": "int64"}
+    columns |= {"label_name": "string", "label_words": "string"}
+    assert len(store["train"])
+    list(store.opened[1].read_rows([(*column, (0, 0)) for column in columns.items()]))
+    trips.clear()
+    store["train"].where(label=labels)
+    assert len(trips) == n_trips
 
 
 def test_chunks_are_read_once_while_they_are_kept(grown: Path) -> None:
@@ -567,7 +595,7 @@ def test_only_the_shards_that_are_read_from_are_looked_at(
 
 
 def stored_column(train: arraystore.Split, name: str) -> NDArray[Any]:
-    (part,) = train.sample_set
+    (part,) = train._sample_set
     return part.stored.columns[name]
 
 

@@ -273,7 +273,7 @@ def test_a_batch_is_read_and_not_mapped_when_others_were_not_in_the_page_cache_l
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: False)
     assert n_read() == len(train)
     monkeypatch.setattr(OpenFile, "is_cached", lambda self, offset: True)
-    assert [n_read() for _ in range(storage._DOUBTS)] == [len(train)] * 15 + [0]
+    assert [n_read() for _ in range(storage._UNCACHED_BATCHES)] == [len(train)] * 15 + [0]
 
 
 def test_the_disk_is_asked_for_little_more_than_is_read_next(
@@ -299,7 +299,7 @@ def test_the_disk_is_asked_for_little_more_than_is_read_next(
 
 def test_mmap_false_survives_pickling(path: Path) -> None:
     train = pickle.loads(pickle.dumps(arraystore.open(path, mmap=False)["train"]))
-    assert not train.sample_set.only.stored._handle.reader.mmap
+    assert not train._sample_set.only.stored._handle.reader.has_maps
 
 
 @named("options", [{}, {"mmap": False}], ids=str)
@@ -320,7 +320,7 @@ def test_an_image_that_ends_a_little_after_its_shard_has_nothing_of_the_index_in
 
 def test_chunks_that_are_not_stored_are_zeros(train: arraystore.Split) -> None:
     _ = train.image_bytes[0]
-    only = train.sample_set.only
+    only = train._sample_set.only
     assert only is not None
     stored = only.stored._images
     nowhere = np.full(2, ZEROS)
@@ -336,7 +336,7 @@ def test_chunks_that_are_not_stored_are_zeros(train: arraystore.Split) -> None:
 
 @named("options", [{}, {"mmap": False}], ids=str)
 def test_an_empty_range_at_the_end_is_empty(path: Path, options: dict[str, Any]) -> None:
-    only = arraystore.open(path, **options)["train"].sample_set.only
+    only = arraystore.open(path, **options)["train"]._sample_set.only
     assert only is not None
     stored = only.stored._images
     end = stored.manifest.chunk_nbytes * len(stored.manifest.start)
@@ -369,7 +369,7 @@ def test_an_image_across_thousands_of_chunks_is_read(
 ) -> None:
     monkeypatch.setattr(payload, "SECONDS_TRUSTED", trusted)
     expected = train.image_bytes[0]
-    only = train.sample_set.only
+    only = train._sample_set.only
     assert only is not None
     stored, start = only.stored._images, only.stored._ranges[0].item(0)
     key, first = stored.manifest.whole(0) or ("", 0)
@@ -415,7 +415,7 @@ def test_an_image_that_ends_behind_its_file_is_told_however_it_is_read(
 ) -> None:
     train = arraystore.open(path, **options)["train"]
     _ = train.image_bytes[0]
-    only = train.sample_set.only
+    only = train._sample_set.only
     assert only is not None
     stored = only.stored._images
     key, _ = stored.manifest.whole(0) or ("", 0)

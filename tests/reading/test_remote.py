@@ -21,6 +21,7 @@ from arraystore.containers import open_container
 from arraystore.containers.hdf5 import cached_object
 from arraystore.errors import StorageError
 from arraystore.images import decode as image
+from arraystore.storage.location import Location
 from arraystore.storage.objects import connection as stores
 from arraystore.storage.objects import event_loop as loop
 from arraystore.storage.objects import reader as reader_room
@@ -185,7 +186,7 @@ def test_an_hdf5_file_may_be_the_prefix_of_a_store_of_obstore(path: Path, web: W
 
 
 def test_what_is_no_store_of_obstore_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="must be a path, an address or an obstore store, got 5"):
+    with pytest.raises(TypeError, match="must be a path, a URL or an obstore store, got 5"):
         arraystore.open(5)
 
 
@@ -334,6 +335,46 @@ def test_a_batch_after_the_first_is_one_round_trip(
     rounds.clear()
     _ = train[[20, 5000, 40, 12000]]
     assert len(rounds) == 1
+
+
+QUERIES: Final[dict[str, tuple[int, Callable[[arraystore.Store], Any]]]] = {
+    "number": (1, lambda store: store["train"].where(label=5)),
+    "numbers": (1, lambda store: store["train"].where(label=[5, 7])),
+    "id": (2, lambda store: store["train"].where(label="n00000005")),
+    "names": (1, lambda store: (store.label_names, store.label_words)),
+    "counts": (1, lambda store: store["train"].label_counts()),
+    "groups": (1, lambda store: store["train"].per_label(2)),
+}
+"""Round trips of queries after the metadata of the columns."""
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("query", list(QUERIES))
+def test_query_round_trips(
+    true_size: Callable[[str, str], Path],
+    rounds: list[Round],
+    suffix: str,
+    query: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (open_container, cached_object):
+        monkeypatch.setattr(module, "PAGE_NBYTES", 2**12)  # the columns do not lie in the tail
+    path = true_size("1pct", suffix)
+    store = arraystore.open((LocalStore(path.parent), path.name))
+    read_metadata(store)
+    rounds.clear()
+    n_rounds, ask = QUERIES[query]
+    ask(store)
+    assert len(rounds) == n_rounds, rounds
+
+
+def read_metadata(store: arraystore.Store) -> None:
+    """Read where the columns of labels and classes are, and none of their values."""
+    columns = {"train/label_indptr": "int64", "train/label_order": "int64"}
+    columns |= {"label_name": "string", "label_words": "string"}
+    assert len(store["train"])
+    found = store.opened[1].read_rows([(*column, (0, 0)) for column in columns.items()])
+    assert [len(values) for values in found] == [0] * len(columns)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -602,6 +643,6 @@ def test_a_weak_etag_is_compared_but_not_sent(path: Path, web: WebServer) -> Non
     assert not any(asked.if_match for asked in web.asked if asked.path.startswith("weak"))
 
 
-def test_stores_of_obstore_are_told_apart_in_messages() -> None:
+def test_stores_of_obstore_are_named_in_messages() -> None:
     for store, name in ((MemoryStore(), "MemoryStore"), (HTTPStore("http://a.b"), "HTTPStore")):
-        assert stores.connection_to(store).where == f"<{name}>/"
+        assert str(Location.parse((store, "a/b"))) == f"<{name}>/a/b"

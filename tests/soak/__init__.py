@@ -1,1 +1,1 @@
-"""What `make soak` runs for long, and the tests for a moment: see ``scripts/soak.py``."""
+"""Parts of `make soak`; the tests run a few cases of each. See ``scripts/soak.py``."""

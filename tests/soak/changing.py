@@ -1,10 +1,10 @@
-"""Part of `make soak`: sources that change while they are converted, or before it is resumed.
+"""Part of `make soak`: sources that change while they are converted, or before resuming.
 
-A conversion runs in a child process. At a random call that reads a file, or lists or looks at
-one, the source changes; half of the conversions are killed at another such call as well, and
-resumed. A store that results must be, byte for byte, that of the source as it was or as it is.
+A conversion runs in a child process. The source changes at a random call that reads, lists or
+stats a file. Half of the conversions are also killed at another such call, and resumed. If a store
+results, it must be, byte for byte, that of the source before or after the change.
 
-The children are made by `os.fork`, so this is run in a process of its own::
+The children are made by `os.fork`, so this runs in its own process::
 
     python -m tests.soak.changing SEED NUMBER
 """
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 40
 CALLS: Final = ("open", "stat", "fstat", "pread", "preadv", "scandir", "pwrite", "fsync")
-"""Functions of `os` at which a source may change, and a process be killed."""
+"""Functions of `os` at which a source may change or a process may be killed."""
 
 REFUSED: Final = 3
 """Exit status of a conversion that refused its source."""
@@ -56,7 +56,7 @@ PHOTOS: Final = {
 
 
 def run(seed: int, number: int = ROUNDS) -> Counter[str]:
-    """Change sources of conversions, and count what came of it."""
+    """Change the sources of conversions, and count the outcomes."""
     command = [sys.executable, "-m", "tests.soak.changing", str(seed), str(number)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -85,7 +85,7 @@ WRITERS: Final = (whole, renamed, in_place)
 
 
 def _rewrite(path: Path, rng: random.Random, data: bytes) -> None:
-    """Write other bytes, by one of several ways, and perhaps keep the modification time."""
+    """Write other bytes in one of several ways; half of the time keep the modification time."""
     status = path.stat()
     rng.choice(WRITERS)(path, data)
     if rng.random() < 1 / 2:
@@ -93,7 +93,7 @@ def _rewrite(path: Path, rng: random.Random, data: bytes) -> None:
 
 
 def same_size(path: Path, rng: random.Random) -> None:
-    """Other pixels, and another height in the header, in as many bytes."""
+    """Write another image of another height, with the same number of bytes."""
     old = path.read_bytes()
     new = picture(rng.randint(3, 9), 20, seed=rng.randrange(10**6))
     _rewrite(path, rng, new[: len(old)].ljust(len(old), b"\0"))
@@ -126,17 +126,17 @@ def touched(path: Path, rng: random.Random) -> None:
 
 
 def reordered(path: Path, rng: random.Random) -> None:
-    """The same members of an archive in another order: as many bytes."""
+    """Write the same members in another order: the same number of bytes."""
     _repack(path, rng, lambda members: rng.shuffle(members))
 
 
-def extended(path: Path, rng: random.Random) -> None:
-    """An archive with a member less, or its last image longer."""
+def shortened(path: Path, rng: random.Random) -> None:
+    """Remove a member of an archive."""
     _repack(path, rng, lambda members: members.pop(rng.randrange(len(members))))
 
 
 def end_overwritten(path: Path, rng: random.Random) -> None:
-    """One byte of an image in an archive."""
+    """Change one byte of an image in an archive."""
     data = bytearray(path.read_bytes())
     data[data.rindex(b"\xff\xd9") - 5] ^= 1
     _rewrite(path, rng, bytes(data))
@@ -144,9 +144,9 @@ def end_overwritten(path: Path, rng: random.Random) -> None:
 
 def header_zeroed(path: Path, rng: random.Random) -> None:
     with tarfile.open(path) as tar:
-        at = rng.choice(tar.getmembers()).offset
+        offset = rng.choice(tar.getmembers()).offset
     data = bytearray(path.read_bytes())
-    data[at : at + 512] = bytes(512)
+    data[offset : offset + 512] = bytes(512)
     _rewrite(path, rng, bytes(data))
 
 
@@ -166,12 +166,12 @@ FOLDER_CHANGES: Final[tuple[Change, ...]] = (
     *(same_size, same_size, longer, truncated, removed, moved, added, touched),
 )
 ARCHIVE_CHANGES: Final[tuple[Change, ...]] = (
-    *(reordered, reordered, extended, end_overwritten, truncated, header_zeroed, touched),
+    *(reordered, reordered, shortened, end_overwritten, truncated, header_zeroed, touched),
 )
 
 
 class _Hook:
-    """Acts at the n-th call of this process; kills it at another."""
+    """Runs a function at the n-th call of this process, and kills it at another."""
 
     def __init__(self, at: int, act: Callable[[], None], *, kill_at: int) -> None:
         self._at, self._act, self._kill_at = at, act, kill_at
@@ -201,7 +201,7 @@ class _Hook:
 
 
 class _Lab:
-    """A kind of source, and what its conversions make in one container."""
+    """A kind of source, and its conversions to one container."""
 
     def __init__(self, place: Path, kind: str, suffix: str, rng: random.Random) -> None:
         self._place, self._kind, self._suffix, self._rng = place, kind, suffix, rng
@@ -213,7 +213,7 @@ class _Lab:
         self._n_calls = self._count_calls()
 
     def round(self) -> str:
-        """Change a source once; return what came of it."""
+        """Change a source once during a conversion; return the outcome."""
         rng, place = self._rng, self._place / "round"
         source = self._fresh(place / "old")
         changed = self._fresh(place / "new")
@@ -265,7 +265,7 @@ class _Lab:
         return tree(target) if target.exists() else None
 
     def _reference(self, place: Path) -> Any:
-        """Return what an undisturbed conversion makes of a source; None if it is refused."""
+        """Return the store of an undisturbed conversion; an empty tuple if that is refused."""
         if self._run(place, _Hook(0, lambda: None, kill_at=0)) == 0:
             return tree(place / f"a{self._suffix}")
         return ()

@@ -1,4 +1,4 @@
-"""Part of `make soak`: stores damaged at random; right data or a documented error."""
+"""Part of `make soak`: random damage to stores gives right data or a documented error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS: Final = ("bit flipped", "end cut off", "run of zeros", "object deleted", 
 
 
 def run(seed: int, n_stores: int = STORES) -> Counter[str]:
-    """Damage stores of both containers, and return how many, and what became of them."""
+    """Damage stores of both containers, and return counts of the damage and its outcomes."""
     choose = random.Random(seed)
     counts: Counter[str] = Counter()
     for number in range(n_stores):
@@ -32,7 +32,7 @@ def run(seed: int, n_stores: int = STORES) -> Counter[str]:
         try:
             with time_limit(), only_documented():
                 use(path)
-        except (Exception, HangError):  # noqa: BLE001 - what else there is, is what we look for
+        except (Exception, HangError):  # noqa: BLE001 - counted as wrong
             traceback.print_exc()
             shutil.copytree(path, scratch() / f"wrong-{seed}-{number}.zarr")
             counts["WRONG Zarr"] += 1
@@ -41,25 +41,26 @@ def run(seed: int, n_stores: int = STORES) -> Counter[str]:
         files.append(scratch() / f"damaged-{number}.h5")
         shutil.copy(whole_store(".h5"), files[-1])
         counts[f"HDF5, {damaged_objects(choose, files[-1:])}"] += 1
-    told = in_children(files)
-    # What we wrote ends in time, however it is damaged.
-    counts["WRONG HDF5"] += told["wrong"] + told["stopped at the limit"] + told["crashed"]
+    outcomes = in_children(files)
+    # Damage to a file of arraystore must not make libhdf5 hang or crash.
+    failures = ("wrong", "stopped at the limit", "crashed")
+    counts["WRONG HDF5"] += sum(outcomes[name] for name in failures)
     return +counts
 
 
 def damaged_objects(choose: random.Random, files: list[Path]) -> str:
-    """Damage one object in some way, and return in which."""
+    """Damage one object, and return the kind of damage."""
     kind = choose.choice(KINDS if len(files) > 1 else KINDS[:3])
     file = choose.choice(sorted(files))
     data = bytearray(file.read_bytes())
-    at = choose.randrange(len(data))
+    offset = choose.randrange(len(data))
     if kind == "bit flipped":
-        data[at] ^= 1 << choose.randrange(8)
+        data[offset] ^= 1 << choose.randrange(8)
     elif kind == "end cut off":
-        del data[at:]
+        del data[offset:]
     elif kind == "run of zeros":
-        end = min(len(data), at + choose.choice([1, 16, 512, 2**16]))
-        data[at:end] = bytes(end - at)
+        end = min(len(data), offset + choose.choice([1, 16, 512, 2**16]))
+        data[offset:end] = bytes(end - offset)
     elif kind == "object deleted":
         file.unlink()
         return kind

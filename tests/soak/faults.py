@@ -1,4 +1,4 @@
-"""Part of `make soak`: a disk that fails now and then; right data or a documented error."""
+"""Part of `make soak`: reads that fail sometimes give right data or a documented error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS: Final = ("error", "short", "zeros", "flipped")
 
 
 class FailingReader(LocalReader):
-    """A disk that sometimes fails, ends early, or gives other bytes than it was given."""
+    """A reader that sometimes fails, returns too few bytes, or returns wrong bytes."""
 
     choose = random.Random(0)
     faults: ClassVar[Counter[str]] = Counter()
@@ -39,38 +39,38 @@ class FailingReader(LocalReader):
         return [self._fail(*pair) for pair in zip(found, ranges, strict=True)]
 
     def _fail(self, data: memoryview, wanted: ByteRange) -> memoryview:
-        # Few reads are of images, and those are the ones to be right.
-        often = 0.3 if "payload" in wanted.key else 0.02
-        if not len(data) or self.choose.random() > often:
+        # Most reads are of metadata and columns; failures of images are to be tested as well.
+        probability = 0.3 if "payload" in wanted.key else 0.02
+        if not len(data) or self.choose.random() > probability:
             return data
         kind = self.choose.choice(self.kinds)
         self.faults[kind] += 1
-        at = self.choose.randrange(len(data))
+        offset = self.choose.randrange(len(data))
         if kind == "error":
             raise OSError(errno.EIO, "Input/output error")
         if kind == "short":
-            return data[:at]
+            return data[:offset]
         changed = bytearray(data)
         if kind == "zeros":
-            changed[at:] = bytes(len(data) - at)
+            changed[offset:] = bytes(len(data) - offset)
         else:
-            changed[at] ^= 1 << self.choose.randrange(8)
+            changed[offset] ^= 1 << self.choose.randrange(8)
         return memoryview(changed)
 
 
 def run(seed: int, n_reads: int = READS) -> Counter[str]:
-    """Read stores over a failing disk, and return the faults there were."""
+    """Read stores through failing readers, and return counts of stores and failures."""
     FailingReader.choose, FailingReader.faults = random.Random(seed), Counter()
     counts: Counter[str] = Counter()
     for number in range(n_reads):
         suffix = SUFFIXES[number % 2]
-        # libhdf5 trusts what it reads of its own; other bytes for it are hostile files.
+        # libhdf5 trusts the bytes of a file; the part `hostile_hdf5` gives it wrong ones.
         FailingReader.kinds = KINDS if suffix == ".zarr" else KINDS[:2]
         path = whole_store(suffix)
         try:
             with mock.patch("arraystore.containers.LocalReader", FailingReader):
                 _read(path)
-        except (Exception, HangError):  # noqa: BLE001 - what else there is, is what we look for
+        except (Exception, HangError):  # noqa: BLE001 - counted as wrong
             traceback.print_exc()
             counts["WRONG"] += 1
         counts["stores read"] += 1

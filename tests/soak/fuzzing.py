@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 CASES: Final = 200
 LIMIT_SECONDS: Final = 60
-"""So long takes nothing but what does not end."""
+"""Time limit of one case; a case that takes longer is considered to hang."""
 
 
 class HangError(BaseException):
-    """What takes so long will not end; no check takes this for an error of its own."""
+    """A case exceeded the time limit; a `BaseException`, so that no check catches it."""
 
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Raise in the main thread when the limit has passed."""
+    """Raise `HangError` in the main thread after the time limit."""
 
     def stop(number: int, frame: object) -> None:
         raise HangError
@@ -43,7 +43,7 @@ def time_limit() -> Iterator[None]:
 
 
 def run(seed: int, cases: int = CASES) -> Counter[str]:
-    """Try every kind of input, and return the number of cases of each."""
+    """Check every kind of input, and return the number of cases of each."""
     counts: Counter[str] = Counter()
     for kind, fuzz in FUZZED.items():
         counts += _run_kind(kind, fuzz, seed, cases)
@@ -69,7 +69,7 @@ def _run_kind(kind: str, fuzz: Fuzz, seed: int, cases: int) -> Counter[str]:
 
     try:
         tried()
-    except (Exception, HangError):  # noqa: BLE001 - what else there is, is what we look for
+    except (Exception, HangError):  # noqa: BLE001 - counted as wrong
         traceback.print_exc()
         counts[f"WRONG {kind}"] += 1
     return counts

@@ -1,6 +1,6 @@
-"""Read HDF5 files of strangers, one after another, and print a line of what came of each.
+"""Read hostile HDF5 files one after another, and print the outcome of each in one line.
 
-In a process of its own, with a limit of memory. Its parent watches the time.
+This runs in its own process with a memory limit. Its parent limits the time.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from tests.soak.judge import DOCUMENTED, use
 MEMORY_NBYTES = 4 * 2**30
 
 
-def told(path: Path) -> str:
+def outcome_of(path: Path) -> str:
     try:
         use(path)
     except DOCUMENTED as error:
         is_harmless = not isinstance(error, ArrayStoreError) or str(error).isprintable()
         return "refused" if is_harmless else f"wrong: {path.name}: {error!r}"
-    except BaseException as error:  # noqa: BLE001 - whatever else there is, is what we look for
+    except BaseException as error:  # noqa: BLE001 - reported as wrong
         return f"wrong: {path.name}: {error!r}"
     return "read right"
 
@@ -29,7 +29,7 @@ def told(path: Path) -> str:
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_NBYTES, MEMORY_NBYTES))
     for name in sys.argv[1:]:
-        print(told(Path(name)).replace("\n", " "), flush=True)
+        print(outcome_of(Path(name)).replace("\n", " "), flush=True)
 
 
 if __name__ == "__main__":

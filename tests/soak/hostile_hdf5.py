@@ -1,7 +1,6 @@
-"""Part of `make soak`: hostile HDF5 files, each read in a child process with a limit of time.
+"""Part of `make soak`: hostile HDF5 files, each read in a child process with a time limit.
 
-libhdf5 is the limit here: a file made for it can keep it busy for ever, or let it crash, and what
-runs in a child harms nobody. That is what SECURITY.md advises.
+A file can make libhdf5 hang or crash. In a child process this does no harm, as SECURITY.md advises.
 """
 
 from __future__ import annotations
@@ -25,48 +24,48 @@ if TYPE_CHECKING:
 
 FILES: Final = 60
 LIMIT_SECONDS: Final = 20
-"""For all files that a child is given, and a second more for each."""
+"""Time limit for a child; one second per file is added."""
 
 CHILD: Final = (sys.executable, "-m", "tests.soak.hdf5_child")
 WRONG: Final = "wrong"
 
 
 def run(seed: int, n_files: int = FILES) -> Counter[str]:
-    """Make hostile files, and return what became of them."""
+    """Make hostile files, and return counts of the outcomes of reading them."""
     choose = random.Random(seed)
     files = []
     for number in range(n_files):
         files.append(scratch() / f"hostile-{number}.h5")
         make_hostile(choose, files[-1])
-    told = in_children(files)
-    wrong = told.pop(WRONG, 0)
-    return told + Counter({"WRONG": wrong})
+    outcomes = in_children(files)
+    wrong = outcomes.pop(WRONG, 0)
+    return outcomes + Counter({"WRONG": wrong})
 
 
 def make_hostile(choose: random.Random, path: Path) -> None:
-    """Write a file that a stranger might have made: odd things in it, and some bytes changed."""
+    """Write a file with unusual objects and some changed bytes."""
     shutil.copy(whole_store(".h5"), path)
     with h5py.File(path, "r+", libver=choose.choice(["earliest", "v110", "latest"])) as file:
         for _ in range(choose.randrange(3)):
-            # One oddity may leave no place for the next.
+            # One oddity may remove the object that the next one needs.
             with contextlib.suppress(Exception):
                 choose.choice(ODDITIES)(choose, file)
     data = bytearray(path.read_bytes())
-    near = choose.choice([len(data), 4096, 200])
+    range_nbytes = choose.choice([len(data), 4096, 200])
     for _ in range(choose.choice([0, 1, 1, 2, 8])):
-        data[choose.randrange(len(data) - near, len(data)) if choose.random() < 0.5
-             else choose.randrange(near)] = choose.randrange(256)  # fmt: skip
+        from_end = choose.random() < 0.5
+        offset = choose.randrange(range_nbytes)
+        data[len(data) - range_nbytes + offset if from_end else offset] = choose.randrange(256)
     path.write_bytes(data)
 
 
 def in_children(
     files: Sequence[Path], limit: int = LIMIT_SECONDS, command: Sequence[str] = CHILD
 ) -> Counter[str]:
-    """Let child processes read files, and count what they tell of each.
+    """Read files in child processes, and count the outcomes.
 
-    The child reads one after another and prints a line for each. A file that it is at
-    when the time is over, or when it crashes, is counted as such; another child goes on
-    after it.
+    A child reads one file after another and prints a line for each. If it exceeds the time limit
+    or crashes, the file it was reading is counted as such, and another child continues after it.
     """
     counts: Counter[str] = Counter()
     left = list(files)
@@ -95,7 +94,7 @@ def in_children(
     return counts
 
 
-# Odd things
+# Oddities
 
 
 def _any_node(choose: random.Random, file: Any) -> str:
@@ -138,7 +137,7 @@ def _variable_attribute(choose: random.Random, file: Any) -> None:
 
 def _other_type(choose: random.Random, file: Any) -> None:
     node = _any_node(choose, file)
-    # Of another number than there are samples: six names that are all empty would be right.
+    # Not 6 values, the number of samples: six empty names would be right data.
     values = choose.choice([np.zeros((2, 3)), np.zeros(7, "S9"), np.zeros(6, "f4"), np.int64(1)])
     del file[node]
     file[node] = values

@@ -1,4 +1,4 @@
-"""Part of `make soak`: iterators abandoned in every way, in processes with a limit of time."""
+"""Part of `make soak`: iterators abandoned in every way, in processes with a time limit."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ITERATORS: Final = 36
-"""Iterators that are abandoned in each way."""
+"""Number of iterators that are abandoned in each way."""
 
 LIMIT_SECONDS: Final = 60
-"""For all that one child abandons, and a second more for each."""
+"""Time limit of a child; one second per iterator is added."""
 
 N_SAMPLES: Final = 96
 
 
 @cache
 def stores() -> tuple[Path, ...]:
-    """Return a store in each container, with images that take a moment to decode."""
+    """Return a store in each container, with images that take some time to decode."""
     images = [picture(48, 64, seed=i) for i in range(N_SAMPLES)]
     names, labels = [f"{i}.jpg" for i in range(N_SAMPLES)], [i % 3 for i in range(N_SAMPLES)]
     return tuple(
@@ -36,7 +36,7 @@ def stores() -> tuple[Path, ...]:
 
 
 def run(seed: int, n_iterators: int = ITERATORS) -> Counter[str]:
-    """Abandon iterators in each way, and count them, and what hangs."""
+    """Abandon iterators in each way, and count them and the failures."""
     counts: Counter[str] = Counter()
     for way in WAYS:
         counts += abandon(way, seed, n_iterators)

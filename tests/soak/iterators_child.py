@@ -1,7 +1,7 @@
-"""Abandon iterators in one way, as often as told, and print a line for each.
+"""Abandon iterators in one way, and print a line for each.
 
-In a process of its own, whose parent watches the time. What is printed last is how many threads
-there are when no iterator is left.
+This runs in its own process; its parent limits the time. At the end it reports threads that are
+left after the last iterator.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import arraystore
-from arraystore import _threads as threads
+from arraystore._threads import n_cpus
 from arraystore.integrations.export import export
 from arraystore.writing.progress import Meter
 from tests.support import no_threads_are_left
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
     Split = arraystore.Split
     Kind = Callable[[Split], Iterator[Any]]
 
-LONGEST_SECONDS: Final = 0.01
-"""Until a loop is interrupted."""
+MAX_SECONDS: Final = 0.01
+"""Maximum time until a loop is interrupted."""
 
 
 class FailedError(Exception):
-    """What a loop fails with."""
+    """Raised in a loop."""
 
 
 class FailingMeter(Meter):
-    """Fails in the middle of whatever reports its progress."""
+    """Raises when progress is reported."""
 
     def advance(self, n: int, nbytes: int = 0) -> None:
         raise FailedError
 
 
 def exported(split: Split) -> Iterator[None]:
-    """Export some of a split, and fail."""
+    """Begin to export a split, and fail."""
     with tempfile.TemporaryDirectory() as folder:
         export(split, Path(folder) / "images", meter=FailingMeter())
     yield
@@ -70,7 +70,7 @@ KINDS: Final[dict[str, Kind]] = {
 
 
 def fail_with(kind: Kind, split: Split, choose: random.Random) -> None:
-    """Fail in a loop; the traceback, in a cycle with its error, holds the iterator."""
+    """Raise in a loop; the traceback and its error form a cycle that holds the iterator."""
 
     def loop() -> None:
         iterator = kind(split)
@@ -84,7 +84,7 @@ def fail_with(kind: Kind, split: Split, choose: random.Random) -> None:
 
 
 def in_a_cycle(kind: Kind, split: Split, choose: random.Random) -> None:
-    """Leave an iterator, or one in a generator, to the garbage collector."""
+    """Leave an iterator in a reference cycle, perhaps inside a generator."""
 
     def generator() -> Iterator[Any]:
         yield from kind(split)
@@ -96,7 +96,7 @@ def in_a_cycle(kind: Kind, split: Split, choose: random.Random) -> None:
 
 
 def half_consumed(kind: Kind, split: Split, choose: random.Random) -> None:
-    """Leave a loop by `break`, or before it began."""
+    """Leave a loop by `break`, or never begin it."""
     if choose.random() < 0.2:
         kind(split)
     else:
@@ -104,29 +104,29 @@ def half_consumed(kind: Kind, split: Split, choose: random.Random) -> None:
 
 
 def in_threads_that_end(kind: Kind, split: Split, choose: random.Random) -> None:
-    """Begin an iterator in one thread, go on in another, and let it go in a third."""
+    """Begin an iterator in one thread, continue in another, and release it in a third."""
     held: deque[Iterator[Any]] = deque()
 
     def begin() -> None:
         held.append(kind(split))
         consume(held[0], choose)
 
-    def go_on() -> None:
+    def advance() -> None:
         consume(held[0], choose)
 
-    def let_go() -> None:
+    def release() -> None:
         iterator = held.pop()
         if isinstance(iterator, Generator) and choose.random() < 0.5:
             iterator.close()
 
-    for act in (begin, go_on, let_go):
+    for act in (begin, advance, release):
         thread = threading.Thread(target=act)
         thread.start()
         thread.join()
 
 
 def forked(kind: Kind, split: Split, choose: random.Random) -> None:
-    """Fork in the middle of a loop; both go on with it, or let it go."""
+    """Fork in the middle of a loop; both processes continue it, and the child may release it."""
     iterator = kind(split)
     consume(iterator, choose)
     is_freed = choose.random() < 0.5
@@ -150,8 +150,8 @@ def forked(kind: Kind, split: Split, choose: random.Random) -> None:
 def interrupted(kind: Kind, split: Split, choose: random.Random) -> None:
     """Interrupt a loop at any moment, as Ctrl-C does."""
     try:
-        # Repeated, since Python ignores an interrupt in a finalizer.
-        signal.setitimer(signal.ITIMER_REAL, choose.uniform(1e-4, LONGEST_SECONDS), 0.1)
+        # Repeated, because Python ignores an interrupt in a finalizer.
+        signal.setitimer(signal.ITIMER_REAL, choose.uniform(1e-4, MAX_SECONDS), 0.1)
         try:
             while True:
                 deque(islice(kind(split), 20), maxlen=0)
@@ -159,7 +159,7 @@ def interrupted(kind: Kind, split: Split, choose: random.Random) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except (KeyboardInterrupt, FailedError):
         pass
-    except SystemError as error:  # h5py reports an interrupt in a callback of libhdf5 like this
+    except SystemError as error:  # h5py reports an interrupt in a callback of libhdf5 so
         cause: BaseException | None = error
         while isinstance(cause, SystemError):
             cause = cause.__cause__
@@ -172,7 +172,7 @@ _never_freed: list[Any] = []
 
 
 def at_exit(kind: Kind, split: Split, choose: random.Random) -> None:
-    """Leave an iterator to the end of the interpreter; some are in threads in the middle of it."""
+    """Keep an iterator until the interpreter ends, perhaps while a thread uses another one."""
     iterator = kind(split)
 
     def loop() -> None:
@@ -201,7 +201,7 @@ def consume(iterator: Iterator[Any], choose: random.Random) -> None:
 
 
 def main() -> None:
-    """Take a way, a seed, a number and stores from the command line."""
+    """Abandon iterators as the command line says: way, seed, number, stores."""
     way, seed, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     choose = random.Random(f"{way} {seed}")
     splits = [arraystore.open(path)["train"] for path in sys.argv[4:]]
@@ -213,7 +213,7 @@ def main() -> None:
         flush=True,
     )
     if way == "interrupt":
-        # An interrupt in the midst of an import leaves CPython's import lock locked for ever.
+        # An interrupt during an import leaves CPython's import lock locked, so import first.
         for split in splits:
             for kind in KINDS.values():
                 with suppress(FailedError):
@@ -229,8 +229,8 @@ def main() -> None:
     if way == "exit":
         return
     gc.collect()
-    most = threads.n_cpus() + max(32, 2 * threads.n_cpus())
-    if threading.active_count() > most:
+    max_threads = n_cpus() + max(32, 2 * n_cpus())
+    if threading.active_count() > max_threads:
         print("WRONG number of threads", flush=True)
     if not no_threads_are_left():
         print("WRONG: threads are left", flush=True)

@@ -1,4 +1,4 @@
-"""What may come of hostile or damaged input: right data, or an error that is documented."""
+"""Allowed outcomes of hostile or damaged input: right data, or a documented error."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOCUMENTED = (ArrayStoreError, KeyError, IndexError, ValueError, FileNotFoundError)
-"""What may be raised, whatever the bytes are."""
+"""Exceptions that any input may raise."""
 
 MEMORY_NBYTES = 2**28
-"""More than any of the small inputs here may take."""
+"""Memory limit for each of the small inputs."""
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i}.jpg" for i in range(6)]
 
@@ -38,13 +38,13 @@ def scratch() -> Path:
 
 @cache
 def images() -> dict[str, bytes]:
-    """Return the images of the stores that are tampered with, by their names."""
+    """Return the images of the stores that are damaged, by name."""
     return {name: picture(seed=i) for i, name in enumerate(NAMES)}
 
 
 @cache
 def whole_store(suffix: str) -> Path:
-    """Return a small store that is whole, not to be changed."""
+    """Return a small undamaged store; it must not be changed."""
     return write_store(
         scratch() / f"whole{suffix}",
         NAMES,
@@ -57,7 +57,7 @@ def whole_store(suffix: str) -> Path:
 
 @contextmanager
 def only_documented(memory: int = MEMORY_NBYTES) -> Iterator[None]:
-    """Let documented errors pass, with a harmless message, and no others; watch the memory."""
+    """Suppress documented errors, but check their message and the memory."""
     is_traced = tracemalloc.is_tracing()
     if not is_traced:
         tracemalloc.start()
@@ -69,20 +69,20 @@ def only_documented(memory: int = MEMORY_NBYTES) -> Iterator[None]:
     except DOCUMENTED as error:
         _check_message(error)
     finally:
-        taken = tracemalloc.get_traced_memory()[1] - before
+        nbytes = tracemalloc.get_traced_memory()[1] - before
         if not is_traced:
             tracemalloc.stop()
-    assert taken < memory, f"{taken} bytes of memory were taken"
+    assert nbytes < memory, f"{nbytes} bytes of memory were allocated"
 
 
 def _check_message(error: Exception) -> None:
     if isinstance(error, ArrayStoreError):
-        assert str(error).isprintable(), f"not harmless: {error!r}"
-        assert len(str(error)) < 5000, "a message as long as the input"
+        assert str(error).isprintable(), f"contains control characters: {error!r}"
+        assert len(str(error)) < 5000, "the message is too long"
 
 
 def use(path: Path) -> None:
-    """Read all there is of a store; whatever comes back must be what was written."""
+    """Read a whole store, and compare all data with what was written."""
     store = arraystore.open(path, checksum="always")
     _ = store.info, repr(store), store.opened[1].tree()
     for name in store:

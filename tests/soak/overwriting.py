@@ -1,4 +1,4 @@
-"""Part of `make soak`: stores overwritten again and again while 20 readers read them."""
+"""Part of `make soak`: stores that are overwritten repeatedly while 20 readers read them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ READS: Final = 1000
 PROCESSES: Final = 4
 READERS: Final = 20
 USES: Final = 6
-"""Most reads of a store before it is opened again."""
+"""Maximum number of reads before a store is opened again."""
 
-PATIENCE: Final = 300
-"""Seconds until readers that do not answer hang."""
+TIMEOUT: Final = 300
+"""Seconds after which a process is considered to hang."""
 
 TARGETS: Final = ("a.zarr", "a.h5", "link.zarr", "link.h5")
 
@@ -41,17 +41,17 @@ Facts = dict[str, str]
 
 
 def run(seed: int, n_reads: int = READS, n_processes: int = PROCESSES) -> Counter[str]:
-    """Overwrite stores under readers; return what the reads gave.
+    """Overwrite stores while they are read; return counts of the outcomes.
 
-    Every read must give what was in the store that was opened, or a `StoreChangedError`.
+    Every read must return data of the store that was opened, or raise `StoreChangedError`.
 
     Parameters
     ----------
     seed : int
     n_reads : int
-        How many reads there are in all.
+        Total number of reads.
     n_processes : int
-        Processes that share `READERS` threads.
+        Number of processes that share `READERS` threads.
     """
     with tempfile.TemporaryDirectory(prefix="overwriting-") as place:
         return _run(Path(place), seed, n_reads, n_processes)
@@ -81,9 +81,9 @@ def _run(folder: Path, seed: int, n_reads: int, n_processes: int) -> Counter[str
         for process in (writer, *readers):
             process.start()
         for _ in readers:
-            counts += results.get(timeout=PATIENCE)
+            counts += results.get(timeout=TIMEOUT)
         stop.set()
-        counts += results.get(timeout=PATIENCE)
+        counts += results.get(timeout=TIMEOUT)
     finally:
         for process in (writer, *readers):
             process.kill()
@@ -94,7 +94,7 @@ def _run(folder: Path, seed: int, n_reads: int, n_processes: int) -> Counter[str
 
 
 def _content(folder: Path, number: int) -> list[Path]:
-    """Make one of two contents that differ in everything except its sizes: source and stores."""
+    """Return source and stores of one of two contents that differ in all values, not in sizes."""
     files = {
         f"train/{c}{number}/{i}{number}.bmp": _bitmap(100 * number + 10 * k + i)
         for k, c in enumerate("ab")
@@ -133,7 +133,7 @@ READINGS: Final[dict[str, Callable[[arraystore.Store], str]]] = {
     "map": lambda store: _digest(list(store["train"].map(_name_and_pixels))),
     "verify": lambda store: _digest(arraystore.verify(store.address, progress=False).problems),
 }
-"""What is read of a store, as a digest."""
+"""Functions that read something and return a digest of it."""
 
 
 def _name_and_pixels(sample: arraystore.Sample) -> tuple[str, list[Any]]:
@@ -143,7 +143,7 @@ def _name_and_pixels(sample: arraystore.Sample) -> tuple[str, list[Any]]:
 def _write(
     folder: Path, contents: list[list[Path]], seed: int, stop: Any, results: Queue[Any]
 ) -> None:
-    """Overwrite the targets, in turn with one content and the other."""
+    """Overwrite the targets with both contents in turns."""
     rng, counts, number = random.Random(seed), Counter[str](), 0
     try:
         while not stop.is_set():
@@ -154,7 +154,7 @@ def _write(
                 how = rng.choice(["convert", "copy", "link", "link"])
             _overwrite(target, contents[number % 2], how, rng)
             counts[f"overwritten by {how}"] += 1
-    except Exception:  # noqa: BLE001 - whatever it was, it is counted
+    except Exception:  # noqa: BLE001 - counted as wrong
         traceback.print_exc()
         counts["WRONG in overwriting"] += 1
     results.put(counts)
@@ -166,7 +166,7 @@ def _overwrite(target: Path, content: list[Path], how: str, rng: random.Random) 
         arraystore.convert(f"folder:{source}", target, overwrite=True, sync=False, progress=False)
     elif how == "copy":
         arraystore.copy(rng.choice(stores), target, overwrite=True, sync=False, progress=False)
-    else:  # a link to a store of either container takes the place of what is there
+    else:  # a link to a store of either container replaces the target
         other = target.with_name("other")
         other.symlink_to(rng.choice(stores))
         assert exchange(other, target)
@@ -193,7 +193,7 @@ def _reader(folder: Path, facts: dict[str, Facts], seed: int, n_reads: int) -> C
             counts["reads"] += 1
             counts["StoreChangedError in open"] += 1
             continue
-        except Exception as error:  # noqa: BLE001 - whatever it was, it is counted
+        except Exception as error:  # noqa: BLE001 - counted as wrong
             traceback.print_exc()
             counts["reads"] += 1
             counts[f"WRONG {type(error).__name__} in open"] += 1
@@ -209,7 +209,7 @@ def _judged(store: arraystore.Store, name: str, expected: Facts) -> str:
         found = READINGS[name](store)
     except StoreChangedError:
         return f"StoreChangedError in {name}"
-    except Exception as error:  # noqa: BLE001 - whatever it was, it is counted
+    except Exception as error:  # noqa: BLE001 - counted as wrong
         traceback.print_exc()
         return f"WRONG {type(error).__name__} in {name}"
     return "right" if found == expected[name] else f"WRONG data of {name}"

@@ -1,4 +1,4 @@
-"""Use one store, whose sizes may be lies, and print what came of it and the memory it took."""
+"""Read stores with false sizes, and print the outcome and the peak memory of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEMORY_NBYTES: Final = 300 * 2**20
 
 
 def steps(path: Path, scratch: Path) -> dict[str, Callable[[], object]]:
-    """Return everything that is done with a store, by name."""
+    """Return all functions that use a store, by name."""
 
     def split() -> Any:
         return arraystore.open(path)["train"]
@@ -67,7 +67,7 @@ def _copied(path: Path, target: Path) -> None:
 
 
 def report_on(path: Path) -> dict[str, Any]:
-    """Use a store, and return how many steps were refused, what went wrong, and the memory."""
+    """Use a store, and return the number of refused steps, the failures and the memory."""
     scratch = Path(tempfile.mkdtemp(prefix="sizes-", dir=path.parent))
     refused, wrong = 0, []
     for name, step in steps(path, scratch).items():
@@ -79,7 +79,7 @@ def report_on(path: Path) -> dict[str, Any]:
             is_harmless = not isinstance(error, ArrayStoreError) or str(error).isprintable()
             if not is_harmless or not str(error):
                 wrong.append(f"{name}: {error!r}")
-        except BaseException:  # noqa: BLE001 - whatever else there is, is what we look for
+        except BaseException:  # noqa: BLE001 - reported as wrong
             wrong.append(f"{name}: {traceback.format_exc()[-1200:]}")
     left = [file.name for file in scratch.iterdir() if file.name.endswith(".partial")]
     if left:
@@ -91,7 +91,7 @@ def report_on(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Fork a process for each store, which ends at the limit of time, and print a line for it."""
+    """Fork a process with a time limit for each store, and print a line for it."""
     images()
     whole_store(".zarr")
     limit = int(sys.argv[1])

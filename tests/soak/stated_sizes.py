@@ -1,6 +1,6 @@
-"""Part of `make soak`: every number that a store states, enlarged; right data or an error, cheaply.
+"""Part of `make soak`: stores with one false number give right data or an error.
 
-Each case runs in a process of its own, which ends after `LIMIT_SECONDS`; its peak memory
+Each case runs in its own process, which ends after `LIMIT_SECONDS`. Its peak memory
 (``ru_maxrss``) must stay below `MEMORY_NBYTES`.
 """
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
     Change = Callable[[Path], None]
     Case = tuple[str, str, Change]
-    Way = tuple[Any, ...]
+    KeyPath = tuple[Any, ...]
 
 SIZES: Final = (7, 4 * 10**7, 2**31, 2**40, 2**62, 2**63 - 1, 2**63, 10**30, 0, -1)
-"""What is stated in place of each number."""
+"""Values that replace each number."""
 
 LIMIT_SECONDS: Final = 60
-"""For each store; most take a tenth of a second."""
+"""Time limit for each store; most take a tenth of a second."""
 
 CASES: Final = 150
-"""For one round."""
+"""Number of cases in one round."""
 
-_CASES_A_CHILD: Final = 25
+_CASES_PER_CHILD: Final = 25
 
 CHILD: Final = (sys.executable, "-m", "tests.soak.sizes_child")
 WRONG: Final = "WRONG"
@@ -52,19 +52,19 @@ _INT64: Final = range(-(2**63), 2**63)
 
 
 def run(seed: int, n_cases: int = CASES) -> Counter[str]:
-    """Run some cases, and return what became of them; rounds of soak go through all of them."""
+    """Run some cases, and return counts of the outcomes; successive seeds cover all cases."""
     all_cases = list(cases())
     random.Random(0).shuffle(all_cases)
     first = seed * n_cases % len(all_cases)
     some = (all_cases + all_cases)[first : first + n_cases]
     counts: Counter[str] = Counter()
-    for first in range(0, len(some), _CASES_A_CHILD):
+    for first in range(0, len(some), _CASES_PER_CHILD):
         made = {}
-        for number, (name, suffix, change) in enumerate(some[first : first + _CASES_A_CHILD]):
+        for number, (name, suffix, change) in enumerate(some[first : first + _CASES_PER_CHILD]):
             path = scratch() / f"sizes-{number}{suffix}"
             fresh(suffix, path)
             with contextlib.suppress(OSError, OverflowError, ValueError, TypeError, struct.error):
-                change(path)  # no container holds every number
+                change(path)  # a container cannot hold every number
                 made[path] = name
         for (path, name), outcome in zip(made.items(), in_child([*made]), strict=True):
             if outcome["memory"] > MEMORY_NBYTES:
@@ -73,8 +73,8 @@ def run(seed: int, n_cases: int = CASES) -> Counter[str]:
                 print(f"{WRONG}: {name}", *outcome["wrong"], sep="\n    ", file=sys.stderr)
                 counts[f"{WRONG} {path.suffix[1:]}"] += 1
             else:
-                became = "with errors" if outcome["refused"] else "right data"
-                counts[f"{path.suffix[1:]}: {became}"] += 1
+                result = "with errors" if outcome["refused"] else "right data"
+                counts[f"{path.suffix[1:]}: {result}"] += 1
             remove(path)
     return counts
 
@@ -98,7 +98,7 @@ def remove(path: Path) -> None:
 
 
 def in_child(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Use stores in child processes, and return what each reported."""
+    """Use stores in child processes, and return their reports."""
     done = subprocess.run(
         [*CHILD, str(LIMIT_SECONDS), *map(str, paths)],
         capture_output=True,
@@ -119,29 +119,29 @@ def cases() -> Iterator[Case]:
 # Zarr
 
 
-def ways(value: Any, at: Way = ()) -> Iterator[Way]:
-    """Yield the way to every number inside of a JSON value."""
+def number_paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield the path of keys to every number inside a JSON value."""
     if isinstance(value, bool) or value is None:
         return
     if isinstance(value, int):
-        yield at
+        yield path
     elif isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
-            yield from ways(inner, (*at, key))
+            yield from number_paths(inner, (*path, key))
 
 
-def edit(document: Any, way: Way, value: Any) -> None:
-    for key in way[:-1]:
+def edit(document: Any, path: KeyPath, value: Any) -> None:
+    for key in path[:-1]:
         document = document[key]
-    document[way[-1]] = value
+    document[path[-1]] = value
 
 
 def zarr_cases() -> Iterator[Case]:
     root = json.loads((whole_store(".zarr") / "zarr.json").read_text())
-    for way in ways(root):
+    for keys in number_paths(root):
         for size in SIZES:
-            yield f"zarr.json {way} = {size}", ".zarr", _in_document(way, size)
+            yield f"zarr.json {keys} = {size}", ".zarr", _in_document(keys, size)
     for size in SIZES:
         yield f"Zarr, all of samples = {size}", ".zarr", _all_of("sample", "num_samples", size)
         yield f"Zarr, all of bytes = {size}", ".zarr", _all_of("byte", "num_bytes", size)
@@ -154,24 +154,24 @@ def zarr_cases() -> Iterator[Case]:
         yield f"Zarr, one image of {size}", ".zarr", one_image(size)
 
 
-def _in_document(way: Way, size: int) -> Change:
+def _in_document(keys: KeyPath, size: int) -> Change:
     def change(path: Path) -> None:
         root = json.loads((path / "zarr.json").read_text())
-        edit(root, way, size)
+        edit(root, keys, size)
         _write(path, root)
 
     return change
 
 
 def _write(path: Path, root: dict[str, Any]) -> None:
-    """Write all documents as the root's consolidated metadata has them."""
+    """Write all documents as in the root's consolidated metadata."""
     (path / "zarr.json").write_text(json.dumps(root))
-    for place, node in root["consolidated_metadata"]["metadata"].items():
-        (path / place / "zarr.json").write_text(json.dumps(node))
+    for name, node in root["consolidated_metadata"]["metadata"].items():
+        (path / name / "zarr.json").write_text(json.dumps(node))
 
 
 def _all_of(dimension: str, attribute: str, size: int, chunk: int | None = None) -> Change:
-    """State a length in every array over a dimension, and in the attribute."""
+    """Change the length of all arrays of a dimension, and the attribute."""
 
     def change(path: Path) -> None:
         root = json.loads((path / "zarr.json").read_text())
@@ -201,7 +201,7 @@ def _sources(size: int) -> Change:
 
 
 def _value(column: str, row: int, size: int) -> Change:
-    """Put a number into a column, with the right checksum of the chunk."""
+    """Change a value of a column, and the checksum of its chunk."""
 
     def change(path: Path) -> None:
         chunk = path / "train" / column / "c" / "0"
@@ -215,7 +215,7 @@ def _value(column: str, row: int, size: int) -> Change:
 
 
 def one_image(size: int) -> Change:
-    """Let the last image reach to the end of a payload of that size, all saying the same."""
+    """Extend the payload and its last image to a size, consistently."""
 
     def change(path: Path) -> None:
         _all_of("byte", "num_bytes", size, max(2**26, size // 2**12 // 2**17 * 2**17))(path)
@@ -267,7 +267,7 @@ def _attribute(group: str, name: str, size: int) -> Change:
 
 
 def _dataset(names: Sequence[str], size: int, layout: str) -> Change:
-    """Put datasets of that length with nothing stored in the place of arrays."""
+    """Replace datasets by empty ones of a length."""
 
     def change(path: Path) -> None:
         layouts: dict[str, dict[str, Any]] = {
@@ -319,7 +319,7 @@ def _h5_value(column: str, size: int) -> Change:
 
 
 def _in_bytes(size: int, what: str) -> Change:
-    """Write a number over every length of 6 samples that stands in the file's own structure."""
+    """Replace every length of 6 samples in the structures of the file."""
 
     def change(path: Path) -> None:
         old = {"shape": struct.pack("<Q", 6), "chunks": struct.pack("<I", 6)}[what]

@@ -234,7 +234,10 @@ def test_earlier_versions_have_no_test_split(version: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["imagenet", "", "imagenet2012:", "imagenet2012_subset/", "a/b/c"])
 def test_unknown_data_set_raises(name: str) -> None:
     known = (
-        "imagenet2012_subset/1pct, imagenet2012_subset/10pct, imagenet2012, folder:PATH, "
+        "imagenet2012_subset/1pct, imagenet2012_subset/10pct, imagenet2012, "
+        "imagenet_v2/matched-frequency, imagenet_v2/threshold-0.7, imagenet_v2/top-images, "
+        "imagenet_a, imagenet_r, imagenet_sketch, imagenet2012_corrupted/TYPE_SEVERITY, "
+        "imagenet2012_real, folder:PATH, "
         "wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN, csv:FILE, tsv:FILE"
     )
     message = f"unknown data set {name!r}; known are {known}"

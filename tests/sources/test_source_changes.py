@@ -67,7 +67,7 @@ CHANGES: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
     "shorter": (shorter, r"size was [\d,]+ and is [\d,]+ bytes"),
     "in place": (in_place, "modification time was .* and is .*, status change time differs"),
     "in place, time kept": (keep_time(in_place), "since reading began: status change time differs"),
-    "gone": (lambda path: path.unlink(), "no longer exists; it did when reading began; start"),
+    "gone": (lambda path: path.unlink(), "no longer exists, but did when reading began; start"),
 }
 
 MOMENTS: Final[dict[str, Callable[[pytest.MonkeyPatch, Callable[[], object]], None]]] = {

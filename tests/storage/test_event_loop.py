@@ -1,4 +1,4 @@
-"""Items that a thread makes and a coroutine takes, and what either meets when the other fails."""
+"""Items that a thread produces and a coroutine consumes, and errors of either side."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 
 class BoomError(Exception):
-    """What fails here."""
+    """The error of these tests."""
 
 
-def test_items_are_made_in_this_thread_and_taken_in_order() -> None:
-    made_in, taken_in = set(), set()
+def test_feed_produces_items_in_this_thread() -> None:
+    made_in, consumed_in = set(), set()
 
     def items() -> Iterator[int]:
         for i in range(9):
             made_in.add(threading.current_thread())
             yield i
 
-    async def take(stream: Stream[int]) -> list[int]:
-        taken_in.add(threading.current_thread())
+    async def consume(stream: Stream[int]) -> list[int]:
+        consumed_in.add(threading.current_thread())
         return [item async for item in stream]
 
-    assert feed(take, items()) == list(range(9))
+    assert feed(consume, items()) == list(range(9))
     assert made_in == {threading.current_thread()}
-    assert not made_in & taken_in
+    assert not made_in & consumed_in
 
 
-def test_taker_that_fails_ends_the_making_of_items() -> None:
+def test_feed_stops_when_consumer_fails() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -45,25 +45,25 @@ def test_taker_that_fails_ends_the_making_of_items() -> None:
             made.append(i)
             yield i
 
-    async def take(stream: Stream[int]) -> None:
+    async def consume(stream: Stream[int]) -> None:
         async for item in stream:
             if item == 3:
                 raise BoomError
 
     with pytest.raises(BoomError):
-        feed(take, items())
+        feed(consume, items())
     assert 4 <= len(made) < 1000
 
 
-def test_taker_may_end_before_all_items_are_made() -> None:
-    async def take(stream: Stream[int]) -> int:
+def test_feed_stops_when_consumer_ends() -> None:
+    async def consume(stream: Stream[int]) -> int:
         return await anext(stream)
 
-    assert feed(take, range(1000)) == 0
+    assert feed(consume, range(1000)) == 0
 
 
 @pytest.mark.parametrize("error", [BoomError, KeyboardInterrupt, StopIteration])
-def test_taker_meets_an_error_where_an_item_could_not_be_made(error: type[BaseException]) -> None:
+def test_consumer_gets_an_error_when_producing_fails(error: type[BaseException]) -> None:
     met: list[str] = []
 
     class Items:
@@ -76,7 +76,7 @@ def test_taker_meets_an_error_where_an_item_could_not_be_made(error: type[BaseEx
             met.append("an item")
             return 0
 
-    async def take(stream: Stream[int]) -> int:
+    async def consume(stream: Stream[int]) -> int:
         try:
             return sum([item async for item in stream])
         except NoMoreItemsError:
@@ -85,15 +85,15 @@ def test_taker_meets_an_error_where_an_item_could_not_be_made(error: type[BaseEx
             raise
 
     if error is StopIteration:
-        assert feed(take, Items()) == 0
+        assert feed(consume, Items()) == 0
         assert met == ["an item"]
         return
     with pytest.raises(error):
-        feed(take, Items())
+        feed(consume, Items())
     assert met == ["an item", "no more"]
 
 
-def test_taker_that_does_not_end_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consumer_that_does_not_end_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_loop, "TIDYING_SECONDS", 0.01)
     cancelled = threading.Event()
 
@@ -101,7 +101,7 @@ def test_taker_that_does_not_end_is_cancelled(monkeypatch: pytest.MonkeyPatch) -
         yield 0
         raise BoomError
 
-    async def take(stream: Stream[int]) -> None:
+    async def consume(stream: Stream[int]) -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -109,14 +109,14 @@ def test_taker_that_does_not_end_is_cancelled(monkeypatch: pytest.MonkeyPatch) -
             raise
 
     with pytest.raises(BoomError):
-        feed(take, items())
+        feed(consume, items())
     assert cancelled.wait(60)
 
 
-def test_cancelled_scope_ends_a_feed_and_its_taker() -> None:
+def test_cancelled_scope_ends_feed_and_consumer() -> None:
     cancelled, scope = threading.Event(), Scope()
 
-    async def take(stream: Stream[int]) -> None:
+    async def consume(stream: Stream[int]) -> None:
         await anext(stream)
         scope.cancel()
         try:
@@ -126,5 +126,5 @@ def test_cancelled_scope_ends_a_feed_and_its_taker() -> None:
             raise
 
     with pytest.raises(WorkCancelledError):
-        scope.run(feed, take, range(1000))
+        scope.run(feed, consume, range(1000))
     assert cancelled.wait(60)

@@ -1,4 +1,4 @@
-"""Stores in other processes: pickled without the environment's secrets, refused after a fork."""
+"""Stores in other processes: pickled without secrets of the environment, refused after a fork."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 import arraystore
 from arraystore.errors import StorageError
-from arraystore.storage.objects import event_loop as loop
+from arraystore.storage.objects import event_loop
 from tests.reading.test_remote import KEYS, in_memory
 from tests.test_reader import forks, in_forked_child
 from tests.web import PATIENCE, Asked, WebServer
@@ -41,7 +41,7 @@ def address(path: Path, web: WebServer) -> str:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, web: WebServer) -> None:
-    """Credentials and endpoint in the variables that Amazon's own tools read."""
+    """Set credentials and endpoint in variables of Amazon's tools."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
@@ -58,7 +58,7 @@ def read(split: arraystore.Split) -> list[bytes]:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_read_a_store_that_was_sent_to_them(
+def test_workers_read_a_pickled_store(
     address: str, environment: None, path: Path, method: str
 ) -> None:
     train = arraystore.open(address)["train"]
@@ -71,7 +71,7 @@ def test_workers_read_a_store_that_was_sent_to_them(
 
 
 @pytest.mark.parametrize("thing", ["store", "split"])
-def test_a_pickle_has_no_secret_of_the_environment(
+def test_pickle_has_no_secret_of_the_environment(
     address: str, environment: None, thing: str
 ) -> None:
     store = arraystore.open(address)
@@ -80,32 +80,33 @@ def test_a_pickle_has_no_secret_of_the_environment(
     assert len(data) < 600
 
 
-def test_a_pickle_takes_options_along(address: str, web: WebServer) -> None:
+def test_pickle_keeps_options(address: str, web: WebServer) -> None:
     options = KEYS | {"endpoint_url": web.url}
     store = arraystore.open(address, storage_options=options, max_gap=7, max_in_flight=2)
     again = pickle.loads(pickle.dumps(store))
     assert again._handle.options == store._handle.options
+    assert again._handle.location.options == options
     assert again["train"].image_bytes[3] == store["train"].image_bytes[3]
 
 
-def test_the_reader_of_a_remote_store_is_not_pickled_itself(path: Path) -> None:
+def test_reader_refuses_to_be_pickled(path: Path) -> None:
     store = in_memory(path)
     with pytest.raises(TypeError, match="may hold secrets; pickle the store"):
         pickle.dumps(store.opened)
 
 
 def outcome(act: Any) -> bytes:
-    """What an act raises, as text."""
+    """Return the error that `act` raises, as text."""
     try:
         act()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
+    except Exception as error:  # noqa: BLE001 - any error is reported
         return f"{type(error).__name__}: {error}".encode()
     return b"nothing"
 
 
 @forks
-@pytest.mark.parametrize("used", ["inherited", "pickled", "opened anew"])
-def test_a_forked_child_is_told_at_once_what_to_do(
+@pytest.mark.parametrize("used", ["inherited", "pickled", "opened again"])
+def test_forked_child_raises_with_the_remedy(
     address: str, web: WebServer, environment: None, used: str
 ) -> None:
     train = arraystore.open(address)["train"]
@@ -122,16 +123,14 @@ def test_a_forked_child_is_told_at_once_what_to_do(
             split = arraystore.open(address)["train"]
         _ = split.image_bytes[5]
 
-    told = in_forked_child(lambda: outcome(act)).decode()
-    assert told.startswith("StorageError: this process was forked after")
-    assert 'multiprocessing_context="forkserver"' in told
+    message = in_forked_child(lambda: outcome(act)).decode()
+    assert message.startswith("StorageError: this process was forked after")
+    assert 'multiprocessing_context="forkserver"' in message
     assert train.image_bytes[5]
 
 
 @forks
-def test_a_pool_that_was_forked_tells_its_user_rather_than_hang(
-    address: str, environment: None
-) -> None:
+def test_forked_pool_raises_instead_of_hanging(address: str, environment: None) -> None:
     train = arraystore.open(address)["train"]
     _ = train.image_bytes[0]
     with multiprocessing.get_context("fork").Pool(1) as pool:
@@ -140,7 +139,7 @@ def test_a_pool_that_was_forked_tells_its_user_rather_than_hang(
             asked.get(PATIENCE)
 
 
-def test_a_worker_that_is_sent_what_is_in_memory_says_why_it_is_not_there(path: Path) -> None:
+def test_worker_reports_that_memory_is_not_shared(path: Path) -> None:
     train = in_memory(path)["train"]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         asked = pool.apply_async(read, (train,))
@@ -149,7 +148,7 @@ def test_a_worker_that_is_sent_what_is_in_memory_says_why_it_is_not_there(path: 
             asked.get(PATIENCE)
 
 
-def test_a_store_that_comes_back_from_a_pickle_is_opened_when_it_is_used(
+def test_unpickled_store_is_opened_when_used(
     address: str, environment: None, web: WebServer
 ) -> None:
     data = pickle.dumps(arraystore.open(address)["train"])
@@ -161,7 +160,7 @@ def test_a_store_that_comes_back_from_a_pickle_is_opened_when_it_is_used(
 
 
 @forks
-def test_a_child_forked_before_the_first_use_reads(
+def test_child_forked_before_first_use_reads(
     address: str, web: WebServer, environment: None, path: Path
 ) -> None:
     expected = arraystore.open(path)["train"].image_bytes[5]
@@ -179,22 +178,20 @@ def test_a_child_forked_before_the_first_use_reads(
 
 
 @forks
-def test_a_local_store_is_read_by_a_child_though_its_parent_reads_a_remote_one(
-    address: str, environment: None, path: Path
-) -> None:
+def test_forked_child_reads_local_store(address: str, environment: None, path: Path) -> None:
     _ = arraystore.open(address)["train"].image_bytes[0]
     local = arraystore.open(path)["train"]
     assert in_forked_child(lambda: local.image_bytes[5]) == local.image_bytes[5]
 
 
-def test_the_check_is_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop.check_process()
-    monkeypatch.setattr(loop._background, "_process", -1)
+def test_check_compares_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    event_loop.check_process()
+    monkeypatch.setattr(event_loop._background, "_process", -1)
     with pytest.raises(StorageError, match="forked"):
-        loop.check_process()
+        event_loop.check_process()
 
 
-def test_a_process_ends_while_the_loop_runs(address: str, environment: None) -> None:
+def test_process_ends_while_loop_runs(address: str, environment: None) -> None:
     code = "import sys, arraystore; print(len(arraystore.open(sys.argv[1])['train'].label))"
     found = subprocess.run(
         [sys.executable, "-c", code, address], check=True, capture_output=True, timeout=PATIENCE
@@ -233,9 +230,7 @@ for reading in sys.stdin:
 """
 
 
-def test_interrupt_ends_reading_from_a_server_that_does_not_answer(
-    path: Path, tmp_path: Path
-) -> None:
+def test_interrupt_ends_reading_from_silent_server(path: Path, tmp_path: Path) -> None:
     asked = threading.Event()
 
     def answer(request: Asked) -> str | None:

@@ -1,4 +1,4 @@
-"""What goes wrong on a network: healed, or told in one line, and never wrong bytes."""
+"""Failures of a network: retried or raised in one line, and never wrong bytes."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ QUICK: Final = {
     "read_timeout": 0.3,
     "timeout": 5,
 }
-"""Retries that a test can wait for."""
+"""Short limits of retries."""
 
-HEALED: Final = (
+TRANSIENT: Final = (
     Answer(429),
     Answer(500, "<Error><Code>InternalError</Code></Error>"),
     Answer(503, "<Error><Code>SlowDown</Code></Error>"),
@@ -47,8 +47,8 @@ HEALED: Final = (
 )
 
 
-def named(mishap: object) -> str:
-    return f"{mishap.status}" if isinstance(mishap, Answer) else str(mishap)
+def named(failure: object) -> str:
+    return f"{failure.status}" if isinstance(failure, Answer) else str(failure)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def opened(path: Path, web: WebServer) -> Callable[..., arraystore.Store]:
 
 @pytest.fixture
 def train(opened: Callable[..., arraystore.Store], web: WebServer) -> arraystore.Split:
-    """The train split, of which an image has been read."""
+    """The train split after an image was read."""
     split = opened(max_gap=0)["train"]
     _ = split.image_bytes[0]
     web.asked.clear()
@@ -92,7 +92,7 @@ def payload_of(web: WebServer) -> str:
     return found
 
 
-def told(act: Callable[[], object], kind: type[Exception] = StorageError) -> str:
+def message_of(act: Callable[[], object], kind: type[Exception] = StorageError) -> str:
     with pytest.raises(kind) as caught:
         act()
     message = str(caught.value)
@@ -101,68 +101,68 @@ def told(act: Callable[[], object], kind: type[Exception] = StorageError) -> str
     return message
 
 
-# What heals
+# Transient failures
 
 
-@pytest.mark.parametrize("mishap", HEALED, ids=named)
-def test_a_request_that_failed_twice_is_repeated(
-    train: arraystore.Split, web: WebServer, known: list[bytes], mishap: Answer | str
+@pytest.mark.parametrize("failure", TRANSIENT, ids=named)
+def test_failed_request_is_retried(
+    train: arraystore.Split, web: WebServer, known: list[bytes], failure: Answer | str
 ) -> None:
-    web.fail_next(mishap, mishap)
+    web.fail_next(failure, failure)
     assert train.image_bytes[7] == known[7]
     assert len(web.asked) == 3
 
 
-@pytest.mark.parametrize("mishap", HEALED, ids=named)
-def test_a_store_opens_though_the_first_request_fails(
-    opened: Callable[..., arraystore.Store], web: WebServer, known: list[bytes], mishap: str
+@pytest.mark.parametrize("failure", TRANSIENT, ids=named)
+def test_store_opens_after_failed_requests(
+    opened: Callable[..., arraystore.Store], web: WebServer, known: list[bytes], failure: str
 ) -> None:
-    web.fail_next(mishap, mishap)
+    web.fail_next(failure, failure)
     assert opened()["train"].image_bytes[7] == known[7]
 
 
 @pytest.mark.parametrize("etag", ['W/"1"', ""], ids=["weak etag", "no etag"])
-@pytest.mark.parametrize("mishap", HEALED, ids=named)
-def test_a_request_that_failed_is_repeated_also_where_etags_are_weak_or_none(
+@pytest.mark.parametrize("failure", TRANSIENT, ids=named)
+def test_failed_request_is_retried_without_strong_etags(
     opened: Callable[..., arraystore.Store],
     web: WebServer,
     known: list[bytes],
-    mishap: Answer | str,
+    failure: Answer | str,
     etag: str,
 ) -> None:
     web.etags |= dict.fromkeys(web.objects, etag)
     train = opened(max_gap=0)["train"]
     _ = train.image_bytes[0]
-    web.fail_next(mishap, mishap)
+    web.fail_next(failure, failure)
     assert train.image_bytes[7] == known[7]
 
 
-@pytest.mark.parametrize("mishap", ["truncate", "stall"])
-def test_without_etags_requests_are_repeated_as_often_as_allowed_too(
-    opened: Callable[..., arraystore.Store], web: WebServer, mishap: str
+@pytest.mark.parametrize("failure", ["truncate", "stall"])
+def test_retries_without_etags_are_bounded(
+    opened: Callable[..., arraystore.Store], web: WebServer, failure: str
 ) -> None:
     web.etags |= dict.fromkeys(web.objects, "")
     train = opened(max_gap=0)["train"]
     _ = train.image_bytes[0]
     web.asked.clear()
-    web.answer = lambda asked: mishap
-    message = told(lambda: train.image_bytes[7])
-    assert "the server's answer broke off, also when asked again" in message
+    web.answer = lambda asked: failure
+    message = message_of(lambda: train.image_bytes[7])
+    assert "the connection was lost during the response, even after retries" in message
     assert len(web.asked) == 1 + QUICK["max_retries"]
 
 
-@pytest.mark.parametrize("mishap", HEALED, ids=named)
-def test_what_does_not_heal_is_told_after_as_many_tries_as_allowed(
-    train: arraystore.Split, web: WebServer, mishap: Answer | str
+@pytest.mark.parametrize("failure", TRANSIENT, ids=named)
+def test_permanent_failure_raises_after_max_retries(
+    train: arraystore.Split, web: WebServer, failure: Answer | str
 ) -> None:
-    web.answer = lambda asked: mishap
-    message = told(lambda: train.image_bytes[7])
+    web.answer = lambda asked: failure
+    message = message_of(lambda: train.image_bytes[7])
     assert message.startswith("s3://bucket/")
     assert len(web.asked) == 1 + QUICK["max_retries"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_byte_is_right_when_a_tenth_of_all_requests_fail(
+def test_bytes_are_right_when_a_tenth_of_requests_fail(
     opened: Callable[..., arraystore.Store],
     web: WebServer,
     known: list[bytes],
@@ -177,14 +177,14 @@ def test_every_byte_is_right_when_a_tenth_of_all_requests_fail(
         assert proxy.n_faults[fault] > 5
 
 
-def test_a_flipped_bit_on_the_way_is_read_once_more(
+def test_bit_flipped_in_transit_is_read_again(
     train: arraystore.Split, web: WebServer, known: list[bytes]
 ) -> None:
     web.fail_next("flip")
     assert train.image_bytes[[3, 9]] == [known[3], known[9]]
 
 
-def test_a_flipped_bit_in_the_store_is_a_checksum_error_with_the_name_of_the_image(
+def test_bit_flipped_in_the_store_raises_checksum_error(
     train: arraystore.Split, web: WebServer, path: Path, known: list[bytes]
 ) -> None:
     name, first = payload_of(web), known[9]
@@ -198,11 +198,11 @@ def test_a_flipped_bit_in_the_store_is_a_checksum_error_with_the_name_of_the_ima
     assert train.image_bytes[[3, 8]] == [known[3], known[8]]
 
 
-# Shards that are not as the store promises
+# Shards that differ from their metadata
 
 
 @of_zarr
-def test_a_shard_with_chunks_left_out_is_read_by_its_index(
+def test_rewritten_shard_is_read_by_its_index(
     opened: Callable[..., arraystore.Store], web: WebServer, path: Path, known: list[bytes]
 ) -> None:
     train = opened()["train"]
@@ -214,7 +214,7 @@ def test_a_shard_with_chunks_left_out_is_read_by_its_index(
 
 
 def rewrite_by_zarr(web: WebServer, path: Path) -> None:
-    """Move the chunks of the shard: a hole between them, as a writer of another kind may leave."""
+    """Move the chunks of the shard apart, as another writer may do."""
     name = payload_of(web)
     data, hole = web.objects[name], bytes(1000)
     index = np.frombuffer(data[-8196:-4], "<u8").reshape(-1, 2).copy()
@@ -223,7 +223,7 @@ def rewrite_by_zarr(web: WebServer, path: Path) -> None:
     web.objects[name] = hole + data[:-8196] + body + struct.pack("<I", crc32c(body))
 
 
-def test_an_object_that_ends_too_soon_is_an_error(
+def test_truncated_object_raises(
     opened: Callable[..., arraystore.Store], web: WebServer, known: list[bytes], path: Path
 ) -> None:
     train = opened()["train"]
@@ -236,21 +236,19 @@ def test_an_object_that_ends_too_soon_is_an_error(
         _ = train.image_bytes[9]
 
 
-# What changes
+# Changes of an open store
 
 
-def test_an_object_that_changes_under_an_open_store_is_told(
-    train: arraystore.Split, web: WebServer
-) -> None:
+def test_changed_object_raises(train: arraystore.Split, web: WebServer) -> None:
     name = payload_of(web)
     web.objects[name] = web.objects[name][:-1] + b"?"
-    message = told(lambda: train.image_bytes[7])
+    message = message_of(lambda: train.image_bytes[7])
     assert message == f"s3://{name}: has changed since the store was opened; open it again"
     assert len(web.asked) == 1
 
 
 @pytest.mark.parametrize("etags", [('"1"', '"2"'), ('W/"1"', 'W/"2"'), ("", "")])
-def test_a_change_is_noticed_also_where_etags_are_weak_or_none(
+def test_changed_object_raises_without_strong_etags(
     opened: Callable[..., arraystore.Store], web: WebServer, etags: tuple[str, str]
 ) -> None:
     name = payload_of(web)
@@ -259,30 +257,30 @@ def test_a_change_is_noticed_also_where_etags_are_weak_or_none(
     _ = train.image_bytes[0]
     web.etags[name] = etags[1]
     web.objects[name] += b"?"
-    assert "has changed" in told(lambda: train.image_bytes[7])
+    assert "has changed" in message_of(lambda: train.image_bytes[7])
 
 
-def test_an_object_that_vanishes_under_an_open_store_is_told(
-    train: arraystore.Split, web: WebServer
-) -> None:
+def test_deleted_object_raises(train: arraystore.Split, web: WebServer) -> None:
     name = payload_of(web)
     del web.objects[name]
-    assert told(lambda: train.image_bytes[7]) == (
-        f"s3://{name}: has vanished since the store was opened; open it again"
+    assert message_of(lambda: train.image_bytes[7]) == (
+        f"s3://{name}: no longer exists, but did when the store was opened; open it again"
     )
 
 
 @of_zarr
-def test_a_shard_that_was_never_there_is_told(
+def test_missing_shard_raises(
     opened: Callable[..., arraystore.Store], web: WebServer, path: Path
 ) -> None:
     del web.objects[payload_of(web)]
-    with pytest.raises(StorageError, match=r"image_payload/c/0: is not there"):
+    with pytest.raises(
+        StorageError, match=r"image_payload/c/0: does not exist, but the store refers to it"
+    ):
         _ = opened()["train"].image_bytes[7]
 
 
 @of_zarr
-def test_a_column_that_is_not_there_is_told(
+def test_missing_column_raises(
     opened: Callable[..., arraystore.Store], web: WebServer, path: Path
 ) -> None:
     del web.objects[f"bucket/{path.name}/train/label/c/0"]
@@ -290,47 +288,45 @@ def test_a_column_that_is_not_there_is_told(
         _ = opened()["train"][3]
 
 
-# What is final
+# Permanent errors
 
 
 DENIED: Final = {
-    Answer(403, "<Error><Code>AccessDenied</Code></Error>"): "if the data is public, say "
-    "storage_options={'anon': True} (AccessDenied)",
-    Answer(403, "<Error><Code>InvalidAccessKeyId</Code></Error>"): "access is denied, the "
+    Answer(403, "<Error><Code>AccessDenied</Code></Error>"): "if the data is "
+    "public, pass storage_options={'anon': True} (AccessDenied)",
+    Answer(403, "<Error><Code>InvalidAccessKeyId</Code></Error>"): "access denied: the "
     "credentials are wrong (InvalidAccessKeyId)",
     Answer(403, "<Error><Code>SignatureDoesNotMatch</Code></Error>"): "the credentials are wrong",
-    Answer(401): "access is denied",
+    Answer(401): "access denied",
     Answer(400, "<Error><Code>ExpiredToken</Code></Error>"): "the session has expired "
     "(ExpiredToken); renew the credentials",
     Answer(403, "<Error><Code>ExpiredToken</Code></Error>"): "the session has expired",
     Answer(301, "<Error><Code>PermanentRedirect</Code></Error>"): "the bucket is in another "
-    "region than the request; say storage_options={'region': the bucket's own}",
+    "region; pass storage_options={'region': the bucket's region}",
     Answer(
         400,
         "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>",
-    ): "say storage_options={'region': 'eu-west-1'}",
-    Answer(400, "<Error><Code>InvalidRequest</Code></Error>"): "the server answered 400 "
-    "(InvalidRequest)",
+    ): "pass storage_options={'region': 'eu-west-1'}",
+    Answer(400, "<Error><Code>InvalidRequest</Code></Error>"): "the server responded with "
+    "status 400 (InvalidRequest)",
 }
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"), DENIED.items(), ids=[f"{a.status} {a.body[13:40]}" for a in DENIED]
 )
-def test_what_is_final_is_told_at_once_with_the_address_and_a_hint(
+def test_permanent_error_raises_at_once_with_a_remedy(
     opened: Callable[..., arraystore.Store], web: WebServer, answer: Answer, expected: str
 ) -> None:
     web.answer = lambda asked: answer
-    message = told(opened)
+    message = message_of(opened)
     assert message.startswith("s3://bucket/drawn")
     assert expected in message
     assert len({asked.path for asked in web.asked}) == 1
-    assert len(web.asked) == len(set(web.asked))  # nothing is asked twice
+    assert len(web.asked) == len(set(web.asked))  # no request is sent twice
 
 
-def test_no_such_key_is_a_file_that_is_not_found(
-    opened: Callable[..., arraystore.Store], path: Path
-) -> None:
+def test_absent_key_is_file_not_found(opened: Callable[..., arraystore.Store], path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         opened(f"no-such{path.suffix}")
     assert str(caught.value) == (
@@ -338,42 +334,44 @@ def test_no_such_key_is_a_file_that_is_not_found(
     )
 
 
-def test_no_such_bucket_is_told_so(opened: Callable[..., arraystore.Store], web: WebServer) -> None:
+def test_absent_bucket_is_reported(opened: Callable[..., arraystore.Store], web: WebServer) -> None:
     web.answer = lambda asked: Answer(404, "<Error><Code>NoSuchBucket</Code></Error>")
     with pytest.raises(FileNotFoundError, match=r"^s3://bucket/.*: there is no such bucket"):
         opened()
 
 
-def test_denied_anonymous_access_says_that_it_was_asked_for(
+def test_denied_anonymous_access_names_the_option(
     opened: Callable[..., arraystore.Store], web: WebServer
 ) -> None:
     web.answer = lambda asked: Answer(403, "<Error><Code>AccessDenied</Code></Error>")
-    message = told(lambda: opened(options={"anon": True, "key": None, "secret": None}))
-    assert "anonymous access is denied, as storage_options={'anon': True} asked for" in message
+    message = message_of(lambda: opened(options={"anon": True, "key": None, "secret": None}))
+    assert "access denied to an anonymous request; remove 'anon' from storage_options" in message
     assert not any(asked.authorization for asked in web.asked)
 
 
-def test_requests_are_signed_unless_asked_otherwise(
+def test_requests_are_signed_by_default(
     opened: Callable[..., arraystore.Store], web: WebServer
 ) -> None:
     opened()
     assert all(asked.authorization for asked in web.asked)
 
 
-def test_a_server_that_nobody_runs_is_told_without_trying_for_long(path: Path) -> None:
+def test_unreachable_server_is_reported(path: Path) -> None:
     with WebServer() as gone:
         url = gone.url
-    message = told(lambda: arraystore.open(f"{url}/{path.name}", storage_options={"timeout": 60}))
+    message = message_of(
+        lambda: arraystore.open(f"{url}/{path.name}", storage_options={"timeout": 60})
+    )
     assert message.startswith(f"{url}/{path.name}")
     assert "cannot connect to the server" in message
 
 
-def test_a_server_without_ranges_is_told_and_nothing_is_downloaded(
+def test_server_without_ranges_is_reported(
     opened: Callable[..., arraystore.Store], web: WebServer
 ) -> None:
     web.answer = lambda asked: "whole"
-    message = told(lambda: opened()["train"].image_bytes[7])
-    assert "the server does not support byte ranges (it answered 200" in message
+    message = message_of(lambda: opened()["train"].image_bytes[7])
+    assert "the server does not support byte ranges (status 200" in message
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -384,42 +382,40 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def test_the_server_that_comes_with_python_is_told_to_have_no_ranges(path: Path) -> None:
+def test_http_server_of_python_is_reported(path: Path) -> None:
     handler = partial(Quiet, directory=str(path.parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_port}/{path.name}"
-            message = told(lambda: arraystore.open(url)["train"].image_bytes[7])
+            message = message_of(lambda: arraystore.open(url)["train"].image_bytes[7])
         finally:
             server.shutdown()
             thread.join()
     assert message.startswith(url)
-    assert "the server does not support byte ranges (it answered 200" in message
+    assert "the server does not support byte ranges (status 200" in message
     assert message.count("http://") == 1
 
 
-def test_a_web_page_is_no_store(web: WebServer, path: Path) -> None:
+def test_web_page_is_refused(web: WebServer, path: Path) -> None:
     web.answer = lambda asked: Answer(200, "<html>Welcome</html>")
-    assert told(lambda: arraystore.open(f"{web.url}/a{path.suffix}"))
+    assert message_of(lambda: arraystore.open(f"{web.url}/a{path.suffix}"))
 
 
-def test_an_object_that_is_no_hdf5_file_is_told(web: WebServer) -> None:
+def test_object_of_another_format_is_refused(web: WebServer) -> None:
     web.objects["a.h5"] = b"GIF89a" * 100
     with pytest.raises(FormatError, match=r"/a\.h5: is not an arraystore store: begins with b'GIF"):
         arraystore.open(f"{web.url}/a.h5")
 
 
-# What is never repeated
+# Secrets
 
 
 SECRET: Final = "Tr0ub4dor&3"
 
 
-def test_the_password_of_a_web_address_is_sent_and_never_repeated(
-    web: WebServer, path: Path
-) -> None:
+def test_password_of_a_url_is_sent_and_never_shown(web: WebServer, path: Path) -> None:
     web.put(path, path.name)
     address = web.url.replace("http://", f"http://me:{SECRET.replace('&', '%26')}@")
     store = arraystore.open(f"{address}/{path.name}")
@@ -429,16 +425,16 @@ def test_the_password_of_a_web_address_is_sent_and_never_repeated(
     texts = [
         repr(store),
         store.address,
-        told(lambda: store["train"].image_bytes[5]),
+        message_of(lambda: store["train"].image_bytes[5]),
         repr(store._handle.options),
     ]
     web.answer = lambda asked: None
-    texts.append(told(lambda: arraystore.open(f"{address}/no.zarr"), FileNotFoundError))
+    texts.append(message_of(lambda: arraystore.open(f"{address}/no.zarr"), FileNotFoundError))
     assert not any("Tr0ub4dor" in text for text in texts)
 
 
 @pytest.mark.parametrize("answer", [Answer(403), Answer(500, SECRET), Answer(400, SECRET)])
-def test_secrets_are_never_repeated(
+def test_secrets_are_never_shown(
     opened: Callable[..., arraystore.Store], web: WebServer, answer: Answer
 ) -> None:
     store = opened(options={"secret": SECRET, "token": f"{SECRET}-token"})
@@ -447,12 +443,12 @@ def test_secrets_are_never_repeated(
         repr(store),
         repr(store._handle.options),
         repr(store.opened),
-        told(lambda: store["train"].image_bytes[3]),
+        message_of(lambda: store["train"].image_bytes[3]),
     ]
     assert not any(SECRET in text for text in texts)
 
 
-def test_a_deleted_hdf5_file_leaves_columns_that_were_read(
+def test_columns_in_memory_outlive_a_deleted_file(
     opened: Callable[..., arraystore.Store], web: WebServer
 ) -> None:
     train = opened()["train"]
@@ -461,7 +457,7 @@ def test_a_deleted_hdf5_file_leaves_columns_that_were_read(
     assert train.label.tolist() == label.tolist()
 
 
-# Answers that are not the object
+# Responses that are not the object
 
 PAGE: Final = "<!DOCTYPE html>\n<html><title>Log in</title></html>"
 CUT: Final = '{"zarr_format": 3, "attributes": {"form'
@@ -478,7 +474,7 @@ CUT: Final = '{"zarr_format": 3, "attributes": {"form'
         ("{,}", FormatError, "must be JSON: Expecting"),
     ],
 )
-def test_an_answer_that_is_no_document_says_what_it_is(
+def test_response_that_is_not_a_document_is_described(
     opened: Callable[..., arraystore.Store],
     web: WebServer,
     body: str,
@@ -487,16 +483,16 @@ def test_an_answer_that_is_no_document_says_what_it_is(
 ) -> None:
     name = next(name for name in web.objects if name.count("/") == 2 and "zarr.json" in name)
     web.objects[name] = body.encode("latin-1")
-    assert message in told(opened, kind)
+    assert message in message_of(opened, kind)
 
 
 @pytest.mark.parametrize("path", [".h5"], indirect=True)
-def test_a_page_in_place_of_a_file_is_reported_as_one(
+def test_page_instead_of_a_file_is_described(
     opened: Callable[..., arraystore.Store], web: WebServer
 ) -> None:
     (name,) = web.objects
     web.objects[name] = PAGE.encode()
-    assert "must be an HDF5 file, but the server sent an HTML page" in told(opened)
+    assert "must be an HDF5 file, but the server sent an HTML page" in message_of(opened)
 
 
 # Headers and redirects
@@ -504,7 +500,7 @@ def test_a_page_in_place_of_a_file_is_reported_as_one(
 
 @pytest.fixture
 def elsewhere(path: Path, web: WebServer) -> Iterator[WebServer]:
-    """Another server, which `web` redirects to."""
+    """Another server, to which `web` redirects."""
     with WebServer() as other:
         other.put(path, path.name)
         there = other.url.replace("127.0.0.1", "localhost")
@@ -517,7 +513,7 @@ def test_secret_headers_do_not_follow_a_redirect(
 ) -> None:
     address = f"{web.url}/{path.name}"
     options = QUICK | {"headers": {"X-Api-Key": "secret"}}
-    message = told(lambda: arraystore.open(address, storage_options=options))
+    message = message_of(lambda: arraystore.open(address, storage_options=options))
     assert (
         f"the server redirects to http://localhost:{elsewhere.url.rpartition(':')[2]}/" in message
     )
@@ -527,7 +523,7 @@ def test_secret_headers_do_not_follow_a_redirect(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer secret"}, {"User-Agent": "me"}])
-def test_other_headers_and_none_let_redirects_be_followed_without_secrets(
+def test_redirects_are_followed_without_secret_headers(
     web: WebServer, elsewhere: WebServer, path: Path, headers: dict[str, str]
 ) -> None:
     options = QUICK | {"headers": headers}
@@ -557,7 +553,7 @@ def dict_items(headers: tuple[tuple[str, str], ...]) -> set[tuple[str, str]]:
     return {(name.title(), value) for name, value in headers}
 
 
-def test_a_later_redirect_of_another_object_is_refused_too(web: WebServer, path: Path) -> None:
+def test_redirect_of_a_later_object_is_refused(web: WebServer, path: Path) -> None:
     if path.suffix == ".h5":
         pytest.skip("one file")
     web.put(path, path.name)
@@ -568,5 +564,5 @@ def test_a_later_redirect_of_another_object_is_refused_too(web: WebServer, path:
         web.answer = lambda asked: (
             Answer(301, "", there) if "image_payload/c" in asked.path else None
         )
-        assert "redirects to" in told(lambda: store["train"].image_bytes[0])
+        assert "redirects to" in message_of(lambda: store["train"].image_bytes[0])
         assert not other.asked

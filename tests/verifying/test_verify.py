@@ -657,7 +657,7 @@ def test_command_reports_a_good_store(
     assert main(["verify", str(path), *options]) == 0
     printed = capsys.readouterr()
     assert "read, decoded and compared with" in printed.out
-    assert "nothing is wrong" in printed.out
+    assert "no problems" in printed.out
     assert printed.err == ""
 
 

@@ -16,6 +16,7 @@ from arraystore.cli.commands import main
 from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.errors import SourceChangedError, SourceError, StorageError
 from arraystore.indexing.layout import blocks
+from arraystore.storage.location import Location
 from arraystore.storage.objects import connection as stores
 from arraystore.storage.objects import writer as object_writer
 from arraystore.storage.objects.writer import ObjectWriter
@@ -143,7 +144,7 @@ def shards_sent(bucket: Bucket) -> list[str]:
 
 def lock_of(bucket: Bucket) -> LockObject:
     """Return the lock object in the bucket."""
-    return LockObject(ObjectWriter((bucket.inner, "a.zarr")), LOCK)
+    return LockObject(ObjectWriter(Location.parse((bucket.inner, "a.zarr"))), LOCK)
 
 
 @cache
@@ -556,7 +557,7 @@ def test_conversion_taken_over_does_not_publish(
     publish = kind.publish
 
     def taken_over(self: Any, meter: Any) -> None:
-        LockObject(ObjectWriter((bucket.inner, "a.zarr")), self._lock.key).acquire()
+        LockObject(ObjectWriter(Location.parse((bucket.inner, "a.zarr"))), self._lock.key).acquire()
         publish(self, meter)
 
     monkeypatch.setattr(kind, "publish", taken_over)

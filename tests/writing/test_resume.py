@@ -719,7 +719,7 @@ def test_full_disk_raises_and_is_resumed(suffix: str, tmp_path: Path) -> None:
     for at in sorted(points.sample(range(1, counter.n_calls), 20)):
         with pytest.MonkeyPatch.context() as patch:
             FullDisk(patch, at)
-            with pytest.raises(StorageError, match="no room for"):
+            with pytest.raises(StorageError, match="No space left on device"):
                 convert(photos, target)
         assert not target.exists()
         n_kept += work_of(target).exists()
@@ -905,7 +905,7 @@ def test_resume_of_published_store_deletes_workspace(photos: Path, target: Path)
 
 def test_command_exits_0_for_complete_store(photos: Path, target: Path) -> None:
     arguments = ["convert", f"folder:{photos}", str(target), "--resume"]
-    for message in ("", "The store was complete already; nothing was converted."):
+    for message in ("", "The store was already complete; nothing was converted."):
         done = CliRunner().invoke(cli, arguments)
         assert done.exit_code == 0
         assert message in done.stdout

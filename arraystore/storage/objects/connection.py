@@ -1,4 +1,4 @@
-"""Addresses to obstore's stores: the only module that imports obstore."""
+"""Connections to buckets and web servers, made with obstore."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from arraystore.errors import StorageError, brief, escaped
-from arraystore.storage.objects.address import Address, Settings, settings_for, unknown_option
-from arraystore.storage.objects.errors import cleaned
+from arraystore.errors import escaped
+from arraystore.storage.objects.aws_profile import aws_profile
+from arraystore.storage.objects.environment import azure_settings, google_settings, is_plain_http
+from arraystore.storage.objects.errors import cleaned, translate_error
 from arraystore.storage.objects.event_loop import check_process
-from arraystore.storage.objects.profiles import (
-    NeedsBoto3,
-    aws_settings,
-    azure_settings,
-    google_settings,
-    is_plain_http,
-)
+from arraystore.storage.objects.settings import Settings, settings_for, unknown_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from arraystore.storage.location import Location
     from arraystore.storage.objects.redirects import RedirectGuard
 
 _CLIENT: Final = {
     "connect_timeout": timedelta(seconds=5),
-    # Between two pieces of a reply: this is what finds a stall.
+    # Between two pieces of a response, so that a stall is detected.
     "read_timeout": timedelta(seconds=10),
     "timeout": timedelta(seconds=60),
 }
@@ -38,21 +34,21 @@ _BACKOFF: Final = {
 }
 _LONGEST: Final = 500
 _FIRST_RETRIES: Final = 2
-"""How often a server is called again that has never answered."""
+"""Retries of a request to a server that has never responded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a request is repeated of which the answer broke off.
+    """How often and how long a request is retried whose response was interrupted.
 
     Attributes
     ----------
     max_retries : int
-        How often, at most.
+        Most retries.
     seconds : float
-        For how long, at most.
+        Time after which no retry begins.
     first_pause, longest_pause : float
-        Seconds to wait before the first and the last of them; doubled in between.
+        Seconds to wait before the first retry, and at most; doubled in between.
     """
 
     max_retries: int
@@ -62,13 +58,13 @@ class Patience:
 
     @classmethod
     def of(cls, retry: Mapping[str, Any]) -> Patience:
-        """Return that of a retry configuration of obstore."""
+        """Return the patience that a retry configuration of obstore states."""
         backoff = _BACKOFF | retry.get("backoff", {})
         durations = retry["retry_timeout"], backoff["init_backoff"], backoff["max_backoff"]
         return cls(retry["max_retries"], *(value.total_seconds() for value in durations))
 
     def pauses(self) -> Iterator[float]:
-        """Yield what to wait before each repetition, as long as there may be one."""
+        """Yield the seconds to wait before each retry."""
         end = time.monotonic() + self.seconds
         for number in range(self.max_retries):
             if time.monotonic() > end:
@@ -78,32 +74,32 @@ class Patience:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Connection:
-    """A bucket, container or web server, ready to be asked.
+    """A bucket, container or web server that requests can be sent to.
 
     Attributes
     ----------
     store : obstore store
-        Asked with its own asynchronous methods.
+        Its asynchronous methods send the requests.
     first : obstore store
-        The same, giving up sooner: asked until the first answer, so that a wrong
-        address is told within a second.
-    where : str
-        Its address up to a slash, for messages.
+        The same with fewer retries, used until the first response, so that a wrong address is
+        reported within a second.
+    location : Location
+        A place in it; its key is not used.
     is_anonymous : bool
         Whether requests are not signed.
     errors : tuple of exception types
-        What `store` raises.
+        The errors that `store` raises.
     patience : Patience
-        How long what obstore itself does not repeat is repeated.
+        Limits of retries that obstore itself does not make.
     secrets : frozenset of str
-        What no message may repeat.
+        Values that no message may repeat.
     guard : RedirectGuard or None
-        What refuses redirects that headers must not follow.
+        Refuses redirects that headers must not follow.
     """
 
     store: Any = field(repr=False)
     first: Any = field(repr=False)
-    where: str
+    location: Location
     is_anonymous: bool
     errors: tuple[type[Exception], ...] = field(repr=False)
     patience: Patience = field(repr=False)
@@ -112,125 +108,110 @@ class Connection:
 
     @property
     def is_listable(self) -> bool:
-        """Whether it lists what it holds, which a plain web server does not."""
+        """Whether it can list its objects; a plain web server cannot."""
         from obstore.store import HTTPStore
 
         return not isinstance(self.store, HTTPStore)
 
+    def translate(self, error: Exception, key: str) -> OSError:
+        """Return the error to raise instead of an error of `store`, about the object `key`."""
+        return translate_error(
+            error,
+            self.location.at(key),
+            is_anonymous=self.is_anonymous,
+            secrets=self.secrets,
+        )
 
-def connect(address: Address, options: Mapping[str, Any] | None = None) -> Connection:
-    """Prepare to read from an address; nothing is asked yet.
+
+def connect(location: Location, defaults: Mapping[str, Any] | None = None) -> Connection:
+    """Prepare requests to the bucket or server of a location; none is sent yet.
 
     Parameters
     ----------
-    address : Address
-        Its key plays no part.
-    options : mapping, optional
-        See `arraystore.open`.
+    location : Location
+        Not a path.
+    defaults : mapping of str to anything, optional
+        Storage options that count unless the location has others.
 
     Raises
     ------
     ValueError
-        If an option is not known, or its value cannot be.
+        If an option is unknown, or its value is not valid.
     StorageError
         In a child that was forked after its parent had used a connection.
     """
     check_process()
-    settings = settings_for(address, options)
-    if address.kind == "memory":
-        return _plain_connection(connect_memory(), address.root)
-    config, provider = _complete(address, settings)
+    if location.kind == "obstore":
+        return _plain_connection(location.store, location)
+    settings = settings_for(location, defaults)
+    if location.kind == "memory":
+        return _plain_connection(connect_memory(), location)
+    config, provider = _complete(location, settings)
     settings = Settings(config, settings.client, settings.retry)
     backoff = _BACKOFF | settings.retry.get("backoff", {})
     retry: dict[str, Any] = _RETRY | settings.retry | {"backoff": backoff}
     first = retry | {"max_retries": min(_FIRST_RETRIES, retry["max_retries"])}
     return Connection(
-        _store(address, settings, retry, provider),
-        _store(address, settings, first, provider),
-        address.root,
+        _store(location, settings, retry, provider),
+        _store(location, settings, first, provider),
+        location,
         is_anonymous=bool(config.get("skip_signature")),
         errors=_errors(),
         patience=Patience.of(retry),
         secrets=settings.secrets,
-        guard=_guard(address, settings),
+        guard=_guard(location, settings),
     )
 
 
-def _guard(address: Address, settings: Settings) -> RedirectGuard | None:
-    if address.kind != "http" or not settings.client.get("default_headers"):
+def _guard(location: Location, settings: Settings) -> RedirectGuard | None:
+    if location.kind != "http" or not settings.client.get("default_headers"):
         return None
     from arraystore.storage.objects.redirects import RedirectGuard
 
-    return RedirectGuard.of(address.bucket, _CLIENT | settings.client)
+    return RedirectGuard.of(location.bucket, _CLIENT | settings.client)
 
 
-def connection_to(store: Any) -> Connection:
-    """Return a connection to a store that the caller has opened with obstore.
-
-    Raises
-    ------
-    TypeError
-        If it is none.
-    """
-    if not hasattr(store, "get_async") or not hasattr(store, "head_async"):
-        raise TypeError(f"must be a path, an address or an obstore store, got {brief(store)}")
-    check_process()
-    return _plain_connection(store, f"<{type(store).__name__}>/")
-
-
-def _plain_connection(store: Any, where: str) -> Connection:
+def _plain_connection(store: Any, location: Location) -> Connection:
     patience = Patience.of(_RETRY)
-    return Connection(store, store, where, is_anonymous=False, errors=_errors(), patience=patience)
+    return Connection(
+        store, store, location, is_anonymous=False, errors=_errors(), patience=patience
+    )
 
 
-def _complete(address: Address, settings: Settings) -> tuple[dict[str, Any], Any]:
-    """Add what files and variables say; return that, and what provides credentials."""
+def _complete(location: Location, settings: Settings) -> tuple[dict[str, Any], Any]:
+    """Return settings with those from files and variables, and a provider of credentials."""
     config, provider = dict(settings.config), None
-    if address.kind == "s3":
-        try:
-            config |= aws_settings(config, settings.profile)
-        except NeedsBoto3 as needed:
-            provider = _boto3(str(needed), address)
-            config = dict(getattr(provider, "config", {})) | config
+    if location.kind == "s3":
+        found, provider = aws_profile(config, settings.profile, str(location))
+        config |= found
     elif settings.profile is not None:
-        raise unknown_option(address.kind, "profile")
-    elif address.kind == "az":
+        raise unknown_option(location.kind, "profile")
+    elif location.kind == "az":
         config |= azure_settings(config)
-    elif address.kind == "gs":
+    elif location.kind == "gs":
         config |= google_settings(config)
-    if is_plain_http(address.kind, config):
+    if is_plain_http(location.kind, config):
         settings.client.setdefault("allow_http", True)
     return config, provider
 
 
-def _boto3(profile: str, address: Address) -> Any:
-    try:
-        from boto3 import Session
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError:
-        raise StorageError(
-            f"{address.where}: AWS profile {profile!r} says where to get credentials (a role, a "
-            "single sign-on or a program), which needs boto3: pip install boto3"
-        ) from None
-    return Boto3CredentialProvider(Session(profile_name=profile))
-
-
-def _store(address: Address, settings: Settings, retry: dict[str, Any], provider: Any) -> Any:
+def _store(location: Location, settings: Settings, retry: dict[str, Any], provider: Any) -> Any:
     from obstore.exceptions import BaseError, UnknownConfigurationKeyError
     from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
     common: dict[str, Any] = {"client_options": _CLIENT | settings.client, "retry_config": retry}
     try:
-        if address.kind == "http":
-            return HTTPStore(address.bucket, **common)
-        kind: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[address.kind]
-        return kind(address.bucket, config=settings.config, credential_provider=provider, **common)
+        if location.kind == "http":
+            return HTTPStore(location.bucket, **common)
+        kind: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[location.kind]
+        return kind(location.bucket, config=settings.config, credential_provider=provider, **common)
     except UnknownConfigurationKeyError as error:
+        # obstore names the key in the text of its error alone.
         name = next((name for name in settings.config if f"'{name}'" in str(error)), None)
-        raise unknown_option(address.kind, name or "a name") from None
+        raise unknown_option(location.kind, name or "a name") from None
     except (BaseError, ArithmeticError, TypeError, ValueError) as error:
         raise ValueError(
-            escaped(f"{address.where}: {cleaned(str(error), settings.secrets)[:_LONGEST]}")
+            escaped(f"{location}: {cleaned(str(error), settings.secrets)[:_LONGEST]}")
         ) from None
 
 
@@ -244,7 +225,7 @@ _in_memory: list[Any] = []
 
 
 def connect_memory() -> Any:
-    """Return the objects that ``memory://`` addresses of this process share."""
+    """Return the objects that all ``memory://`` locations of this process share."""
     from obstore.store import MemoryStore
 
     if not _in_memory:

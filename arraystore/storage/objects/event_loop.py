@@ -1,4 +1,4 @@
-"""One event loop in one background thread: where all requests of a process run."""
+"""One event loop in one background thread, which runs all requests of a process."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _PATIENCE: Final = 5
 """Seconds to wait at exit for the thread to end."""
 
 TIDYING_SECONDS: float = 5
-"""How long what takes items may take to tidy up when making them failed."""
+"""Most seconds for a consumer to clean up when producing its items failed."""
 
 
 class _Background:
-    """The loop, and the process that first used it."""
+    """The event loop, and the process that first used it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,21 +39,21 @@ class _Background:
         self._is_stopped = False
 
     def check_process(self) -> None:
-        # obstore's own threads are not in a forked child; it would wait for them for ever.
-        # Nothing is locked before this is known: another thread may have held the lock then.
+        # A forked child has none of obstore's threads and would wait for them for ever. No lock is
+        # taken before this check: another thread may have held it during the fork.
         if self._process is None:
             self._process = os.getpid()
         elif self._process != os.getpid():
             raise StorageError(
                 "this process was forked after its parent had read from a bucket or a web server, "
-                "and such reading does not survive a fork; start workers with "
+                "so it cannot read from there; start workers with "
                 'multiprocessing_context="forkserver" (or "spawn")'
             )
 
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._is_stopped:
-                raise StorageError("nothing is read any more while the interpreter ends")
+                raise StorageError("cannot read while the interpreter shuts down")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
@@ -63,7 +63,7 @@ class _Background:
             return self._loop
 
     def stop(self) -> None:
-        """Cancel all requests, so that no thread waits for one, and end the thread."""
+        """Cancel all requests, so that no thread waits for one, and end the background thread."""
         if self._process != os.getpid():
             return
         with self._lock:
@@ -88,44 +88,43 @@ atexit.register(_background.stop)
 
 
 def check_process() -> None:
-    """Refuse to go on in a child that was forked after the first use.
+    """Raise in a child that was forked after the first use.
 
     Raises
     ------
     StorageError
-        With the way out.
+        With the remedy.
     """
     _background.check_process()
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in the background and wait for its result.
+    """Run a coroutine in the background and return its result.
 
     Raises
     ------
     StorageError
         In a child that was forked after the first use.
     WorkCancelledError
-        If what this thread works for is cancelled; the coroutine is, too.
+        If the scope of this thread is cancelled; the coroutine is cancelled, too.
     """
     ((_, result),) = arrivals([work])
     return result
 
 
 def arrivals(works: Sequence[Coroutine[Any, Any, T]]) -> Generator[tuple[int, T]]:
-    """Run coroutines at once, and yield the number and the result of each that has ended.
+    """Run coroutines concurrently; yield the number and the result of each as it ends.
 
-    Those that run when the generator is closed, or freed by the garbage collector, are cancelled;
-    that waits for nothing.
+    Closing the generator, or freeing it, cancels those that still run, without waiting.
 
     Raises
     ------
     StorageError
         In a child that was forked after the first use.
     WorkCancelledError
-        If what this thread works for is cancelled; the coroutines are, too.
+        If the scope of this thread is cancelled; the coroutines are cancelled, too.
     Exception
-        What the first raised that failed; the others are cancelled.
+        The first error of a coroutine; the others are cancelled.
     """
     arrived: SimpleQueue[tuple[int, T] | BaseException | None] = SimpleQueue()
     tasks: list[asyncio.Task[None]] = []
@@ -159,16 +158,16 @@ def arrivals(works: Sequence[Coroutine[Any, Any, T]]) -> Generator[tuple[int, T]
                     raise found
                 yield found
     finally:
-        # Not with a future of `concurrent`, whose lock the thread of the loop may hold.
+        # Not through a `concurrent` future, whose lock the thread of the loop may hold.
         loop.call_soon_threadsafe(lambda: tasks[0].cancel())
 
 
 class NoMoreItemsError(Exception):
-    """Making the items of a `Stream` failed."""
+    """Producing the items of a `Stream` failed."""
 
 
 class Stream(Generic[T]):
-    """Items that one thread makes and a coroutine takes, one at a time; see `feed`."""
+    """Items that one thread produces and a coroutine consumes, one at a time; see `feed`."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[T | None] = asyncio.Queue(1)
@@ -183,46 +182,46 @@ class Stream(Generic[T]):
             return item
         raise NoMoreItemsError if self._is_failed else StopAsyncIteration
 
-    async def put(self, item: T | None, taker: asyncio.Task[Any]) -> None:
-        """Add an item, or the end, when there is room; or wait until nobody takes any more."""
+    async def put(self, item: T | None, consumer: asyncio.Task[Any]) -> None:
+        """Add an item, or the end, when the queue has space; or return when the consumer ends."""
         putting = asyncio.create_task(self._queue.put(item))
         try:
-            await asyncio.wait({putting, taker}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({putting, consumer}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             putting.cancel()
 
-    async def fail(self, taker: asyncio.Task[Any]) -> None:
-        """Let the taker fail, and wait a little until it has tidied up."""
+    async def fail(self, consumer: asyncio.Task[Any]) -> None:
+        """Raise `NoMoreItemsError` in the consumer, and wait a little until it has cleaned up."""
         self._is_failed = True
         with suppress(TimeoutError):
             async with asyncio.timeout(TIDYING_SECONDS):
-                await self.put(None, taker)
-                await asyncio.wait({taker})
+                await self.put(None, consumer)
+                await asyncio.wait({consumer})
 
 
-def feed(take: Callable[[Stream[T]], Coroutine[Any, Any, Done]], items: Iterable[T]) -> Done:
-    """Run a coroutine in the background that takes items, and make them in this thread.
+def feed(consume: Callable[[Stream[T]], Coroutine[Any, Any, Done]], items: Iterable[T]) -> Done:
+    """Run a coroutine in the background that consumes items, and produce them in this thread.
 
     Parameters
     ----------
-    take : callable
-        Given the items.
+    consume : callable
+        Called with the stream of items.
     items : iterable
-        None of them may be None.
+        No item may be None.
 
     Raises
     ------
     Exception
-        What `take` raised; then no more items are made. Or what making an item raised: `take`
-        has met a `NoMoreItemsError` in its place, and is cancelled if it does not end soon.
+        The error of `consume`, after which no more items are produced. Or the error of producing an
+        item: `consume` gets a `NoMoreItemsError`, and is cancelled if it does not end soon.
     """
     stream, begun = Stream[T](), list[asyncio.Task[Done]]()
 
     async def begin() -> None:
-        begun.append(asyncio.create_task(take(stream)))
+        begun.append(asyncio.create_task(consume(stream)))
 
     async def outcome() -> Done:
-        return await taker
+        return await consumer
 
     def cancel() -> None:
         for task in begun:
@@ -231,13 +230,13 @@ def feed(take: Callable[[Stream[T]], Coroutine[Any, Any, Done]], items: Iterable
     loop = _background.loop()
     try:
         run(begin())
-        (taker,) = begun
+        (consumer,) = begun
         for item in items:
-            run(stream.put(item, taker))
-            if taker.done():
+            run(stream.put(item, consumer))
+            if consumer.done():
                 break
         else:
-            run(stream.put(None, taker))
+            run(stream.put(None, consumer))
         return run(outcome())
     except BaseException:
         if begun:
@@ -248,14 +247,14 @@ def feed(take: Callable[[Stream[T]], Coroutine[Any, Any, Done]], items: Iterable
 
 
 def _close_unstarted(works: Iterable[Coroutine[Any, Any, Any]]) -> None:
-    """Close coroutines that nobody will await, which Python would warn about."""
+    """Close coroutines that will never be awaited, so that Python does not warn."""
     for work in works:
         if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
             work.close()
 
 
 async def gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines at once; the first that fails ends them all."""
+    """Run coroutines concurrently; the first error cancels the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""Byte ranges of objects: many at once, each checked to be of the object first seen."""
+"""Read byte ranges of objects, many at once, and check that no object has changed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing_extensions import override
 
 from arraystore.errors import StorageError, StoreChangedError, store_changed
 from arraystore.storage.objects.errors import (
-    is_beyond_the_end,
     is_final,
     is_interrupted,
-    is_no_suffix,
-    told,
+    is_past_end,
+    is_suffix_unsupported,
 )
 from arraystore.storage.objects.event_loop import arrivals, check_process, gather, run
 from arraystore.storage.open_files import LARGE_NBYTES
@@ -27,17 +26,17 @@ if TYPE_CHECKING:
     from arraystore.storage.objects.connection import Connection
 
 MAX_GAP: Final = 32 * 2**10
-"""Bytes that arrive sooner than the answer to one more request would."""
+"""Bytes that arrive in less time than another request takes."""
 
 MAX_IN_FLIGHT: Final = 64
-"""Requests that wait for an answer at one time: a batch takes the delay once for each so many."""
+"""Most requests that are outstanding at one time."""
 
 _PART_NBYTES: Final = 4 * 2**20
-"""A longer range is asked for in parts of this size, since one connection is slow."""
+"""Longer ranges are requested in parts of this size, because one connection is slow."""
 
 
 class Seen(NamedTuple):
-    """What an object was when it first answered."""
+    """State of an object in its first response."""
 
     identity: tuple[Any, ...]
     etag: str | None
@@ -46,7 +45,7 @@ class Seen(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """Bytes of an object, where in it they begin, and how long it is."""
+    """Bytes of an object, their offset in it, and its size."""
 
     data: memoryview
     start: int
@@ -56,20 +55,18 @@ class Reply(NamedTuple):
 class ObjectReader(RangeReader):
     """Read ranges of objects in a bucket, or behind a web server.
 
-    All readers of a process share one background thread, so any number of threads
-    may read. What an object was when it first answered (its etag, else its time, and
-    its size) it must be in every later answer.
+    All readers of a process share one background thread, so any number of threads may read. The
+    etag (or else the time) and the size of an object must be the same in every response.
 
     Parameters
     ----------
     connection : Connection
-        Where to ask.
     prefix : str
-        What comes before each key.
+        Text in front of each key.
     max_gap : int
         See `RangeReader`.
     max_in_flight : int
-        Most requests that wait for their answer at one time.
+        Most requests that are outstanding at one time.
     """
 
     is_remote = True
@@ -90,7 +87,7 @@ class ObjectReader(RangeReader):
         self._slots = asyncio.Semaphore(max_in_flight)
         self._seen: dict[str, Seen] = {}
         self._guarded: set[str] = set()
-        self._is_met = False
+        self._has_responded = False
 
     @override
     def size(self, key: str) -> int:
@@ -109,7 +106,7 @@ class ObjectReader(RangeReader):
         try:
             found = await self._connection.store.list_with_delimiter_async(prefix or None)
         except self._connection.errors as error:
-            raise self._reported(folder, error) from None
+            raise self._translated(folder, error) from None
         return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
     @override
@@ -119,7 +116,7 @@ class ObjectReader(RangeReader):
 
     @override
     def arrivals(self, ranges: Sequence[ByteRange]) -> Iterator[tuple[int, memoryview]]:
-        check_process()  # before coroutines are made that nobody would wait for
+        check_process()  # before coroutines are made, which would never be awaited
         self._check_redirects([wanted.key for wanted in ranges])
         works = [self._in_parts(*wanted) for wanted in ranges]
         return self._all(works, [wanted.key for wanted in ranges])
@@ -134,12 +131,12 @@ class ObjectReader(RangeReader):
     def _all(
         self, works: list[Coroutine[Any, Any, memoryview]], keys: Sequence[str]
     ) -> Iterator[tuple[int, memoryview]]:
-        """Yield answers; if objects are new to us, that of the first is still what it was.
+        """Yield responses; if some objects are new, check that the first object is unchanged.
 
-        The first is the root's metadata: objects not seen yet may be those of another store that
-        took the place of this one. It is requested along with them, in the same round trip, and
-        once more after them if one is not older: the root is written last, so such an object may
-        have been written while it was waited for.
+        The first object is the root's metadata. Objects that were not seen before may belong to
+        another store that replaced this one. So the first object is requested along with them, in
+        the same round trip, and again after them if one is not older: the root is written last,
+        so such an object may have been written in the meantime.
         """
         first = self._first
         new = {key for key in keys if key not in self._seen}
@@ -147,24 +144,24 @@ class ObjectReader(RangeReader):
             yield from arrivals(works)
             return
         n = len(works)
-        works.append(self._still())
+        works.append(self._check_first())
         yield from (found for found in arrivals(works) if found[0] < n)
         seen = [self._seen[key] for key in new if key in self._seen]
         if any(one.time >= self._seen[first].time for one in seen):
-            run(self._still())
+            run(self._check_first())
 
     @override
     def check_unchanged(self) -> None:
         if self._first is not None:
-            run(self._still())
+            run(self._check_first())
 
     @property
     def _first(self) -> str | None:
-        """The key that answered first: the root's metadata, or the only file."""
+        """The key of the first response: the root's metadata, or the only file."""
         return next(iter(list(self._seen)), None)
 
-    async def _still(self) -> memoryview:
-        """Make sure that the first object is what it was."""
+    async def _check_first(self) -> memoryview:
+        """Check that the first object is unchanged."""
         await self._head(self._first or "")
         return memoryview(b"")
 
@@ -185,7 +182,7 @@ class ObjectReader(RangeReader):
     def read_ends(self, key: str, first: int, last: int) -> tuple[int, memoryview, memoryview]:
         """Return the size of an object, its first bytes and its last, in one round trip.
 
-        A service that cannot count from the end, such as Azure, needs two.
+        Azure and other services without ranges from the end need two round trips.
 
         Raises
         ------
@@ -196,7 +193,7 @@ class ObjectReader(RangeReader):
         return run(self._ends(key, first, last))
 
     def _check_redirects(self, keys: Sequence[str]) -> None:
-        """Look at objects that are new to us, if headers must not follow redirects."""
+        """Check the redirects of new objects, if headers must not follow them."""
         guard = self._connection.guard
         if guard is None:
             return
@@ -228,17 +225,17 @@ class ObjectReader(RangeReader):
             reply = await self._get(key, {"range": (start, stop)})
         except FileNotFoundError as error:
             raise StorageError(
-                f"{self._at(key)}: is not there, or not any more, though the store has it"
+                f"{self._at(key)}: does not exist, but the store refers to it"
             ) from error
         if len(reply.data) and reply.start != start:
             raise StorageError(
-                f"{self._at(key)}: asked for bytes from {start} on, the server sent those from "
-                f"{reply.start} on"
+                f"{self._at(key)}: requested bytes from offset {start}, but the server sent bytes "
+                f"from offset {reply.start}"
             )
         return reply
 
     async def _get(self, key: str, options: dict[str, Any]) -> Reply:
-        """Ask for an object or a range of it; the answer is that of the object first seen."""
+        """Request an object or a range of it; raise if it is not the object first seen."""
         seen = self._seen.get(key)
         if seen is not None and seen.etag is not None:
             options = options | {"if_match": seen.etag}
@@ -246,52 +243,52 @@ class ObjectReader(RangeReader):
             pauses = self._connection.patience.pauses()
             while True:
                 try:
-                    return await self._whole_answer(key, options)
+                    return await self._complete_reply(key, options)
                 except self._connection.errors as error:
-                    if is_beyond_the_end(error):  # of which there are no bytes
+                    if is_past_end(error):
                         return Reply(memoryview(b""), 0, 0)
-                    if "suffix" in str(options) and is_no_suffix(error):
+                    if "suffix" in str(options) and is_suffix_unsupported(error):
                         raise _NoSuffix from None
-                    pause = next(pauses, None) if self._is_to_repeat(key, error) else None
+                    pause = next(pauses, None) if self._should_retry(key, error) else None
                     if pause is None:
                         failure = error
                         break
                 await asyncio.sleep(pause)
         if isinstance(failure, FileNotFoundError) and self._first not in (None, key):
-            await self._still()  # it is absent from this store, or from its successor
-        # Not chained: obstore's own text may repeat signed addresses.
-        raise self._reported(key, failure) from None
+            await self._check_first()  # else it may be absent from a store that replaced this one
+        # Not chained: the text of obstore may contain signed URLs.
+        raise self._translated(key, failure) from None
 
-    def _is_to_repeat(self, key: str, error: Exception) -> bool:
-        """Whether an answer broke off that obstore does not take up again: it needs an etag."""
+    def _should_retry(self, key: str, error: Exception) -> bool:
+        """Whether a response was interrupted that obstore cannot resume, for lack of an etag."""
         seen = self._seen.get(key)
         return is_interrupted(error) and seen is not None and seen.etag is None
 
-    async def _whole_answer(self, key: str, options: dict[str, Any]) -> Reply:
-        result = await self._answer(key, options)
+    async def _complete_reply(self, key: str, options: dict[str, Any]) -> Reply:
+        result = await self._response(key, options)
         start, stop = result.range
         size = self._check_unchanged(key, result.meta)
         data = memoryview(await result.bytes_async())
         if len(data) != stop - start:
             raise StorageError(
-                f"{self._at(key)}: the server promised {stop - start} bytes and sent {len(data)}"
+                f"{self._at(key)}: the server announced {stop - start} bytes and sent {len(data)}"
             )
         return Reply(data, start, size)
 
-    async def _answer(self, key: str, options: dict[str, Any]) -> Any:
+    async def _response(self, key: str, options: dict[str, Any]) -> Any:
         path = self._path(key)
-        if not self._is_met:
-            # A server that has never answered is not called for long.
+        if not self._has_responded:
+            # A server that has never responded gets few retries.
             try:
                 result = await self._connection.first.get_async(path, options=options)
             except self._connection.errors as error:
                 if is_final(error):
                     raise
             else:
-                self._is_met = True
+                self._has_responded = True
                 return result
         result = await self._connection.store.get_async(path, options=options)
-        self._is_met = True
+        self._has_responded = True
         return result
 
     async def _head(self, key: str) -> int:
@@ -300,7 +297,7 @@ class ObjectReader(RangeReader):
                 meta = await self._connection.store.head_async(self._prefix + key)
                 return self._check_unchanged(key, meta)
             except self._connection.errors as error:
-                raise self._reported(key, error) from None
+                raise self._translated(key, error) from None
 
     def _check_unchanged(self, key: str, meta: Mapping[str, Any]) -> int:
         etag, size = meta["e_tag"], int(meta["size"])
@@ -312,29 +309,24 @@ class ObjectReader(RangeReader):
             raise store_changed(self._at(key))
         return size
 
-    def _reported(self, key: str, error: Exception) -> OSError:
-        """Return what is raised in place of an error of obstore."""
-        connection = self._connection
-        raised = told(
-            error,
-            self._at(key),
-            is_anonymous=connection.is_anonymous,
-            secrets=connection.secrets,
-        )
+    def _translated(self, key: str, error: Exception) -> OSError:
+        """Return the error to raise instead of an error of obstore."""
+        raised = self._connection.translate(error, self._prefix + key)
         if isinstance(raised, FileNotFoundError):
             if key in self._seen:
                 return StoreChangedError(
-                    f"{self._at(key)}: has vanished since the store was opened; open it again"
+                    f"{self._at(key)}: no longer exists, but did when the store was opened; "
+                    "open it again"
                 )
             return FileNotFoundError(raised.errno, raised.strerror, key)
         return raised
 
     def _at(self, key: str) -> str:
-        return f"{self._connection.where}{self._prefix}{key}"
+        return str(self._connection.location.at(self._prefix + key))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an ObjectReader may hold secrets; pickle the store that it reads for")
 
 
-class _NoSuffix(Exception):  # noqa: N818 - an answer, not a failure
-    """The service cannot count from the end of an object."""
+class _NoSuffix(Exception):  # noqa: N818 - a response, not a failure
+    """The service has no ranges that count from the end of an object."""

@@ -1,8 +1,7 @@
-"""Redirects of a web server, looked up before headers that may be secret follow them.
+"""Check the redirects of a web server before headers that may be secret follow them.
 
-obstore follows redirects by itself, and takes all headers along except those that every client
-treats as secret. Nothing can be configured there, so that each object is requested once before,
-by a client that follows none.
+obstore follows redirects and sends all headers except those that every client treats as secret. It
+has no option for that, so each object is first requested by a client that follows no redirect.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ if TYPE_CHECKING:
 _DROPPED: Final = frozenset(
     {"authorization", "cookie", "cookie2", "proxy-authorization", "www-authenticate"}
 )
-"""Headers that obstore does not take to another server."""
+"""Headers that obstore does not send to another server."""
 
 _HARMLESS: Final = frozenset({"accept", "accept-language", "user-agent"})
 
 _MAX_REDIRECTS: Final = 10
 _TRIES: Final = 3
 _TIMEOUT: Final = 10
-"""Seconds to wait for an answer, where an option is in obstore's own notation."""
+"""Seconds to wait for a response if the option is in obstore's own notation."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedirectGuard:
-    """What refuses redirects to another server.
+    """Refuses redirects to another server.
 
     Attributes
     ----------
     origin : str
-        Address of the server, with a slash at its end.
+        URL of the server, with a slash at its end.
     client : mapping
         The client options of obstore.
     """
@@ -54,33 +53,33 @@ class RedirectGuard:
 
     @classmethod
     def of(cls, origin: str, client: Mapping[str, Any]) -> RedirectGuard | None:
-        """Return a guard if some header may be secret that would follow a redirect."""
+        """Return a guard if a header that may be secret would follow a redirect."""
         names = {name.lower() for name in client.get("default_headers", {})}
         return cls(origin, client) if names - _DROPPED - _HARMLESS else None
 
     def check(self, key: str) -> None:
-        """Refuse an object whose address redirects to another server.
+        """Check that an object is not redirected to another server.
 
         Raises
         ------
         StorageError
-            If it does, or nobody answers.
+            If it is, or the server does not respond.
         """
-        where = url = self.origin + urllib.parse.quote(key)
+        first = url = self.origin + urllib.parse.quote(key)
         for _ in range(_MAX_REDIRECTS):
-            location = self._location(url, where)
-            if location is None:
+            found = self._target_of(url, first)
+            if found is None:
                 return
-            url = urllib.parse.urljoin(url, location)
+            url = urllib.parse.urljoin(url, found)
             if _origin(url) != _origin(self.origin):
                 raise StorageError(
-                    f"{where}: the server redirects to {_shown(url)}, where the headers of "
-                    "storage_options are not sent, since they may be secret; open that address, "
-                    "with the headers meant for it, or leave them out"
+                    f"{first}: the server redirects to {_shown(url)}; the headers in "
+                    "storage_options may be secret and are not sent there; open that address with "
+                    "its own headers, or leave the headers out"
                 )
 
-    def _location(self, url: str, where: str) -> str | None:
-        """Return where one address redirects to, if it does."""
+    def _target_of(self, url: str, first: str) -> str | None:
+        """Return the URL that a URL redirects to, or None."""
         headers = {**self.client.get("default_headers", {}), "Range": "bytes=0-0"}
         request = urllib.request.Request(url, headers=headers)
         opener, given = self._opener(), self.client.get("read_timeout")
@@ -97,7 +96,7 @@ class RedirectGuard:
             except (OSError, HTTPException) as error:
                 reason = error
         found = getattr(reason, "reason", reason)
-        raise StorageError(f"{where}: the server does not answer ({found})")
+        raise StorageError(f"{first}: the server does not respond ({found})")
 
     def _opener(self) -> urllib.request.OpenerDirector:
         context = ssl.create_default_context(cadata=self.client.get("root_certificate"))
@@ -116,7 +115,7 @@ class RedirectGuard:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     @override
     def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow none: it is an `HTTPError` then."""
+        """Follow no redirect, so that it raises `HTTPError`."""
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -125,6 +124,6 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _shown(url: str) -> str:
-    """Return an address without password, query and fragment."""
+    """Return a URL without password, query and fragment."""
     parts = urllib.parse.urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

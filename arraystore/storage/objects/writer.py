@@ -1,4 +1,4 @@
-"""Objects of a bucket written, replaced and deleted, each whole or not at all."""
+"""Write, replace and delete objects of a bucket, each as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from arraystore.errors import StorageError, escaped
-from arraystore.storage.objects.address import parse_address
-from arraystore.storage.objects.connection import connect, connection_to
-from arraystore.storage.objects.errors import is_beyond_the_end, is_broken_off, is_refused, told
+from arraystore.storage.objects.connection import connect
+from arraystore.storage.objects.errors import (
+    NoBucketError,
+    is_condition_failed,
+    is_condition_unsupported,
+    is_connection_refused,
+    is_disconnected,
+    is_past_end,
+)
 from arraystore.storage.objects.event_loop import feed, run
 
 if TYPE_CHECKING:
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from arraystore.storage.objects.connection import Connection
+    from arraystore.storage.location import Location
     from arraystore.storage.objects.event_loop import Stream
 
 T = TypeVar("T")
@@ -29,12 +35,12 @@ MAX_PARTS: Final = 9_000
 """Most parts of an upload; S3 takes 10,000."""
 
 MAX_READ_NBYTES: Final = 2**30
-"""Most bytes that are read of an object that records how far a conversion is."""
+"""Most bytes that are read of an object that records the progress of a conversion."""
 
 _PARTS_IN_FLIGHT: Final = 4
 
 _PATIENCE: Final[Mapping[str, float]] = {
-    # Nothing comes back while 64 MiB go up, which a slow line takes minutes for.
+    # No byte is received while 64 MiB are sent, which takes minutes on a slow line.
     "timeout": 300,
     "read_timeout": 300,
     "retry_timeout": 900,
@@ -42,39 +48,39 @@ _PATIENCE: Final[Mapping[str, float]] = {
 
 
 class Version(NamedTuple):
-    """Which of the objects that had a key one after another.
+    """One of the objects that had a key one after another.
 
     Attributes
     ----------
     etag : str
-        As the service gives it, empty if it gives none.
+        As the service states it, or empty.
     generation : str
-        What Google's storage asks for in its place.
+        Number that Google's storage uses instead, or empty.
     """
 
     etag: str = ""
     generation: str = ""
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Version:
-        """Return that of an answer of obstore."""
-        return cls(answer["e_tag"] or "", answer["version"] or "")
+    def of(cls, response: Mapping[str, Any]) -> Version:
+        """Return the version that a response of obstore states."""
+        return cls(response["e_tag"] or "", response["version"] or "")
 
     @property
     def tag(self) -> str:
-        """The etag as it can be compared; a listing of Azure's has it without quotes."""
+        """The etag in a form that can be compared; listings of Azure have no quotes."""
         return self.etag.strip('"')
 
 
 class Status(NamedTuple):
-    """What is known of an object without its bytes."""
+    """Size and version of an object."""
 
     nbytes: int
     version: Version
 
 
 class Found(NamedTuple):
-    """An object, and when it was written; without its bytes if it has more than are read."""
+    """An object and its time of writing; without bytes if it has more than `MAX_READ_NBYTES`."""
 
     data: bytes
     version: Version
@@ -84,57 +90,49 @@ class Found(NamedTuple):
 class ObjectWriter:
     """Write objects of a bucket.
 
-    Requests run in the background, so that Ctrl-C, or the `Scope` of the work that a thread does,
-    ends the wait for their answers. It can be sent to other processes, as its address and options.
+    Requests run in the background thread, so that Ctrl-C, or the cancelled `Scope` of a thread,
+    ends the wait for a response. A writer can be sent to other processes; it pickles as its
+    location.
 
     Parameters
     ----------
-    place : str, or pair of an obstore store and a key
-        Address of anything in the bucket; keys are from the bucket's root on.
-    options : mapping, optional
-        See `arraystore.open`.
+    location : Location
+        Any place in the bucket; keys count from the bucket's root.
 
     Attributes
     ----------
     key : str
-        The key in `place`.
+        The key of `location`.
     max_seconds : float or None
-        How long an answer is waited for, all repetitions included. Without, as long as the
-        options say.
+        Most seconds to wait for a response, including retries; None to wait as long as the options
+        allow.
 
     Raises
     ------
     ValueError
-        If nothing can be written there, or an option is wrong.
+        If objects cannot be written there, or an option is wrong.
     """
 
-    def __init__(
-        self, place: str | tuple[Any, str], options: Mapping[str, Any] | None = None
-    ) -> None:
-        self._given = place, dict(options or {})
+    def __init__(self, location: Location) -> None:
+        if location.kind in ("file", "http"):
+            raise ValueError(
+                escaped(f"{location}: stores can be written to a disk or a bucket only")
+            )
+        self.key = location.key
         self.max_seconds: float | None = None
-        self._connection: Connection
-        if isinstance(place, tuple):
-            store, self.key = place
-            self._connection = connection_to(store)
-            return
-        parsed = parse_address(place)
-        if parsed is None or parsed.kind == "http":
-            where = parsed.where if parsed else place
-            raise ValueError(escaped(f"{where}: stores are written to a disk or a bucket"))
-        self.key = parsed.key
-        self._connection = connect(parsed, {**_PATIENCE, **self._given[1]})
+        self._location = location
+        self._connection = connect(location, _PATIENCE)
 
     @property
     def _refusals(self) -> tuple[type[Exception], ...]:
         return (*self._connection.errors, NotImplementedError)
 
     def at(self, key: str) -> str:
-        """Return the address of a key, for messages."""
-        return self._connection.where + key
+        """Return the location of a key, for messages."""
+        return str(self._location.at(key))
 
     def status(self, key: str) -> Status | None:
-        """Return what an object is, or None if there is none."""
+        """Return the status of an object, or None if there is none."""
         try:
             meta = self._request(key, lambda store: store.head_async(key))
         except FileNotFoundError:
@@ -142,14 +140,14 @@ class ObjectWriter:
         return Status(int(meta["size"]), Version.of(meta))
 
     def start(self, key: str, nbytes: int) -> bytes | None:
-        """Return the first bytes of an object, or None if there is none; the first to be asked.
+        """Return the first bytes of an object, or None if there is none; to be called first.
 
         Raises
         ------
         FileNotFoundError
             If there is no such bucket.
         StorageError
-            If nobody answers, or not to these credentials.
+            If the server does not respond, or denies access.
         """
         errors, options = self._connection.errors, {"range": (0, nbytes)}
 
@@ -158,35 +156,35 @@ class ObjectWriter:
 
         def get(store: Any) -> bytes:
             try:
-                return self._answer(key, begin, store)
+                return self._response(key, begin, store)
             except errors as error:
-                if is_beyond_the_end(error):
+                if is_past_end(error):
                     return b""
                 raise
 
-        def met(store: Any) -> bytes:
+        def get_first(store: Any) -> bytes:
             try:
-                # A server that has never answered is not called for long.
+                # A server that has never responded gets few retries.
                 return get(self._connection.first)
             except errors as error:
-                if is_refused(error) or isinstance(error, FileNotFoundError):
+                if is_connection_refused(error) or isinstance(error, FileNotFoundError):
                     raise
                 return get(store)
 
         try:
-            return self._ask(key, met)
-        except FileNotFoundError as error:
-            if "no such bucket" in str(error):
-                raise
+            return self._retried(key, get_first)
+        except NoBucketError:
+            raise
+        except FileNotFoundError:
             return None
 
     def read(self, key: str) -> Found | None:
         """Return a whole object, or None if there is none."""
 
         async def get(store: Any) -> Found:
-            answer = await store.get_async(key)
-            meta = answer.meta
-            data = bytes(await answer.bytes_async()) if meta["size"] <= MAX_READ_NBYTES else b""
+            response = await store.get_async(key)
+            meta = response.meta
+            data = bytes(await response.bytes_async()) if meta["size"] <= MAX_READ_NBYTES else b""
             return Found(data, Version.of(meta), meta["last_modified"])
 
         try:
@@ -195,7 +193,7 @@ class ObjectWriter:
             return None
 
     def tags(self, prefix: str) -> dict[str, str]:
-        """List all objects below a key: their keys, and the `Version.tag` of each."""
+        """Return the keys of all objects below a key, with the `Version.tag` of each."""
 
         async def listed(store: Any) -> dict[str, str]:
             pages = store.list(f"{prefix}/")
@@ -206,36 +204,35 @@ class ObjectWriter:
         return self._request(prefix, listed)
 
     def put(self, key: str, data: Buffer) -> Version:
-        """Write an object in one request, whatever was there."""
-        return self._ask(key, lambda store: self._put(store, key, data))
+        """Write or replace an object in one request."""
+        return self._retried(key, lambda store: self._put(store, key, data))
 
-    def _put(self, store: Any, key: str, data: Buffer, **how: Any) -> Version:
+    def _put(self, store: Any, key: str, data: Buffer, **options: Any) -> Version:
         def put(store: Any) -> Awaitable[Mapping[str, Any]]:
-            answer: Awaitable[Mapping[str, Any]] = store.put_async(
-                key, data, use_multipart=False, **how
+            response: Awaitable[Mapping[str, Any]] = store.put_async(
+                key, data, use_multipart=False, **options
             )
-            return answer
+            return response
 
-        return Version.of(self._answer(key, put, store))
+        return Version.of(self._response(key, put, store))
 
     def create(self, key: str, data: bytes) -> Version:
-        """Write an object if there is none.
+        """Write an object unless there is one.
 
-        An answer that gets lost may leave it unknown whether the object is ours;
-        then its bytes decide.
+        If a response is lost, the bytes of the object show whether this call wrote it.
 
         Raises
         ------
         FileExistsError
-            If there is another.
+            If there is an object with other bytes.
         """
 
         def put(store: Any) -> Version:
             try:
                 return self._put(store, key, data, mode="create")
             except self._refusals as error:
-                if _is_unknown(error) and self.status(key) is None:
-                    return self.put(key, data)  # the best that this service can do
+                if is_condition_unsupported(error) and self.status(key) is None:
+                    return self.put(key, data)  # all that this service supports
                 found = self.read(key)
                 if found is None:
                     raise
@@ -244,16 +241,16 @@ class ObjectWriter:
                 return found.version
 
         try:
-            return self._ask(key, put)
+            return self._retried(key, put)
         except _Taken:
             raise FileExistsError(
                 escaped(f"{self.at(key)}: was created by somebody else in the meantime")
             ) from None
 
     def replace(self, key: str, data: bytes, old: Version) -> Version | None:
-        """Write an object in the place of a certain one, or return None if that is not there.
+        """Replace the version `old` of an object; return None if it no longer exists.
 
-        It is not there either if it has been replaced by `data`, and the answer got lost.
+        That is also so if it was replaced by `data` and the response was lost.
         """
         condition = {"e_tag": old.etag, "version": old.generation}
         mode = {name: value for name, value in condition.items() if value}
@@ -262,29 +259,29 @@ class ObjectWriter:
             try:
                 return self._put(store, key, data, mode=mode)
             except self._refusals as error:
-                if type(error).__name__ == "PreconditionError":
+                if is_condition_failed(error):
                     return None
-                if not _is_unknown(error):
+                if not is_condition_unsupported(error):
                     raise
-                status = self.status(key)  # the best that this service can do
+                status = self.status(key)  # all that this service supports
                 return self.put(key, data) if status and status.version == old else None
 
         try:
-            return self._ask(key, put)
+            return self._retried(key, put)
         except FileNotFoundError:
             return None
 
     def upload(self, key: str, nbytes: int, pieces: Callable[[], Iterable[Buffer]]) -> None:
-        """Write one object in parts, front to back; it appears when the last has come.
+        """Write one object in parts, from front to back; it appears when the last has arrived.
 
         Parameters
         ----------
         key : str
         nbytes : int
-            Its size, which decides that of the parts.
+            Its size, which determines the size of the parts.
         pieces : callable
-            Returns its bytes in pieces of any size. If taking one fails, the upload
-            is aborted, and nothing is left of it.
+            Returns its bytes in pieces of any size. If that fails, the upload is aborted and
+            leaves nothing.
         """
         before = self.status(key)
 
@@ -306,27 +303,27 @@ class ObjectWriter:
                     raise _Failed(read.failure) from None
                 after = self.status(key)
                 if not (read.is_all and after and after != before and after.nbytes == nbytes):
-                    raise  # else all but the answer has arrived
+                    raise  # else only the response was lost
 
         try:
-            self._ask(key, put)
+            self._retried(key, put)
         except _Failed as failed:
             raise failed.reason from None
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; one that is not there is as good as deleted."""
+        """Delete objects; absent ones count as deleted."""
         try:
             self._request(keys[0] if keys else "", lambda store: store.delete_async(list(keys)))
         except FileNotFoundError:
-            # Those that came after it may not have been asked for.
+            # The service may have stopped at the absent key.
             for key in keys if len(keys) > 1 else ():
                 self.delete([key])
 
-    def _ask(self, key: str, act: Callable[[Any], T]) -> T:
-        """Do something with the bucket, again if the connection fails; tell what goes wrong.
+    def _retried(self, key: str, act: Callable[[Any], T]) -> T:
+        """Call `act` with the store, again if the connection fails; translate other errors.
 
-        What is done must be as good when it is done twice. Obstore repeats plain
-        requests by itself, and not the rest.
+        `act` must have the same effect when it is called twice. obstore itself retries only plain
+        requests.
         """
         connection = self._connection
         pauses = connection.patience.pauses()
@@ -334,50 +331,39 @@ class ObjectWriter:
             try:
                 return act(connection.store)
             except connection.errors as error:
-                pause = next(pauses, None) if is_broken_off(error) else None
+                pause = next(pauses, None) if is_disconnected(error) else None
                 if pause is None:
-                    raise told(
-                        error,
-                        self.at(key),
-                        is_anonymous=connection.is_anonymous,
-                        secrets=connection.secrets,
-                    ) from None
+                    raise connection.translate(error, key) from None
             run(asyncio.sleep(pause))
 
-    def _request(self, key: str, ask: Callable[[Any], Awaitable[T]]) -> T:
-        """Ask the bucket once, or again if the connection fails, see `_ask`."""
-        return self._ask(key, lambda store: self._answer(key, ask, store))
+    def _request(self, key: str, send: Callable[[Any], Awaitable[T]]) -> T:
+        """Send a request, again if the connection fails; see `_retried`."""
+        return self._retried(key, lambda store: self._response(key, send, store))
 
-    def _answer(self, key: str, ask: Callable[[Any], Awaitable[T]], store: Any) -> T:
-        """Ask a store in the background, and return the answer."""
+    def _response(self, key: str, send: Callable[[Any], Awaitable[T]], store: Any) -> T:
+        """Send a request in the background, and return the response."""
 
-        async def answer() -> T:
+        async def response() -> T:
             async with asyncio.timeout(self.max_seconds):
-                return await ask(store)
+                return await send(store)
 
         try:
-            return run(answer())
+            return run(response())
         except TimeoutError:
             raise StorageError(
-                f"{self.at(key)}: no answer within {self.max_seconds:g} seconds"
+                f"{self.at(key)}: no response within {self.max_seconds:g} seconds"
             ) from None
 
-    def __reduce__(self) -> tuple[type[ObjectWriter], tuple[str | tuple[Any, str], dict[str, Any]]]:
-        return ObjectWriter, self._given
+    def __reduce__(self) -> tuple[type[ObjectWriter], tuple[Location]]:
+        return ObjectWriter, (self._location,)
 
 
-def _is_unknown(error: Exception) -> bool:
-    """Whether a service does not know such a condition."""
-    is_told = isinstance(error, NotImplementedError) or "status code: 501" in str(error)
-    return is_told or type(error).__name__ == "NotSupportedError"
+class _Taken(Exception):  # noqa: N818 - a response, not a failure
+    """Another object has the key."""
 
 
-class _Taken(Exception):  # noqa: N818 - an answer, not a failure
-    """There is another object of that key."""
-
-
-class _Failed(Exception):  # noqa: N818 - carries the reason, is never seen outside
-    """What was to be sent could not be had; `reason` says why."""
+class _Failed(Exception):  # noqa: N818 - carries the reason, and never leaves this module
+    """The bytes to send could not be read because of `reason`."""
 
     def __init__(self, reason: BaseException) -> None:
         super().__init__()
@@ -385,7 +371,7 @@ class _Failed(Exception):  # noqa: N818 - carries the reason, is never seen outs
 
 
 class _Pieces:
-    """An iterator that remembers whether it came to its end, and what it failed with."""
+    """An iterator that records whether it came to its end, and the error that it raised."""
 
     def __init__(self, pieces: Iterable[Buffer]) -> None:
         self._pieces = iter(pieces)

@@ -1,4 +1,4 @@
-"""The formats, one class each. A new one needs `prepare`, `open`, `scan`, and a line here."""
+"""The formats, one class each. A new one needs `prepare`, `open`, `scan` and a line here."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ from benchmarks.suite.peers.ours import InHDF5, InZarr, InZarrUnmapped
 from benchmarks.suite.peers.records import ArrayRecord, TFRecord, WebDataset
 
 LIMIT: Final = BlobPread
-"""What all others are divided by."""
+"""The peer that all others are compared with."""
 
 PEERS: Final[tuple[type[Peer], ...]] = (
     BlobPread,
@@ -30,4 +30,4 @@ PEERS: Final[tuple[type[Peer], ...]] = (
     TFRecord,
     WebDataset,
 )
-"""All of them, in the order of the tables."""
+"""All peers in the order of the tables."""

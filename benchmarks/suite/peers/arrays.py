@@ -1,4 +1,4 @@
-"""Zarr and HDF5 by the libraries that people use: ragged arrays, and variable-length types."""
+"""Zarr and HDF5 through their usual libraries: ragged arrays, and variable-length types."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from benchmarks.suite.peers.base import Peer, groups, positions_of
 _SHARD = 2**26
 _INNER = 2**17
 _VLEN_CHUNK = 16
-"""Images in a chunk of a variable-length array."""
+"""Number of images in a chunk of a variable-length array."""
 _WRITTEN_AT_ONCE = 2**26
 
 
@@ -29,7 +29,7 @@ def _runs(source: Source) -> Iterator[bytes]:
 
 
 class _Slices(Peer):
-    """Images end to end in a one-dimensional array; a slice an image."""
+    """Images end to end in a one-dimensional array, one slice per image."""
 
     _array: Any
 
@@ -65,7 +65,7 @@ class _Slices(Peer):
 
 
 class H5pyRagged(_Slices):
-    """One contiguous dataset, the fastest that HDF5 has."""
+    """One contiguous dataset, the fastest layout of HDF5."""
 
     name = "h5py, ragged"
     modules = ("h5py",)
@@ -129,7 +129,7 @@ class ZarrRagged(_Slices):
 
 
 class TensorStore(ZarrRagged):
-    """The same store as zarr-python's, read with TensorStore; a batch is read at once."""
+    """The store of `ZarrRagged`, read with TensorStore; a batch is read at once."""
 
     name = "TensorStore, Zarr"
     modules = ("tensorstore",)
@@ -156,8 +156,8 @@ class TensorStore(ZarrRagged):
     @override
     def batch(self, positions: Ints) -> list[bytes]:
         bounds = (self._bounds[position] for position in positions.tolist())
-        under_way = [self._array[start:stop].read() for start, stop in bounds]
-        return [read.result().tobytes() for read in under_way]
+        reads = [self._array[start:stop].read() for start, stop in bounds]
+        return [read.result().tobytes() for read in reads]
 
 
 class _Vlen(Peer):
@@ -209,7 +209,7 @@ class H5pyVlen(_Vlen):
 
     @override
     def batch(self, positions: Ints) -> list[bytes]:
-        # h5py takes positions that ascend, and each once.
+        # h5py needs unique positions in ascending order.
         ascending, back = np.unique(positions, return_inverse=True)
         found = list(map(bytes, self._images[ascending]))
         return [found[i] for i in back.tolist()]
@@ -226,7 +226,7 @@ class ZarrVlen(_Vlen):
         import zarr
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # zarr says that the type is not specified
+            warnings.simplefilter("ignore")  # zarr warns that the type has no specification
             group = zarr.create_group(self.folder / "images.zarr")
             images: Any = group.create_array(
                 "image",

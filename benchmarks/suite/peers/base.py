@@ -1,4 +1,4 @@
-"""What a format and its library are asked to do."""
+"""The operations of a format and its library."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,69 +12,69 @@ from numpy.typing import NDArray
 from benchmarks.suite.data import Ints, Source
 
 GROUP: int = 256
-"""Images that a scan takes at a time, where a format reads many at once."""
+"""Number of images that a scan reads at a time, if the format can read many at once."""
 
 Arena = tuple[NDArray[np.uint8], Ints]
-"""A buffer with images end to end, and the offset of each; one offset more than images."""
+"""A buffer with images end to end, and their offsets, shape (n + 1,)."""
 
 
 class Peer(ABC):
-    """A format and its library, as a user would use them. What it does not override it cannot do.
+    """A format and its library, used as usual. It cannot do operations that it does not override.
 
     Parameters
     ----------
     folder : Path
-        Holds what `prepare` makes and `open` opens, and nothing else.
+        Folder that `prepare` writes and `open` reads; it contains nothing else.
     """
 
     name: ClassVar[str]
     modules: ClassVar[tuple[str, ...]] = ()
-    """What it imports besides NumPy; all must be there, else the peer is not installed."""
+    """Imported modules besides NumPy; the peer is installed if all of them exist."""
     modules_to_prepare: ClassVar[tuple[str, ...]] = ()
-    """What it imports to convert, and not to read."""
+    """Modules that are imported only for converting."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """Distributions whose versions are told; by default the modules."""
+    """Distributions whose versions are reported; by default the modules."""
     shares: ClassVar["type[Peer] | None"] = None
-    """The peer whose folder it reads, instead of making one of its own."""
+    """The peer whose folder it reads instead of writing its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def is_installed(cls) -> bool:
-        """Whether its libraries are there."""
+        """Return whether its libraries are installed."""
         return all(find_spec(module.partition(".")[0]) for module in cls.modules)
 
     @classmethod
     def can(cls, operation: str) -> bool:
-        """Whether the format has an operation."""
+        """Return whether the format has an operation."""
         return getattr(cls, operation) is not getattr(Peer, operation)
 
     @abstractmethod
     def prepare(self, source: Source) -> None:
-        """Convert a source, in its order; nothing need be on the disk afterwards."""
+        """Convert a source in its order; the files need not be synced."""
 
     @abstractmethod
     def open(self) -> None:
-        """Open what was prepared, so that anything may follow."""
+        """Open the prepared format for all other operations."""
 
     @abstractmethod
     def scan(self) -> Iterator[bytes]:
         """Yield the encoded images in order."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
-        """Close what is open, if the library has a way to."""
+        """Close the format, if the library can."""
 
     def one(self, position: int) -> bytes:
         """Return one encoded image."""
         raise NotImplementedError
 
     def batch(self, positions: Ints) -> list[bytes]:
-        """Return encoded images, each an object of its own."""
+        """Return encoded images, each as its own object."""
         raise NotImplementedError
 
     def views(self, positions: Ints) -> Sequence[Any]:
-        """Return encoded images as buffers, without a copy where the format allows that."""
+        """Return encoded images as buffers, without a copy if the format allows it."""
         raise NotImplementedError
 
     def arena(self, positions: Ints) -> Arena:
@@ -86,15 +86,15 @@ class Peer(ABC):
         raise NotImplementedError
 
     def decode(self, positions: Ints) -> list[NDArray[np.uint8]]:
-        """Return pixels, decoded by as many threads as there are processors."""
+        """Return pixels, decoded by one thread per core."""
         raise NotImplementedError
 
 
 def positions_of(labels: Ints, label: int) -> Ints:
-    """Return where a label is."""
+    """Return the positions of a label."""
     return np.flatnonzero(labels == label)
 
 
 def groups(n_images: int) -> Iterable[Ints]:
-    """Return the positions of all images, some at a time."""
+    """Return the positions of all images in groups of `GROUP`."""
     return (np.arange(start, min(start + GROUP, n_images)) for start in range(0, n_images, GROUP))

@@ -1,4 +1,4 @@
-"""Memory-mapped stores: LMDB, and HF datasets, which keeps Arrow files."""
+"""Memory-mapped stores: LMDB, and HF datasets with its Arrow files."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ _COMMIT_NBYTES = 2**28
 
 
 class LMDB(Peer):
-    """Positions as keys, images as values; one transaction stays open for reading."""
+    """Positions as keys, images as values; one read transaction stays open."""
 
     name = "LMDB"
     modules = ("lmdb",)

@@ -1,4 +1,4 @@
-"""The limit: a file of images end to end, and nothing else; and the images as files."""
+"""The limit, a file with images end to end; and each image as a file."""
 
 import io
 import json
@@ -24,9 +24,9 @@ def n_cpus() -> int:
 
 
 class BlobPread(Peer):
-    """A ``pread`` an image; for an arena, a ``preadv`` an image into a buffer that is used again.
+    """One ``pread`` per image; for an arena, one ``preadv`` per image into a reused buffer.
 
-    Decodes each image in a thread, with simplejpeg: the limit of decoding.
+    Threads decode images with simplejpeg, which is the limit of decoding.
     """
 
     name = "flat blob, pread"
@@ -89,7 +89,7 @@ class BlobPread(Peer):
 
 
 class BlobMap(BlobPread):
-    """A slice of a memory map an image, copied or not."""
+    """One slice of a memory map per image, copied or not."""
 
     name = "flat blob, memory map"
     shares = BlobPread
@@ -130,7 +130,7 @@ class BlobMap(BlobPread):
 
 
 class Files(Peer):
-    """A file an image, in a folder a class; decoded by Pillow, as ImageFolder does."""
+    """One file per image, one folder per class; decoded by Pillow, as in ImageFolder."""
 
     name = "files, Pillow"
     modules = ("PIL",)
@@ -158,7 +158,7 @@ class Files(Peer):
 
     @override
     def one(self, position: int) -> bytes:
-        with open(self._paths[position], "rb") as file:  # noqa: PTH123 - as fast as files get
+        with open(self._paths[position], "rb") as file:  # noqa: PTH123 - faster than Path.open
             return file.read()
 
     @override

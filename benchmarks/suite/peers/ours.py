@@ -80,7 +80,7 @@ class InHDF5(_Store):
 
 
 class InZarrUnmapped(InZarr):
-    """A Zarr store that is read with ``pread`` alone."""
+    """A Zarr store that is read with ``pread`` only."""
 
     name = "arraystore, no map"
     mmap = False

@@ -1,4 +1,4 @@
-"""Files of records, made to be read in order: TFRecord, WebDataset, array_record."""
+"""Files of records that are read in order: TFRecord, WebDataset; and array_record."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +11,9 @@ from benchmarks.suite.peers.base import Peer, groups, positions_of
 
 
 class TFRecord(Peer):
-    """``tf.train.Example`` messages, by the package ``tfrecord``, which needs no TensorFlow.
+    """``tf.train.Example`` messages, with the package ``tfrecord``, which needs no TensorFlow.
 
-    There is no way to get at an image but to read all before it; a label is found by reading all.
+    Reading an image requires reading all before it; reading a label requires reading the file.
     """
 
     name = "TFRecord"
@@ -32,7 +32,7 @@ class TFRecord(Peer):
 
     @override
     def open(self) -> None:
-        """Nothing is kept open."""
+        """Keep nothing open."""
 
     @override
     def label(self, label: int) -> list[bytes]:
@@ -61,7 +61,7 @@ def _image(record: dict[str, Any]) -> bytes:
 
 
 class WebDataset(Peer):
-    """A tar archive, two members a sample. There is no way to get at an image but in order."""
+    """A tar archive with two members per sample. Images can only be read in order."""
 
     name = "WebDataset (tar)"
     modules = ("webdataset",)
@@ -76,7 +76,7 @@ class WebDataset(Peer):
 
     @override
     def open(self) -> None:
-        """Nothing is kept open."""
+        """Keep nothing open."""
 
     @override
     def label(self, label: int) -> list[bytes]:
@@ -98,7 +98,7 @@ class WebDataset(Peer):
 
 
 class ArrayRecord(Peer):
-    """One image a record, with the options that its documentation gives for random access."""
+    """One image per record, with the options that its documentation gives for random access."""
 
     name = "array_record"
     modules = ("array_record.python.array_record_module",)

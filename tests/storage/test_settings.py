@@ -1,24 +1,24 @@
-"""What addresses, options, variables and profiles mean; nothing is asked of any server."""
+"""Storage options, variables and profiles as settings of obstore; no request is sent."""
 
 from __future__ import annotations
 
 import base64
 import os
+import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import pytest
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 
-from arraystore.storage.objects.address import Address, Settings, parse_address, settings_for
+from arraystore.errors import StorageError
+from arraystore.storage.location import Location
+from arraystore.storage.objects.aws_profile import aws_profile
 from arraystore.storage.objects.connection import connect
-from arraystore.storage.objects.errors import is_final, is_refused, told
-from arraystore.storage.objects.profiles import (
-    NeedsBoto3,
-    aws_settings,
-    azure_settings,
-    google_settings,
-    is_plain_http,
-)
+from arraystore.storage.objects.environment import azure_settings, google_settings, is_plain_http
+from arraystore.storage.objects.errors import is_connection_refused, is_final, translate_error
+from arraystore.storage.objects.settings import Settings, settings_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 PASSWORD: Final = "Tr0ub4dor"
 
 
-def address(text: str) -> Address:
-    found = parse_address(text)
-    assert found is not None
+def settings(text: str, **options: Any) -> Settings:
+    return settings_for(Location.parse(text, options))
+
+
+def profile_settings(config: dict[str, Any], profile: str | None) -> dict[str, Any]:
+    found, provider = aws_profile(config, profile, "s3://b/a")
+    assert provider is None
     return found
 
 
-def settings(text: str, **options: Any) -> Settings:
-    return settings_for(address(text), options)
-
-
 @pytest.fixture(autouse=True)
-def _no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither variables nor files of the one who runs the tests."""
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Remove variables, and replace files, of whoever runs the tests."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "STORAGE_")):
             monkeypatch.delenv(name)
@@ -46,71 +46,22 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
 
 
-# Addresses
+def test_login_of_a_url_becomes_a_header() -> None:
+    found = settings_for(Location.parse(f"https://me:{PASSWORD}%40@h/a.h5"))
+    (value,) = found.client["default_headers"].values()
+    assert base64.b64decode(value.removeprefix("Basic ")) == f"me:{PASSWORD}@".encode()
+    assert PASSWORD not in repr(found)
 
 
-@pytest.mark.parametrize(
-    ("text", "kind", "bucket", "key"),
-    [
-        ("s3://b/a/x.zarr", "s3", "b", "a/x.zarr"),
-        ("S3://b/a b#c?d%20.h5", "s3", "b", "a b#c?d%20.h5"),
-        ("s3a://b", "s3", "b", ""),
-        ("gs://b/x.zarr/", "gs", "b", "x.zarr"),
-        ("gcs://b//x.h5", "gs", "b", "x.h5"),
-        ("az://c/x.h5", "az", "c", "x.h5"),
-        ("abfs://c/x.h5", "az", "c", "x.h5"),
-        ("azure://c/x.h5", "az", "c", "x.h5"),
-        ("abfss://c@account.dfs.core.windows.net/x.h5", "az", "c", "x.h5"),
-        ("http://h:80/a%20b/x.h5", "http", "http://h:80/", "a b/x.h5"),
-        ("https://h/x.zarr", "http", "https://h/", "x.zarr"),
-        ("memory://a/x.zarr", "memory", "", "a/x.zarr"),
-    ],
-)
-def test_an_address_has_a_kind_a_bucket_and_a_key(
-    text: str, kind: str, bucket: str, key: str
-) -> None:
-    found = address(text)
-    assert (found.kind, found.bucket, found.key) == (kind, bucket, key)
-
-
-@pytest.mark.parametrize("text", ["a.zarr", "/a/b.h5", "file:///a/b.h5", "c:a.h5", "s3:/a"])
-def test_a_path_is_no_address(text: str) -> None:
-    assert parse_address(text) is None
-
-
-def test_an_azure_address_may_name_the_account() -> None:
+def test_account_of_a_url_becomes_a_setting() -> None:
     text = "abfss://c@account.dfs.core.windows.net/x.h5"
-    assert address(text).account == "account"
-    assert address(text).where == text
     assert settings(text).config == {"account_name": "account"}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "ftp://me:Tr0ub4dor@h/a?sig=Tr0ub4dor",
-            r"^ftp://h/a: an address begins with one of s3://",
-        ),
-        ("s3://me:Tr0ub4dor@b/a", r"^s3://b/a: an address in a bucket has no user or password"),
-        ("az://me:Tr0ub4dor@b/a", r"^az://b/a: an address in a bucket has no user or password"),
-        ("https://h/a.h5?sig=Tr0ub4dor", r"^https://h/a\.h5: an address with a query"),
-        ("s3:///a", r"^s3:///a: names no bucket"),
-    ],
-)
-def test_an_address_that_cannot_be_used_is_told_without_its_secrets(
-    text: str, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        parse_address(text)
-    assert PASSWORD not in str(caught.value)
-
-
-def test_the_password_of_a_web_address_becomes_a_header_and_is_not_shown() -> None:
-    found = address(f"https://me:{PASSWORD}%40@h/a.h5")
-    assert PASSWORD not in repr(found) + found.where
-    (value,) = settings_for(found, {}).client["default_headers"].values()
-    assert base64.b64decode(value.removeprefix("Basic ")) == f"me:{PASSWORD}@".encode()
+def test_defaults_count_unless_the_location_has_others() -> None:
+    found = settings_for(Location.parse("s3://b/a", {"timeout": 5}), {"timeout": 1, "region": "r"})
+    assert found.client == {"timeout": timedelta(seconds=5)}
+    assert found.config == {"region": "r"}
 
 
 # Options
@@ -159,19 +110,17 @@ def test_the_password_of_a_web_address_becomes_a_header_and_is_not_shown() -> No
         ("https://h/a", {"anon": True}, {}),
     ],
 )
-def test_options_have_the_names_of_fsspec_or_obstore(
-    text: str, options: dict[str, Any], config: dict[str, Any]
-) -> None:
+def test_options_are_translated(text: str, options: dict[str, Any], config: dict[str, Any]) -> None:
     assert settings(text, **options).config == config
 
 
-def test_numbers_are_seconds_and_retries_are_bounded_as_told() -> None:
+def test_numbers_are_seconds() -> None:
     found = settings("s3://b/a", timeout=5, read_timeout=0.5, max_retries=2, init_backoff=0.1)
     assert found.client == {"timeout": timedelta(seconds=5), "read_timeout": timedelta(seconds=0.5)}
     assert found.retry == {"max_retries": 2, "backoff": {"init_backoff": timedelta(seconds=0.1)}}
 
 
-def test_options_of_the_caller_are_left_as_they_are() -> None:
+def test_options_of_the_caller_are_unchanged() -> None:
     options = {"client_options": {"timeout": "5s"}, "retry_config": {"backoff": {"base": 3}}}
     before = repr(options)
     settings("s3://b/a", **options, read_timeout=3, max_backoff=1, max_retries=1, verify=False)
@@ -181,34 +130,34 @@ def test_options_of_the_caller_are_left_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [
-        ("s3://b/a", "secrt", "'secrt' is not known for s3://; near it: secret"),
-        ("https://h/a", "key", "'key' is not known for http://"),
-        ("memory://a", "region", "'region' is not known for memory://"),
-        ("gs://b/a", "profile", "'profile' is not known for gs://"),
+        ("s3://b/a", "secrt", r"'secrt' is unknown for s3://; did you mean secret\?"),
+        ("https://h/a", "key", "'key' is unknown for http://"),
+        ("memory://a", "region", "'region' is unknown for memory://"),
+        ("gs://b/a", "profile", "'profile' is unknown for gs://"),
     ],
 )
-def test_an_unknown_option_is_refused_with_the_nearest_there_are(
-    text: str, name: str, message: str
-) -> None:
+def test_unknown_option_names_a_similar_one(text: str, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^storage_options: {message}") as caught:
-        connect(address(text), {name: PASSWORD})
+        connect(Location.parse(text, {name: PASSWORD}))
     assert PASSWORD not in str(caught.value)
 
 
-def test_a_value_that_cannot_be_is_refused_without_it() -> None:
+def test_invalid_value_is_not_repeated() -> None:
     with pytest.raises(ValueError, match=r"^s3://b/a: ") as caught:
-        connect(address("s3://b/a"), {"key": "k", "secret": None, "session_token": PASSWORD})
+        connect(Location.parse("s3://b/a", {"key": "k", "session_token": PASSWORD}))
     assert PASSWORD not in str(caught.value)
 
 
-def test_a_connection_shows_no_secret() -> None:
-    connection = connect(address("s3://b/a"), {"key": "k", "secret": PASSWORD, "region": "r"})
+def test_connection_shows_no_secret() -> None:
+    connection = connect(
+        Location.parse("s3://b/a", {"key": "k", "secret": PASSWORD, "region": "r"})
+    )
     assert PASSWORD not in repr(connection)
     assert connection.secrets == {PASSWORD}
 
 
-def test_a_server_that_has_not_answered_yet_is_called_less_often() -> None:
-    connection = connect(address("https://h/a"), {"max_retries": 7})
+def test_first_request_has_fewer_retries() -> None:
+    connection = connect(Location.parse("https://h/a", {"max_retries": 7}))
     assert connection.store.retry_config["max_retries"] == 7
     assert connection.first.retry_config["max_retries"] == 2
 
@@ -238,66 +187,91 @@ LAB: Final = {
 }
 
 
-def test_the_default_profile_is_read_where_nothing_else_is_said(profiles: None) -> None:
+def test_default_profile_is_read(profiles: None) -> None:
     expected = {"region": "eu-west-1", "access_key_id": "AK", "secret_access_key": "SK"}
-    assert aws_settings({}, None) == expected
+    assert profile_settings({}, None) == expected
 
 
-def test_a_profile_is_named_by_an_option_or_a_variable(
+def test_profile_is_named_by_option_or_variable(
     profiles: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert aws_settings({}, "lab") == LAB
+    assert profile_settings({}, "lab") == LAB
     monkeypatch.setenv("AWS_PROFILE", "lab")
-    assert aws_settings({}, None) == LAB
+    assert profile_settings({}, None) == LAB
 
 
-def test_keys_of_the_environment_win_over_a_profile_that_was_not_named(
+def test_keys_of_environment_precede_unnamed_profile(
     profiles: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
-    assert "access_key_id" not in aws_settings({}, None)
-    assert aws_settings({}, "lab")["access_key_id"] == "LAK"
+    assert "access_key_id" not in profile_settings({}, None)
+    assert profile_settings({}, "lab")["access_key_id"] == "LAK"
 
 
-def test_the_environments_region_and_endpoint_win_over_a_profile(
+def test_region_and_endpoint_of_environment_precede_profile(
     profiles: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://other")
-    assert not {"region", "endpoint"} & aws_settings({}, "lab").keys()
+    assert not {"region", "endpoint"} & profile_settings({}, "lab").keys()
 
 
-def test_options_win_over_all(profiles: None) -> None:
-    found = aws_settings({"access_key_id": "mine", "region": "r"}, "lab")
+def test_options_precede_all(profiles: None) -> None:
+    found = profile_settings({"access_key_id": "mine", "region": "r"}, "lab")
     assert found == {"endpoint": "http://localhost:9"}
 
 
-def test_anonymous_requests_take_no_keys_from_a_profile(profiles: None) -> None:
-    assert aws_settings({"skip_signature": True}, "lab").keys() == {"region", "endpoint"}
+def test_anonymous_requests_use_no_keys_of_a_profile(profiles: None) -> None:
+    assert profile_settings({"skip_signature": True}, "lab").keys() == {"region", "endpoint"}
 
 
-def test_a_profile_that_is_not_there_is_told(profiles: None) -> None:
+def test_unknown_profile_raises(profiles: None) -> None:
     with pytest.raises(ValueError, match=r"there is no AWS profile 'no-such' in .*credentials or"):
-        aws_settings({}, "no-such")
+        profile_settings({}, "no-such")
 
 
-def test_no_profile_at_all_is_no_error() -> None:
-    assert aws_settings({}, None) == {}
+def test_absent_profiles_are_no_error() -> None:
+    assert profile_settings({}, None) == {}
 
 
-def test_a_file_that_is_no_configuration_is_told_by_its_name(tmp_path: Path) -> None:
+def test_malformed_profiles_raise_without_content(tmp_path: Path) -> None:
     (tmp_path / "credentials").write_text(f"aws_secret_access_key = {PASSWORD}")
-    with pytest.raises(ValueError, match="credentials: not a configuration file") as caught:
-        aws_settings({}, None)
+    with pytest.raises(ValueError, match="credentials: is not a configuration file") as caught:
+        profile_settings({}, None)
     assert PASSWORD not in str(caught.value)
 
 
-def test_credentials_from_elsewhere_need_boto3(profiles: None) -> None:
-    with pytest.raises(NeedsBoto3, match="role"):
-        aws_settings({}, "role")
+def test_role_needs_boto3(profiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
+    message = r"^s3://b/a: AWS profile 'role' .* needs boto3; pip install 'arraystore\[aws\]'$"
+    with pytest.raises(StorageError, match=message):
+        aws_profile({}, "role", "s3://b/a")
+    assert profile_settings({}, "lab") == LAB
+    assert profile_settings({"skip_signature": True}, "role") == {}
 
 
-def test_azures_own_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boto3_provides_credentials_of_a_program(tmp_path: Path) -> None:
+    keys = '{"Version": 1, "AccessKeyId": "PK", "SecretAccessKey": "PS", "SessionToken": "PT"}'
+    (tmp_path / "keys.json").write_text(keys)
+    (tmp_path / "config").write_text(
+        f"[profile program]\nregion = eu-north-1\nendpoint_url = http://localhost:9\n"
+        f"credential_process = cat {tmp_path / 'keys.json'}\n"
+    )
+    found, provider = aws_profile({}, "program", "s3://b/a")
+    assert found == {"region": "eu-north-1", "endpoint": "http://localhost:9"}
+    given = provider()
+    assert (given["access_key_id"], given["secret_access_key"]) == ("PK", "PS")
+    connection = connect(Location.parse("s3://b/a", {"profile": "program"}))
+    assert connection.store.config == found | {"bucket": "b"}
+
+
+def test_profile_without_credentials_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[profile x]\nrole_arn = r\nsource_profile = no-such\n")
+    with pytest.raises(StorageError, match=r"^s3://b/a: AWS profile 'x' gives no credentials: "):
+        aws_profile({}, "x", "s3://b/a")
+
+
+def test_azure_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "n")
     monkeypatch.setenv("AZURE_STORAGE_KEY", "k")
     assert azure_settings({}) == {"account_name": "n", "account_key": "k"}
@@ -307,7 +281,7 @@ def test_azures_own_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert azure_settings({}) == {"account_name": "c", "account_key": "d"}
 
 
-def test_googles_emulator_is_asked_without_signing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_google_emulator_is_anonymous(monkeypatch: pytest.MonkeyPatch) -> None:
     assert google_settings({}) == {}
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "localhost:4443")
     assert google_settings({}) == {"base_url": "http://localhost:4443", "skip_signature": True}
@@ -323,7 +297,7 @@ def test_googles_emulator_is_asked_without_signing(monkeypatch: pytest.MonkeyPat
         ("GOOGLE_BASE_URL", "gs"),
     ],
 )
-def test_plain_http_is_allowed_where_an_endpoint_says_so(
+def test_plain_http_follows_the_endpoint(
     monkeypatch: pytest.MonkeyPatch, variable: str, kind: str
 ) -> None:
     assert not is_plain_http(kind, {})
@@ -332,19 +306,20 @@ def test_plain_http_is_allowed_where_an_endpoint_says_so(
     assert not is_plain_http(kind, {"endpoint": "https://e"})
 
 
-# Errors that no server here can bring about
+# Errors that the test server cannot cause
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "metadata.google.internal"])
-def test_credentials_that_are_not_found_are_not_looked_for_again(host: str) -> None:
+def test_missing_credentials_are_final(host: str) -> None:
     assert is_final(RuntimeError(f"PUT http://{host}/latest after 2 retries: kind: Timeout,"))
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("kind: Connect,", True), ("kind: ConnectionReset,", False)]
 )
-def test_a_connection_that_was_reset_had_been_made(text: str, expected: bool) -> None:
-    assert is_refused(RuntimeError(f"HttpError {{ {text} source: reqwest }}")) is expected
+def test_reset_connection_is_not_a_refused_one(text: str, expected: bool) -> None:
+    error = RuntimeError(f"HttpError {{ {text} source: reqwest }}")
+    assert is_connection_refused(error) is expected
 
 
 @pytest.mark.parametrize(
@@ -357,7 +332,23 @@ def test_a_connection_that_was_reset_had_been_made(text: str, expected: bool) ->
         ("", "the request failed"),
     ],
 )
-def test_other_errors_are_told_in_a_line_without_addresses(text: str, expected: str) -> None:
-    message = str(told(RuntimeError(text), "s3://b/a", secrets=["secret"]))
+def test_other_errors_become_one_line_without_secrets(text: str, expected: str) -> None:
+    location = Location.parse("s3://b/a")
+    message = str(translate_error(RuntimeError(text), location, secrets=["secret"]))
     assert message.startswith(f"s3://b/a: {expected}")
     assert "secret" not in message
+
+
+def test_error_of_a_provider_names_its_cause() -> None:
+    class Provider:
+        config: ClassVar[dict[str, str]] = {}
+
+        def __call__(self) -> Any:
+            raise ValueError("run aws sso login")
+
+    store: Any = S3Store("b", region="r", credential_provider=Provider())
+    with pytest.raises(BaseError) as caught:
+        store.head("a")
+    assert str(translate_error(caught.value, Location.parse("s3://b/a"))) == (
+        "s3://b/a: the AWS profile gives no credentials: ValueError: run aws sso login"
+    )

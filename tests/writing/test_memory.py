@@ -1,4 +1,4 @@
-"""What a conversion takes of memory for each sample, whatever else it takes."""
+"""Memory that a conversion takes per sample."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ PIECES: Final = (
     "containers.hdf5.writer.COLUMN_CHUNK_ROWS",
     "containers.zarr.writer.COLUMN_CHUNK_ROWS",
 )
-"""Sizes of what is held of the samples at a time: made small, or it would be all of them here."""
+"""Sizes of pieces that a conversion holds at a time, made small: there are few samples here."""
 
 FEW, MANY = 4_000, 10_000
 """Both are enough for the peak to be that of the columns, not that of imports."""
 
 MOST_NBYTES: Final = 130
-"""Of memory for each sample; it is 112 in Zarr. A text of Python alone takes 60 and more."""
+"""Bytes per sample; Zarr takes 112. A Python string alone takes 60 and more."""
 
 
 def peak_nbytes(folder: Path, suffix: str, n: int) -> int:
-    """Convert `n` small images with both lists of subsets; return the most memory it took."""
+    """Convert `n` small images with both lists of subsets; return the peak of memory."""
     folder.mkdir()
     (image,) = small_images(1)
     write_archive(folder / TRAIN_ARCHIVE, np.full(n, len(image)), [image])
@@ -51,11 +51,11 @@ def peak_nbytes(folder: Path, suffix: str, n: int) -> int:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_conversion_takes_little_memory_for_each_sample(
+def test_conversion_memory_per_sample(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in PIECES:
         monkeypatch.setattr(f"arraystore.{name}", 256)
-    # The first imports what a conversion needs.
+    # The first conversion imports the libraries.
     _, few, many = (peak_nbytes(tmp_path / str(n), suffix, n) for n in (1000, FEW, MANY))
     assert many - few < MOST_NBYTES * (MANY - FEW)
