@@ -65,10 +65,10 @@ def convert(
     manual_dir: str | os.PathLike[str] | None = None,
     subset_list: str | os.PathLike[str] | None = None,
     partial: bool = False,
-    label_space: str = LABEL_SPACES[0],
     split: str | None = None,
     classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    label_space: str = LABEL_SPACES[0],
     order: str = "shuffled",
     seed: int = 0,
     on_error: str = "raise",
@@ -107,11 +107,6 @@ def convert(
     partial : bool, default False
         Accept an incomplete source, and archives with bytes other than zeros after their end. The
         report lists what is missing, and the store records that something is.
-    label_space : {"auto", "imagenet2012", "own"}
-        The classes that labels index. By default the 1000 of ImageNet 2012, with their words
-        and hierarchy, if all classes of the source are named by WordNet ids of these;
-        ``"imagenet2012"`` also takes classes named 0 to 999 for its labels; ``"own"`` keeps
-        the classes of the source.
     split : str, optional
         Puts the samples of all files of a pattern into one split.
     classes : sequence of str, int or path-like, optional
@@ -122,6 +117,11 @@ def convert(
         Where the files of a pattern keep ``image``, ``label`` and ``file_name``: names of
         columns, features or extensions. An empty label states that samples have none, an
         empty file name that names are generated.
+    label_space : {"auto", "imagenet2012", "own"}
+        The classes that labels index. By default the 1000 of ImageNet 2012, with their words
+        and hierarchy, if all classes of the source are named by WordNet ids of these;
+        ``"imagenet2012"`` also takes classes named 0 to 999 for its labels; ``"own"`` keeps
+        the classes of the source.
     order : {"shuffled", "label", "source"}
         Order of the samples in each split.
     seed : int, default 0

@@ -272,9 +272,9 @@ def test_stopped_writing_is_resumed_with_the_same_records_alone(
             arraystore.write(target, {"train": records_of(PIXELS)})
     changed = PIXELS.copy()
     changed[3, 0, 0] ^= 1
-    with pytest.raises(SourceChangedError, match="source of images from Python was sha256"):
+    with pytest.raises(SourceChangedError, match="source of images from Python is sha256"):
         arraystore.write(target, {"train": records_of(changed)}, resume=True)
-    with pytest.raises(ValueError, match=r"option encoding was .*png.* and is .*jpeg"):
+    with pytest.raises(ValueError, match=r"option encoding is .*jpeg.* but was .*png"):
         arraystore.write(target, {"train": records_of(PIXELS)}, resume=True, encoding="jpeg")
     arraystore.write(target, {"train": records_of(PIXELS)}, resume=True)
     whole = tmp_path / f"a{suffix}"

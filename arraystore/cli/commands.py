@@ -76,6 +76,7 @@ def cli() -> None:
 @click.option("--manual-dir", type=PATH, help="Folder of the ImageNet archives.")
 @SUBSET_LIST
 @click.option("--partial", is_flag=True, help="Convert an incomplete source as far as it goes.")
+@source_options
 @click.option(
     "--label-space",
     type=click.Choice(LABEL_SPACES),
@@ -84,7 +85,6 @@ def cli() -> None:
     help="Classes that labels index: the 1000 of ImageNet 2012 if all classes are named by their "
     "WordNet ids (auto), these in any case, also by number (imagenet2012), or those found (own).",
 )
-@source_options
 @click.option(
     "--order",
     type=click.Choice(ORDERS),
