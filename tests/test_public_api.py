@@ -162,8 +162,8 @@ demo FOLDER
 export STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
     --seed=0 --save-selection -o/--output --progress/--no-progress
 info STORE --storage-option --json
-ls STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
-    --seed=0 --save-selection --limit=20 --explain --json
+ls STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample --seed=0
+    --save-selection --limit=20 --explain --json
 show STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
     --seed=0 --save-selection -o/--output --limit --size=144 --columns=8
 verify STORE --storage-option --decode --source --subset-list --split --classes --field
