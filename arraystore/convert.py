@@ -28,7 +28,8 @@ from arraystore.reading.store_handle import StoreHandle
 from arraystore.reading.stored_split import StoredSplit
 from arraystore.schema import ORDERS, DatasetInfo, SplitInfo, check_version
 from arraystore.sources import records
-from arraystore.sources.registry import folder_of, load_source, names_of
+from arraystore.sources.label_space import AUTO, IMAGENET, LABEL_SPACES, OWN, in_label_space
+from arraystore.sources.registry import check_label_space, folder_of, load_source, names_of
 from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.file_states import FileStates
 from arraystore.storage.location import Location
@@ -67,6 +68,7 @@ def convert(
     split: str | None = None,
     classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    label_space: str = LABEL_SPACES[0],
     order: str = "shuffled",
     seed: int = 0,
     on_error: str = "raise",
@@ -115,6 +117,11 @@ def convert(
         Where the files of a pattern keep ``image``, ``label`` and ``file_name``: names of
         columns, features or extensions. An empty label states that samples have none, an
         empty file name that names are generated.
+    label_space : {"auto", "imagenet2012", "own"}
+        The classes that labels index. By default the 1000 of ImageNet 2012, with their words
+        and hierarchy, if all classes of the source are named by WordNet ids of these;
+        ``"imagenet2012"`` also takes classes named 0 to 999 for its labels; ``"own"`` keeps
+        the classes of the source.
     order : {"shuffled", "label", "source"}
         Order of the samples in each split.
     seed : int, default 0
@@ -182,6 +189,8 @@ def convert(
         split=split, classes=classes, fields=dict(fields or {}), partial=partial
     )
     options.check()
+    check_choice(label_space, "label_space", LABEL_SPACES)
+    check_label_space(os.fspath(dataset), label_space)
 
     def load(writer: StoreWriter, status: Status) -> Source:
         return load_source(
@@ -200,6 +209,7 @@ def convert(
         target,
         folder=folder_of(os.fspath(dataset)),
         stated=options.stated(),
+        label_space=label_space,
         storage_options=storage_options,
         partial=partial,
         order=order,
@@ -219,6 +229,7 @@ def write(
     *,
     classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    label_space: str = LABEL_SPACES[0],
     encoding: str = "png",
     quality: int = 95,
     storage_options: Mapping[str, Any] | None = None,
@@ -259,7 +270,7 @@ def write(
         stored as they are.
     quality : int, default 95
         Of JPEG, 1 to 100.
-    storage_options, order, seed, on_error, overwrite, resume, sync, executor, progress
+    label_space, storage_options, order, seed, on_error, overwrite, resume, sync, executor, progress
         See `convert`. To resume, pass the same samples in the same order.
 
     Returns
@@ -286,6 +297,7 @@ def write(
     """
     options = SourceOptions(classes=classes, fields=dict(fields or {}))
     options.check()
+    check_choice(label_space, "label_space", LABEL_SPACES)
     encoded_as = as_encoding(encoding, quality)
     records.check_splits(splits)
     name = PurePosixPath(Location.parse(target, storage_options).key).stem or "images"
@@ -298,6 +310,7 @@ def write(
         lambda: (name, "", ""),
         target,
         stated={**options.stated(), "encoding": str(encoded_as)},
+        label_space=label_space,
         storage_options=storage_options,
         order=order,
         seed=seed,
@@ -317,6 +330,7 @@ def _store(
     *,
     folder: Path | None = None,
     stated: Mapping[str, str],
+    label_space: str,
     storage_options: Mapping[str, Any] | None,
     partial: bool = False,
     order: str,
@@ -340,9 +354,9 @@ def _store(
         The folder that is converted, if it is one.
     stated : mapping of str to str
         What else the samples depend on, to be compared when a conversion is resumed.
-    target, storage_options, partial, order, seed, on_error, overwrite, resume, sync, executor
+    target, label_space, storage_options, partial, order, seed, on_error
         See `convert`.
-    progress
+    overwrite, resume, sync, executor, progress
         See `convert`.
     """
     check_choice(order, "order", ORDERS)
@@ -360,7 +374,7 @@ def _store(
         resume=resume,
     )
     how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
-    options = of_options({"partial": partial, **how, **stated})
+    options = of_options({"partial": partial, "label_space": label_space, **how, **stated})
     with ExitStack() as stack:
         try:
             writer = stack.enter_context(store_writer)
@@ -370,7 +384,7 @@ def _store(
             return _report_complete(named(), location, options, error, began=began)
         shown = stack.enter_context(meter(progress))
         writer.check_unchanged(options)
-        source = load(writer, shown.status)
+        source = in_label_space(load(writer, shown.status), label_space)
         found = of_source(source)
         writer.check_unchanged(found)
         n_spooled = 0 if source.spool is None else source.spool.stat().st_size
@@ -493,6 +507,10 @@ def _stored_options(
         stored["order"] = split.order
         if split.order == requested["order"] == "shuffled":
             stored["seed"] = str(split.seed)
+    if info.label_hierarchy and requested["label_space"] == OWN:
+        stored["label_space"] = AUTO
+    if not info.label_hierarchy and requested["label_space"] == IMAGENET:
+        stored["label_space"] = OWN
     if info.partial:
         stored["partial"] = str(True)
     if info.skipped:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from zarr import Group
 
+    from arraystore._typing import Ints
     from arraystore.containers.protocol import ContainerReader
+    from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.schema import SplitInfo
     from arraystore.storage.location import ObjectStore
     from arraystore.storage.range_reader import RangeReader
@@ -59,6 +61,8 @@ class StoreInfo:
         Images whose bytes differ from those of the source.
     selections : dict of str to tuple of str
         Named selections of the store, and the splits of each.
+    label_hierarchy : str
+        Version of the stored hierarchy of the classes, see `Store.is_a`; empty if there is none.
     writer, format_version : str
         Program that wrote the store, and version of the format.
     """
@@ -78,6 +82,7 @@ class StoreInfo:
     skipped: tuple[dict[str, str], ...]
     reencoded: tuple[str, ...]
     selections: dict[str, tuple[str, ...]]
+    label_hierarchy: str
     writer: str
     format_version: str
 
@@ -272,6 +277,42 @@ class Store(Mapping[str, Split]):
             with all of them.
         """
         return self._root.class_names.label(name)
+
+    def is_a(self, key: str) -> Ints:
+        """Return the labels of the classes that are a kind of something.
+
+        Parameters
+        ----------
+        key : str
+            A concept of the hierarchy of the classes: its id, such as ``n02084071``, or words
+            for it, such as ``dog``, in any case of letters. A class is one, too.
+
+        Returns
+        -------
+        ndarray of int64
+            Ascending labels.
+
+        Raises
+        ------
+        KeyError
+            If no class or ancestor has that name, with the closest matches; or if the words have
+            several senses, with all of them.
+        ValueError
+            If the store has no hierarchy.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> store = arraystore.open("1pct.zarr")
+        >>> len(store.is_a("dog")), store.label_words[store.is_a("bird")[0]]
+        (118, 'cock')
+        """
+        return self._root.kinds.labels(key)
+
+    @property
+    def hierarchy(self) -> Hierarchy | None:
+        """Ancestors of the classes; None if the store has none. Internal."""
+        return self._root.hierarchy
 
     @property
     def selections(self) -> Mapping[str, tuple[str, ...]]:

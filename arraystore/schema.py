@@ -7,6 +7,7 @@ performs no I/O. A store is one group::
     /                       attributes of the data set
     ├── label_name          string (class,)
     ├── label_words         string (class,)
+    ├── label_hierarchy/    what the classes are kinds of; optional, from version 1.1 on
     └── train/ …            one group per split
         ├── image_payload   uint8  (byte,)      the encoded images, end to end
         ├── image_start     int64  (sample,)    image i is image_payload[image_start[i] :
@@ -44,8 +45,11 @@ __version__: Final = "0.1.0"
 FORMAT_NAME: Final = "arraystore"
 """Value of the root attribute ``format``."""
 
-FORMAT_VERSION: Final = (1, 0)
-"""Major and minor version that this release writes; it reads every minor version of the major."""
+FORMAT_VERSION: Final = (1, 1)
+"""Newest major and minor version that this release writes; it reads every minor of the major.
+
+A store has the lowest minor version that has all it uses, see `DatasetInfo.format_version`.
+"""
 
 SPLIT_ENCODING: Final = "image-split"
 """Value of a split's attribute ``encoding-type``."""
@@ -58,6 +62,15 @@ PAYLOAD: Final = "image_payload"
 
 SELECTIONS: Final = "selections"
 """Group of the named selections: arrays ``selections/NAME/SPLIT`` of positions."""
+
+USER_COLUMNS: Final = "columns"
+"""Group of a split with further arrays over `sample`."""
+
+HIERARCHY: Final = "label_hierarchy"
+"""Group of the ancestors of the classes, and the root attribute with its version."""
+
+HIERARCHY_VERSION: Final = "1.0"
+"""Value of the root attribute `HIERARCHY`."""
 
 ORDERS: Final = ("shuffled", "label", "source")
 """Orders in which the samples of a split may be stored; the first is the default."""
@@ -128,6 +141,14 @@ ROOT_COLUMNS: Final[Mapping[str, Column]] = {
     "label_words": Column(STRING, "class", ""),
 }
 """Columns of the root."""
+
+HIERARCHY_COLUMNS: Final[Mapping[str, Column]] = {
+    "name": Column(STRING, "ancestor", ""),
+    "words": Column(STRING, "ancestor", ""),
+    "parent": Column("int64", "link"),
+    "parent_indptr": Column("int64", "node_bound"),
+}
+"""The columns of the group `HIERARCHY`."""
 
 FEATURES: Final = {
     "image": {"dtype": "uint8", "shape": [None, None, 3]},
@@ -378,6 +399,8 @@ class DatasetInfo:
         File names of the images whose bytes are not those of the source.
     selections : dict of str to tuple of str
         Name of each stored selection, and the splits that it selects from.
+    label_hierarchy : str
+        Version of the stored hierarchy of the classes; empty if the store has none.
     """
 
     name: str
@@ -392,11 +415,21 @@ class DatasetInfo:
     skipped: tuple[dict[str, str], ...] = ()
     reencoded: tuple[str, ...] = ()
     selections: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    label_hierarchy: str = ""
     writer: str = field(default=f"arraystore {__version__}", kw_only=True)
 
     def __post_init__(self) -> None:
         for name in (*self.splits, *self.selections):
             check_split_name(name)
+        if self.label_hierarchy and HIERARCHY in self.splits:
+            raise ValueError(
+                f"a split cannot be named {HIERARCHY!r} in a store with a hierarchy of classes"
+            )
+
+    @property
+    def format_version(self) -> tuple[int, int]:
+        """Lowest version of the format that has all that the store uses."""
+        return (1, 1) if self.label_hierarchy else (1, 0)
 
     @property
     def full_name(self) -> str:
@@ -422,8 +455,9 @@ class DatasetInfo:
             "skipped": json.dumps(list(self.skipped)),
             "reencoded": json.dumps(list(self.reencoded)),
             **({"selections": json.dumps(self.selections)} if self.selections else {}),
+            **({HIERARCHY: self.label_hierarchy} if self.label_hierarchy else {}),
             "format": FORMAT_NAME,
-            "format_version": ".".join(map(str, FORMAT_VERSION)),
+            "format_version": ".".join(map(str, self.format_version)),
         }
 
     @classmethod
@@ -463,6 +497,7 @@ class DatasetInfo:
             skipped=tuple({str(k): str(v) for k, v in row.items()} for row in skipped),
             reencoded=tuple(map(str, reencoded)),
             selections=_selections(attributes, location),
+            label_hierarchy=text(HIERARCHY) if HIERARCHY in attributes else "",
             writer=text("writer"),
         )
 

@@ -23,7 +23,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "polygons"
         for split, numbers in {"train": range(3), "test": range(3, 4)}.items():
-            for label, name in enumerate(("three corners", "four corners")):
+            # Classes of ImageNet, so that the stores have its hierarchy.
+            for label, name in enumerate(("n01443537", "n02012849")):
                 (source / split / name).mkdir(parents=True)
                 for number in numbers:
                     picture = draw(label, number).resize((40, 30))

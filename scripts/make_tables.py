@@ -5,9 +5,9 @@
     python scripts/make_tables.py tensorflow_datasets-*.whl wordnet-base_*.deb
 
 The wheel of `tensorflow-datasets` lists the class ids (wnids) and the class of each
-validation image. A wnid is ``n`` and the offset of a noun synset in WordNet 3.0. Its words are in
-``data.noun`` of Debian's package `wordnet-base`. Nothing is downloaded. The same two files always
-give the same bytes.
+validation image. A wnid is ``n`` and the offset of a noun synset in WordNet 3.0. Its words and
+hypernyms (wider concepts) are in ``data.noun`` of Debian's package `wordnet-base`. Nothing is
+downloaded. The same two files always give the same bytes.
 """
 
 import argparse
@@ -38,6 +38,17 @@ Made by scripts/make_tables.py. The wnids are those of labels.txt in the tensorf
 wheel (Apache-2.0); the words are from WordNet 3.0 as packaged in Debian's wordnet-base, whose
 license follows.
 """
+
+HYPERNYMS: Final = """\
+What the 1000 classes of ILSVRC2012 are kinds of: wnid, TAB, wnids of its direct hypernyms with
+blanks between them, TAB, words; of the classes and of all their ancestors, sorted by wnid. The
+words of the classes are left out; imagenet2012_classes.tsv has them. Made by
+scripts/make_tables.py from WordNet 3.0 as packaged in Debian's wordnet-base, whose license
+follows.
+"""
+
+HYPERNYM_POINTERS: Final = ("@", "@i")
+"""Marks of a pointer to a wider concept in ``data.noun``: of a kind, and of an instance."""
 
 
 def read_wheel(path: Path) -> tuple[list[str], list[str]]:
@@ -93,6 +104,42 @@ def synset_words(nouns: list[str]) -> dict[str, str]:
     return words
 
 
+def synset_hypernyms(nouns: list[str]) -> dict[str, list[str]]:
+    """Return the direct hypernyms of each noun synset, by wnid.
+
+    Examples
+    --------
+    >>> synset_hypernyms(["02012849 05 n 01 crane 0 002 @ 02000954 n 0000 #m 02 n 0000 | bird"])
+    {'n02012849': ['n02000954']}
+    """
+    hypernyms = {}
+    for line in nouns:
+        if not line.startswith("  "):
+            offset, _, _, n_words, *rest = line.split(" ")
+            n_pointers, *rest = rest[2 * int(n_words, base=16) :]
+            pointers = (rest[4 * i : 4 * i + 2] for i in range(int(n_pointers)))
+            hypernyms[f"n{offset}"] = [
+                f"n{to}" for mark, to in pointers if mark in HYPERNYM_POINTERS
+            ]
+    return hypernyms
+
+
+def with_ancestors(wnids: list[str], hypernyms: dict[str, list[str]]) -> list[str]:
+    """Return some synsets and all that is above them, sorted."""
+    found, todo = set(wnids), list(wnids)
+    while todo:
+        new = set(hypernyms[todo.pop()]) - found
+        found |= new
+        todo += new
+    return sorted(found)
+
+
+def write_table(name: str, provenance: str, nouns: list[str], rows: list[str]) -> None:
+    """Write rows below where they are from, and WordNet's license."""
+    header = [f"# {line}".rstrip() for line in f"{provenance}\n{license_text(nouns)}".splitlines()]
+    (FOLDER / name).write_bytes("\n".join([*header, *rows, ""]).encode())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the ImageNet tables of the package.")
     parser.add_argument("wheel", type=Path, help="tensorflow_datasets-*.whl")
@@ -102,10 +149,14 @@ def main() -> None:
     wnids, validation = read_wheel(options.wheel)
     nouns = read_nouns(options.deb)
     words = synset_words(nouns)
-    header = [f"# {line}".rstrip() for line in f"{PROVENANCE}\n{license_text(nouns)}".splitlines()]
     rows = [f"{wnid}\t{words[wnid]}" for wnid in wnids]
-    table = "\n".join([*header, *rows, ""])
-    (FOLDER / "imagenet2012_classes.tsv").write_bytes(table.encode())
+    write_table("imagenet2012_classes.tsv", PROVENANCE, nouns, rows)
+    hypernyms, classes = synset_hypernyms(nouns), set(wnids)
+    rows = [
+        f"{wnid}\t{' '.join(hypernyms[wnid])}\t{'' if wnid in classes else words[wnid]}"
+        for wnid in with_ancestors(wnids, hypernyms)
+    ]
+    write_table("imagenet2012_hypernyms.tsv", HYPERNYMS, nouns, rows)
     labels = np.searchsorted(wnids, validation).astype("<u2")
     np.save(FOLDER / "imagenet2012_validation_label.npy", labels)
 

@@ -19,6 +19,7 @@ from PIL import Image
 import arraystore
 from arraystore.errors import StorageError, StoreChangedError
 from arraystore.integrations.export import export
+from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.range_reader import LocalReader
 from arraystore.verifying.problems import Findings
 from arraystore.verifying.verify import _Verification
@@ -158,7 +159,7 @@ def test_readers_hold_no_lock(path: Path) -> None:
 def verified(store: arraystore.Store) -> object:
     """Verify an open store, as `arraystore.verify` does after opening it."""
     findings = Findings()
-    _Verification(store, findings, Meter(), None, None).run(decode=True)
+    _Verification(store, findings, Meter(), None, None, SourceOptions(), None).run(decode=True)
     return findings.kept
 
 

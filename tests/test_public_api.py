@@ -86,7 +86,7 @@ class Split
     selection()
     str2int(name)
     targets: attribute
-    where(*, label=None, file_name=None)
+    where(*, label=None, file_name=None, is_a=None)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest)
 class SplitReport(num_samples, num_bytes, content_digest, skipped, reencoded)
 class StorageError(ArrayStoreError, OSError)
@@ -103,6 +103,7 @@ class Store
     h5py()
     info: attribute
     int2str(label)
+    is_a(key)
     items()
     keys()
     label_names: attribute
@@ -113,8 +114,8 @@ class Store
     zarr()
 class StoreChangedError(StorageError)
 class StoreInfo(name, config, version, full_name, description, homepage, citation, splits,
-    label_names, label_words, sources, partial, skipped, reencoded, selections, writer,
-    format_version)
+    label_names, label_words, sources, partial, skipped, reencoded, selections, label_hierarchy,
+    writer, format_version)
 class VerifyReport(store, dataset, splits, decoded, source, problems, num_problems, groups, seconds,
     source_damage=())
     as_dict()
@@ -122,14 +123,14 @@ class VerifyReport(store, dataset, splits, decoded, source, problems, num_proble
 class VersionError(FormatError)
 __version__: attribute
 convert(dataset, target, *, storage_options=None, manual_dir=None, subset_list=None, partial=False,
-    split=None, classes=None, fields=None, order='shuffled', seed=0, on_error='raise',
-    overwrite=False, resume=False, sync=True, executor=None, progress=None)
+    split=None, classes=None, fields=None, label_space='auto', order='shuffled', seed=0,
+    on_error='raise', overwrite=False, resume=False, sync=True, executor=None, progress=None)
 copy(source, target, *, source_options=None, target_options=None, overwrite=False, sync=True,
     progress=None)
 open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True)
 verify(address, *, decode=False, source=None, subset_list=None, split=None, classes=None,
     fields=None, storage_options=None, progress=None)
-write(target, splits, *, classes=None, fields=None, encoding='png', quality=95,
+write(target, splits, *, classes=None, fields=None, label_space='auto', encoding='png', quality=95,
     storage_options=None, order='shuffled', seed=0, on_error='raise', overwrite=False, resume=False,
     sync=True, executor=None, progress=None)
 """
@@ -153,18 +154,18 @@ Split.map
 
 COMMANDS: Final = """\
 convert DATASET TARGET --storage-option --manual-dir --subset-list --partial --split --classes
-    --field --order=shuffled --seed=0 --on-error=raise --overwrite --resume --sync/--no-sync
-    --progress/--no-progress --json
+    --field --label-space=auto --order=shuffled --seed=0 --on-error=raise --overwrite --resume
+    --sync/--no-sync --progress/--no-progress --json
 copy SOURCE TARGET --source-option --target-option --overwrite --sync/--no-sync
     --progress/--no-progress --json
 demo FOLDER
-export STORE SPLIT --storage-option --selection --label --file-name --per-label --sample --seed=0
-    --save-selection -o/--output --progress/--no-progress
+export STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
+    --seed=0 --save-selection -o/--output --progress/--no-progress
 info STORE --storage-option --json
-ls STORE SPLIT --storage-option --selection --label --file-name --per-label --sample --seed=0
+ls STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample --seed=0
     --save-selection --limit=20 --explain --json
-show STORE SPLIT --storage-option --selection --label --file-name --per-label --sample --seed=0
-    --save-selection -o/--output --limit --size=144 --columns=8
+show STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
+    --seed=0 --save-selection -o/--output --limit --size=144 --columns=8
 verify STORE --storage-option --decode --source --subset-list --split --classes --field
     --progress/--no-progress --json
 """
@@ -173,7 +174,7 @@ verify STORE --storage-option --decode --source --subset-list --split --classes 
 NOT_PUBLIC: Final = {
     *("Split.batch", "Split.encoded", "Split.parts", "Split.views"),
     *("SplitInfo.attributes", "SplitInfo.from_attributes"),
-    *("Store.opened", "Store.read_root", "Store.stored", "Store.vocabulary"),
+    *("Store.hierarchy", "Store.opened", "Store.read_root", "Store.stored", "Store.vocabulary"),
     "Split.image_arena.of",
 }
 """Members without an underscore that only the package calls, and that may change."""

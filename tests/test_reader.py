@@ -410,7 +410,7 @@ def test_info_matches_store(store: arraystore.Store, drawn: DrawnArchives) -> No
     assert set(info.reencoded) == {drawn.cmyk, drawn.png}
     assert len(info.label_names) == len(info.label_words) == 1000
     assert info.citation.lstrip().startswith("@")
-    assert (info.format_version, info.writer) == ("1.0", f"arraystore {arraystore.__version__}")
+    assert (info.format_version, info.writer) == ("1.1", f"arraystore {arraystore.__version__}")
 
 
 @named("split", ["train", "validation"])

@@ -16,6 +16,7 @@ import numpy as np
 from typing_extensions import override
 
 import arraystore
+from arraystore._arguments import as_path
 from arraystore.cli import tables
 from arraystore.cli.contact_sheet import contact_sheet
 from arraystore.cli.demo import run_demo
@@ -30,10 +31,12 @@ from arraystore.cli.options import (
     source_options,
     storage_option,
 )
-from arraystore.errors import ArrayStoreError, escaped, escaped_json
+from arraystore.errors import ArrayStoreError, FormatError, escaped, escaped_json
 from arraystore.indexing.selection import ALL
 from arraystore.integrations.export import export as export_images
 from arraystore.schema import ORDERS
+from arraystore.sources.imagenet2012_inventory import take_inventory
+from arraystore.sources.label_space import LABEL_SPACES
 from arraystore.writing.plan import ON_ERROR
 from arraystore.writing.progress import meter
 
@@ -74,6 +77,14 @@ def cli() -> None:
 @SUBSET_LIST
 @click.option("--partial", is_flag=True, help="Convert an incomplete source as far as it goes.")
 @source_options
+@click.option(
+    "--label-space",
+    type=click.Choice(LABEL_SPACES),
+    default=LABEL_SPACES[0],
+    show_default=True,
+    help="Classes that labels index: the 1000 of ImageNet 2012 if all classes are named by their "
+    "WordNet ids (auto), these in any case, also by number (imagenet2012), or those found (own).",
+)
 @click.option(
     "--order",
     type=click.Choice(ORDERS),
@@ -116,9 +127,11 @@ def convert(
     """Convert DATASET to a store at TARGET.
 
     DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, optionally
-    followed by :VERSION (2.0.0, 2.0.1, 3.0.0, 5.0.0 or 5.1.0); folder:PATH for a folder of
-    images, arranged as split/class/file or class/file; or files that match a pattern:
-    wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN, csv:FILE, tsv:FILE.
+    followed by :VERSION (2.0.0, 2.0.1, 3.0.0, 5.0.0 or 5.1.0); imagenet_v2/…, imagenet_a,
+    imagenet_r, imagenet_sketch, imagenet2012_corrupted/TYPE_SEVERITY or imagenet2012_real;
+    folder:PATH for a folder of images, arranged as split/class/file or class/file; or files that
+    match a pattern: wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN,
+    csv:FILE, tsv:FILE.
 
     TARGET is a path or an address such as s3://BUCKET/KEY, outside that folder. Its suffix
     chooses the format: .zarr, or .h5 or .hdf5.
@@ -168,8 +181,23 @@ def copy(
 @storage_option("--storage-option", "STORE")
 @JSON
 def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
-    """Show the metadata of STORE."""
-    opened = arraystore.open(store, storage_options=storage_option)
+    """Show the metadata of STORE; or, of a folder with ImageNet, what it has and what is missing.
+
+    A folder may hold ImageNet as archives, extracted, from Kaggle, Hugging Face or TensorFlow
+    Datasets, or as WebDataset shards.
+    """
+    try:
+        opened = arraystore.open(store, storage_options=storage_option)
+    except FormatError:
+        folder = as_path(store)
+        inventory = take_inventory(folder) if folder.is_dir() else None
+        if inventory is None:
+            raise
+        if as_json:
+            _print_json(inventory.as_dict())
+        else:
+            tables.print_inventory(inventory)
+        return
     if as_json:
         _print_json(dataclasses.asdict(opened.info))
     else:
@@ -183,7 +211,7 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
 @click.option(
     "--source",
     help="Also compare STORE with its source: the folder of the archives, or of the images (PATH "
-    "or folder:PATH), or files that match a pattern (wds:PATTERN, …).",
+    "or folder:PATH), or wds:PATTERN and the like.",
 )
 @SUBSET_LIST
 @source_options
@@ -207,6 +235,7 @@ def _selected(
     split: str,
     selection: str | None,
     labels: tuple[str, ...],
+    kinds: tuple[str, ...],
     file_names: tuple[str, ...],
     per_label: int | None,
     sample: int | None,
@@ -224,6 +253,8 @@ def _selected(
             raise FileNotFoundError(escaped(f"--selection: there is no file {selection}")) from None
     if labels:
         samples = samples.where(label=list(labels))
+    if kinds:
+        samples = samples.where(is_a=list(kinds))
     if file_names:
         samples = samples.where(file_name=list(file_names))
     if per_label is not None:

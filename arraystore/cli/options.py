@@ -104,6 +104,13 @@ def selecting(command: Command) -> Command:
                 help="Samples of a class, given by its id, number or words; may be repeated.",
             ),
             click.option(
+                "--is-a",
+                "kinds",
+                multiple=True,
+                help="Samples of all classes that are a kind of something, such as dog or "
+                "n02084071. May be repeated.",
+            ),
+            click.option(
                 "--file-name",
                 "file_names",
                 multiple=True,

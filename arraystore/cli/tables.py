@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from arraystore.dataset.split import Split
     from arraystore.reader import StoreInfo
     from arraystore.reading.image_reader import ReadPlan
+    from arraystore.sources.imagenet2012_inventory import Inventory
     from arraystore.verifying.problems import ProblemGroup
     from arraystore.verifying.verify import VerifyReport
     from arraystore.writing.copy import CopyReport
@@ -134,7 +135,8 @@ def print_info(address: str, info: StoreInfo) -> None:
         "data set": info.full_name,
         "description": info.description,
         "homepage": info.homepage,
-        "classes": f"{len(info.label_names):,}",
+        "classes": f"{len(info.label_names):,}"
+        + (", with a hierarchy (ls --is-a)" if info.label_hierarchy else ""),
         "sources": "\n".join(f"{escaped(name)} ({size:,} bytes)" for name, size in info.sources),
         "re-encoded": first_few(info.reencoded, _MAX_NAMES) if info.reencoded else "",
         "skipped": first_few([row.get("file_name", "") for row in info.skipped])
@@ -159,6 +161,25 @@ def print_info(address: str, info: StoreInfo) -> None:
     console.print(splits)
     if info.citation:
         _print_line(console, "Cite as:\n" + info.citation.rstrip(), keep="\n\t")
+
+
+def print_inventory(inventory: Inventory) -> None:
+    """Print what a folder has of ImageNet."""
+    console = _console()
+    table = _table("split", "read", "form", "path", "missing")
+    for found in inventory.forms:
+        form = found.form or "not found"
+        missing = found.missing or "nothing, by names and sizes"
+        _row(table, found.split, "yes" if found.is_read else "", form, found.path, missing)
+    _print_line(console, f"{inventory.folder}: ImageNet (ILSVRC 2012)")
+    console.print(table)
+    for name, place in inventory.lists.items():
+        _print_line(console, f"list of {name}: {place}")
+    _print_line(console, "The test split is needed for version 5.1.0 alone.")
+    _print_line(
+        console,
+        f"Convert it with: arraystore convert imagenet2012 TARGET --manual-dir {inventory.folder}",
+    )
 
 
 def rows(split: Split, limit: int) -> Iterator[dict[str, Any]]:

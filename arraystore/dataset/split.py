@@ -349,6 +349,7 @@ class Split:
         *,
         label: Label | Iterable[Label] | None = None,
         file_name: str | Iterable[str] | None = None,
+        is_a: str | Iterable[str] | None = None,
     ) -> Self:
         """Return the samples that meet all conditions given, in the order of this split.
 
@@ -362,6 +363,9 @@ class Split:
             (``"goldfish"``, in any case); several mean any of them.
         file_name : str or iterable of str, optional
             A name, or a pattern with ``*``, ``?`` and ``[abc]``; several mean any of them.
+        is_a : str or iterable of str, optional
+            A wider concept, such as ``"dog"`` or ``"n02084071"``: samples of all classes that
+            are a kind of it; several mean any of them. See `Store.is_a`.
 
         Returns
         -------
@@ -375,6 +379,8 @@ class Split:
             have it, with all of them.
         TypeError
             If no condition is given.
+        ValueError
+            If `is_a` is given, and the store has no hierarchy of its classes.
 
         Examples
         --------
@@ -382,13 +388,19 @@ class Split:
         >>> train = arraystore.open("1pct.zarr")["train"]
         >>> train.where(label="tench", file_name="*_[12].JPEG").file_name.tolist()
         ['n01440764_1.JPEG', 'n01440764_2.JPEG']
+        >>> train.where(is_a="reptile").label_counts().nonzero()[0]
+        array([52])
         """
-        if label is None and file_name is None:
-            raise TypeError("where() needs a condition: label=… or file_name=…")
+        if label is None and file_name is None and is_a is None:
+            raise TypeError("where() needs a condition: label=…, file_name=… or is_a=…")
         found = self
         if label is not None:
             indices = self._indices_of_labels(_listed(label))
             found = self._derived(indices, f"{self._term}.where(label={_short(label)})")
+        if is_a is not None:
+            kinds = union([self._root.kinds.labels(key) for key in _listed(is_a)]).tolist()
+            indices = found._samples.among(lambda stored: stored.labels.positions(kinds))
+            found = found._derived(indices, f"{found._term}.where(is_a={_short(is_a)})")
         if file_name is not None:
             positions = self._positions_by_name(_listed(file_name))
             indices = found._samples.among(lambda stored: positions[stored.location])

@@ -7,8 +7,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from arraystore.dataset.class_names import ClassNames
-from arraystore.errors import escaped
-from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, check_version
+from arraystore.dataset.kinds import Kinds
+from arraystore.errors import FormatError, VersionError, brief, escaped
+from arraystore.indexing.hierarchy import Hierarchy
+from arraystore.schema import (
+    FORMAT_VERSION,
+    HIERARCHY,
+    HIERARCHY_COLUMNS,
+    HIERARCHY_VERSION,
+    ROOT_COLUMNS,
+    DatasetInfo,
+    check_version,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +86,52 @@ class StoreRoot:
         types = {name: column.data_type for name, column in ROOT_COLUMNS.items()}
         columns = dict(zip(types, self.handle.container.read_columns(types), strict=True))
         return ClassNames(columns["label_name"].tolist(), columns["label_words"].tolist())
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy | None:
+        """Ancestors of the classes; None if the store has none.
+
+        Raises
+        ------
+        FormatError
+            If they are not as specified.
+        VersionError
+            If they have another major version than this release reads.
+        """
+        version = self.dataset.label_hierarchy
+        if not version:
+            return None
+        location = f"{self.address}/{HIERARCHY}"
+        known = HIERARCHY_VERSION.partition(".")[0]
+        if version.partition(".")[0] != known:
+            raise VersionError(
+                f"{location}: version {brief(version)} cannot be read, this release reads "
+                f"{known}.x; upgrade arraystore"
+            )
+        container = self.handle.container
+        types = {
+            f"{HIERARCHY}/{name}": column.data_type for name, column in HIERARCHY_COLUMNS.items()
+        }
+        names, words, parent, indptr = container.read_columns(types)
+        notice = container.attributes(HIERARCHY).get("notice", "")
+        hierarchy = Hierarchy(
+            tuple(names.tolist()), tuple(words.tolist()), parent, indptr, str(notice)
+        )
+        for fault in hierarchy.faults(len(self.class_names.ids)):
+            raise FormatError(f"{location}: {fault}")
+        return hierarchy
+
+    @cached_property
+    def kinds(self) -> Kinds:
+        """Classes by what they are a kind of; `ValueError` if the store has no hierarchy."""
+        if self.hierarchy is None:
+            raise ValueError(
+                escaped(
+                    f"{self.address}: the store has no hierarchy of its classes, which is_a needs; "
+                    "if they are those of ImageNet, convert it again"
+                )
+            )
+        return Kinds(self.class_names.ids, self.class_names.words, self.hierarchy)
 
     def __reduce__(self) -> tuple[Callable[..., StoreRoot], tuple[Any, ...]]:
         return StoreRoot, (self.handle,)

@@ -1,4 +1,4 @@
-"""Read the archives of ILSVRC 2012 (ImageNet), which each user downloads.
+"""ILSVRC 2012: the archives that each user downloads, or the other forms that people keep.
 
 ``ILSVRC2012_img_train.tar`` holds one archive per class, named after the WordNet id of the class;
 ``ILSVRC2012_img_val.tar`` and ``ILSVRC2012_img_test.tar`` hold images. Names, versions and splits
@@ -9,17 +9,32 @@ follow TFDS's ``imagenet2012`` and ``imagenet2012_subset``; the subsets are the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from arraystore._arguments import as_path
-from arraystore.errors import SourceError
+from arraystore.errors import SourceError, escaped
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.reading.read_ahead import ahead
-from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
+from arraystore.sources.imagenet2012_forms import (
+    ARCHIVE,
+    ARCHIVES,
+    SPLITS,
+    SPOOLED,
+    TFRECORD,
+    WEBDATASET,
+    find_forms,
+)
+from arraystore.sources.imagenet2012_names import (
+    REENCODED_BY_TFDS,
+    SPLIT_SIZES,
+    missing_validation_names,
+)
+from arraystore.sources.imagenet2012_readers import SplitImages, read_form
+from arraystore.sources.imagenet2012_tables import hierarchy, validation_labels, wnids, words
 from arraystore.sources.sample_table import (
     SampleTable,
     Source,
@@ -28,19 +43,21 @@ from arraystore.sources.sample_table import (
     first_few,
     silent,
 )
+from arraystore.sources.spool import Spool
 from arraystore.sources.subset_list import SubsetList, find_subset_list
 from arraystore.sources.tar import Archive, TarMembers, next_header, open_archive, walk
-from arraystore.storage.file_states import FileState, FileStates
+from arraystore.storage.file_states import NO_FILES, FileStates
 from arraystore.storage.open_files import open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from arraystore._typing import Ints
+    from arraystore.sources.imagenet2012_forms import Form
 
-TRAIN_ARCHIVE: Final = "ILSVRC2012_img_train.tar"
-VALIDATION_ARCHIVE: Final = "ILSVRC2012_img_val.tar"
-TEST_ARCHIVE: Final = "ILSVRC2012_img_test.tar"
+TRAIN_ARCHIVE: Final = ARCHIVES["train"]
+VALIDATION_ARCHIVE: Final = ARCHIVES["validation"]
+TEST_ARCHIVE: Final = ARCHIVES["test"]
 
 VERSIONS: Final = ("5.0.0", "5.1.0", "3.0.0", "2.0.1", "2.0.0")
 """The versions that TFDS published; the first is the default."""
@@ -51,11 +68,11 @@ TEST_VERSIONS: Final = frozenset({"5.1.0"})
 AS_FOUND_VERSIONS: Final = frozenset({"2.0.0", "2.0.1"})
 """Versions that re-encode no images."""
 
-SPLIT_SIZES: Final = {"train": 1_281_167, "validation": 50_000, "test": 100_000}
-"""Number of images in each complete archive."""
-
 MANUAL_DIR: Final = Path("~/tensorflow_datasets/downloads/manual")
 """TFDS's folder for manual downloads."""
+
+REENCODED_KINDS: Final = frozenset({TFRECORD, WEBDATASET})
+"""Forms that TFDS has written, or that were made of what it has written."""
 
 HOMEPAGE: Final = "https://image-net.org/"
 
@@ -98,23 +115,6 @@ _SUBSET_CITATION: Final = """\
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """An archive, and its members that are samples."""
-
-    path: Path
-    state: FileState
-    unread: tuple[str, ...]
-    file_name: PackedNames
-    label: Ints
-    offset: Ints
-    nbytes: Ints
-
-    def table(self, file: int) -> SampleTable:
-        files = np.broadcast_to(np.int32(file), len(self.file_name))  # takes no memory
-        return SampleTable(self.file_name, self.label, files, self.offset, self.nbytes)
-
-
 def load(
     config: str,
     version: str,
@@ -122,6 +122,8 @@ def load(
     manual_dir: Path | None = None,
     subset_list: Path | None = None,
     partial: bool = False,
+    spool: Path | None = None,
+    splits: Sequence[str] | None = None,
     status: Status = silent,
 ) -> Source:
     """List the samples of ``imagenet2012`` or of one of its subsets.
@@ -133,12 +135,17 @@ def load(
     version : str
         One of `VERSIONS`.
     manual_dir : Path, optional
-        Folder of the archives, `MANUAL_DIR` by default.
+        Folder of the archives, or of another form of the images; see `imagenet2012_forms`.
+        `MANUAL_DIR` by default.
     subset_list : Path, optional
         The list of training images, one file name a line. By default the published list in
         `manual_dir`, else downloaded once.
     partial : bool, default False
         Accept missing archives, classes and images.
+    spool : Path, optional
+        Takes images that are not byte ranges of files.
+    splits : sequence of str, optional
+        The splits to be listed; by default those of the version.
     status : callable, optional
         Shows which archive is being read.
 
@@ -155,42 +162,55 @@ def load(
         false.
     """
     folder = as_path(manual_dir or MANUAL_DIR)
-    readers = {"train": TRAIN_ARCHIVE, "validation": VALIDATION_ARCHIVE}
-    if version in TEST_VERSIONS:
-        readers["test"] = TEST_ARCHIVE
-    present = {s: folder / name for s, name in readers.items() if (folder / name).exists()}
-    absent = [name for name in readers.values() if not (folder / name).exists()]
+    splits = splits or (SPLITS if version in TEST_VERSIONS else SPLITS[:2])
+    forms = {split: found for split, found in find_forms(folder).items() if split in splits}
+    present = {split: some[0] for split, some in forms.items() if some}
+    absent = [ARCHIVES[split] for split, some in forms.items() if not some]
     if absent and not (partial and present):
         raise SourceError(
-            f"{folder}: {' and '.join(absent)} not found; download from {HOMEPAGE} (after "
+            f"{folder}: {' and '.join(absent)} not found; nor are these images there in another "
+            f"form (arraystore info FOLDER lists what is); download from {HOMEPAGE} (after "
             "registering) into one folder, and pass it as manual_dir (--manual-dir)"
         )
+    _check_bytes(version, present)
     subset = find_subset_list(config, subset_list, folder) if config else None
-    read: dict[str, _Found] = {}
-    for split, path in present.items():
-        status(f"reading the headers of {path.name}")
-        read[split] = _read_archive(split, path, subset, partial=partial)
-        check_names(path.name, read[split].file_name)
+    read: dict[str, SplitImages] = {}
+    with _opened_spool(spool, present) as spooled:
+        for split, form in present.items():
+            try:
+                read[split] = _read(form, subset, spooled, partial=partial, status=status)
+                check_names(read[split].origin[0], read[split].file_name)
+            except SourceError as error:
+                for other in forms[split][1:]:
+                    error.add_note(
+                        escaped(f"also found: {other.text}; to read it, move {form.path} away")
+                    )
+                raise
     lacks = [f"{name} not found; its split is left out" for name in absent]
     # All archives are read first: damage is reported before the advice to pass partial=True.
     for split, found in read.items():
         lack = _lack(split, found, subset)
         if lack and not partial:
             raise SourceError(
-                f"{found.path.name}: {lack}; pass partial=True (--partial) to convert the images "
+                f"{found.origin[0]}: {lack}; pass partial=True (--partial) to convert the images "
                 "found"
             )
         if lack:
-            lacks.append(f"{found.path.name}: {lack}")
-    damage = [unread for found in read.values() for unread in found.unread]
-    tables = {split: found.table(file) for file, (split, found) in enumerate(read.items())}
+            lacks.append(f"{found.origin[0]}: {lack}")
+    damage = [unread for found in read.values() for unread in found.damage]
+    files = [path for found in read.values() for path in found.files]
+    tables, first = {}, 0
+    for split, found in read.items():
+        tables[split] = found.table(first, len(files))
+        first += len(found.files)
     selections, lists, notes = _smaller_subsets(config, folder, tables)
     lists = [*([subset] if subset else []), *lists]
-    origins = [(found.path.name, found.state.nbytes) for found in read.values()]
+    origins = [found.origin for found in read.values()]
     origins += [listed.origin for listed in lists]
-    all_states = FileStates.known([(str(found.path), found.state) for found in read.values()])
-    for listed in lists:
-        all_states = all_states.joined(listed.states)
+    all_states = NO_FILES
+    for states in (*(found.states for found in read.values()), *(some.states for some in lists)):
+        all_states = all_states.joined(states)
+    notes = [*_form_notes(forms, read), *notes]
     return Source(
         name="imagenet2012_subset" if subset else "imagenet2012",
         config=config,
@@ -200,7 +220,7 @@ def load(
         citation=_CITATION + (_SUBSET_CITATION if subset else ""),
         label_name=wnids(),
         label_words=words(),
-        files=tuple(present.values()),
+        files=tuple(files),
         splits=tables,
         origins=tuple(origins),
         selections=selections,
@@ -208,8 +228,51 @@ def load(
         partial=bool(lacks or damage),
         notes=(*damage, *lacks, *notes),
         damage=tuple(damage),
+        hierarchy=hierarchy(),
         states=all_states,
+        spool=spooled.path if spooled is not None and spooled.nbytes else None,
+        parts={split: ((0, found.origin[0]),) for split, found in read.items()},
     )
+
+
+def _check_bytes(version: str, forms: Mapping[str, Form]) -> None:
+    """Refuse images that were re-encoded where a version keeps them as found."""
+    form = forms.get("train")
+    if version in AS_FOUND_VERSIONS and form is not None and form.kind in REENCODED_KINDS:
+        raise SourceError(
+            f"{form.text}: version {version} has every image as found, but TFDS has re-encoded "
+            f"{len(REENCODED_BY_TFDS)} of these; convert another version, or from the archives"
+        )
+
+
+@contextmanager
+def _opened_spool(path: Path | None, forms: Mapping[str, Form]) -> Iterator[Spool | None]:
+    """Open the spool if a form needs it."""
+    if path is None or not any(form.kind in SPOOLED for form in forms.values()):
+        yield None
+        return
+    with Spool(path) as spool:
+        yield spool
+
+
+def _form_notes(
+    forms: Mapping[str, Sequence[Form]], read: Mapping[str, SplitImages]
+) -> Iterator[str]:
+    """Say which forms were read, and which were not."""
+    for split, found in read.items():
+        form, *others = forms[split]
+        if form.kind != ARCHIVE or others:
+            yield f"{split} is read from {form.text}"
+        for other in others:
+            yield f"{split}: also found, and not read: {other.text}"
+        yield from found.notes
+        if split == "train" and form.kind in REENCODED_KINDS:
+            names = [name for name in found.file_name if name in REENCODED_BY_TFDS]
+            if names:
+                yield (
+                    f"train: {first_few(names)} have the bytes that TFDS gave them, not those of "
+                    "a conversion of the archives"
+                )
 
 
 def _smaller_subsets(
@@ -241,21 +304,63 @@ def _smaller_subsets(
     return found, lists, notes
 
 
-def _read_archive(split: str, path: Path, subset: SubsetList | None, *, partial: bool) -> _Found:
+def _read(
+    form: Form,
+    subset: SubsetList | None,
+    spool: Spool | None,
+    *,
+    partial: bool,
+    status: Status,
+) -> SplitImages:
+    """Find the images of a split; of train those of the subset."""
+    wanted = subset.names if subset and form.split == "train" else None
+    if form.kind == ARCHIVE:
+        status(f"reading the headers of {form.path.name}")
+        return _read_archive(form.split, form.path, wanted, partial=partial)
+    return read_form(form, wanted, spool, partial=partial, status=status)
+
+
+def _read_archive(
+    split: str, path: Path, wanted: Collection[str] | None, *, partial: bool
+) -> SplitImages:
     with open_archive(path) as archive:
         if split == "train":
-            wanted = subset.names if subset else None
             return _read_train(path, archive, wanted, partial=partial)
         members = walk(archive, partial=partial)
         names = _base_names(members)
         label = _labels_of(split, archive.name, names)
     places = members.offsets, members.nbytes
-    return _Found(path, archive.state, members.unread, PackedNames(packed(names)), label, *places)
+    return _of_archive(
+        path, archive, PackedNames(packed(names)), label, *places, damage=members.unread
+    )
+
+
+def _of_archive(
+    path: Path,
+    archive: Archive,
+    file_name: PackedNames,
+    label: Ints,
+    offset: Ints,
+    nbytes: Ints,
+    *,
+    damage: Sequence[str],
+) -> SplitImages:
+    return SplitImages(
+        files=(path,),
+        states=FileStates.known([(str(path), archive.state)]),
+        file_name=file_name,
+        label=label,
+        file=np.broadcast_to(np.int32(0), len(file_name)),  # takes no memory
+        offset=offset,
+        nbytes=nbytes,
+        origin=(path.name, archive.nbytes),
+        damage=tuple(damage),
+    )
 
 
 def _read_train(
     path: Path, archive: Archive, wanted: Collection[str] | None, *, partial: bool
-) -> _Found:
+) -> SplitImages:
     """Walk the archive of class archives; keep the images of the subset."""
     outer = walk(archive, partial=partial)
     label_of = {wnid: k for k, wnid in enumerate(wnids())}
@@ -291,14 +396,14 @@ def _read_train(
         offsets += offset.tobytes()
         sizes += nbytes.tobytes()
         counts.append(len(offset))
-    return _Found(
+    return _of_archive(
         path,
-        archive.state,
-        tuple(unread),
+        archive,
         PackedNames(file_name),
         np.repeat(np.array(labels, dtype=np.int64), np.array(counts, dtype=np.int64)),
         np.frombuffer(offsets, dtype=np.int64),
         np.frombuffer(sizes, dtype=np.int64),
+        damage=unread,
     )
 
 
@@ -342,7 +447,7 @@ def _numbers(archive: str, names: list[str], pattern: re.Pattern[str], limit: in
     return np.array(numbers, dtype=np.int64)
 
 
-def _lack(split: str, found: _Found, subset: SubsetList | None) -> str:
+def _lack(split: str, found: SplitImages, subset: SubsetList | None) -> str:
     """Describe what an archive lacks; return an empty text if it is complete.
 
     Raises
@@ -355,7 +460,7 @@ def _lack(split: str, found: _Found, subset: SubsetList | None) -> str:
         missing = [name for name in subset.names if name not in have]
         if missing and not have:
             raise SourceError(
-                f"{found.path.name}: has none of the {first_few(missing)} listed in "
+                f"{found.origin[0]}: has none of the {first_few(missing)} listed in "
                 f"{subset.origin[0]}; pass another subset_list (--subset-list)"
             )
         return f"{first_few(missing)} listed in {subset.origin[0]} not found" if missing else ""
@@ -365,8 +470,5 @@ def _lack(split: str, found: _Found, subset: SubsetList | None) -> str:
         return ""
     lack = f"{n_found:,} images found, expected {expected:,}"
     if split == "validation":
-        have = set(found.file_name)
-        every = (f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, expected + 1))
-        missing = [name for name in every if name not in have]
-        lack += f"; missing: {first_few(missing)}"
+        lack += f"; missing: {missing_validation_names({*found.file_name})}"
     return lack

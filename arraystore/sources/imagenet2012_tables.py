@@ -1,9 +1,10 @@
 """The classes of ImageNet 2012 and the labels of its validation images.
 
-``scripts/make_tables.py`` writes two small files beside this module. They are read when they are
+``scripts/make_tables.py`` writes three small files beside this module. They are read when they are
 first needed::
 
     imagenet2012_classes.tsv             line k: wnid and words of label k
+    imagenet2012_hypernyms.tsv           wnid, hypernyms and words of classes and ancestors
     imagenet2012_validation_label.npy    element i: label of ILSVRC2012_val_{i + 1:08d}.JPEG
 """
 
@@ -13,6 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from arraystore.indexing.hierarchy import Hierarchy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,10 +70,36 @@ def validation_labels() -> NDArray[np.int64]:
 
 
 @cache
+def hierarchy() -> Hierarchy:
+    """Return what the classes are kinds of: the 860 ancestors that they have in WordNet 3.0.
+
+    Examples
+    --------
+    >>> dogs = hierarchy().names.index("n02084071") + len(wnids())
+    >>> len(hierarchy().classes_below(dogs))
+    118
+    """
+    rows = [line.split("\t") for line in _lines("imagenet2012_hypernyms.tsv", is_comment=False)]
+    notice = "\n".join(_lines("imagenet2012_hypernyms.tsv", is_comment=True))
+    return Hierarchy.from_parents(
+        wnids(),
+        {wnid: parents.split() for wnid, parents, _ in rows},
+        {wnid: some for wnid, _, some in rows},
+        notice=notice[notice.index("This software") :],
+    )
+
+
+@cache
 def _classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    rows = [line.partition("\t") for line in _lines("imagenet2012_classes.tsv", is_comment=False)]
+    return tuple(row[0] for row in rows), tuple(row[2] for row in rows)
+
+
+def _lines(name: str, *, is_comment: bool) -> list[str]:
+    """Return the lines of a table, or those of the comment above it without their mark."""
     from importlib.resources import files
 
-    resource = files("arraystore.sources") / "imagenet2012_classes.tsv"
-    lines = resource.read_text(encoding="utf-8").splitlines()
-    rows = [line.partition("\t") for line in lines if not line.startswith("#")]
-    return tuple(row[0] for row in rows), tuple(row[2] for row in rows)
+    lines = (files("arraystore.sources") / name).read_text(encoding="utf-8").splitlines()
+    if is_comment:
+        return [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+    return [line for line in lines if not line.startswith("#")]

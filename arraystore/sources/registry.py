@@ -13,16 +13,29 @@ from arraystore.sources import (
     csv_table,
     folder,
     imagenet2012,
+    imagenet_variants,
     parquet,
     shards,
     tfrecord,
     webdataset,
 )
+from arraystore.sources.label_space import OWN
 from arraystore.sources.sample_table import Source, Status, silent
 from arraystore.sources.source_options import SourceOptions
 
-CONFIGS: Final = {"imagenet2012_subset": ("1pct", "10pct"), "imagenet2012": ("",)}
+CONFIGS: Final[dict[str, tuple[str, ...]]] = {
+    "imagenet2012_subset": ("1pct", "10pct"),
+    "imagenet2012": ("",),
+    **imagenet_variants.CONFIGS,
+}
 """Configs of each data set; the first is the default."""
+
+VERSIONS: Final[dict[str, tuple[str, ...]]] = {
+    "imagenet2012_subset": imagenet2012.VERSIONS,
+    "imagenet2012": imagenet2012.VERSIONS,
+    **imagenet_variants.VERSIONS,
+}
+"""Versions of each data set; the first is the default."""
 
 PATTERNS: Final = {
     "wds": webdataset.load,
@@ -33,6 +46,7 @@ PATTERNS: Final = {
 """What reads the files of a pattern such as ``wds:train-*.tar``, by the word before the colon."""
 
 _FOLDER: Final = "folder:"
+_MANY: Final = 10  # configs that are not listed one by one
 _NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^/:]+))?(:(?P<version>[^/:]+))?")
 
 
@@ -83,6 +97,17 @@ def load_source(
         status("listing files")
         return folder.load(root)
     name, config, version = names_of(dataset)
+    if name not in ("imagenet2012", "imagenet2012_subset"):
+        _refuse(name, subset_list=subset_list)
+        return imagenet_variants.load(
+            name,
+            config,
+            version,
+            manual_dir=manual_dir,
+            partial=partial,
+            spool=spool,
+            status=status,
+        )
     if not config:
         _refuse(name, subset_list=subset_list)
     return imagenet2012.load(
@@ -91,6 +116,7 @@ def load_source(
         manual_dir=manual_dir,
         subset_list=subset_list,
         partial=partial,
+        spool=spool,
         status=status,
     )
 
@@ -123,6 +149,7 @@ def names_of(dataset: str) -> tuple[str, str, str]:
         raise SourceError(f"unknown data set {dataset!r}{hint}; known are {_known()}")
     configs = CONFIGS[match["name"]]
     config = match["config"] or configs[0]
+    config = imagenet_variants.ALIASES.get((match["name"], config), config)
     if config not in configs:
         raise SourceError(
             f"{match['name']}: unknown config {config!r}; known are "
@@ -130,11 +157,12 @@ def names_of(dataset: str) -> tuple[str, str, str]:
             if configs[0]
             else f"{match['name']}: has no configs, got {config!r}"
         )
-    version = match["version"] or imagenet2012.VERSIONS[0]
-    if version not in imagenet2012.VERSIONS:
+    versions = VERSIONS[match["name"]]
+    version = match["version"] or versions[0]
+    if version not in versions:
         raise SourceError(
             f"{match['name']}: unknown version {version!r}; known are "
-            f"{', '.join(sorted(imagenet2012.VERSIONS))} (default {imagenet2012.VERSIONS[0]})"
+            f"{', '.join(sorted(versions))} (default {versions[0]})"
         )
     return match["name"], config, version
 
@@ -157,6 +185,18 @@ def folder_of(dataset: str) -> Path | None:
     if dataset == _FOLDER:
         raise SourceError("folder: needs a path, such as folder:photos")
     return as_path(dataset.removeprefix(_FOLDER))
+
+
+def check_label_space(dataset: str, label_space: str) -> None:
+    """Refuse the own classes of a data set of ImageNet, which has none but ImageNet's.
+
+    Raises
+    ------
+    SourceError
+        If `label_space` is ``"own"`` for such a data set.
+    """
+    if _NAME.fullmatch(dataset) and label_space == OWN:
+        _refuse(dataset, **{f"label_space={label_space!r}": True})
 
 
 def pattern_of(dataset: str) -> tuple[str, str]:
@@ -182,7 +222,7 @@ def _known() -> str:
     names = [
         "/".join(filter(None, (name, config)))
         for name, configs in CONFIGS.items()
-        for config in configs
+        for config in (configs if len(configs) < _MANY else ("TYPE_SEVERITY",))
     ]
     patterns = [f"{kind}:PATTERN" for kind in PATTERNS]
     tables = [f"{kind}:FILE" for kind in csv_table.DELIMITERS]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore._typing import Ints
+    from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.indexing.packed_names import PackedNames
 
 
@@ -38,6 +39,8 @@ class SampleTable:
         Index into `Source.places` of the file that holds the encoded image.
     offset, nbytes : ndarray of int64, shape (n,)
         Offset and length of the image in this file, in bytes.
+    extra : mapping of str to ndarray of int64, shape (n,)
+        Further values of each sample, by name.
     """
 
     file_name: PackedNames
@@ -45,6 +48,7 @@ class SampleTable:
     file: NDArray[np.int32]
     offset: Ints
     nbytes: Ints
+    extra: Mapping[str, Ints] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.file_name)
@@ -57,6 +61,7 @@ class SampleTable:
             self.file[rows],
             self.offset[rows],
             self.nbytes[rows],
+            {name: values[rows] for name, values in self.extra.items()},
         )
 
 
@@ -88,6 +93,8 @@ class Source:
         One sentence on each part of the source that is left out.
     damage : tuple of str
         The notes on parts of archives that cannot be read.
+    hierarchy : Hierarchy, optional
+        What the classes are kinds of.
     states : FileStates
         States of `files`, in their order, followed by those of the lists; taken before anything
         was read.
@@ -119,6 +126,7 @@ class Source:
     partial: bool = False
     notes: tuple[str, ...] = field(default=())
     damage: tuple[str, ...] = field(default=())
+    hierarchy: Hierarchy | None = None
     states: FileStates = NO_FILES
     spool: Path | None = None
     content: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,8 @@ from arraystore.errors import FormatError, ShortReadError, SourceError, escaped
 from arraystore.reader import open_store
 from arraystore.schema import (
     COLUMNS,
+    HIERARCHY,
+    HIERARCHY_COLUMNS,
     PAYLOAD,
     ROOT_COLUMNS,
     SELECTIONS,
@@ -29,9 +31,10 @@ from arraystore.schema import (
     SplitInfo,
 )
 from arraystore.sources import records
-from arraystore.sources.imagenet2012 import VERSIONS
+from arraystore.sources.imagenet2012_tables import wnids
+from arraystore.sources.label_space import AUTO, IMAGENET, OWN, in_label_space
 from arraystore.sources.published import published_counts
-from arraystore.sources.registry import CONFIGS, folder_of, load_source, pattern_of
+from arraystore.sources.registry import VERSIONS, folder_of, load_source, pattern_of
 from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.location import Location
 from arraystore.storage.open_files import close_idle_files
@@ -207,7 +210,7 @@ def verify(
 @contextmanager
 def _temporary_spool(source: str | Mapping[str, Any] | None) -> Iterator[Path | None]:
     """Give a place for images that are not byte ranges of files, if a source may have some."""
-    if source is None or (isinstance(source, str) and not pattern_of(source)[0]):
+    if source is None:
         yield None
         return
     import tempfile
@@ -239,8 +242,9 @@ class _Verification:
         )
         self._findings = findings
         self._shown = shown
-        self._is_from_archives = self._info.name in CONFIGS and self._info.version in VERSIONS
+        self._is_from_archives = self._info.version in VERSIONS.get(self._info.name, ())
         self._subset_list = subset_list
+        self._spool = spool
         self._options = replace(options or SourceOptions(), partial=self._info.partial)
         self._folder = None
         self._source = None
@@ -256,6 +260,8 @@ class _Verification:
         elif source is not None:
             self._folder = self._folder_of(source)
             self._source = self._load_source(self._folder)
+        if self._source is not None:
+            self._source = in_label_space(self._source, self._label_space())
 
     def source_unchanged(self) -> AbstractContextManager[None]:
         """Raise `SourceChangedError` if the source changes in this context."""
@@ -310,6 +316,8 @@ class _Verification:
         for name, splits in self._store.selections.items():
             for split in splits:
                 self._check_selection(name, split)
+        if self._info.label_hierarchy:
+            self._check_hierarchy()
         return lengths[0] if lengths else None
 
     def _check_selection(self, name: str, split: str) -> None:
@@ -323,6 +331,18 @@ class _Verification:
                 self._add(f"its dimension must be {dimension!r}, got {found!r}", split, path)
             self._add_faults(path, split)
             self._store.stored(split).selection(name)
+
+    def _check_hierarchy(self) -> None:
+        """Check the structure of what the classes are kinds of."""
+        for name, column in HIERARCHY_COLUMNS.items():
+            path = f"{HIERARCHY}/{name}"
+            with self._recording():
+                found = self._container.describe_array(path)
+                if found[:2] != column[:2]:
+                    self._add(f"must be {column[:2]}, got {found[:2]}", key=path)
+                self._add_faults(path, "")
+        with self._recording():
+            _ = self._store.hierarchy
 
     def _check_splits(self, source: Source) -> None:
         """Compare the names of splits and classes with those of the source."""
@@ -415,9 +435,16 @@ class _Verification:
                 manual_dir=folder,
                 subset_list=self._subset_list,
                 partial=info.partial,
+                spool=self._spool,
                 status=status,
             )
         return load_source(f"folder:{folder}", status=status)
+
+    def _label_space(self) -> str:
+        """Return the classes that the source was converted with, which the store shows."""
+        with suppress(*READ_ERRORS):
+            return IMAGENET if self._store.label_names == wnids() else OWN
+        return AUTO
 
     def _check_samples(self, name: str, columns: Columns) -> SourceCheck | None:
         """Compare the samples of a split with those of the source."""
@@ -427,7 +454,7 @@ class _Verification:
         skipped = [row.get("file_name", "") for row in info.skipped if row.get("split") == name]
         check = SourceCheck(source, name, info.reencoded)
         published = None
-        if self._is_from_archives and not info.partial:
+        if info.name in ("imagenet2012", "imagenet2012_subset") and not info.partial:
             published = published_counts(
                 info.config, name, manual_dir=self._folder, subset_list=self._subset_list
             )

@@ -18,7 +18,14 @@ from arraystore.errors import FormatError, brief, escaped
 from arraystore.indexing.byte_range import ZEROS, ByteRange
 from arraystore.indexing.layout import image_starts
 from arraystore.reader import open_store
-from arraystore.schema import COLUMNS, MAX_DEPTH, PAYLOAD, ROOT_COLUMNS, DatasetInfo, SplitInfo
+from arraystore.schema import (
+    COLUMNS,
+    MAX_DEPTH,
+    PAYLOAD,
+    ROOT_COLUMNS,
+    DatasetInfo,
+    SplitInfo,
+)
 from arraystore.storage.file_states import NO_FILES, FileStates
 from arraystore.storage.folder_trees import files_below
 from arraystore.storage.location import Location
@@ -44,7 +51,9 @@ if TYPE_CHECKING:
     Place = Target | ObjectStore
 
 ROOT_ATTRIBUTES: Final = tuple(
-    DatasetInfo("", "", "", "", "", "", (), selections={"some": ()}).attributes()
+    DatasetInfo(
+        "", "", "", "", "", "", (), selections={"some": ()}, label_hierarchy="1.0"
+    ).attributes()
 )
 SPLIT_ATTRIBUTES: Final = tuple(SplitInfo(0, 0, "", 0, "").attributes())
 

@@ -8,9 +8,13 @@ from arraystore.errors import SourceError
 from arraystore.indexing.layout import content_digest, image_starts, label_index
 from arraystore.schema import (
     COLUMNS,
+    HIERARCHY,
+    HIERARCHY_COLUMNS,
+    HIERARCHY_VERSION,
     MAX_NBYTES,
     ROOT_COLUMNS,
     SELECTIONS,
+    USER_COLUMNS,
     Column,
     DatasetInfo,
     SplitInfo,
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
+    from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.sources.sample_table import Source
     from arraystore.writing.plan import SplitPlan
 
@@ -73,6 +78,11 @@ def seal(
                 order_and_bounds = label_index(table.label, len(source.label_name))
                 values |= zip(("label_order", "label_indptr"), order_and_bounds, strict=True)
             container.write_column(f"{split}/{name}", values.pop(name), column)
+        if table.extra:
+            container.create_group(f"{split}/{USER_COLUMNS}")
+        for name, extra in table.extra.items():
+            path = f"{split}/{USER_COLUMNS}/{name}"
+            container.write_column(path, extra, Column("int64", "sample"))
         # CF conventions, contiguous ragged array: this is the count variable of `byte`.
         container.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
         total = int(table.nbytes.sum())
@@ -80,6 +90,8 @@ def seal(
         container.set_attributes(split, info.attributes())
         reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)
     _write_selections(container, source, plans)
+    if source.hierarchy is not None:
+        _write_hierarchy(container, source.hierarchy)
     container.set_attributes("", dataset_info(source, plans).attributes())
     return reports
 
@@ -96,6 +108,16 @@ def _write_selections(
             positions = plans[split].selections[name]
             column = Column("int64", f"selected_{split}")
             container.write_column(f"{SELECTIONS}/{name}/{split}", positions, column)
+
+
+def _write_hierarchy(container: ContainerWriter, hierarchy: Hierarchy) -> None:
+    """Write the ancestors of the classes."""
+    container.create_group(HIERARCHY)
+    for name, column in HIERARCHY_COLUMNS.items():
+        values: Any = getattr(hierarchy, "names" if name == "name" else name)
+        container.write_column(f"{HIERARCHY}/{name}", values, column)
+    if hierarchy.notice:
+        container.set_attributes(HIERARCHY, {"notice": hierarchy.notice})
 
 
 def dataset_info(source: Source, plans: Mapping[str, SplitPlan]) -> DatasetInfo:
@@ -124,6 +146,7 @@ def dataset_info(source: Source, plans: Mapping[str, SplitPlan]) -> DatasetInfo:
         skipped=tuple(skipped),
         reencoded=tuple(name for plan in plans.values() for name in plan.reencoded),
         selections={name: tuple(splits) for name, splits in source.selections.items()},
+        label_hierarchy=HIERARCHY_VERSION if source.hierarchy is not None else "",
     )
     nbytes = sum(len(str(value).encode()) for value in info.attributes().values())
     if nbytes > MAX_NBYTES // 2:  # escaped once more in a JSON document, they take more

@@ -27,6 +27,7 @@ from arraystore.images import decode as image
 from arraystore.reading.read_ahead import ahead
 from arraystore.sources import imagenet2012, subset_list
 from arraystore.sources.imagenet2012 import TEST_ARCHIVE, TRAIN_ARCHIVE, VALIDATION_ARCHIVE
+from arraystore.sources.imagenet2012_names import SPLIT_SIZES
 from arraystore.sources.imagenet2012_tables import validation_labels, wnids, words
 from arraystore.sources.registry import load_source
 from arraystore.storage.open_files import OpenFile
@@ -233,7 +234,10 @@ def test_earlier_versions_have_no_test_split(version: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["imagenet", "", "imagenet2012:", "imagenet2012_subset/", "a/b/c"])
 def test_unknown_data_set_raises(name: str) -> None:
     known = (
-        "imagenet2012_subset/1pct, imagenet2012_subset/10pct, imagenet2012, folder:PATH, "
+        "imagenet2012_subset/1pct, imagenet2012_subset/10pct, imagenet2012, "
+        "imagenet_v2/matched-frequency, imagenet_v2/threshold-0.7, imagenet_v2/top-images, "
+        "imagenet_a, imagenet_r, imagenet_sketch, imagenet2012_corrupted/TYPE_SEVERITY, "
+        "imagenet2012_real, folder:PATH, "
         "wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN, csv:FILE, tsv:FILE"
     )
     message = f"unknown data set {name!r}; known are {known}"
@@ -427,7 +431,7 @@ def test_missing_listed_images_are_named(n_gone: int, more: str, tmp_path: Path)
 def test_store_without_listed_image_is_partial(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(imagenet2012.SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
+    monkeypatch.setitem(SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
     listed = [*TRAIN_NAMES, "n01440764_1.JPEG"]
     folder = pack(tmp_path, validation=VALIDATION_1_TO_4, listed=listed)
     report = arraystore.convert(
@@ -442,7 +446,7 @@ def test_store_without_listed_image_is_partial(
 def test_complete_store_is_not_partial(
     partial: bool, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(imagenet2012.SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
+    monkeypatch.setitem(SPLIT_SIZES, "validation", len(VALIDATION_1_TO_4))
     folder = pack(tmp_path, validation=VALIDATION_1_TO_4)
     report = arraystore.convert(
         SUBSET, tmp_path / f"a{suffix}", manual_dir=folder, partial=partial, sync=False

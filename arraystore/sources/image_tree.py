@@ -1,0 +1,219 @@
+"""Image files by their paths, in a folder or in an archive of it: tar, compressed tar or zip.
+
+Images in plain archives, and those that a zip archive holds uncompressed, are byte ranges; others
+are decompressed into the spool.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+import zlib
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from arraystore.errors import SourceError
+from arraystore.images.probe import IMAGE_SUFFIXES
+from arraystore.sources.compressed import decompressed, is_compressed
+from arraystore.sources.spool import SPOOL
+from arraystore.sources.tar import open_archive, walk
+from arraystore.storage.file_states import FileState, FileStates, state_of
+from arraystore.storage.open_files import open_file, read_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from arraystore._typing import Ints
+    from arraystore.sources.spool import Spool
+
+    Wanted = Callable[[str], bool]
+
+_JUNK: Final = frozenset({"thumbs.db", "desktop.ini"})
+_ZIP: Final = b"PK"
+_LOCAL_HEADER_NBYTES: Final = 30
+_LOCAL_HEADER: Final = b"PK\x03\x04"
+
+
+@dataclass
+class ImageTree:
+    """Images that were found.
+
+    Attributes
+    ----------
+    path : Path
+        The folder or the archive.
+    names : list of str
+        Path of each image in it.
+    files : list of Path
+        Files that hold images.
+    states : FileStates
+        Of `files`, before they were read.
+    damage : tuple of str
+        Parts of an archive that cannot be read.
+    hidden, others : list of str
+        Paths that were left out: hidden files and those of the system, and files without the
+        suffix of an image.
+    """
+
+    path: Path
+    names: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    states: FileStates = field(default_factory=lambda: FileStates.known([]))
+    damage: tuple[str, ...] = ()
+    hidden: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    _file: array[int] = field(default_factory=lambda: array("i"))
+    _offset: array[int] = field(default_factory=lambda: array("q"))
+    _nbytes: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, name: str, file: int, offset: int, nbytes: int) -> None:
+        """Add an image."""
+        self.names.append(name)
+        self._file.append(file)
+        self._offset.append(offset)
+        self._nbytes.append(nbytes)
+
+    def accepts(self, name: str) -> bool:
+        """Whether a path is that of an image; others are kept in `hidden` and `others`."""
+        parts = name.split("/")
+        if any(part[:1] == "." or part == "__MACOSX" for part in parts) or (
+            parts[-1].lower() in _JUNK
+        ):
+            self.hidden.append(name)
+        elif not parts[-1].lower().endswith(tuple(IMAGE_SUFFIXES)):
+            self.others.append(name)
+        else:
+            return True
+        return False
+
+    @property
+    def places(self) -> tuple[Ints, Ints, Ints]:
+        """The file (or `SPOOL`), offset and size of each image."""
+        return (
+            np.frombuffer(self._file, np.int32),
+            np.frombuffer(self._offset, np.int64),
+            np.frombuffer(self._nbytes, np.int64),
+        )
+
+
+def read_tree(
+    path: Path, wanted: Wanted, spool: Spool | None, *, partial: bool = False
+) -> ImageTree:
+    """List the images in a folder, or in an archive of one.
+
+    Parameters
+    ----------
+    path : Path
+    wanted : callable
+        Receives the path of each image, and returns whether it is kept.
+    spool : Spool, optional
+        Takes images that are compressed.
+    partial : bool, default False
+        Accept other bytes than zeros behind the end of a plain archive.
+
+    Raises
+    ------
+    SourceError
+        If the archive is damaged, or the path leads to something else.
+    SourceChangedError
+        If it changed meanwhile.
+    """
+    tree = ImageTree(path)
+    if path.is_dir():
+        _read_folder(tree, wanted)
+        return tree
+    tree.files = [path]
+    tree.states = FileStates.of([str(path)])
+    with tree.states.unchanged():
+        with path.open("rb") as file:
+            is_zip = file.read(2) == _ZIP
+        if is_zip:
+            _read_zip(tree, wanted, spool)
+        elif is_compressed(path):
+            _read_compressed_tar(tree, wanted, spool)
+        else:
+            _read_tar(tree, wanted, partial=partial)
+    return tree
+
+
+def _read_folder(tree: ImageTree, wanted: Wanted) -> None:
+    listed: list[tuple[str, FileState]] = []
+    root = str(tree.path)
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if len(listed) > 1 and folder.count("/") - root.count("/") > 8:
+            raise SourceError(f"{folder}: folders are nested too deeply; is a link to one above?")
+        listed.append((folder, state_of(folder)))
+        folders.sort()
+        below = folder[len(root) :].lstrip("/")
+        for name in sorted(files):
+            inside = f"{below}/{name}" if below else name
+            if tree.accepts(inside) and wanted(inside):
+                tree.add(inside, len(tree.files), 0, 0)
+                tree.files.append(Path(f"{root}/{inside}"))
+    FileStates.known(listed).check()
+    tree.states = FileStates.of([str(path) for path in tree.files])
+    tree._nbytes = array("q", tree.states.values[:, 0].tolist())
+
+
+def _read_tar(tree: ImageTree, wanted: Wanted, *, partial: bool) -> None:
+    with open_archive(tree.path) as archive:
+        members = walk(archive, partial=partial)
+    tree.damage = members.unread
+    places = zip(members.offsets.tolist(), members.nbytes.tolist(), strict=True)
+    for name, (offset, nbytes) in zip(members.names, places, strict=True):
+        if tree.accepts(name) and wanted(name):
+            tree.add(name, 0, offset, nbytes)
+
+
+def _read_compressed_tar(tree: ImageTree, wanted: Wanted, spool: Spool | None) -> None:
+    with decompressed(tree.path) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r|") as archive:
+                for member in archive:
+                    archive.members = []  # type: ignore[attr-defined] # all would be kept
+                    name = member.name.removeprefix("./")
+                    if member.isfile() and tree.accepts(name) and wanted(name):
+                        data = archive.extractfile(member).read()  # type: ignore[union-attr]
+                        tree.add(name, SPOOL, _spooled(tree, spool, data), len(data))
+        except tarfile.TarError as error:
+            raise SourceError(f"{tree.path}: is damaged ({error}); download it again") from None
+
+
+def _read_zip(tree: ImageTree, wanted: Wanted, spool: Spool | None) -> None:
+    """List a zip archive by its directory, which stands at its end."""
+    try:
+        with zipfile.ZipFile(tree.path) as archive:
+            members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+            for member in members:
+                name = member.filename
+                if member.is_dir() or not tree.accepts(name) or not wanted(name):
+                    continue
+                if member.flag_bits & 1:
+                    raise SourceError(f"{tree.path}: {name} is encrypted; unpack the archive")
+                if member.compress_type == zipfile.ZIP_STORED:
+                    tree.add(name, 0, _data_offset(tree.path, member), member.file_size)
+                else:
+                    data = archive.read(member)
+                    tree.add(name, SPOOL, _spooled(tree, spool, data), len(data))
+    except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError) as error:
+        raise SourceError(f"{tree.path}: is damaged ({error}); download it again") from None
+
+
+def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
+    """Return where the bytes of a stored member begin; its local header has a length of its own."""
+    header = read_at(open_file(str(path)), member.header_offset, _LOCAL_HEADER_NBYTES)
+    if len(header) < _LOCAL_HEADER_NBYTES or header[:4] != _LOCAL_HEADER:
+        raise zipfile.BadZipFile(f"no local header at byte {member.header_offset}")
+    lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    return member.header_offset + _LOCAL_HEADER_NBYTES + lengths
+
+
+def _spooled(tree: ImageTree, spool: Spool | None, data: bytes) -> int:
+    if spool is None:
+        raise SourceError(f"{tree.path}: needs space for images of compressed files")
+    return spool.append(data)

@@ -1,0 +1,573 @@
+"""The images of one split of ILSVRC 2012 in each of its forms, with their official names.
+
+The official archives are read by `imagenet2012`; the other forms here. Names are those of the
+archives, labels belong to names, and every label that a form states is compared with them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tarfile
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from arraystore.errors import SourceError, brief
+from arraystore.images.probe import IMAGE_SUFFIXES
+from arraystore.indexing.packed_names import PackedNames, packed
+from arraystore.reading.read_ahead import ahead
+from arraystore.sources.compressed import decompressed
+from arraystore.sources.extras import need
+from arraystore.sources.imagenet2012_forms import (
+    CLASS_ARCHIVES,
+    CLASS_FOLDERS,
+    FLAT_FOLDER,
+    PARQUET,
+    SPLITS,
+    TAR_GZ,
+    TFRECORD,
+    WEBDATASET,
+)
+from arraystore.sources.imagenet2012_names import (
+    NOT_STATED,
+    check_labels,
+    is_name,
+    label_of_wnid,
+    resolve_names,
+)
+from arraystore.sources.sample_table import SampleTable, first_few
+from arraystore.sources.spool import SPOOL
+from arraystore.sources.tar import open_archive, walk
+from arraystore.sources.tfrecord import open_records
+from arraystore.sources.train_example import Feature, parse_example
+from arraystore.sources.webdataset import samples_of
+from arraystore.storage.file_states import FileState, FileStates, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from arraystore._typing import Ints
+    from arraystore.sources.imagenet2012_forms import Form
+    from arraystore.sources.sample_table import Status
+    from arraystore.sources.spool import Spool
+    from arraystore.sources.tar import TarMembers
+    from arraystore.sources.webdataset import KeyedSample
+
+_WALKERS: Final = 8
+_BATCH: Final = 4096
+_MAX_JSON_NBYTES: Final = 2**20
+_EXTENSIONS: Final = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+_JUNK: Final = frozenset({"thumbs.db", "desktop.ini"})
+_KAGGLE_COLUMNS: Final = ["ImageId", "PredictionString"]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitImages:
+    """The images of a split that were found.
+
+    Attributes
+    ----------
+    files : tuple of Path
+        Files that hold images.
+    states : FileStates
+        Of `files`, before they were read.
+    file_name : PackedNames, length n
+        Official names.
+    label : ndarray of int64, shape (n,)
+    file : ndarray of int32, shape (n,)
+        Which of `files`, or `SPOOL`.
+    offset, nbytes : ndarray of int64, shape (n,)
+    origin : (str, int)
+        What was converted, and its size in bytes.
+    notes, damage : tuple of str
+        See `Source`.
+    """
+
+    files: tuple[Path, ...]
+    states: FileStates
+    file_name: PackedNames
+    label: Ints
+    file: Ints
+    offset: Ints
+    nbytes: Ints
+    origin: tuple[str, int]
+    notes: tuple[str, ...] = ()
+    damage: tuple[str, ...] = ()
+
+    def table(self, first: int, n_files: int) -> SampleTable:
+        """Return the samples, in a source where `files` begin at `first` of `n_files`."""
+        file = np.where(self.file == SPOOL, n_files, self.file + first).astype(np.int32)
+        return SampleTable(self.file_name, self.label, file, self.offset, self.nbytes)
+
+
+@dataclass
+class _Reading:
+    """What is to be read, and the images as they are found, packed."""
+
+    form: Form
+    wanted: Collection[str] | None
+    spool: Spool | None
+    status: Status
+    partial: bool
+    damage: list[str] = field(default_factory=list)
+    names: bytearray = field(default_factory=bytearray)
+    label: array[int] = field(default_factory=lambda: array("q"))
+    file: array[int] = field(default_factory=lambda: array("i"))
+    offset: array[int] = field(default_factory=lambda: array("q"))
+    nbytes: array[int] = field(default_factory=lambda: array("q"))
+
+    def resolve(
+        self,
+        location: str,
+        names: Sequence[str],
+        stated: Ints | None = None,
+        *,
+        stated_by: str = "label",
+        remedy: str = "",
+    ) -> tuple[Ints, list[str], Ints]:
+        """Return which images are wanted, and the official names and labels of these."""
+        official, label = resolve_names(
+            self.form.split, location, names, stated, stated_by=stated_by, remedy=remedy
+        )
+        if self.wanted is None:
+            return np.arange(len(names)), official, label
+        keep = [i for i, name in enumerate(official) if name in self.wanted]
+        rows = np.array(keep, dtype=np.int64)
+        return rows, [official[i] for i in keep], label[rows]
+
+    def add(self, names: Sequence[str], label: Ints, file: int, offset: Ints, nbytes: Ints) -> None:
+        """Add images of one file, or of the spool."""
+        self.names += packed(names)
+        self.label.frombytes(np.ascontiguousarray(label, np.int64).tobytes())
+        self.file.frombytes(np.full(len(names), file, np.int32).tobytes())
+        self.offset.frombytes(np.ascontiguousarray(offset, np.int64).tobytes())
+        self.nbytes.frombytes(np.ascontiguousarray(nbytes, np.int64).tobytes())
+
+    def add_spooled(self, name: str, label: int, data: bytes) -> None:
+        """Append an image to the spool, and add it."""
+        if self.spool is None:
+            raise SourceError(f"{self.form.path}: needs space for images of compressed files")
+        offset = self.spool.append(data)
+        self.add([name], np.array([label]), SPOOL, np.array([offset]), np.array([len(data)]))
+
+    def images(
+        self, files: Sequence[Path], states: FileStates, notes: Sequence[str] = ()
+    ) -> SplitImages:
+        """Return what was added."""
+        total = int(states.values[:, 0].sum())
+        return SplitImages(
+            files=tuple(files),
+            states=states,
+            file_name=PackedNames(self.names),
+            label=np.frombuffer(self.label, np.int64),
+            file=np.frombuffer(self.file, np.int32),
+            offset=np.frombuffer(self.offset, np.int64),
+            nbytes=np.frombuffer(self.nbytes, np.int64),
+            origin=(_origin_name(self.form), total),
+            notes=tuple(notes),
+            damage=tuple(self.damage),
+        )
+
+
+def read_form(
+    form: Form,
+    wanted: Collection[str] | None,
+    spool: Spool | None,
+    *,
+    partial: bool = False,
+    status: Status,
+) -> SplitImages:
+    """Find the images of a split in one of its forms.
+
+    Parameters
+    ----------
+    form : Form
+        Of any kind except an official archive.
+    wanted : collection of str, optional
+        Official names of the images to keep, instead of all.
+    spool : Spool, optional
+        Takes images that are not byte ranges of files.
+    partial : bool, default False
+        Accept other bytes than zeros behind the end of archives.
+    status : callable
+        Shows which file is being read.
+
+    Raises
+    ------
+    SourceError
+        If a file is damaged, or holds other images; if a label that the form states is not the
+        one that belongs to the name.
+    """
+    reading = _Reading(form, wanted, spool, status, partial)
+    if form.kind in _FOLDER_READERS:
+        reading.status(f"listing files of {form.path}")
+        found = _read_folders(reading, _FOLDER_READERS[form.kind])
+    else:
+        states = FileStates.of([str(path) for path in form.files])
+        with states.unchanged():
+            notes = _FILE_READERS[form.kind](reading)
+        found = reading.images(form.files, states, notes)
+    if form.labels is not None:
+        _check_kaggle_labels(form.labels, found)
+    return found
+
+
+def _origin_name(form: Form) -> str:
+    """Return the last two parts of a path, so that ``val`` and ``data`` say more."""
+    path = form.path.absolute()
+    files = f" ({len(form.files):,} files)" if form.files else ""
+    return "/".join(path.parts[-2:]).lstrip("/") + files
+
+
+# Folders
+
+
+def _read_folders(
+    reading: _Reading, listing: Callable[[_Listing], Iterator[_Folder]]
+) -> SplitImages:
+    """List images that are files of their own."""
+    root, split = reading.form.path, reading.form.split
+    listed = _Listing(str(root), split)
+    paths: list[str] = []
+    for folder in listing(listed):
+        stated = None
+        if folder.label != NOT_STATED:
+            stated = np.full(len(folder.names), folder.label, dtype=np.int64)
+        rows, names, label = reading.resolve(
+            folder.path, folder.names, stated, stated_by="class folder"
+        )
+        for number, (i, name, k) in enumerate(
+            zip(rows.tolist(), names, label.tolist(), strict=True), len(paths)
+        ):
+            reading.names += name.encode() + b"\0"
+            reading.label.append(k)
+            reading.file.append(number)
+            reading.offset.append(0)
+            paths.append(f"{folder.path}/{folder.names[i]}")
+    FileStates.known(listed.states).check()
+    states = FileStates.of(paths)
+    reading.nbytes.frombytes(states.values[:, 0].tobytes())
+    return reading.images([Path(path) for path in paths], states, listed.notes())
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """The images of one folder; their label if the folder states it."""
+
+    path: str
+    names: list[str]
+    label: int
+
+
+@dataclass
+class _Listing:
+    """Lists folders, and keeps what they were and what was left out."""
+
+    root: str
+    split: str
+    states: list[tuple[str, FileState]] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+    def of(self, path: str) -> tuple[list[str], list[str]]:
+        """Return the sorted names of the folders and of the image files in a folder."""
+        self.states.append((path, state_of(path)))
+        folders, images = [], []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if name[0] == "." or name == "__MACOSX" or name.lower() in _JUNK:
+                    self.hidden.append(name)
+                elif entry.is_dir():
+                    folders.append(name)
+                elif not name.lower().endswith(tuple(IMAGE_SUFFIXES)):
+                    self.others.append(name)
+                elif entry.is_file():
+                    images.append(name)
+                else:
+                    raise SourceError(
+                        f"{entry.path}: must be a file, but is a broken link, pipe or device; "
+                        "restore or remove it"
+                    )
+        return sorted(folders), sorted(images)
+
+    def of_split(self, names: Sequence[str]) -> list[str]:
+        """Return names without those of the other splits, extracted into the same folder."""
+        others = [split for split in SPLITS if split != self.split]
+        return [name for name in names if not any(is_name(split, name) for split in others)]
+
+    def notes(self) -> list[str]:
+        """Say what was left out."""
+        notes, split = [], self.split
+        if self.hidden:
+            notes.append(f"{split}: {first_few(sorted(self.hidden))} hidden or of the system")
+        if self.others:
+            notes.append(f"{split}: {first_few(sorted(self.others))} without an image's suffix")
+        return [f"{note}, left out" for note in notes]
+
+
+def _class_folders(listed: _Listing) -> Iterator[_Folder]:
+    folders, images = listed.of(listed.root)
+    classes = {name: label for name in folders if (label := label_of_wnid(name)) is not None}
+    beside = [name for name in images if is_name(listed.split, name)]
+    if beside:
+        raise SourceError(
+            f"{listed.root}: has class folders, and {first_few(beside)} beside them; move the "
+            "images into the folders of their classes, or all out of them"
+        )
+    listed.others += listed.of_split(images)
+    listed.others += [f"{name}/" for name in folders if name not in classes]
+    for name, label in classes.items():
+        inside, names = listed.of(f"{listed.root}/{name}")
+        listed.others += [f"{name}/{folder}/" for folder in inside]
+        yield _Folder(f"{listed.root}/{name}", names, label)
+
+
+def _flat_folder(listed: _Listing) -> Iterator[_Folder]:
+    folders, names = listed.of(listed.root)
+    listed.others += [f"{name}/" for name in folders if label_of_wnid(name) is None]
+    yield _Folder(listed.root, listed.of_split(names), NOT_STATED)
+
+
+# Archives
+
+
+def _read_class_archives(reading: _Reading) -> list[str]:
+    form = reading.form
+    reading.status(f"reading the headers of {len(form.files):,} class archives")
+
+    def members_of(number: int) -> tuple[int, TarMembers]:
+        with open_archive(form.files[number]) as archive:
+            return number, walk(archive, partial=reading.partial)
+
+    numbers = (number for number in range(len(form.files)))
+    for number, members in ahead(numbers, members_of, n_ahead=2 * _WALKERS, n_threads=_WALKERS):
+        path = form.files[number]
+        label = label_of_wnid(path.stem)
+        stated = np.full(len(members.names), label, dtype=np.int64)
+        rows, names, labels = reading.resolve(
+            str(path), members.names, stated, stated_by="class archive"
+        )
+        reading.add(names, labels, number, members.offsets[rows], members.nbytes[rows])
+        reading.damage += members.unread
+    return []
+
+
+def _read_tar_gz(reading: _Reading) -> list[str]:
+    """Read compressed archives front to back; the images that are wanted are spooled."""
+    form = reading.form
+    others: list[str] = []
+    for path in form.files:
+        reading.status(f"decompressing {path.name}")
+        with decompressed(path) as file:
+            try:
+                with tarfile.open(fileobj=file, mode="r|") as archive:
+                    for member in archive:
+                        archive.members = []  # type: ignore[attr-defined] # all stay there
+                        if not member.isfile():
+                            continue
+                        base = member.name.rpartition("/")[2]
+                        if base[0] == "." or not base.lower().endswith(tuple(IMAGE_SUFFIXES)):
+                            others.append(member.name)
+                            continue
+                        rows, names, labels = reading.resolve(str(path), [member.name])
+                        if len(rows):
+                            data = archive.extractfile(member).read()  # type: ignore[union-attr]
+                            reading.add_spooled(names[0], int(labels[0]), data)
+            except tarfile.TarError as error:
+                raise SourceError(f"{path}: is damaged ({error}); download it again") from None
+    note = f"{form.split}: {first_few(others)} without an image's suffix, left out"
+    return [note] if others else []
+
+
+def _read_webdataset(reading: _Reading) -> list[str]:
+    form, left_out = reading.form, Counter[str]()
+    for number, path in enumerate(form.files):
+        reading.status(f"reading {path.name} ({number + 1:,} of {len(form.files):,})")
+        names: list[str] = []
+        stated, offset, nbytes = array("q"), array("q"), array("q")
+        with open_archive(path) as archive:
+            members = walk(archive, partial=reading.partial)
+            reading.damage += members.unread
+            for sample in samples_of(str(path), members, left_out):
+                extension = next((e for e in sample.members if e in _EXTENSIONS), "")
+                if not extension:
+                    raise SourceError(
+                        f"{path}: the sample {brief(sample.key)} has no image; its members are "
+                        f".{', .'.join(sample.members)}"
+                    )
+                name, label = _named_sample(str(path), archive.fd, sample)
+                names.append(name)
+                stated.append(label)
+                offset.append(sample.members[extension].offset)
+                nbytes.append(sample.members[extension].nbytes)
+        rows, official, labels = reading.resolve(
+            str(path),
+            names,
+            np.frombuffer(stated, np.int64),
+            remedy="; convert shards without ImageNet's names with wds:PATTERN",
+        )
+        places = (np.frombuffer(values, np.int64)[rows] for values in (offset, nbytes))
+        reading.add(official, labels, number, *places)
+    return [f"{form.split}: {n:,} members {why}, left out" for why, n in left_out.items()]
+
+
+def _named_sample(location: str, fd: int, sample: KeyedSample) -> tuple[str, int]:
+    """Return the name and the label that a sample states."""
+    name, label = sample.key, NOT_STATED
+
+    def text(extension: str) -> str:
+        member = sample.members[extension]
+        return os.pread(fd, min(member.nbytes, _MAX_JSON_NBYTES), member.offset).decode()
+
+    try:
+        if "json" in sample.members:
+            document = json.loads(text("json"))
+            if isinstance(document, dict):
+                name = str(document.get("filename", name))
+                stated = document.get("label")
+                label = stated if isinstance(stated, int) else label
+        if "cls" in sample.members:
+            number = int(text("cls"))
+            if label not in (NOT_STATED, number):
+                raise SourceError(
+                    f"{location}: {sample.key}: .json states label {label}, .cls {number}"
+                )
+            label = number
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(
+            f"{location}: {sample.key}: .json and .cls must be JSON and a number: {error}"
+        ) from None
+    return name, label
+
+
+# Records
+
+
+def _read_tfrecords(reading: _Reading) -> list[str]:
+    form = reading.form
+    for number, path in enumerate(form.files):
+        reading.status(f"reading {path.name} ({number + 1:,} of {len(form.files):,})")
+        names: list[str] = []
+        stated, offset, nbytes = array("q"), array("q"), array("q")
+        with open_records(path) as (records, is_compressed):
+            if is_compressed:
+                raise SourceError(f"{path}: is compressed; decompress it first")
+            for record in records:
+                location = f"{path}: {record.position}"
+                if record.fault:
+                    raise SourceError(f"{location}: {record.fault}; prepare it again")
+                try:
+                    features = parse_example(record.data)
+                except ValueError as error:
+                    raise SourceError(
+                        f"{location}: must be a tf.train.Example, but {error}"
+                    ) from None
+                image = _feature(location, features, "image", "bytes")
+                name = _feature(location, features, "file_name", "bytes")
+                label = _feature(location, features, "label", "int64")
+                names.append(str(record.data[name.start : name.stop], "utf-8", "replace"))
+                stated.append(label.number)
+                offset.append(record.offset + image.start)
+                nbytes.append(image.stop - image.start)
+        rows, official, labels = reading.resolve(str(path), names, np.frombuffer(stated, np.int64))
+        places = (np.frombuffer(values, np.int64)[rows] for values in (offset, nbytes))
+        reading.add(official, labels, number, *places)
+    return []
+
+
+def _feature(location: str, features: Mapping[str, Feature], name: str, kind: str) -> Feature:
+    feature = features.get(name, Feature(""))
+    if feature.kind != kind or feature.count != 1:
+        raise SourceError(
+            f"{location}: {name!r} must be one value of {kind}, got {feature.count} of "
+            f"{feature.kind or 'nothing'}; expected the features of TFDS: image, label, file_name"
+        )
+    return feature
+
+
+def _read_parquet(reading: _Reading) -> list[str]:
+    """Read the names first, and only the row groups with images that are wanted."""
+    pa = need("pyarrow", "parquet", "Parquet")
+    pq = need("pyarrow.parquet", "parquet", "Parquet")
+    form = reading.form
+    for number, path in enumerate(form.files):
+        reading.status(f"reading {path.name} ({number + 1:,} of {len(form.files):,})")
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+                _check_columns(path, file.schema_arrow)
+                for group in range(file.num_row_groups):
+                    _read_row_group(reading, file, str(path), group)
+        except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            reason = str(error).partition("\n")[0]
+            raise SourceError(f"{path}: cannot be read: {reason}; download it again") from None
+    return []
+
+
+def _check_columns(path: Path, schema: Any) -> None:
+    inner: set[str] = set()
+    if "image" in schema.names and str(schema.field("image").type).startswith("struct"):
+        inner = {child.name for child in schema.field("image").type}
+    if not {"bytes", "path"} <= inner or "label" not in schema.names:
+        raise SourceError(
+            f"{path}: expected the columns of Hugging Face's imagenet-1k, image with bytes and "
+            f"path, and label, got {', '.join(schema.names)}; convert other files with "
+            "parquet:PATTERN"
+        )
+
+
+def _read_row_group(reading: _Reading, file: Any, path: str, group: int) -> None:
+    table = file.read_row_group(group, columns=["image.path", "label"], use_threads=False)
+    paths = [row["path"] for row in table.column("image").to_pylist()]
+    if any(name is None for name in paths):
+        raise SourceError(
+            f"{path}: has images without file names; convert such files with parquet:PATTERN"
+        )
+    labels = table.column("label").to_pylist()
+    stated = np.array([NOT_STATED if k is None else k for k in labels], dtype=np.int64)
+    rows, names, label = reading.resolve(path, paths, stated)
+    if not len(rows):
+        return
+    images = file.read_row_group(group, columns=["image.bytes"], use_threads=False).column("image")
+    data = images.combine_chunks().field("bytes")
+    for i, name, k in zip(rows.tolist(), names, label.tolist(), strict=True):
+        reading.add_spooled(name, k, data[i].as_py() or b"")
+
+
+def _check_kaggle_labels(path: Path, found: SplitImages) -> None:
+    """Compare labels with Kaggle's table: image, and class and box of each object."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        if next(rows, None) != _KAGGLE_COLUMNS:
+            raise SourceError(f"{path}: must begin with the columns {','.join(_KAGGLE_COLUMNS)}")
+        wnid = {row[0]: row[1].partition(" ")[0] for row in rows if len(row) > 1}
+    names = list(found.file_name)
+    stated = np.full(len(names), NOT_STATED, dtype=np.int64)
+    for i, name in enumerate(names):
+        if (stem := name.removesuffix(".JPEG")) in wnid:
+            label = label_of_wnid(wnid[stem])
+            stated[i] = -1 if label is None else label
+    check_labels(str(path), names, found.label, stated, "row in this table")
+
+
+_FOLDER_READERS: Final[dict[str, Callable[[_Listing], Iterator[_Folder]]]] = {
+    CLASS_FOLDERS: _class_folders,
+    FLAT_FOLDER: _flat_folder,
+}
+_FILE_READERS: Final[dict[str, Callable[[_Reading], list[str]]]] = {
+    CLASS_ARCHIVES: _read_class_archives,
+    TAR_GZ: _read_tar_gz,
+    PARQUET: _read_parquet,
+    WEBDATASET: _read_webdataset,
+    TFRECORD: _read_tfrecords,
+}
