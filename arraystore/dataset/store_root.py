@@ -11,9 +11,6 @@ from arraystore.errors import escaped
 from arraystore.schema import FORMAT_VERSION, ROOT_COLUMNS, DatasetInfo, check_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from arraystore.reading.store_handle import StoreHandle
 
 
@@ -76,6 +73,3 @@ class StoreRoot:
         types = {name: column.data_type for name, column in ROOT_COLUMNS.items()}
         columns = dict(zip(types, self.handle.container.read_columns(types), strict=True))
         return ClassNames(columns["label_name"].tolist(), columns["label_words"].tolist())
-
-    def __reduce__(self) -> tuple[Callable[..., StoreRoot], tuple[Any, ...]]:
-        return StoreRoot, (self.handle,)
