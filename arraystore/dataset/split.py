@@ -18,6 +18,7 @@ from arraystore.dataset.mapped import Mapped, image_and_label
 from arraystore.dataset.sample_reader import SampleReader
 from arraystore.dataset.sample_set import SampleSet, StoredPositions
 from arraystore.dataset.saved_selection import SavedSelection, SelectedRanks
+from arraystore.dataset.store_root import StoreRoot
 from arraystore.errors import FormatError, brief, escaped
 from arraystore.indexing.layout import hash_numbers, label_index
 from arraystore.indexing.packed_names import is_pattern
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
 
     from arraystore._typing import Ints, Mask, Pixels
     from arraystore.dataset.batch import Batch, Sample
-    from arraystore.dataset.store_root import StoreRoot
     from arraystore.indexing.selection import Selection
     from arraystore.reading.image_reader import ReadPlan
+    from arraystore.reading.store_handle import StoreHandle
     from arraystore.reading.stored_split import StoredSplit
     from arraystore.schema import SplitInfo
 
@@ -138,7 +139,8 @@ class Split:
         return escaped(f"<Split {self.name!r} of {self._root.address}: {len(self):,} samples>")
 
     def __reduce__(self) -> tuple[Callable[..., Split], tuple[Any, ...]]:
-        return type(self), (self._root, self.name, self._samples)
+        members = [tuple(member) for member in self._samples]
+        return _unpickled, (type(self), self._root.handle, self.name, members, self._samples.order)
 
     @cached_property
     def _reader(self) -> SampleReader:
@@ -1067,6 +1069,18 @@ class Split:
                     "draw fewer or pass replace=True"
                 )
             )
+
+
+def _unpickled(
+    cls: type[Split],
+    handle: StoreHandle,
+    name: str,
+    members: list[tuple[StoredSplit, range | Ints]],
+    order: Ints | None,
+) -> Split:
+    """Return a split from the few values that its pickle has, so that it is small."""
+    samples = SampleSet([StoredPositions(*member) for member in members], order)
+    return cls(StoreRoot(handle), name, samples)
 
 
 def _read_only(column: NDArray[Any]) -> NDArray[Any]:

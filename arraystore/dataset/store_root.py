@@ -21,9 +21,6 @@ from arraystore.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from arraystore.reading.store_handle import StoreHandle
 
 
@@ -132,6 +129,3 @@ class StoreRoot:
                 )
             )
         return Kinds(self.class_names.ids, self.class_names.words, self.hierarchy)
-
-    def __reduce__(self) -> tuple[Callable[..., StoreRoot], tuple[Any, ...]]:
-        return StoreRoot, (self.handle,)
