@@ -183,8 +183,6 @@ def convert(
             return _report_complete(os.fspath(dataset), location, options, error, began=began)
         shown = stack.enter_context(meter(progress))
         writer.check_unchanged(options)
-        # Creating an HDF5 file, or sealing a Zarr store, needs the libraries.
-        importing = stack.enter_context(alongside(writer.container_type.import_libraries))
         source = load_source(
             os.fspath(dataset),
             manual_dir=_path(manual_dir),
@@ -207,17 +205,18 @@ def convert(
                     "library": writer.container_type.libraries(),
                 },
             )
-            if executor is not None:  # it may fork processes, which other threads would endanger
-                importing.join()
-            checksums = {
-                name: writer.fill(
-                    name, _images(source, writer.spool, plan), shown, executor=executor
-                )
-                for name, plan in plans.items()
-            }
+            # Filling mostly waits, or runs without the interpreter's lock; planning does not.
+            with alongside(writer.container_type.import_libraries) as importing:
+                if executor is not None:  # it may fork processes, which needs a single thread
+                    importing.join()
+                checksums = {
+                    name: writer.fill(
+                        name, _images(source, writer.spool, plan), shown, executor=executor
+                    )
+                    for name, plan in plans.items()
+                }
             shown.status("comparing the source with its earlier state")
         shown.status("sealing")
-        importing.join()
         seed = seed if order == "shuffled" else 0
         with writer.sealing() as container:
             splits = seal(container, source, plans, checksums, order=order, seed=seed)

@@ -1,4 +1,4 @@
-"""Many threads and processes read one store at once, while others convert, lock or replace."""
+"""Threads and processes that read one store while others convert, lock or replace it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ named = pytest.mark.parametrize
 N_THREADS: Final = 8
 N_PROCESSES: Final = 2
 N_CONVERSIONS: Final = 2
-"""Conversions that begin and end while each reader reads."""
+"""Conversions that finish while each reader reads."""
 
 
 def fingerprint(store: arraystore.Store) -> str:
-    """All that is in a store: pixels, encoded bytes, labels and names, of single reads and many."""
+    """Digest of pixels, encoded bytes, labels and names, read singly and in batches."""
     digest = sha256()
     for name in store:
         split = store[name]
@@ -53,7 +53,7 @@ def fingerprint(store: arraystore.Store) -> str:
 
 
 def read_while(store: arraystore.Store, conversions: Any) -> set[str]:
-    """Read all of a store, again and again, until others have ended enough conversions."""
+    """Read a whole store repeatedly, until enough conversions have finished."""
     end = conversions.value + N_CONVERSIONS
     found = {fingerprint(store)}
     while 0 <= conversions.value < end:
@@ -67,7 +67,7 @@ def answer(connection: Any, store: arraystore.Store, conversions: Any) -> None:
 
 
 def convert_again_and_again(source: str, target: str, conversions: Any, stop: Any) -> None:
-    """Convert, over the store of the last time, until told to stop; -1 conversions is a failure."""
+    """Convert repeatedly, overwriting the store, until stopped; -1 conversions is a failure."""
     try:
         while not stop.is_set():
             arraystore.convert(source, target, overwrite=True, sync=False, progress=False)
@@ -80,7 +80,7 @@ def convert_again_and_again(source: str, target: str, conversions: Any, stop: An
 
 @pytest.fixture
 def conversions(tmp_path: Path) -> Any:
-    """The number of conversions that another process has ended so far, beside the readers."""
+    """Number of conversions that another process has finished, beside the readers."""
     context = multiprocessing.get_context("spawn")
     source = write_folder(
         tmp_path / "pictures", {f"a/{i}.jpg": picture(60, 80, seed=i) for i in range(20)}
@@ -97,9 +97,7 @@ def conversions(tmp_path: Path) -> Any:
 
 
 @forks
-def test_threads_and_processes_read_right_while_another_converts(
-    path: Path, tmp_path: Path, conversions: Any
-) -> None:
+def test_reading_while_converting(path: Path, tmp_path: Path, conversions: Any) -> None:
     mine = tmp_path / path.name  # in the folder that the other process writes to
     (shutil.copytree if path.is_dir() else shutil.copy)(path, mine)
     store = arraystore.open(mine)
@@ -133,7 +131,7 @@ only_hdf5 = named("path", [".h5"], indirect=True, scope="session")
 
 
 @only_hdf5
-def test_a_file_that_a_writer_has_locked_is_read_all_the_same(path: Path) -> None:
+def test_locked_file_is_read(path: Path) -> None:
     expected = fingerprint(arraystore.open(path))
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,7 +145,7 @@ def test_a_file_that_a_writer_has_locked_is_read_all_the_same(path: Path) -> Non
 def test_readers_hold_no_lock(path: Path) -> None:
     store = arraystore.open(path)
     for number, _ in enumerate(store["train"]):
-        if number == 5:  # in the middle of it, with more being read ahead
+        if number == 5:  # in the middle, with more being read ahead
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with path.open("rb") as file:
@@ -158,7 +156,7 @@ def test_readers_hold_no_lock(path: Path) -> None:
 
 
 def verified(store: arraystore.Store) -> object:
-    """Verify an open store, as the second half of `arraystore.verify` does."""
+    """Verify an open store, as `arraystore.verify` does after opening it."""
     findings = Findings()
     _Verification(store, findings, Meter(), None, None).run(decode=True)
     return findings.kept
@@ -176,7 +174,7 @@ USES: Final[dict[str, Callable[[arraystore.Store], Any]]] = {
 
 @pytest.fixture(params=SUFFIXES)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
-    """Two stores that differ in all images, names and labels, but in the size of none."""
+    """Two stores that differ in all images, names and labels, but not in sizes."""
     paths = []
     for number in range(2):
         files = {
@@ -189,7 +187,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
 
 
 def bitmap(seed: int) -> bytes:
-    """A picture whose encoded size is that of all others."""
+    """A picture whose encoded size is that of every other one."""
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "BMP")
@@ -213,7 +211,7 @@ def replace_in_place(old: Path, new: Path) -> None:
 @named("replace", [replace_by_rename, replace_in_place])
 @named("used", USES.values(), ids=USES)
 @named("then", [use for name, use in USES.items() if name != "nothing"], ids=list(USES)[1:])
-def test_a_store_replaced_under_a_reader_is_told_and_never_mixed(
+def test_replaced_store_is_never_mixed(
     pair: tuple[Path, Path],
     replace: Callable[[Path, Path], None],
     used: Callable[[arraystore.Store], Any],
@@ -228,7 +226,7 @@ def test_a_store_replaced_under_a_reader_is_told_and_never_mixed(
         assert repr(then(store)) == expected
     except StoreChangedError as error:
         assert "since the store was opened" in str(error)  # noqa: PT017 - or the old data
-    assert fingerprint(arraystore.open(old))  # whoever opens it again gets the new one
+    assert fingerprint(arraystore.open(old))  # opening it again reads the new one
 
 
 OTHER_USES: Final[dict[str, Callable[[arraystore.Store, Path], Any]]] = {
@@ -242,7 +240,7 @@ OTHER_USES: Final[dict[str, Callable[[arraystore.Store, Path], Any]]] = {
 
 @named("use", OTHER_USES.values(), ids=OTHER_USES)
 @named("is_other_container", [False, True])
-def test_a_store_replaced_under_any_use_raises(
+def test_replaced_store_raises_for_any_use(
     pair: tuple[Path, Path],
     use: Callable[[arraystore.Store, Path], Any],
     is_other_container: bool,
@@ -259,7 +257,7 @@ def test_a_store_replaced_under_any_use_raises(
         use(store, tmp_path)
 
 
-def test_a_store_replaced_while_it_is_opened_is_opened_again(
+def test_store_replaced_while_opening_is_reopened(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = pair
@@ -277,9 +275,7 @@ def test_a_store_replaced_while_it_is_opened_is_opened_again(
 
 
 @pytest.mark.parametrize("suffix", [".zarr"])
-def test_an_object_of_the_next_store_in_a_bucket_is_no_missing_chunk(
-    suffix: str, pair: tuple[Path, Path]
-) -> None:
+def test_object_of_next_remote_store_raises_changed(suffix: str, pair: tuple[Path, Path]) -> None:
     old, new = pair
     if old.suffix != suffix:
         pytest.skip("one file")
@@ -294,7 +290,7 @@ def test_an_object_of_the_next_store_in_a_bucket_is_no_missing_chunk(
             _ = store["train"].label
 
 
-def test_an_object_written_after_its_root_is_compared_with_the_root_once_more(
+def test_newer_object_is_compared_with_root(
     pair: tuple[Path, Path],
 ) -> None:
     old, new = pair
@@ -307,7 +303,7 @@ def test_an_object_written_after_its_root_is_compared_with_the_root_once_more(
         roots = 0
 
         def replace_between(asked: Asked) -> None:
-            """Let the root answer as it was, and other objects as those of the new store."""
+            """Serve the old root, and the other objects of the new store."""
             nonlocal roots
             roots += asked.path == f"{old.name}/zarr.json"
             if roots > 1 or "/c/" in asked.path:
@@ -320,7 +316,7 @@ def test_an_object_written_after_its_root_is_compared_with_the_root_once_more(
 
 @named("used", USES.values(), ids=USES)
 @named("then", ["info", "names", "all"])
-def test_a_store_replaced_behind_a_server_is_told_and_never_mixed(
+def test_replaced_remote_store_is_never_mixed(
     pair: tuple[Path, Path],
     used: Callable[[arraystore.Store], Any],
     then: str,
@@ -338,9 +334,7 @@ def test_a_store_replaced_behind_a_server_is_told_and_never_mixed(
             assert "changed" in str(error)  # noqa: PT017 - either will do
 
 
-def test_a_loop_over_a_store_that_is_replaced_ends_with_an_error_or_the_old_images(
-    path: Path, tmp_path: Path
-) -> None:
+def test_loop_over_replaced_store(path: Path, tmp_path: Path) -> None:
     mine = tmp_path / path.name
     (shutil.copytree if path.is_dir() else shutil.copy)(path, mine)
     source = write_folder(

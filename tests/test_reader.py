@@ -1,4 +1,4 @@
-"""What users read from a store, through every kind of selection, in threads and after a fork."""
+"""Stores and splits: content, selections, iteration, pickling, threads and forks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from arraystore.errors import ChecksumError, FormatError, StorageError, StoreCha
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.indexing.layout import content_digest
 from arraystore.schema import COLUMNS, STRING
-from arraystore.storage import open_files as files
+from arraystore.storage import open_files
 from arraystore.storage.range_reader import LocalReader
 from tests.indexing.test_selection import selections
 from tests.support import SUFFIXES, count_reads, no_threads_are_left, picture, write_folder
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 N_TRAIN = 30
 SIZE = (20, 30)
 PATIENCE = 60
-"""Seconds after which a child that should have answered hangs."""
+"""Seconds to wait for the result of a child process."""
 
 named = pytest.mark.parametrize
 on_one_store = settings(
     deadline=None,
     max_examples=20,
-    # The fixtures are stores that nothing changes.
+    # The fixtures are never changed.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 FORMS: dict[str, Callable[[arraystore.Split], Any]] = {
@@ -80,7 +80,7 @@ def stored_files(store: Path) -> list[Path]:
 
 
 def flip_bit(store: Path, encoded: bytes, position: int) -> None:
-    """Flip a bit of the byte at `position` of an encoded image, wherever it is stored."""
+    """Flip a bit of the byte at `position` of an encoded image, in the file that has it."""
     (file,) = (file for file in stored_files(store) if encoded in file.read_bytes())
     data = bytearray(file.read_bytes())
     data[data.index(encoded) + position % len(encoded)] ^= 0x10
@@ -99,7 +99,7 @@ def converted_folder(folder: Path, suffix: str, files: dict[str, bytes]) -> Path
 
 
 @named("split", ["train", "validation"])
-def test_every_image_has_the_bytes_of_its_source(
+def test_image_bytes_match_source(
     store: arraystore.Store, drawn: DrawnArchives, split: str
 ) -> None:
     source = drawn.train | drawn.validation
@@ -109,25 +109,25 @@ def test_every_image_has_the_bytes_of_its_source(
     assert differing == ({drawn.cmyk, drawn.png} if split == "train" else set())
 
 
-def test_pixels_are_those_that_pillow_decodes(train: arraystore.Split) -> None:
+def test_pixels_match_pillow(train: arraystore.Split) -> None:
     expected = list(map(pillow, train.image_bytes[:]))
     for found, wanted in zip(train.image[:], expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_resized_images_are_the_largest_centred_regions_scaled(train: arraystore.Split) -> None:
-    height, width = 150, 200  # not so small that less is decoded
+def test_resized_scales_largest_centred_region(train: arraystore.Split) -> None:
+    height, width = 150, 200  # large enough to be decoded in full
     for pixels, whole in zip(train.resized((height, width))[:], train.image[:], strict=True):
         wanted = ImageOps.fit(Image.fromarray(whole), (width, height), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(pixels, np.asarray(wanted))
 
 
-def test_each_label_is_that_of_the_class_in_the_file_name(train: arraystore.Split) -> None:
+def test_labels_match_file_names(train: arraystore.Split) -> None:
     names = [name.split("_")[0] for name in train.file_name]
     assert [train.label_names[label] for label in train.label] == names
 
 
-def test_sizes_and_checksums_are_those_of_the_images(train: arraystore.Split) -> None:
+def test_sizes_and_checksums_match_images(train: arraystore.Split) -> None:
     encoded, pixels = train.image_bytes[:], train.image[:]
     assert train.image_nbytes.tolist() == list(map(len, encoded))
     assert train.image_height.tolist() == [image.shape[0] for image in pixels]
@@ -150,16 +150,14 @@ def large(
 
 
 @named("selection", [slice(None), [3, 1], [2], [4, 2, 4], slice(None, None, -1)], ids=repr)
-def test_images_that_cross_chunks_and_shards_come_back_whole(
-    large: tuple[Path, list[bytes]], selection: Any
-) -> None:
+def test_images_across_chunks_and_shards(large: tuple[Path, list[bytes]], selection: Any) -> None:
     path, images = large
     expected = [images[i] for i in np.arange(len(images))[selection]]
     assert arraystore.open(path, checksum="always")["train"].image_bytes[selection] == expected
 
 
 @named("selection", [[1], [3, 0], slice(1, 3), [4]], ids=repr)
-def test_only_the_wanted_bytes_are_read_across_chunks_and_shards(
+def test_only_needed_bytes_across_chunks_and_shards(
     large: tuple[Path, list[bytes]], selection: Any
 ) -> None:
     path, _ = large
@@ -174,7 +172,7 @@ def test_only_the_wanted_bytes_are_read_across_chunks_and_shards(
 @every_form
 @on_one_store
 @given(selection=selections(N_TRAIN))
-def test_a_selection_of_images_is_what_numpy_selects_of_all(
+def test_image_selection_matches_numpy(
     train: arraystore.Split, form: Callable[[arraystore.Split], Any], selection: Any
 ) -> None:
     found = form(train)[selection]
@@ -190,7 +188,7 @@ def test_a_selection_of_images_is_what_numpy_selects_of_all(
 
 @on_one_store
 @given(selection=selections(N_TRAIN))
-def test_the_order_asked_for_is_that_of_the_bytes(
+def test_image_bytes_keep_order(
     train: arraystore.Split, drawn: DrawnArchives, selection: Any
 ) -> None:
     names = train.file_name[np.arange(N_TRAIN)[selection]]
@@ -201,7 +199,7 @@ def test_the_order_asked_for_is_that_of_the_bytes(
 
 @every_form
 @named("index", [0, N_TRAIN - 1, -1, -N_TRAIN, np.int8(-3), np.uint64(7), np.array(5)], ids=repr)
-def test_an_integer_gives_one_and_a_list_of_it_many(
+def test_integer_selects_one_and_list_several(
     train: arraystore.Split, form: Callable[[arraystore.Split], Any], index: Any
 ) -> None:
     one, many = form(train)[index], form(train)[[int(index)]]
@@ -218,7 +216,7 @@ REFUSED = [N_TRAIN, -N_TRAIN - 1, [0, N_TRAIN], [True] * (N_TRAIN + 1), [1.0], "
 
 @every_form
 @named("selection", REFUSED, ids=repr)
-def test_what_is_no_selection_is_an_index_error(
+def test_invalid_selection_raises(
     train: arraystore.Split, form: Callable[[arraystore.Split], Any], selection: Any
 ) -> None:
     with pytest.raises(IndexError):
@@ -228,7 +226,7 @@ def test_what_is_no_selection_is_an_index_error(
 # Types
 
 
-def test_a_sample_is_pixels_an_int_and_a_str(train: arraystore.Split) -> None:
+def test_sample_types(train: arraystore.Split) -> None:
     image, label, file_name = train[5]
     assert image.dtype == np.uint8
     assert image.shape == (train.image_height[5], train.image_width[5], 3)
@@ -236,7 +234,7 @@ def test_a_sample_is_pixels_an_int_and_a_str(train: arraystore.Split) -> None:
     assert train[5]._fields == ("image", "label", "file_name")
 
 
-def test_a_batch_is_a_list_of_pixels_and_two_arrays(train: arraystore.Split) -> None:
+def test_batch_types(train: arraystore.Split) -> None:
     batch = train[3:7]
     assert type(batch.image) is list
     assert [image.dtype for image in batch.image] == [np.uint8] * 4
@@ -247,7 +245,7 @@ def test_a_batch_is_a_list_of_pixels_and_two_arrays(train: arraystore.Split) -> 
 
 
 @named("size", [24, (24, 32), np.int64(24), (np.int64(24), np.int64(32))], ids=repr)
-def test_resized_images_are_one_array(train: arraystore.Split, size: Any) -> None:
+def test_resized_is_one_array(train: arraystore.Split, size: Any) -> None:
     width = 24 if np.ndim(size) == 0 else 32
     many, one = train.resized(size)[:3], train.resized(size)[0]
     assert many.dtype == one.dtype == np.uint8
@@ -257,14 +255,12 @@ def test_resized_images_are_one_array(train: arraystore.Split, size: Any) -> Non
 
 
 @named("size", [0, -1, (0, 5), (5, 0)], ids=repr)
-def test_a_size_of_less_than_a_pixel_is_refused(
-    train: arraystore.Split, size: int | tuple[int, int]
-) -> None:
+def test_resized_invalid_size_raises(train: arraystore.Split, size: int | tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="size must be 1 or more, got "):
         train.resized(size)
 
 
-def test_nothing_selected_is_an_empty_batch(train: arraystore.Split) -> None:
+def test_empty_selection_is_empty_batch(train: arraystore.Split) -> None:
     batch = train[0:0]
     assert batch.image == train.image[[]] == train.image_bytes[0:0] == []
     assert batch.label.dtype == np.int64
@@ -274,9 +270,7 @@ def test_nothing_selected_is_an_empty_batch(train: arraystore.Split) -> None:
 
 @named("split", ["train", "train[:10%]", "train[3:4]+validation"])
 @named("column", [name for name, column in COLUMNS.items() if column.dimension == "sample"][1:])
-def test_a_column_is_a_read_only_array_of_its_type(
-    store: arraystore.Store, split: str, column: str
-) -> None:
+def test_column_is_read_only_and_typed(store: arraystore.Store, split: str, column: str) -> None:
     values = getattr(store[split], column)
     is_text = COLUMNS[column].data_type == STRING
     assert values.dtype == (np.dtypes.StringDType() if is_text else COLUMNS[column].data_type)
@@ -286,17 +280,15 @@ def test_a_column_is_a_read_only_array_of_its_type(
 
 
 @named("column", COLUMNS)
-def test_the_columns_that_all_splits_share_are_read_only(
-    store: arraystore.Store, column: str
-) -> None:
+def test_shared_columns_are_read_only(store: arraystore.Store, column: str) -> None:
     assert not store.stored("train").columns[column].flags.writeable
 
 
 @named("form", [lambda split: split, lambda split: split.image, lambda split: split.resized(8)])
-def test_a_split_is_not_turned_into_an_array(
+def test_split_is_not_converted_to_array(
     train: arraystore.Split, form: Callable[[arraystore.Split], Any]
 ) -> None:
-    with pytest.raises(TypeError, match="not turned into an array"):
+    with pytest.raises(TypeError, match="not converted to an array"):
         np.asarray(form(train))
 
 
@@ -308,7 +300,7 @@ NEAR = [[5, 3, 4], [3, 3, 1], [0, 2], [7, 9, 7, 9], slice(4, 9), slice(20, 10, -
 
 @every_form
 @named("selection", NEAR, ids=repr)
-def test_only_the_wanted_bytes_are_read_and_each_once(
+def test_only_needed_bytes_are_read_once(
     train: arraystore.Split, form: Callable[[arraystore.Split], Any], selection: Any
 ) -> None:
     reads = count_reads(train)
@@ -317,13 +309,13 @@ def test_only_the_wanted_bytes_are_read_and_each_once(
     assert reads.nbytes == train.image_nbytes[wanted].sum()
 
 
-def test_images_that_touch_are_one_read_and_others_are_not(train: arraystore.Split) -> None:
+def test_touching_images_are_one_read(train: arraystore.Split) -> None:
     reads = count_reads(train)
     _ = train.image_bytes[[5, 3, 4, 8]]
     assert len(reads.ranges) == 2
 
 
-def test_columns_are_read_without_the_images(train: arraystore.Split) -> None:
+def test_columns_are_read_without_images(train: arraystore.Split) -> None:
     reads = count_reads(train)
     _ = train.label, train.image_height, train.file_name, "x.jpg" in train, repr(train)
     assert reads.ranges == []
@@ -343,9 +335,7 @@ every_split = named("text", JOINED)
 
 
 @every_split
-def test_a_split_string_has_the_columns_of_its_parts_one_after_the_other(
-    store: arraystore.Store, text: str
-) -> None:
+def test_split_string_joins_columns(store: arraystore.Store, text: str) -> None:
     first, second = JOINED[text]
     split, train, validation = store[text], store["train"], store["validation"]
     assert len(split) == len(first) + len(second)
@@ -357,9 +347,7 @@ def test_a_split_string_has_the_columns_of_its_parts_one_after_the_other(
 @every_split
 @on_one_store
 @given(data=st.data())
-def test_a_split_string_has_the_images_of_its_parts_in_the_order_asked(
-    store: arraystore.Store, text: str, data: st.DataObject
-) -> None:
+def test_split_string_joins_images(store: arraystore.Store, text: str, data: st.DataObject) -> None:
     first, second = JOINED[text]
     selection = data.draw(selections(len(first) + len(second)))
     whole = store["train"].image_bytes[first] + store["validation"].image_bytes[second]
@@ -375,18 +363,18 @@ def test_joined_splits_may_repeat_and_interleave(store: arraystore.Store) -> Non
     assert split[[5, 1, 0]].file_name.tolist() == [train[5], train[5], validation[1]]
 
 
-def test_positions_are_those_in_the_stored_split(store: arraystore.Store) -> None:
+def test_positions_are_of_stored_split(store: arraystore.Store) -> None:
     found = store["train[10:20]"].positions
     np.testing.assert_array_equal(found, np.arange(10, 20))
     assert found.dtype == np.int64
 
 
-def test_the_positions_of_joined_splits_are_refused(store: arraystore.Store) -> None:
+def test_positions_of_joined_splits_raise(store: arraystore.Store) -> None:
     with pytest.raises(ValueError, match="joins several stored splits"):
         _ = store["train[:10%]+validation"].positions
 
 
-def test_an_empty_split_has_no_samples(store: arraystore.Store) -> None:
+def test_empty_split(store: arraystore.Store) -> None:
     split = store["train[:0]"]
     assert (len(split), list(split), split[:].image) == (0, [], [])
     with pytest.raises(IndexError, match="position 0 is out of bounds for 0 samples"):
@@ -396,25 +384,25 @@ def test_an_empty_split_has_no_samples(store: arraystore.Store) -> None:
 # The store
 
 
-def test_a_store_is_a_mapping_of_its_splits(store: arraystore.Store) -> None:
+def test_store_is_mapping(store: arraystore.Store) -> None:
     assert list(store) == ["train", "validation"]
     assert (len(store), "train" in store, "test" in store) == (2, True, False)
     assert {name: len(split) for name, split in store.items()} == {"train": 30, "validation": 20}
     assert store.get("test") is None
 
 
-def test_an_unknown_split_is_a_key_error_with_those_there_are(store: arraystore.Store) -> None:
+def test_unknown_split_raises(store: arraystore.Store) -> None:
     with pytest.raises(KeyError, match="there is no split 'test'; there are train, validation"):
         _ = store["test"]
 
 
 @named("index", [0, slice(3), ["train"], None], ids=repr)
-def test_samples_are_not_looked_for_in_the_store(store: arraystore.Store, index: Any) -> None:
+def test_store_contains_no_samples(store: arraystore.Store, index: Any) -> None:
     with pytest.raises(TypeError, match=r"a store has splits, got .* store\['train'\]"):
         _ = store[index]
 
 
-def test_the_store_says_what_it_holds(store: arraystore.Store, drawn: DrawnArchives) -> None:
+def test_info_matches_store(store: arraystore.Store, drawn: DrawnArchives) -> None:
     info = store.info
     assert info.full_name == "imagenet2012_subset/1pct:5.0.0"
     assert (info.name, info.config, info.version) == ("imagenet2012_subset", "1pct", "5.0.0")
@@ -426,9 +414,7 @@ def test_the_store_says_what_it_holds(store: arraystore.Store, drawn: DrawnArchi
 
 
 @named("split", ["train", "validation"])
-def test_the_numbers_of_a_split_are_those_of_its_columns(
-    store: arraystore.Store, split: str
-) -> None:
+def test_split_info_matches_columns(store: arraystore.Store, split: str) -> None:
     info, samples = store.info.splits[split], store[split]
     assert info.num_samples == len(samples)
     assert info.num_bytes == samples.image_nbytes.sum()
@@ -438,23 +424,19 @@ def test_the_numbers_of_a_split_are_those_of_its_columns(
     assert info.content_digest == digest
 
 
-def test_representations_name_the_address_and_count_the_samples(
-    store: arraystore.Store, path: Path
-) -> None:
+def test_repr_has_address_and_counts(store: arraystore.Store, path: Path) -> None:
     assert all(text in repr(store) for text in (str(path), "train (30", "validation (20"))
     assert all(text in repr(store["train[:10%]"]) for text in (str(path), "train[:10%]", "3 s"))
     assert "train: 30, validation: 20" in repr(store.info)
 
 
-def test_a_path_may_be_text_a_url_or_below_the_home(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_accepts_text_url_and_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(path.parent))
     stores = [arraystore.open(text) for text in (str(path), f"file://{path}", f"~/{path.name}")]
     assert {store.address for store in stores} == {str(path)}
 
 
-def test_an_unknown_way_to_check_is_refused_with_those_there_are(path: Path) -> None:
+def test_unknown_checksum_option_raises(path: Path) -> None:
     with pytest.raises(ValueError, match="checksum must be one of auto, always, got 'never'"):
         arraystore.open(path, checksum="never")
 
@@ -462,42 +444,38 @@ def test_an_unknown_way_to_check_is_refused_with_those_there_are(path: Path) -> 
 # Classes and file names
 
 
-def test_classes_are_translated_both_ways(train: arraystore.Split) -> None:
+def test_int2str_and_str2int(train: arraystore.Split) -> None:
     for label in {*train.label.tolist(), 0, 999}:
         assert train.str2int(train.int2str(label)) == label
     assert train.int2str(int(train.label[3])) == train.file_name[3].split("_")[0]
 
 
 @named("label", [-1, 1000])
-def test_a_label_without_a_class_is_refused_with_the_range(
-    store: arraystore.Store, label: int
-) -> None:
+def test_int2str_out_of_range_raises(store: arraystore.Store, label: int) -> None:
     with pytest.raises(ValueError, match=rf"label {label} is not in range\(1000\)"):
         store.int2str(label)
 
 
-def test_an_unknown_class_is_a_key_error_with_the_nearest_there_are(
+def test_str2int_unknown_raises(
     store: arraystore.Store,
 ) -> None:
     with pytest.raises(KeyError, match=r"there is no class 'n0144076'; did you mean .*n01440764"):
         store.str2int("n0144076")
 
 
-def test_a_split_contains_its_file_names(train: arraystore.Split) -> None:
+def test_split_contains_file_names(train: arraystore.Split) -> None:
     assert train.file_name[3] in train
     assert "ILSVRC2012_val_00000001.JPEG" not in train
     assert str(train.file_name[3])[:-1] not in train
 
 
 @named("name", ["", "\0", "n01440764_1.JPEG\0", "\ud800.jpg"], ids=ascii)
-def test_a_split_does_not_contain_a_name_that_cannot_be_stored(
-    train: arraystore.Split, name: str
-) -> None:
+def test_split_does_not_contain_invalid_name(train: arraystore.Split, name: str) -> None:
     assert name not in train
 
 
 @named("thing", [5, None, b"n01440764_1.JPEG"], ids=repr)
-def test_only_file_names_can_be_looked_for_with_in(train: arraystore.Split, thing: object) -> None:
+def test_split_contains_wrong_type_raises(train: arraystore.Split, thing: object) -> None:
     with pytest.raises(TypeError, match="a split contains file names, got "):
         _ = thing in train
 
@@ -507,14 +485,12 @@ def test_only_file_names_can_be_looked_for_with_in(train: arraystore.Split, thin
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let iteration read four samples at a time, so that a small split has many groups."""
+    """Make iteration read four samples at a time, so that a small split has many groups."""
     monkeypatch.setattr("arraystore.dataset.sample_reader._READ_AHEAD", 4)
 
 
 @named("text", ["train", "train[3:9]", "train[:5]+validation[-6:]"])
-def test_iteration_yields_every_sample_in_order(
-    store: arraystore.Store, small_groups: None, text: str
-) -> None:
+def test_iteration_keeps_order(store: arraystore.Store, small_groups: None, text: str) -> None:
     split = store[text]
     samples = list(split)
     assert [sample.file_name for sample in samples] == split.file_name.tolist()
@@ -523,26 +499,20 @@ def test_iteration_yields_every_sample_in_order(
         np.testing.assert_array_equal(sample.image, image)
 
 
-def test_two_iterations_do_not_disturb_each_other(
-    train: arraystore.Split, small_groups: None
-) -> None:
+def test_two_iterations_are_independent(train: arraystore.Split, small_groups: None) -> None:
     pairs = [(one.file_name, other.file_name) for one, other in zip(train, train, strict=True)]
     assert pairs == [(name, name) for name in train.file_name]
 
 
 @named("n", [1, 4, 5, N_TRAIN])
-def test_no_thread_is_left_by_an_iteration_however_far_it_came(
-    train: arraystore.Split, small_groups: None, n: int
-) -> None:
+def test_iteration_leaves_no_thread(train: arraystore.Split, small_groups: None, n: int) -> None:
     for number, _ in enumerate(train, 1):
         if number == n:
             break
     assert no_threads_are_left()
 
 
-def test_no_thread_is_left_by_an_error_in_the_loop(
-    train: arraystore.Split, small_groups: None
-) -> None:
+def test_error_in_loop_leaves_no_thread(train: arraystore.Split, small_groups: None) -> None:
     def fail() -> None:
         for _ in train:
             raise LookupError
@@ -552,31 +522,29 @@ def test_no_thread_is_left_by_an_error_in_the_loop(
     assert no_threads_are_left()
 
 
-def test_a_loop_that_is_left_has_read_only_a_little_ahead(
-    train: arraystore.Split, small_groups: None
-) -> None:
+def test_abandoned_iteration_has_limited_lead(train: arraystore.Split, small_groups: None) -> None:
     reads = count_reads(train)
     for _ in train:
         break
     assert reads.nbytes <= train.image_nbytes[:12].sum()
 
 
-def test_an_iteration_never_asks_for_more_than_two_groups_ahead(
+def test_iteration_reads_two_groups_ahead(
     train: arraystore.Split, small_groups: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[object] = []
+    tasks: list[object] = []
 
     class Noted(Task[Any]):
         def __init__(self, *arguments: Any) -> None:
-            asked.append(arguments)
+            tasks.append(arguments)
             super().__init__(*arguments)
 
     monkeypatch.setattr("arraystore.reading.read_ahead.Task", Noted)
-    ahead = [len(asked) - number // 4 - 1 for number, _ in enumerate(train)]
+    ahead = [len(tasks) - number // 4 - 1 for number, _ in enumerate(train)]
     assert max(ahead) == 2
 
 
-def test_a_damaged_image_ends_the_iteration_with_its_name(copy: Path, small_groups: None) -> None:
+def test_damaged_image_ends_iteration(copy: Path, small_groups: None) -> None:
     train = arraystore.open(copy)["train"]
     expected = train.file_name[:18].tolist()
     flip_bit(copy, train.image_bytes[17], 300)
@@ -588,9 +556,7 @@ def test_a_damaged_image_ends_the_iteration_with_its_name(copy: Path, small_grou
 
 
 @named("indices", [[3, 1, 3], [], range(2, 9, 3), [-1], [np.int64(4)]], ids=repr)
-def test_the_samples_of_a_loaders_batch_come_in_the_order_asked(
-    train: arraystore.Split, indices: Any
-) -> None:
+def test_getitems_keeps_order(train: arraystore.Split, indices: Any) -> None:
     samples = train.__getitems__(indices)
     assert [type(sample) for sample in samples] == [arraystore.Sample] * len(indices)
     assert [sample.file_name for sample in samples] == [train.file_name[i] for i in indices]
@@ -600,9 +566,7 @@ def test_the_samples_of_a_loaders_batch_come_in_the_order_asked(
 
 
 @every_split
-def test_a_pickled_split_is_small_and_comes_back_the_same(
-    store: arraystore.Store, text: str
-) -> None:
+def test_pickled_split_is_small(store: arraystore.Store, text: str) -> None:
     split = store[text]
     _ = split.label, split.image_bytes[:3]
     data = pickle.dumps(split)
@@ -612,7 +576,7 @@ def test_a_pickled_split_is_small_and_comes_back_the_same(
     assert back.image_bytes[::3] == split.image_bytes[::3]
 
 
-def test_a_store_opened_by_a_relative_path_is_found_from_elsewhere(
+def test_relative_path_is_resolved(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(path.parent)
@@ -622,7 +586,7 @@ def test_a_store_opened_by_a_relative_path_is_found_from_elsewhere(
     assert pickle.loads(data).image_bytes[2] == store["train"].image_bytes[2]
 
 
-def test_a_pickled_store_checks_as_the_store_did(copy: Path) -> None:
+def test_pickled_store_keeps_checksum_option(copy: Path) -> None:
     train = arraystore.open(copy)["train"]
     flip_bit(copy, train.image_bytes[2], 300)
     strict = pickle.loads(pickle.dumps(arraystore.open(copy, checksum="always")))
@@ -633,8 +597,8 @@ def test_a_pickled_store_checks_as_the_store_did(copy: Path) -> None:
 # Forks and threads
 
 
-# From Python 3.12 on, forking a process that has threads is warned about: a child may wait for a
-# lock that a thread held. That it does not is what is tested here.
+# Python 3.12 and later warn when a process that has threads forks: a child may wait for a lock
+# that a thread held. These tests show that it does not.
 forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
@@ -663,7 +627,7 @@ def digest(images: list[NDArray[np.uint8]]) -> bytes:
 
 @forks
 @named("text", ["train", "validation"])
-def test_a_forked_child_reads_what_its_parent_does(store: arraystore.Store, text: str) -> None:
+def test_forked_child_reads(store: arraystore.Store, text: str) -> None:
     expected = digest(arraystore.open(store.address)[text].image[:])
     _ = store["train"].image[:]  # validation stays untouched
     assert in_forked_child(lambda: digest(store[text].image[:])) == expected
@@ -671,23 +635,21 @@ def test_a_forked_child_reads_what_its_parent_does(store: arraystore.Store, text
 
 
 @forks
-def test_a_forked_child_iterates(train: arraystore.Split) -> None:
+def test_forked_child_iterates(train: arraystore.Split) -> None:
     expected = digest([sample.image for sample in train])
     assert in_forked_child(lambda: digest([sample.image for sample in train])) == expected
 
 
 @forks
-def test_a_child_forked_while_a_file_is_being_opened_reads(train: arraystore.Split) -> None:
+def test_fork_while_opening_a_file(train: arraystore.Split) -> None:
     expected = digest(train.image[:5])
-    with files._open_files._lock:
+    with open_files._open_files._lock:
         found = in_forked_child(lambda: digest(train.image[:5]))
     assert found == expected
 
 
 @every_form
-def test_many_threads_get_the_right_images_from_a_store_just_opened(
-    path: Path, form: Callable[[arraystore.Split], Any]
-) -> None:
+def test_threads_share_new_store(path: Path, form: Callable[[arraystore.Split], Any]) -> None:
     known = form(arraystore.open(path)["train"])
     rng = np.random.default_rng(0)
     wanted = [rng.integers(0, N_TRAIN, 6) for _ in range(16)]
@@ -711,8 +673,8 @@ def open_descriptors() -> list[int]:
 
 @pytest.fixture
 def n_descriptors(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Let this process open few files more; as many as it may have open altogether."""
-    monkeypatch.setattr(files, "_open_files", files._OpenFiles())
+    """Limit the files that this process may open; the value is the limit."""
+    monkeypatch.setattr(open_files, "_open_files", open_files._OpenFiles())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 2 * max(open_descriptors()) + 32
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -729,22 +691,18 @@ def many_ranges(n_descriptors: int, tmp_path: Path) -> list[ByteRange]:
     return [ByteRange(name, 3, 8) for name in names]
 
 
-def test_more_files_than_may_be_open_are_read_one_after_the_other(
-    many_ranges: list[ByteRange], tmp_path: Path
-) -> None:
+def test_many_files_are_read_one_by_one(many_ranges: list[ByteRange], tmp_path: Path) -> None:
     reader = LocalReader(tmp_path)
     found = [bytes(data) for wanted in many_ranges for data in reader.read_ranges([wanted])]
     assert found == [wanted.key.encode() for wanted in many_ranges]
 
 
-def test_more_files_than_may_be_open_are_read_at_once(
-    many_ranges: list[ByteRange], tmp_path: Path
-) -> None:
+def test_many_files_are_read_at_once(many_ranges: list[ByteRange], tmp_path: Path) -> None:
     found = LocalReader(tmp_path).read_ranges(many_ranges)
     assert list(map(bytes, found)) == [wanted.key.encode() for wanted in many_ranges]
 
 
-def test_no_more_than_half_of_the_descriptors_are_kept(
+def test_half_of_descriptors_stay_free(
     many_ranges: list[ByteRange], tmp_path: Path, n_descriptors: int
 ) -> None:
     before = len(open_descriptors())
@@ -758,9 +716,7 @@ def test_no_more_than_half_of_the_descriptors_are_kept(
 
 
 @named("used", ["label", "image_bytes"])
-def test_a_store_replaced_while_open_is_told_and_never_mixed_with_the_new_one(
-    copy: Path, drawn: DrawnArchives, used: str
-) -> None:
+def test_replaced_store_raises(copy: Path, drawn: DrawnArchives, used: str) -> None:
     train = arraystore.open(copy)["train"]
     _ = getattr(train, used)[0]
     arraystore.convert(
@@ -776,7 +732,7 @@ def test_a_store_replaced_while_open_is_told_and_never_mixed_with_the_new_one(
         _ = train[3]
 
 
-def test_a_store_deleted_while_open_is_told(copy: Path) -> None:
+def test_deleted_store_raises(copy: Path) -> None:
     train = arraystore.open(copy)["train"]
     _ = train.image_bytes[0]
     shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
@@ -784,7 +740,7 @@ def test_a_store_deleted_while_open_is_told(copy: Path) -> None:
         _ = train.image_bytes[1]
 
 
-def test_store_whose_root_has_vanished_raises_store_changed(copy: Path) -> None:
+def test_missing_root_of_open_store_raises(copy: Path) -> None:
     train = arraystore.open(copy)["train"]
     _ = train.image_bytes[0]
     (copy / "zarr.json" if copy.is_dir() else copy).unlink()
@@ -803,7 +759,7 @@ def damaged(request: pytest.FixtureRequest, copy: Path) -> tuple[Path, int]:
 
 @named("form", [FORMS["samples"], FORMS["image"], FORMS["resized"]], ids=["[]", "image", "resized"])
 @named("selection", [lambda i: i, lambda i: [i - 1, i], lambda i: slice(None)])
-def test_a_flipped_bit_is_told_with_the_name_of_the_image_when_it_is_decoded(
+def test_flipped_bit_raises_when_decoded(
     damaged: tuple[Path, int],
     form: Callable[[arraystore.Split], Any],
     selection: Callable[[int], Any],
@@ -815,7 +771,7 @@ def test_a_flipped_bit_is_told_with_the_name_of_the_image_when_it_is_decoded(
         form(train)[selection(position)]
 
 
-def test_a_flipped_bit_passes_in_encoded_bytes_unless_they_are_checked(
+def test_flipped_bit_passes_in_unchecked_bytes(
     damaged: tuple[Path, int],
 ) -> None:
     path, position = damaged
@@ -823,7 +779,7 @@ def test_a_flipped_bit_passes_in_encoded_bytes_unless_they_are_checked(
     assert crc32c(train.image_bytes[position]) != train.image_crc32c[position]
 
 
-def test_a_flipped_bit_is_told_in_encoded_bytes_where_they_are_always_checked(
+def test_flipped_bit_raises_with_checksum_always(
     damaged: tuple[Path, int],
 ) -> None:
     path, position = damaged
@@ -832,7 +788,7 @@ def test_a_flipped_bit_is_told_in_encoded_bytes_where_they_are_always_checked(
         _ = train.image_bytes[position - 3 : position + 3]
 
 
-def test_the_other_images_of_a_damaged_store_are_read(damaged: tuple[Path, int]) -> None:
+def test_other_images_of_damaged_store_are_read(damaged: tuple[Path, int]) -> None:
     path, position = damaged
     train = arraystore.open(path, checksum="always")["train"]
     others = np.delete(np.arange(N_TRAIN), position)
@@ -840,9 +796,7 @@ def test_the_other_images_of_a_damaged_store_are_read(damaged: tuple[Path, int])
 
 
 @named("suffix", SUFFIXES)
-def test_an_image_that_came_damaged_is_told_with_its_name_when_it_is_decoded(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_undecodable_image_raises_with_name(suffix: str, tmp_path: Path) -> None:
     files = {"train/a/cut.jpg": picture(200, 300)[:-4000], "train/a/whole.jpg": picture()}
     path = converted_folder(tmp_path, suffix, files)
     train = arraystore.open(path)["train"]
@@ -852,7 +806,7 @@ def test_an_image_that_came_damaged_is_told_with_its_name_when_it_is_decoded(
 
 
 @named("nbytes", [0, 100])
-def test_a_local_document_that_is_cut_short_says_so(copy: Path, nbytes: int) -> None:
+def test_truncated_document_raises(copy: Path, nbytes: int) -> None:
     if copy.is_file():
         pytest.skip("has no documents")
     document = copy / "zarr.json"

@@ -89,25 +89,12 @@ class SampleReader:
         FormatError
             If an image cannot be decoded.
         """
-        resized = _empty(len(indices), size)
-
-        def read(stored: StoredSplit, positions: Ints, which: Sequence[int]) -> tuple[Any, ...]:
-            rows, annotations = stored.rows(positions, _ANNOTATIONS, with_checksums=True)
-            return self._pixels(stored, rows, indices, which, resized), *annotations
-
-        images, label, file_name = self._samples.gather(indices, read)
-        return Batch(images if resized is None else resized, label, file_name)
+        return Batch(*self._read_and_decode(indices, size, _ANNOTATIONS))
 
     def images(self, indices: Ints, size: Size | None = None) -> Any:
         """Read and decode images, into a list of arrays or one array; see `batch`."""
-        resized = _empty(len(indices), size)
-
-        def read(stored: StoredSplit, positions: Ints, which: Sequence[int]) -> tuple[Any, ...]:
-            rows, _ = stored.rows(positions, with_checksums=True)
-            return (self._pixels(stored, rows, indices, which, resized),)
-
-        (images,) = self._samples.gather(indices, read)
-        return images if resized is None else resized
+        (images,) = self._read_and_decode(indices, size, ())
+        return images
 
     def read(self, indices: Ints) -> Encoded:
         """Read samples without decoding them."""
@@ -179,6 +166,19 @@ class SampleReader:
         images: list[T]
         (images,) = self._samples.gather(indices, read_part)
         return images
+
+    def _read_and_decode(
+        self, indices: Ints, size: Size | None, columns: Sequence[str]
+    ) -> tuple[Any, ...]:
+        """Return decoded images, and the values of further columns."""
+        resized = _empty(len(indices), size)
+
+        def read(stored: StoredSplit, positions: Ints, which: Sequence[int]) -> tuple[Any, ...]:
+            rows, values = stored.rows(positions, columns, with_checksums=True)
+            return self._pixels(stored, rows, indices, which, resized), *values
+
+        images, *values = self._samples.gather(indices, read)
+        return images if resized is None else resized, *values
 
     def _pixels(
         self,

@@ -1,4 +1,4 @@
-"""Work done ahead of a loop, in threads, a bounded number of items at a time."""
+"""Work ahead of a loop in threads, on a limited number of items at a time."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def ahead(
 ) -> Generator[Done]:
     """Yield ``work(item)`` of every item, in order, while the next ones are worked on.
 
-    No thread belongs to a loop: the threads are those of the process. When the loop is left, or
-    freed by the garbage collector, in whatever thread, what has not begun is cancelled, what waits
-    for a network is woken and ends, and `items` is closed. Nothing is waited for: what is being
-    worked on may end a moment later. An exception in `work` or in `items` comes in its turn. A loop
-    goes on in a process that was forked in the middle.
+    The threads belong to the process, not to the loop. When the loop is left, or freed by the
+    garbage collector in any thread, work that has not begun is cancelled, work that waits for a
+    network is woken and ends, and `items` is closed. This waits for nothing; running work may end
+    a moment later. An exception in `work` or in `items` is raised when its turn comes. A loop
+    continues in a process that was forked in the middle.
 
     Parameters
     ----------
     items : generator
     work : callable
-        Called in other threads, or in this one if they have not come to it.
+        Called in other threads, or in this one if none has begun.
     n_ahead : int, default 2
-        Items that are at most under way, or done and not yet yielded.
+        Most items that are being worked on, or done and not yet yielded.
     n_threads : int, default 1
-        Items worked on at the same time by other threads.
+        Most items that other threads work on at the same time.
     prepare : callable, optional
         Called first, in this thread: must import whatever `work` would import.
 
@@ -69,7 +69,7 @@ def ahead(
             prepare()
         begin(n_ahead)
         while running:
-            if os.getpid() != process:  # forked meanwhile: the threads that had begun are not here
+            if os.getpid() != process:  # forked: the threads are in the parent
                 process, scope = os.getpid(), Scope()
                 queue = _Queue[Done](scope, n_threads)
                 running = deque((item, queue.add(partial(work, item))) for item, _ in running)
@@ -80,30 +80,30 @@ def ahead(
         if failure is not None:
             raise failure
     finally:
-        # Run by the garbage collector as well: nothing here may wait, or take a lock.
+        # The garbage collector runs this too: it must not wait or take a lock.
         scope.cancel()
-        failure = None  # its traceback leads here
+        failure = None  # its traceback refers to this frame
         items.close()
 
 
 class _Queue(Generic[Done]):
-    """Tasks of one loop, of which some are worked on at a time.
+    """Tasks of one loop, a limited number at a time.
 
     Parameters
     ----------
     scope : Scope
-        Of the tasks.
+        Scope of the tasks.
     n_threads : int
-        How many are worked on at a time.
+        Most threads that work on them.
     """
 
     def __init__(self, scope: Scope, n_threads: int) -> None:
         self._scope = scope
         self._waiting: deque[Task[Done]] = deque()
-        self._places = deque(range(n_threads))  # a thread has one while it works here
+        self._places = deque(range(n_threads))  # a thread holds one while it works here
 
     def add(self, work: Callable[[], Done]) -> Task[Done]:
-        """Return a task that is begun when those before it are."""
+        """Return a task that begins after those before it."""
         task = Task(work, self._scope)
         self._waiting.append(task)
         if self._places:
@@ -111,11 +111,11 @@ class _Queue(Generic[Done]):
         return task
 
     def _work(self) -> None:
-        """Work on tasks until none waits, in a thread of the pool."""
+        """Run tasks in a thread of the pool until none is left."""
         while self._waiting:
             try:
                 place = self._places.pop()
-            except IndexError:  # enough threads are at it; each looks once more when it leaves
+            except IndexError:  # enough threads work; each looks again before it leaves
                 return
             try:
                 while self._waiting:

@@ -213,7 +213,7 @@ def _file_location(text: str, host: str, path: str) -> Location:
         raise ValueError(
             escaped(
                 f"{text}: a file URL must have an absolute path and no host except localhost, as "
-                "in file:///data/1pct.zarr"
+                "in file:///data/store"
             )
         )
     return Location("file", "", str(Path(os.fsdecode(unquote_to_bytes(os.fsencode(path))))))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from arraystore.storage.objects.writer import ObjectWriter
 
 _LEAVING_SECONDS: Final = 10
-"""How long an answer is waited for after Ctrl-C, to leave the claim; Ctrl-C again ends that."""
+"""Timeout for releasing the lock object after Ctrl-C; a second Ctrl-C cancels it."""
 
 _BLOCKS_IN_FLIGHT: Final = 4
 """Shards of 64 MiB that are held in memory while they are sent."""

@@ -143,7 +143,7 @@ class ZarrBucketWriter(BucketStoreWriter):
             self._keys.update(sent)
             self._etags |= {key: future.result() for key, future in sent.items()}
         finally:
-            scope.cancel()  # after an error or Ctrl-C no answer is waited for
+            scope.cancel()  # after an error or Ctrl-C, do not wait for responses
             pool.shutdown(cancel_futures=True)
         self._check_sent()
         self._lock.seal(root)

@@ -203,7 +203,7 @@ def test_killed_conversion_is_resumed(
         assert process.stdout is not None
         assert process.stdout.readline() == b"kill me\n"
         process.kill()
-    with pytest.raises(StorageError, match=r"or was killed while it did.*give resume=True"):
+    with pytest.raises(StorageError, match=r"or was killed while it did.*pass resume=True"):
         convert(photos, address, storage_options=options)
     with writable.behind() as proxy:
         address, options = writable.at(f"{folder}/a.zarr", proxy.endpoint)

@@ -26,10 +26,14 @@ from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.containers.zarr.writer import ZarrWriter, canonical
 from arraystore.errors import FormatError
 from arraystore.schema import COLUMN_CHUNK_ROWS, COLUMNS, ROOT_COLUMNS, STRING, Column
+from arraystore.writing import store_writer
+from arraystore.writing.fill import fill
 from tests.support import picture, write_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from arraystore.writing.fill import Filled, FillTask
 
 PATIENCE: Final = 60
 KEPT: Final = Path(__file__).parents[1] / "data" / "v1.0"
@@ -226,23 +230,22 @@ def test_conversion_leaves_no_thread_of_zarr(suffix: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-def test_libraries_are_imported_while_the_source_is_read(
+def test_libraries_are_imported_while_blocks_are_filled(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = write_folder(tmp_path / "in", {f"{of}/0.jpg": picture() for of in "ab"})
     target = tmp_path / f"a{suffix}"
-    convert_module = sys.modules["arraystore.convert"]
-    began, load = threading.Event(), convert_module.load_source
+    began = threading.Event()
 
-    def load_later(*args: Any, **options: Any) -> Any:
+    def fill_later(task: FillTask) -> Filled:
         assert began.wait(PATIENCE)
-        return load(*args, **options)
+        return fill(task)
 
     def fail() -> None:
         began.set()
-        raise ImportError("is raised where it is needed, and not here")
+        raise ImportError("raised by the later import, but not here")
 
-    monkeypatch.setattr(convert_module, "load_source", load_later)
+    monkeypatch.setattr(store_writer, "fill", fill_later)
     writer = arraystore.containers.writer_for(target)
     monkeypatch.setattr(writer, "import_libraries", staticmethod(fail))
     assert arraystore.convert(f"folder:{images}", target, sync=False).splits["train"].num_samples

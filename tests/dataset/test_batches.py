@@ -1,9 +1,10 @@
-"""Batches, episodes and mapped samples: what comes, in which order, and what is read for it."""
+"""Batches, episodes and mapped samples: content, order and reads."""
 
 from __future__ import annotations
 
 import pickle
 import threading
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 import arraystore
 from arraystore import ChecksumError
+from arraystore.dataset.sample_set import SampleSet
+from arraystore.reading.column_reader import ColumnReader
 from arraystore.reading.read_ahead import ahead
 from tests.support import SUFFIXES, count_reads, no_threads_are_left, picture, write_store
 
@@ -30,7 +33,7 @@ named = pytest.mark.parametrize
 on_one_store = settings(
     deadline=None,
     max_examples=30,
-    # The fixtures are stores that nothing changes.
+    # The fixtures are never changed.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -61,12 +64,12 @@ def order_of(split: arraystore.Split, **options: Any) -> list[int]:
     return [i for part in split.batches(**options).positions() for i in part.tolist()]
 
 
-# Which samples come
+# Order
 
 
 @on_one_store
 @given(options=st.fixed_dictionaries(orders))
-def test_every_sample_comes_once_an_epoch(looped: Path, options: dict[str, Any]) -> None:
+def test_epoch_has_every_sample_once(looped: Path, options: dict[str, Any]) -> None:
     split = arraystore.open(looped)["train"]
     assert sorted(order_of(split, **options)) == list(range(N))
     assert order_of(split, **options) == order_of(split, **options)
@@ -74,7 +77,7 @@ def test_every_sample_comes_once_an_epoch(looped: Path, options: dict[str, Any])
 
 @on_one_store
 @given(options=st.fixed_dictionaries(orders), world_size=st.integers(1, 7))
-def test_the_parts_of_several_processes_are_disjoint_and_equally_long(
+def test_ranks_are_disjoint_and_equally_long(
     looped: Path, options: dict[str, Any], world_size: int
 ) -> None:
     split = arraystore.open(looped)["train[3:]"]
@@ -90,7 +93,7 @@ def test_the_parts_of_several_processes_are_disjoint_and_equally_long(
 
 @on_one_store
 @given(options=st.fixed_dictionaries(orders), start=st.integers(0, 70), drop_last=st.booleans())
-def test_an_epoch_goes_on_from_any_batch(
+def test_start_batch_resumes_epoch(
     looped: Path, options: dict[str, Any], start: int, drop_last: bool
 ) -> None:
     split = arraystore.open(looped)["train"]
@@ -106,9 +109,7 @@ def test_an_epoch_goes_on_from_any_batch(
 
 @on_one_store
 @given(seed=st.integers(0, 9), batch_size=st.integers(1, 30))
-def test_balanced_batches_have_as_many_of_every_label(
-    looped: Path, seed: int, batch_size: int
-) -> None:
+def test_balanced_batches_have_equal_label_counts(looped: Path, seed: int, batch_size: int) -> None:
     split = arraystore.open(looped)["train"].select(np.arange(N) < 50)
     labelled = int((split.label >= 0).sum())
     batches = [
@@ -123,7 +124,7 @@ def test_balanced_batches_have_as_many_of_every_label(
     assert counts.max() - counts.min() <= 1
 
 
-def test_each_epoch_and_each_seed_has_an_order_of_its_own(train: arraystore.Split) -> None:
+def test_order_differs_by_epoch_and_seed(train: arraystore.Split) -> None:
     found = [
         order_of(train, batch_size=8, seed=seed, epoch=epoch, shuffle=shuffle)
         for seed in (0, 1)
@@ -133,12 +134,12 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own(train: arraystore.Spli
     assert len({tuple(order) for order in found}) == 8
 
 
-# What comes of them
+# Content and reads
 
 
 @named("shuffle", ["full", "block", False])
 @named("size", [None, 6, (5, 7)])
-def test_batches_hold_the_samples_of_their_positions(
+def test_batches_match_their_positions(
     train: arraystore.Split, shuffle: str | bool, size: Any
 ) -> None:
     batches = train.batches(16, epoch=2, shuffle=shuffle, buffer_size=24, size=size)
@@ -153,7 +154,7 @@ def test_batches_hold_the_samples_of_their_positions(
             np.testing.assert_array_equal(found, wanted)
 
 
-def test_batches_of_a_joined_split_hold_its_samples(looped: Path) -> None:
+def test_batches_of_joined_split(looped: Path) -> None:
     joined = arraystore.open(looped)["train[40:]+train[:20]"].sample(30, seed=3)
     for shuffle in ("full", "block"):
         names = [
@@ -162,20 +163,37 @@ def test_batches_of_a_joined_split_hold_its_samples(looped: Path) -> None:
         assert sorted(names) == sorted(joined.file_name.tolist())
 
 
-def test_batches_can_be_looped_over_again(train: arraystore.Split) -> None:
+def test_batch_is_located_and_taken_once(
+    store: arraystore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+    for owner, name in ((SampleSet, "locate"), (ColumnReader, "take")):
+        real = getattr(owner, name)
+
+        def counted(*arguments: Any, real: Any = real, name: str = name) -> Any:
+            calls[name] += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, name, counted)
+    batch = store["train+validation"][[3, 40, 3]]
+    assert len(set(batch.file_name.tolist())) == 2
+    assert calls == {"locate": 1, "take": 2}  # once for each stored split
+
+
+def test_batches_can_be_iterated_twice(train: arraystore.Split) -> None:
     batches = train.batches(32, size=4)
     first, second = ([b.file_name.tolist() for b in batches] for _ in range(2))
     assert first == second
     assert repr(batches).startswith("<2 batches of <Split 'train' of ")
 
 
-def test_a_split_without_samples_has_no_batches(train: arraystore.Split) -> None:
+def test_empty_split_has_no_batches(train: arraystore.Split) -> None:
     for shuffle in ("full", "block"):
         assert list(train.select([]).batches(4, shuffle=shuffle, size=3)) == []
     assert list(train.where(label=0).batches(4, balanced=True, start_batch=99)) == []
 
 
-def test_blocks_are_read_in_large_pieces(train: arraystore.Split) -> None:
+def test_block_shuffle_reads_large_ranges(train: arraystore.Split) -> None:
     reads = count_reads(train)
     n_batches = sum(1 for _ in train.batches(10, shuffle="block", buffer_size=32, size=4))
     assert n_batches == 6
@@ -184,14 +202,14 @@ def test_blocks_are_read_in_large_pieces(train: arraystore.Split) -> None:
     assert len(reads.ranges) < N // 2
 
 
-def test_only_what_a_resumed_epoch_needs_is_read(train: arraystore.Split) -> None:
+def test_start_batch_reads_only_later_buffers(train: arraystore.Split) -> None:
     reads = count_reads(train)
     (last,) = train.batches(20, shuffle="block", buffer_size=16, start_batch=2, size=4)
     assert reads.nbytes == int(train.image_nbytes[[train.find(n) for n in last.file_name]].sum())
 
 
 @named("shuffle", ["full", "block"])
-def test_a_loop_that_is_left_stops_reading(train: arraystore.Split, shuffle: str) -> None:
+def test_abandoned_loop_stops_reading(train: arraystore.Split, shuffle: str) -> None:
     reads = count_reads(train)
     for _ in train.batches(4, shuffle=shuffle, buffer_size=8, size=4):
         break
@@ -200,9 +218,7 @@ def test_a_loop_that_is_left_stops_reading(train: arraystore.Split, shuffle: str
 
 
 @named("shuffle", ["full", "block"])
-def test_a_failing_image_ends_the_loop_with_its_name(
-    looped: Path, tmp_path: Path, shuffle: str
-) -> None:
+def test_damaged_image_ends_loop_with_its_name(looped: Path, tmp_path: Path, shuffle: str) -> None:
     images = [picture(8, 8, seed=i) for i in range(12)]
     target = write_store(
         tmp_path / f"bad{looped.suffix}",
@@ -239,7 +255,7 @@ def test_a_failing_image_ends_the_loop_with_its_name(
         ({"epoch": 2**63}, "epoch must be"),
     ],
 )
-def test_options_that_cannot_be_are_refused(
+def test_batches_invalid_option_raises(
     train: arraystore.Split, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -247,7 +263,7 @@ def test_options_that_cannot_be_are_refused(
 
 
 @named("size", [True, "224", (1, 2, 3), [8, 8], 1.5])
-def test_a_size_that_is_none_is_refused_before_the_loop(train: arraystore.Split, size: Any) -> None:
+def test_batches_invalid_size_raises_before_loop(train: arraystore.Split, size: Any) -> None:
     with pytest.raises(TypeError):
         train.batches(4, size=size)
     with pytest.raises(TypeError):
@@ -256,7 +272,7 @@ def test_a_size_that_is_none_is_refused_before_the_loop(train: arraystore.Split,
         train.resized(size)
 
 
-def test_a_full_shuffle_reads_two_batches_ahead_and_no_more(train: arraystore.Split) -> None:
+def test_full_shuffle_reads_two_batches_ahead(train: arraystore.Split) -> None:
     reads = count_reads(train)
     batches = iter(train.batches(4, size=4))
     next(batches)
@@ -268,7 +284,7 @@ def test_a_full_shuffle_reads_two_batches_ahead_and_no_more(train: arraystore.Sp
 # Episodes
 
 
-def test_episodes_hold_support_and_query_of_their_labels(train: arraystore.Split) -> None:
+def test_episodes_have_support_and_query_of_their_labels(train: arraystore.Split) -> None:
     episodes = train.episodes(n_way=3, k_shot=2, n_query=4, seed=5, n_episodes=6, size=4)
     assert len(episodes) == 6
     for number, task in enumerate(episodes):
@@ -282,7 +298,7 @@ def test_episodes_hold_support_and_query_of_their_labels(train: arraystore.Split
         np.testing.assert_array_equal(task.query.image, train.resized(4)[query.reshape(-1)])
 
 
-def test_episodes_go_on_from_any_number_and_need_have_no_end(train: arraystore.Split) -> None:
+def test_episodes_start_anywhere_and_may_be_endless(train: arraystore.Split) -> None:
     def names(**options: Any) -> list[list[str]]:
         episodes = train.episodes(2, 1, 1, seed=1, **options)
         return [task.query.file_name.tolist() for task in islice(episodes, 6)]
@@ -295,14 +311,14 @@ def test_episodes_go_on_from_any_number_and_need_have_no_end(train: arraystore.S
     assert no_threads_are_left()
 
 
-def test_a_label_with_just_enough_samples_is_drawn(looped: Path) -> None:
+def test_episode_label_with_just_enough_samples(looped: Path) -> None:
     split = arraystore.open(looped)["train"].per_label(3)
     assert len(list(split.episodes(4, 1, 2, n_episodes=2).positions(1))) == 3
     with pytest.raises(ValueError, match="0 have so many"):
         split.episodes(1, 2, 2)
 
 
-def test_a_sample_that_is_there_twice_is_not_taught_and_tested(train: arraystore.Split) -> None:
+def test_episode_repeated_sample_is_in_one_part(train: arraystore.Split) -> None:
     twice = train.sample(3 * N, replace=True)
     names = twice.file_name
     for number in range(30):
@@ -324,7 +340,7 @@ def test_a_sample_that_is_there_twice_is_not_taught_and_tested(train: arraystore
         ((1, 0, 1), "k_shot must be 1 or more"),
     ],
 )
-def test_episodes_that_cannot_be_are_refused(
+def test_episodes_invalid_argument_raises(
     train: arraystore.Split, arguments: tuple[int, int, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -338,7 +354,7 @@ def file_name_of(sample: arraystore.Sample) -> str:
     return sample.file_name
 
 
-def test_a_mapped_split_is_a_sequence_that_pickles(train: arraystore.Split) -> None:
+def test_mapped_is_picklable_sequence(train: arraystore.Split) -> None:
     mapped = pickle.loads(pickle.dumps(train.map(file_name_of)))
     assert len(mapped) == N
     assert mapped[3] == "03.jpg"
@@ -349,7 +365,7 @@ def test_a_mapped_split_is_a_sequence_that_pickles(train: arraystore.Split) -> N
     assert repr(mapped).startswith("<file_name_of of <Split 'train' of ")
 
 
-def test_a_mapped_split_reads_a_batch_at_a_time(train: arraystore.Split) -> None:
+def test_mapped_reads_batches(train: arraystore.Split) -> None:
     reads = count_reads(train)
     train.map(file_name_of).__getitems__([5, 6, 7])
     assert len(reads.ranges) == 1
@@ -366,16 +382,14 @@ def stop(sample: arraystore.Sample) -> str:
     [list, lambda mapped: mapped[2], lambda mapped: mapped[:]],
     ids=["loop", "integer", "slice"],
 )
-def test_stop_iteration_in_a_transform_is_an_error(
-    train: arraystore.Split, use: Callable[[Any], Any]
-) -> None:
+def test_mapped_stop_iteration_raises(train: arraystore.Split, use: Callable[[Any], Any]) -> None:
     with pytest.raises(RuntimeError, match=r"<stop of .* StopIteration for '02.jpg'") as raised:
         use(train.map(stop))
     assert isinstance(raised.value.__cause__, StopIteration)
     assert raised.value.__cause__.value == train.label[2]
 
 
-def test_stop_iteration_in_work_ahead_is_an_error() -> None:
+def test_ahead_stop_iteration_raises() -> None:
     def work(i: int) -> int:
         return next(iter(())) if i == 3 else i
 
@@ -385,7 +399,7 @@ def test_stop_iteration_in_work_ahead_is_an_error() -> None:
     assert isinstance(raised.value.__cause__, StopIteration)
 
 
-def test_supervised_samples_are_images_with_labels(train: arraystore.Split) -> None:
+def test_as_supervised_yields_image_and_label(train: arraystore.Split) -> None:
     image, label = train.as_supervised()[9]
     np.testing.assert_array_equal(image, train.image[9])
     assert label == train.label[9]
@@ -402,14 +416,14 @@ def numbers(closed: list[bool], n: int = 100) -> Generator[int]:
 
 
 @given(st.integers(0, 9), st.integers(1, 5), st.integers(1, 3))
-def test_what_is_done_ahead_comes_in_order(n: int, n_ahead: int, n_threads: int) -> None:
+def test_ahead_keeps_order(n: int, n_ahead: int, n_threads: int) -> None:
     closed: list[bool] = []
     done = ahead(numbers(closed, n), lambda i: -i, n_ahead=n_ahead, n_threads=n_threads)
     assert list(done) == [-i for i in range(n)]
     assert closed == [True]
 
 
-def test_an_error_comes_where_its_item_would_have_and_ends_all() -> None:
+def test_ahead_error_is_raised_in_its_turn() -> None:
     def work(i: int) -> int:
         if i == 3:
             raise KeyError(i)
@@ -424,7 +438,7 @@ def test_an_error_comes_where_its_item_would_have_and_ends_all() -> None:
     assert no_threads_are_left()
 
 
-def test_an_error_of_the_items_comes_after_what_was_good() -> None:
+def test_ahead_error_of_items_is_raised_last() -> None:
     def items() -> Generator[int]:
         yield from range(4)
         raise OSError("the disk is gone")
@@ -436,7 +450,7 @@ def test_an_error_of_the_items_comes_after_what_was_good() -> None:
     assert no_threads_are_left()
 
 
-def test_what_has_not_begun_when_a_loop_is_left_is_not_done() -> None:
+def test_ahead_left_loop_cancels_work() -> None:
     begun: list[int] = []
     is_at_work, may_go_on = threading.Event(), threading.Event()
 
@@ -450,13 +464,13 @@ def test_what_has_not_begun_when_a_loop_is_left_is_not_done() -> None:
     loop = ahead(numbers([]), work, n_ahead=4)
     assert next(loop) == 0
     assert is_at_work.wait(60)
-    loop.close()  # does not wait for what is being worked on
+    loop.close()  # does not wait for running work
     may_go_on.set()
     assert no_threads_are_left()
     assert begun == [0, 1]
 
 
-def test_no_more_is_worked_on_than_may_be_ahead() -> None:
+def test_ahead_limits_work() -> None:
     begun: list[int] = []
     closed: list[bool] = []
     loop = ahead(numbers(closed), begun.append, n_ahead=3)

@@ -1,4 +1,4 @@
-"""Odd numbers and selections give what NumPy gives, or a documented error; never all memory."""
+"""Odd numbers and selections: as in NumPy, or a documented error, and never all memory."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ bounds = st.none() | st.integers(-40, 40) | st.sampled_from([-HUGE, -(10**30), 1
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_odd_number_is_taken_right_or_refused_with_a_documented_error(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_odd_number_is_accepted_or_raises(suffix: str, tmp_path: Path) -> None:
     store = write_store(
         tmp_path / f"a{suffix}",
         [f"{i}.jpg" for i in range(30)],
@@ -42,7 +40,7 @@ def test_odd_number_is_taken_right_or_refused_with_a_documented_error(
 
 
 @given(bounds, bounds, bounds.filter(lambda step: step != 0), st.integers(0, 30))
-def test_slice_with_huge_bounds_is_that_of_numpy(
+def test_slice_with_huge_bounds_is_as_numpy(
     start: int | None, stop: int | None, step: int | None, length: int
 ) -> None:
     wanted = slice(start, stop, step)
@@ -60,9 +58,7 @@ def test_slice_with_huge_bounds_is_that_of_numpy(
     ],
     ids=repr,
 )
-def test_list_of_bools_and_integers_is_refused(
-    selection: list[Any], train: arraystore.Split
-) -> None:
+def test_list_of_bools_and_integers_raises(selection: list[Any], train: arraystore.Split) -> None:
     with pytest.raises(IndexError, match="must be of integers or of bools, got both"):
         as_positions(selection, 5)
     for take in (train.image_bytes, train.select, train.read_plan):
@@ -79,12 +75,12 @@ def test_list_of_bools_and_integers_is_refused(
     ],
     ids=repr,
 )
-def test_list_of_one_kind_is_that_of_numpy(selection: list[Any], expected: list[int]) -> None:
+def test_list_of_one_kind_is_as_numpy(selection: list[Any], expected: list[int]) -> None:
     assert as_positions(selection, 5).tolist() == np.arange(5)[selection].tolist() == expected
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 100])
-def test_buffer_larger_than_all_samples_is_one_block(n: int) -> None:
+def test_buffer_larger_than_split_is_one_block(n: int) -> None:
     expected = [
         b.tolist() for b in block_buffers(n, 1, 2, buffer_size=BLOCKS_IN_BUFFER * max(n, 1))
     ]
@@ -93,13 +89,13 @@ def test_buffer_larger_than_all_samples_is_one_block(n: int) -> None:
         assert found == expected
 
 
-def test_more_parts_than_samples_are_empty_up_to_a_limit(train: arraystore.Split) -> None:
+def test_even_splits_into_empty_parts_has_limit(train: arraystore.Split) -> None:
     assert [len(part) for part in train.even_splits(40)] == [1] * 30 + [0] * 10
     with pytest.raises(ValueError, match="n must be 65,536 or less, got 1000000"):
         train.even_splits(10**6)
 
 
-def test_brief_of_anything_is_printable_and_short() -> None:
+def test_brief_is_printable_and_short() -> None:
     for value in (HUGE, [HUGE], {"a": HUGE}, "\x1b\ud800" * 1000, np.array(["\u202e"] * 9999)):
         assert brief(value).isprintable()
         assert len(brief(value)) < 1300

@@ -1,4 +1,4 @@
-"""A pickled split gives the samples that it was made of, or an error: its store may be replaced."""
+"""Pickled splits, whose store may be replaced before they are used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MADE: dict[str, Callable[[arraystore.Split], Any]] = {
     "image_bytes": lambda train: train.image_bytes,
     "image_views": lambda train: train.sample(5).image_views,
 }
-"""What pickles and depends on positions."""
+"""Objects that pickle and depend on positions."""
 
 USES: dict[str, Callable[[arraystore.Split], object]] = {
     "one": lambda split: split[0],
@@ -76,7 +76,7 @@ def name_of(sample: arraystore.Sample) -> str:
 def written(
     path: Path, *, order: str = "shuffled", seed: int = 0, is_reversed: bool = False, **other: Any
 ) -> Path:
-    """Write a store of the same 12 samples, or of others, in place of one that is there."""
+    """Write a store of the same 12 samples, or of others; an older one is replaced."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     columns: dict[str, Any] = {"names": NAMES, "labels": LABELS, "images": IMAGES} | other
     if is_reversed:
@@ -93,7 +93,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def use(made: Any) -> Any:
-    """Return the file names, or the bytes, of whatever depends on a split."""
+    """Return the file names or the bytes of an object that depends on a split."""
     if isinstance(made, arraystore.Split):
         return made.file_name.tolist()
     if isinstance(made, arraystore.Batches):
@@ -103,7 +103,7 @@ def use(made: Any) -> Any:
     return [bytes(value) if isinstance(value, memoryview) else value for value in made[:]]
 
 
-def test_pickle_of_a_replaced_store_is_refused(target: Path) -> None:
+def test_pickle_of_replaced_store_raises(target: Path) -> None:
     train = arraystore.open(written(target))["train"]
     made = {kind: make(train) for kind, make in MADE.items()}
     expected = {kind: use(what) for kind, what in made.items()}
@@ -117,7 +117,7 @@ def test_pickle_of_a_replaced_store_is_refused(target: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["whole", "label"])
-def test_every_use_of_a_replaced_store_is_refused(kind: str, target: Path) -> None:
+def test_every_use_of_replaced_store_raises(kind: str, target: Path) -> None:
     data = pickle.dumps(MADE[kind](arraystore.open(written(target))["train"]))
     written(target, seed=1)
     for name, use_it in USES.items():
@@ -139,7 +139,7 @@ def test_every_use_of_a_replaced_store_is_refused(kind: str, target: Path) -> No
         ({}, {"is_reversed": True}, None),
     ],
 )
-def test_pickle_is_refused_unless_positions_mean_the_same(
+def test_pickle_raises_unless_positions_agree(
     before: dict[str, Any], after: dict[str, Any], difference: str | None, target: Path
 ) -> None:
     made = arraystore.open(written(target, **before))["train"].where(label=1)
@@ -153,7 +153,7 @@ def test_pickle_is_refused_unless_positions_mean_the_same(
         use(again)
 
 
-def test_pickle_through_a_bucket_of_a_replaced_store_is_refused(target: Path) -> None:
+def test_pickle_of_replaced_remote_store_raises(target: Path) -> None:
     written(target, order="source")
     made = arraystore.open((LocalStore(str(target.parent)), target.name))["train"].sample(3)
     expected, data = use(made), pickle.dumps(made)
@@ -163,14 +163,14 @@ def test_pickle_through_a_bucket_of_a_replaced_store_is_refused(target: Path) ->
         use(pickle.loads(data))
 
 
-def test_pickle_made_of_a_pickle_keeps_what_it_expects(target: Path) -> None:
+def test_pickle_of_pickle_keeps_identity(target: Path) -> None:
     data = pickle.dumps(arraystore.open(written(target))["train"].sample(3))
     written(target, seed=1)
     with pytest.raises(StoreChangedError):
         use(pickle.loads(pickle.dumps(pickle.loads(data))))
 
 
-def test_pickle_comes_back_without_its_store(target: Path) -> None:
+def test_unpickling_needs_no_store(target: Path) -> None:
     split = arraystore.open(written(target))["train"].sample(3)
     data = pickle.dumps(split)
     written(target, seed=1).rename(target.with_name("away"))
@@ -179,7 +179,7 @@ def test_pickle_comes_back_without_its_store(target: Path) -> None:
     assert again.positions.tolist() == split.positions.tolist()
 
 
-def test_pickled_store_reopens_what_is_at_its_address(target: Path) -> None:
+def test_pickled_store_reopens_its_address(target: Path) -> None:
     store = arraystore.open(written(target))
     data = pickle.dumps((store, store["train"]))
     written(target, seed=1)
@@ -189,14 +189,14 @@ def test_pickled_store_reopens_what_is_at_its_address(target: Path) -> None:
         use(train)
 
 
-def test_pickle_of_a_split_with_loaded_columns_holds_none_of_them(target: Path) -> None:
+def test_pickle_has_no_columns(target: Path) -> None:
     train = arraystore.open(written(target))["train"]
     _ = train.file_name, train.image_bytes[:]
     assert len(pickle.dumps(train)) < 500 + len(str(target))
     assert len(pickle.dumps(train.image_bytes)) < 1000 + len(str(target))
 
 
-def test_pickled_dataset_of_a_replaced_store_is_refused(target: Path) -> None:
+def test_pickled_dataset_of_replaced_store_raises(target: Path) -> None:
     written(target)
     dataset = xarray.open_dataset(target, engine="arraystore", group="train")
     expected = arraystore.open(target)["train"].file_name[[4, 1]].tolist()
@@ -209,7 +209,7 @@ def test_pickled_dataset_of_a_replaced_store_is_refused(target: Path) -> None:
 
 @pytest.mark.parametrize("sign", ["__and__", "__or__", "__sub__"])
 @pytest.mark.parametrize("is_pickled", [False, True])
-def test_splits_of_before_and_after_a_replacement_are_not_combined(
+def test_splits_of_replaced_store_are_not_combined(
     sign: str, target: Path, *, is_pickled: bool
 ) -> None:
     before = arraystore.open(written(target))["train"].select([4, 1])
@@ -221,14 +221,14 @@ def test_splits_of_before_and_after_a_replacement_are_not_combined(
             getattr(mine, sign)(theirs)
 
 
-def test_splits_of_two_openings_of_one_store_are_combined(target: Path) -> None:
+def test_splits_of_one_store_opened_twice_are_combined(target: Path) -> None:
     written(target)
     one, other = (arraystore.open(target)["train"] for _ in range(2))
     both = one.select([4, 1]) | other.select([2])
     assert both.positions.tolist() == [1, 2, 4]
 
 
-def test_saved_selection_fits_a_store_in_another_order(target: Path, tmp_path: Path) -> None:
+def test_saved_selection_fits_another_order(target: Path, tmp_path: Path) -> None:
     made = arraystore.open(written(target))["train"].sample(5)
     expected = made.file_name.tolist()
     made.selection().save(tmp_path / "s.json")

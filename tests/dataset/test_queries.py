@@ -54,7 +54,7 @@ named = pytest.mark.parametrize
 on_one_store = settings(
     deadline=None,
     max_examples=15,
-    # The fixtures are stores that nothing changes.
+    # The fixtures are never changed.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 STORES = [(".zarr", "shuffled"), (".zarr", "label"), (".h5", "shuffled"), (".h5", "source")]
@@ -79,7 +79,7 @@ def train(queried: Path) -> arraystore.Split:
 
 @st.composite
 def subsets(draw: st.DrawFn) -> tuple[str, Any]:
-    """A way to a split, and what is in it: positions in the stored split."""
+    """How to get a split, and its positions in the stored split."""
     kind = draw(st.sampled_from(["all", "slice", "positions"]))
     if kind == "all":
         return "train", None
@@ -103,12 +103,10 @@ LABEL_OF = {name: k for k, name in enumerate(CLASSES)} | {"goldfish": 1, "OX": 4
 
 @on_one_store
 @given(subset=subsets(), wanted=keys | st.lists(keys, max_size=4))
-def test_a_query_by_label_keeps_what_has_it_in_the_order_it_is_in(
-    queried: Path, subset: tuple[str, Any], wanted: Any
-) -> None:
+def test_where_label_keeps_order(queried: Path, subset: tuple[str, Any], wanted: Any) -> None:
     split = taken(arraystore.open(queried), subset)
-    asked = wanted if isinstance(wanted, list) else [wanted]
-    labels = {LABEL_OF[k] if isinstance(k, str) else k for k in asked}
+    keys = wanted if isinstance(wanted, list) else [wanted]
+    labels = {LABEL_OF[k] if isinstance(k, str) else k for k in keys}
     expected = split.positions[np.isin(split.label, list(labels))]
     found = split.where(label=wanted)
     assert found.positions.tolist() == expected.tolist()
@@ -125,7 +123,7 @@ PATTERNS = ["*", "a*", "?x/0*", "[ab]*", "*.png", "é*", "*[[]1[0-9]].jpg", NAME
 
 @on_one_store
 @given(subset=subsets(), patterns=st.lists(st.sampled_from(PATTERNS), max_size=3))
-def test_a_query_by_name_keeps_what_matches_any_pattern(
+def test_where_file_name_matches_any_pattern(
     queried: Path, subset: tuple[str, Any], patterns: list[str]
 ) -> None:
     split = taken(arraystore.open(queried), subset)
@@ -139,7 +137,7 @@ def test_a_query_by_name_keeps_what_matches_any_pattern(
 
 @on_one_store
 @given(subset=subsets(), label=st.integers(0, 8), pattern=st.sampled_from(PATTERNS))
-def test_conditions_combine_by_and(
+def test_where_conditions_are_combined(
     queried: Path, subset: tuple[str, Any], label: int, pattern: str
 ) -> None:
     split = taken(arraystore.open(queried), subset)
@@ -148,7 +146,7 @@ def test_conditions_combine_by_and(
     assert both == split.where(file_name=pattern).where(label=label).positions.tolist()
 
 
-def test_a_query_of_joined_splits_asks_each_of_them(queried: Path) -> None:
+def test_where_on_joined_splits(queried: Path) -> None:
     store = arraystore.open(queried)
     joined = store["train[:50]+train[150:]+train[20:60]"]
     found = joined.where(label=1)
@@ -163,7 +161,7 @@ def test_a_query_of_joined_splits_asks_each_of_them(queried: Path) -> None:
     assert len(again) > 3
 
 
-def test_a_split_of_one_name_is_found_in_any_part_of_a_joined_one(store: arraystore.Store) -> None:
+def test_where_file_name_in_joined_splits(store: arraystore.Store) -> None:
     joined = store["train+validation"]
     name = store["validation"].file_name[2]
     assert joined.find(name) == len(store["train"]) + 2
@@ -184,14 +182,14 @@ def test_a_split_of_one_name_is_found_in_any_part_of_a_joined_one(store: arrayst
         ({"file_name": ["ax/000", "*"]}, "no file name 'ax/000'"),
     ],
 )
-def test_what_is_not_there_is_refused_with_what_is_near(
+def test_where_unknown_raises_with_close_matches(
     train: arraystore.Split, condition: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(KeyError, match=message):
         train.where(**condition)
 
 
-def test_a_name_that_is_in_no_part_of_a_joined_split_is_refused_with_what_is_near_in_any(
+def test_where_unknown_in_joined_splits_raises(
     store: arraystore.Store,
 ) -> None:
     joined = store["train+validation"]
@@ -199,14 +197,14 @@ def test_a_name_that_is_in_no_part_of_a_joined_split_is_refused_with_what_is_nea
         joined.where(file_name=["*", "ILSVRC2012_val_0000001.JPEG"])
 
 
-def test_many_names_are_found_like_few(train: arraystore.Split) -> None:
+def test_where_many_file_names(train: arraystore.Split) -> None:
     many = train.file_name[::-1].tolist()
     assert train.where(file_name=[*many, *many]).positions.tolist() == list(range(N))
     with pytest.raises(KeyError, match="no file name 'no'"):
         train.where(file_name=[*many, *many, "no"])
 
 
-def test_a_pattern_that_is_no_unicode_matches_nothing(train: arraystore.Split) -> None:
+def test_where_invalid_unicode_matches_nothing(train: arraystore.Split) -> None:
     assert len(train.where(file_name="\udcff*")) == 0
 
 
@@ -224,20 +222,18 @@ def test_a_pattern_that_is_no_unicode_matches_nothing(train: arraystore.Split) -
         {"file_name": [b"a"]},
     ],
 )
-def test_a_condition_of_another_type_is_refused(
-    train: arraystore.Split, condition: dict[str, Any]
-) -> None:
+def test_where_wrong_type_raises(train: arraystore.Split, condition: dict[str, Any]) -> None:
     with pytest.raises(TypeError):
         train.where(**condition)
 
 
-def test_a_name_that_is_not_found_is_told_with_its_neighbours(train: arraystore.Split) -> None:
-    with pytest.raises(KeyError, match="did you mean ") as told:
+def test_find_unknown_raises_with_close_matches(train: arraystore.Split) -> None:
+    with pytest.raises(KeyError, match="did you mean ") as error:
         train.find(f"{NAMES[5]}x")
-    assert NAMES[5] in str(told.value)
+    assert NAMES[5] in str(error.value)
 
 
-def test_a_name_that_is_elsewhere_in_the_stored_split_selects_nothing(
+def test_where_file_name_outside_split_is_empty(
     train: arraystore.Split,
 ) -> None:
     name = train.file_name[150]
@@ -252,7 +248,7 @@ def test_a_name_that_is_elsewhere_in_the_stored_split_selects_nothing(
 
 
 def chunks_of(queried: Path, column: str) -> list[tuple[str, int, int]]:
-    """Key, start and stop of what is stored of a column, chunk by chunk."""
+    """Key, start and stop of each stored chunk of a column."""
     if queried.is_dir():
         files = sorted((queried / column / "c").iterdir(), key=lambda file: int(file.name))
         return [(f"{column}/c/{file.name}", 0, file.stat().st_size) for file in files]
@@ -263,9 +259,7 @@ def chunks_of(queried: Path, column: str) -> list[tuple[str, int, int]]:
 
 
 @named("suffix", SUFFIXES)
-def test_a_first_query_by_label_reads_the_chunks_that_hold_the_answer_alone(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_where_label_reads_only_needed_chunks(suffix: str, tmp_path: Path) -> None:
     n = 3 * COLUMN_CHUNK_ROWS
     label = np.random.default_rng(0).integers(0, 50, n)
     names = [f"{i:06}" for i in range(n)]
@@ -295,10 +289,10 @@ def test_a_first_query_by_label_reads_the_chunks_that_hold_the_answer_alone(
     assert touched("train/file_name") == [False] * 3
     before = len(counting.ranges)
     store["train"].where(label=48)
-    assert len(counting.ranges) == before  # the chunk is kept
+    assert len(counting.ranges) == before  # the chunk is cached
 
 
-def test_what_a_read_takes_is_told_and_then_taken(train: arraystore.Split) -> None:
+def test_read_plan_is_what_reading_costs(train: arraystore.Split) -> None:
     reads = count_reads(train)
     positions = np.array([3, 4, 5, 20, 4])
     plan = train.read_plan(positions)
@@ -320,7 +314,7 @@ def split_bytes_of(train: arraystore.Split, position: int) -> bytes:
 
 @on_one_store
 @given(subset=subsets(), data=st.data())
-def test_selecting_is_indexing_put_off(
+def test_select_is_lazy_indexing(
     queried: Path, subset: tuple[str, Any], data: st.DataObject
 ) -> None:
     split = taken(arraystore.open(queried), subset)
@@ -337,7 +331,7 @@ def test_selecting_is_indexing_put_off(
     assert split.select(selection).positions.tolist() == split.positions[indices].tolist()
 
 
-def test_a_mask_of_any_expression_over_columns_selects(train: arraystore.Split) -> None:
+def test_select_mask(train: arraystore.Split) -> None:
     tall = train.select((train.image_height >= 100) & (train.label != 1))
     assert (tall.image_height >= 100).all()
     assert len(tall) == ((train.image_height >= 100) & (train.label != 1)).sum()
@@ -356,22 +350,18 @@ def test_a_mask_of_any_expression_over_columns_selects(train: arraystore.Split) 
         (3, r"select\(\) takes several positions, got 3; use split\[3\]"),
     ],
 )
-def test_a_selection_that_numpy_would_refuse_is_refused(
-    train: arraystore.Split, selection: Any, message: str
-) -> None:
+def test_select_invalid_raises(train: arraystore.Split, selection: Any, message: str) -> None:
     with pytest.raises(IndexError, match=message):
         train.select(selection)
 
 
-def test_a_name_that_the_store_keeps_no_selection_of_is_refused(train: arraystore.Split) -> None:
+def test_select_unknown_name_raises(train: arraystore.Split) -> None:
     with pytest.raises(KeyError, match="has no selection '1pct', it has none"):
         train.select("1pct")
 
 
 @named("suffix", SUFFIXES)
-def test_a_named_selection_gives_its_samples_in_its_order_and_what_is_there_of_them(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_select_named(suffix: str, tmp_path: Path) -> None:
     kept = {"some": [7, 3, 150], "none": [], "1.json": [2]}
     target = tmp_path / f"a{suffix}"
     write_store(target, NAMES, LABELS, IMAGES, classes=CLASSES, selections=kept)
@@ -389,9 +379,7 @@ def test_a_named_selection_gives_its_samples_in_its_order_and_what_is_there_of_t
 
 @named("suffix", SUFFIXES)
 @named("position", [-1, N, 2**62])
-def test_a_named_selection_of_what_is_not_there_is_refused(
-    suffix: str, position: int, tmp_path: Path
-) -> None:
+def test_select_named_out_of_range_raises(suffix: str, position: int, tmp_path: Path) -> None:
     target = tmp_path / f"a{suffix}"
     write_store(target, NAMES, LABELS, IMAGES, classes=CLASSES, selections={"some": [0, position]})
     with pytest.raises(FormatError, match=rf"selections/some/train.*range\({N}\)"):
@@ -403,9 +391,7 @@ def test_a_named_selection_of_what_is_not_there_is_refused(
 
 @on_one_store
 @given(subset=subsets(), name=st.sampled_from(NAMES))
-def test_a_name_is_found_where_it_first_is(
-    queried: Path, subset: tuple[str, Any], name: str
-) -> None:
+def test_find_first_of_repeated(queried: Path, subset: tuple[str, Any], name: str) -> None:
     split = taken(arraystore.open(queried), subset)
     names = split.file_name.tolist()
     assert (name in split) == (name in names)
@@ -414,7 +400,7 @@ def test_a_name_is_found_where_it_first_is(
 
 
 @given(st.lists(st.text(max_size=4), unique=True, max_size=20))
-def test_names_sort_by_their_utf8_bytes(names: list[str]) -> None:
+def test_names_sort_by_utf8(names: list[str]) -> None:
     names = [name for name in names if "\0" not in name and name.isprintable()]
     from arraystore.indexing.packed_names import NameIndex
 
@@ -426,7 +412,7 @@ def test_names_sort_by_their_utf8_bytes(names: list[str]) -> None:
 
 @on_one_store
 @given(subset=subsets())
-def test_label_counts_are_those_of_the_column(queried: Path, subset: tuple[str, Any]) -> None:
+def test_label_counts_match_column(queried: Path, subset: tuple[str, Any]) -> None:
     split = taken(arraystore.open(queried), subset)
     expected = np.bincount(split.label[split.label >= 0], minlength=len(CLASSES))
     assert split.label_counts().tolist() == expected.tolist()
@@ -437,7 +423,7 @@ def test_label_counts_are_those_of_the_column(queried: Path, subset: tuple[str, 
 
 @on_one_store
 @given(one=subsets(), other=subsets())
-def test_set_operations_are_those_of_sets_in_stored_order(
+def test_set_operations_match_sets(
     queried: Path, one: tuple[str, Any], other: tuple[str, Any]
 ) -> None:
     store = arraystore.open(queried)
@@ -450,7 +436,7 @@ def test_set_operations_are_those_of_sets_in_stored_order(
     assert (a & b).file_name.tolist() == [store["train"].file_name[i] for i in sorted(x & y)]
 
 
-def test_set_operations_work_on_each_stored_split(store: arraystore.Store) -> None:
+def test_set_operations_on_joined_splits(store: arraystore.Store) -> None:
     joined, train = store["train+validation"], store["train"]
     assert (joined - train).file_name.tolist() == store["validation"].file_name.tolist()
     assert len(joined & train) == len(train)
@@ -460,7 +446,7 @@ def test_set_operations_work_on_each_stored_split(store: arraystore.Store) -> No
     assert len(~store["train[:3]+validation"]) == len(train) - 3
 
 
-def test_sets_of_another_store_or_of_no_split_are_refused(
+def test_set_operations_with_other_store_raise(
     train: arraystore.Split, store: arraystore.Store
 ) -> None:
     with pytest.raises(ValueError, match="needs samples of one store"):
@@ -478,7 +464,7 @@ def keyed(name: str, seed: int) -> bytes:
 
 @on_one_store
 @given(subset=subsets(), seed=st.integers(0, 3), k=st.integers(0, 3))
-def test_those_of_the_smallest_keyed_hashes_are_taken_of_each_label(
+def test_per_label_takes_smallest_hashes(
     queried: Path, subset: tuple[str, Any], seed: int, k: int
 ) -> None:
     split = taken(arraystore.open(queried), subset)
@@ -495,18 +481,18 @@ def test_those_of_the_smallest_keyed_hashes_are_taken_of_each_label(
     assert split.per_label(k, seed=seed).file_name.tolist() == expected
 
 
-def test_a_draw_per_label_is_part_of_a_larger_one(train: arraystore.Split) -> None:
+def test_per_label_is_part_of_larger_draw(train: arraystore.Split) -> None:
     one, five = (set(train.per_label(k, seed=3).positions.tolist()) for k in (1, 5))
     assert one < five
 
 
-def test_joined_splits_are_drawn_from_as_one(queried: Path) -> None:
+def test_per_label_on_joined_splits(queried: Path) -> None:
     store = arraystore.open(queried)
     joined = store["train[100:]+train[:100]"]
     assert sorted(joined.per_label(2).file_name) == sorted(store["train"].per_label(2).file_name)
 
 
-def test_a_fraction_takes_as_many_of_each_label(train: arraystore.Split) -> None:
+def test_per_label_fraction_is_balanced(train: arraystore.Split) -> None:
     labelled = int((train.label >= 0).sum())
     counts = train.per_label(fraction=0.25).label_counts()
     assert counts.sum() == labelled // 4
@@ -514,14 +500,14 @@ def test_a_fraction_takes_as_many_of_each_label(train: arraystore.Split) -> None
     assert counts[EMPTY] == 0
 
 
-def test_too_few_samples_are_no_matter_with_replace(train: arraystore.Split) -> None:
+def test_per_label_replace_allows_few_samples(train: arraystore.Split) -> None:
     with pytest.raises(ValueError, match=r"has \d+ samples, not 99 .*replace=True"):
         train.per_label(99)
     many = train.per_label(99, replace=True)
     assert many.label_counts().tolist() == [0 if k == EMPTY else 99 for k in range(len(CLASSES))]
 
 
-def test_a_draw_per_label_follows_its_seed_also_after_another(train: arraystore.Split) -> None:
+def test_per_label_follows_seed(train: arraystore.Split) -> None:
     first = [train.per_label(2, seed=seed).file_name.tolist() for seed in (0, 1, 0, 5)]
     again = [arraystore.open(train._root.address)["train"].per_label(2, seed=s) for s in (0, 1)]
     assert first[0] == first[2] == again[0].file_name.tolist()
@@ -529,7 +515,7 @@ def test_a_draw_per_label_follows_its_seed_also_after_another(train: arraystore.
     assert len({tuple(names) for names in first}) == 3
 
 
-def test_a_draw_per_label_does_not_depend_on_the_order_it_is_drawn_from(queried: Path) -> None:
+def test_per_label_is_independent_of_order(queried: Path) -> None:
     store = arraystore.open(queried)
     expected = store["train"].per_label(2, seed=0).file_name.tolist()
     for split in (store["train"].sample(N, seed=4), store["train"].select(slice(None, None, -1))):
@@ -537,7 +523,7 @@ def test_a_draw_per_label_does_not_depend_on_the_order_it_is_drawn_from(queried:
         assert split.where(label=[1, 2]).per_label(2).label.tolist() == [1, 1, 2, 2]
 
 
-def test_joined_samples_in_any_order_are_drawn_from_by_their_names(
+def test_per_label_on_mixed_joined_splits(
     store: arraystore.Store,
 ) -> None:
     joined = store["train+validation"]
@@ -547,9 +533,7 @@ def test_joined_samples_in_any_order_are_drawn_from_by_their_names(
         assert mixed.per_label(1, seed=seed).file_name.tolist() == expected
 
 
-def test_names_are_hashed_once_and_not_for_the_order_they_are_stored_in(
-    queried: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_per_label_hashes_names_once(queried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[int] = []
 
     def counted(names: list[str], seed: int) -> NDArray[np.uint64]:
@@ -570,7 +554,7 @@ def test_names_are_hashed_once_and_not_for_the_order_they_are_stored_in(
 
 
 @named("arguments", [{}, {"k": 1, "fraction": 0.1}, {"k": 1.5}])
-def test_per_label_wants_a_number_or_a_fraction(
+def test_per_label_without_amount_raises(
     train: arraystore.Split, arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(TypeError):
@@ -580,7 +564,7 @@ def test_per_label_wants_a_number_or_a_fraction(
 # sample, even_splits
 
 
-def test_a_sample_is_the_beginning_of_a_permutation(train: arraystore.Split) -> None:
+def test_sample_is_start_of_permutation(train: arraystore.Split) -> None:
     assert sorted(train.sample(N, seed=5).positions.tolist()) == list(range(N))
     assert train.sample(7, seed=5).positions.tolist() == (
         train.sample(N, seed=5).positions[:7].tolist()
@@ -588,7 +572,7 @@ def test_a_sample_is_the_beginning_of_a_permutation(train: arraystore.Split) -> 
     assert train.sample(N, seed=6).positions.tolist() != train.sample(N, seed=5).positions.tolist()
 
 
-def test_a_sample_with_repeats_may_be_longer(train: arraystore.Split) -> None:
+def test_sample_replace_may_be_longer(train: arraystore.Split) -> None:
     many = train.sample(3 * N, replace=True)
     assert len(many) == 3 * N
     assert len(set(many.positions.tolist())) < N
@@ -601,14 +585,14 @@ def test_a_sample_with_repeats_may_be_longer(train: arraystore.Split) -> None:
         ((-1,), "n must be 0 or more, got -1"),
     ],
 )
-def test_a_sample_that_cannot_be_is_refused(
+def test_sample_invalid_raises(
     train: arraystore.Split, arguments: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         train.sample(*arguments)
 
 
-def test_nothing_is_drawn_from_nothing(train: arraystore.Split) -> None:
+def test_draws_from_empty_split_are_empty(train: arraystore.Split) -> None:
     nothing = train.select([])
     assert len(nothing.sample(0, replace=True)) == len(nothing.per_label(3)) == 0
     with pytest.raises(ValueError, match="0 positions"):
@@ -617,19 +601,19 @@ def test_nothing_is_drawn_from_nothing(train: arraystore.Split) -> None:
 
 @on_one_store
 @given(n=st.integers(1, 20), start=st.integers(0, N), drop=st.booleans())
-def test_even_splits_are_those_of_numpy(queried: Path, n: int, start: int, drop: bool) -> None:
+def test_even_splits_match_numpy(queried: Path, n: int, start: int, drop: bool) -> None:
     split = arraystore.open(queried)[f"train[{start}:]"]
     parts = [p.positions.tolist() for p in split.even_splits(n, drop_remainder=drop)]
     whole = split.positions[: len(split) - len(split) % n] if drop else split.positions
     assert parts == [part.tolist() for part in np.array_split(whole, n)]
 
 
-# Selections as values
+# Saved selections
 
 
 @on_one_store
 @given(subset=subsets())
-def test_a_saved_selection_gives_the_same_samples_in_every_store_of_the_content(
+def test_saved_selection_fits_every_store_of_content(
     queried: Path,
     subset: tuple[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
@@ -655,7 +639,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
-def test_a_saved_selection_is_narrowed_to_what_is_there(train: arraystore.Split) -> None:
+def test_saved_selection_on_part_of_split(train: arraystore.Split) -> None:
     chosen = train.sample(50, seed=2)
     part = train.select(slice(0, 100))
     expected = [name for name in chosen.file_name.tolist() if name in part]
@@ -663,9 +647,7 @@ def test_a_saved_selection_is_narrowed_to_what_is_there(train: arraystore.Split)
     assert 0 < len(expected) < 50
 
 
-def test_a_joined_split_is_saved_as_an_entry_for_each_stored_split(
-    store: arraystore.Store, tmp_path: Path
-) -> None:
+def test_saved_selection_of_joined_splits(store: arraystore.Store, tmp_path: Path) -> None:
     joined = store["validation[:3]+train[:4]+validation[5:7]"]
     selection = joined.selection()
     assert {name: len(part.ranks) for name, part in selection.splits.items()} == {
@@ -679,7 +661,7 @@ def test_a_joined_split_is_saved_as_an_entry_for_each_stored_split(
     assert len(store["train"].select(selection)) == 4
 
 
-def test_terms_of_one_stored_split_are_one_part_in_the_order_asked(queried: Path) -> None:
+def test_joined_terms_of_one_split(queried: Path) -> None:
     store = arraystore.open(queried)
     names = store["train"].file_name
     joined = store["train[150:]+train[:60]+train[40:45]"]
@@ -689,7 +671,7 @@ def test_terms_of_one_stored_split_are_one_part_in_the_order_asked(queried: Path
     assert store["train[:10]+train[10:20]"].read_plan() == store["train[:20]"].read_plan()
 
 
-def test_splits_joined_crosswise_keep_the_order_asked(store: arraystore.Store) -> None:
+def test_joined_crosswise_keeps_order(store: arraystore.Store) -> None:
     joined = store["train[:3]+validation[5:7]+train[1:4]"]
     expected = [
         *store["train"].file_name[:3],
@@ -706,7 +688,7 @@ def test_splits_joined_crosswise_keep_the_order_asked(store: arraystore.Store) -
     assert joined.read_plan().objects == (2 if "zarr" in store.address else 1)
 
 
-def test_a_saved_selection_keeps_the_order_of_joined_parts(queried: Path) -> None:
+def test_saved_selection_keeps_order_of_joined_terms(queried: Path) -> None:
     store = arraystore.open(queried)
     drawn = store["train[:80]+train[80:]"].sample(12, seed=3)
     saved_names = drawn.file_name.tolist()
@@ -714,14 +696,14 @@ def test_a_saved_selection_keeps_the_order_of_joined_parts(queried: Path) -> Non
         assert store[name].select(drawn.selection()).file_name.tolist() == saved_names
 
 
-def test_a_selection_of_joined_splits_in_any_order_is_found_again(store: arraystore.Store) -> None:
+def test_saved_selection_of_mixed_joined_splits(store: arraystore.Store) -> None:
     mixed = store["train+validation"].sample(30, seed=1)
     again = store["validation+train"].sample(50, seed=9).select(mixed.selection())
     assert sorted(again.file_name) == sorted(mixed.file_name)
     assert len(store["validation[:1]+train[:1]"].sample(2).select(mixed.selection())) <= 2
 
 
-def test_splits_of_the_same_content_keep_their_own_selections(tmp_path: Path) -> None:
+def test_saved_selection_of_splits_with_same_content(tmp_path: Path) -> None:
     data = picture()
     files = {f"{split}/a/{i}.jpg": data for split in ("test", "train") for i in range(5)}
     source = write_folder(tmp_path / "in", files)
@@ -733,14 +715,14 @@ def test_splits_of_the_same_content_keep_their_own_selections(tmp_path: Path) ->
     assert [len(part.positions) for part in again._sample_set] == [2, 3] or len(again) == 5
 
 
-def test_positions_are_not_ones_own_to_change(train: arraystore.Split) -> None:
+def test_positions_are_read_only(train: arraystore.Split) -> None:
     few = train.select([5, 3, 9])
     with pytest.raises(ValueError, match="read-only"):
         few.positions.sort()
     assert few.positions.tolist() == [5, 3, 9]
 
 
-def test_a_complement_is_told_from_a_query_of_one(train: arraystore.Split) -> None:
+def test_inverse_has_parenthesized_name(train: arraystore.Split) -> None:
     a = train.where(label=1)
     assert (~a).where(label=2).name != (~(a.where(label=2))).name
     for _ in range(20):
@@ -748,9 +730,7 @@ def test_a_complement_is_told_from_a_query_of_one(train: arraystore.Split) -> No
     assert len(a.name) <= 200
 
 
-def test_a_selection_is_saved_over_nothing_but_a_selection(
-    train: arraystore.Split, tmp_path: Path
-) -> None:
+def test_save_replaces_only_selections(train: arraystore.Split, tmp_path: Path) -> None:
     selection = train.sample(3).selection()
     with pytest.raises(ValueError, match=r"must end in \.json"):
         selection.save(tmp_path / "few")
@@ -764,7 +744,7 @@ def test_a_selection_is_saved_over_nothing_but_a_selection(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["few.json", "notes.json"]
 
 
-def test_a_rank_beyond_the_last_is_refused(train: arraystore.Split, tmp_path: Path) -> None:
+def test_saved_selection_rank_out_of_range_raises(train: arraystore.Split, tmp_path: Path) -> None:
     last = train.select([int(np.argsort(train.file_name)[-1])])
     last.selection().save(tmp_path / "last.json")
     document = json.loads((tmp_path / "last.json").read_text())
@@ -774,7 +754,7 @@ def test_a_rank_beyond_the_last_is_refused(train: arraystore.Split, tmp_path: Pa
         train.select(tmp_path / "last.json")
 
 
-def test_a_selection_of_other_content_is_refused(
+def test_saved_selection_of_other_content_raises(
     train: arraystore.Split, store: arraystore.Store, tmp_path: Path
 ) -> None:
     file = tmp_path / "other.json"
@@ -789,7 +769,7 @@ def saved(train: arraystore.Split, tmp_path: Path) -> tuple[Path, dict[str, Any]
     return file, json.loads(file.read_text())
 
 
-def test_how_a_selection_was_made_is_told(train: arraystore.Split, tmp_path: Path) -> None:
+def test_saved_selection_shows_how_it_was_made(train: arraystore.Split, tmp_path: Path) -> None:
     file, document = saved(train.where(label="goldfish"), tmp_path)
     assert document["made"] == "train.where(label='goldfish').sample(5, seed=0)"
     assert repr(SavedSelection.load(file)).startswith("<SavedSelection train.where(label=")
@@ -813,7 +793,7 @@ def test_how_a_selection_was_made_is_told(train: arraystore.Split, tmp_path: Pat
         ({"num_samples": N + 1}, f"states {N + 1} samples for the split"),
     ],
 )
-def test_a_damaged_selection_is_refused_with_its_place(
+def test_damaged_selection_raises(
     train: arraystore.Split, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     file, document = saved(train, tmp_path)
@@ -825,22 +805,20 @@ def test_a_damaged_selection_is_refused_with_its_place(
 
 
 @named("text", ["", "[", "[]", "null", '{"a": 1}', "[" * 100_000])
-def test_what_is_no_selection_is_refused(
-    train: arraystore.Split, tmp_path: Path, text: str
-) -> None:
+def test_load_of_other_file_raises(train: arraystore.Split, tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(FormatError, match=r"a\.json: is not a saved selection"):
         train.select(tmp_path / "a.json")
 
 
-def test_a_selection_of_a_newer_version_is_refused(train: arraystore.Split, tmp_path: Path) -> None:
+def test_load_of_newer_version_raises(train: arraystore.Split, tmp_path: Path) -> None:
     file, document = saved(train, tmp_path)
     file.write_text(json.dumps(document | {"format_version": "2.0"}))
     with pytest.raises(VersionError, match="upgrade"):
         train.select(file)
 
 
-def test_a_file_that_is_not_there_is_named(train: arraystore.Split, tmp_path: Path) -> None:
+def test_load_of_missing_file_raises(train: arraystore.Split, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
         train.select(tmp_path / "absent.json")
 
@@ -848,7 +826,7 @@ def test_a_file_that_is_not_there_is_named(train: arraystore.Split, tmp_path: Pa
 # Values
 
 
-def test_a_query_pickles_and_stays_the_same(queried: Path) -> None:
+def test_query_pickles(queried: Path) -> None:
     joined = arraystore.open(queried)["train[:90]+train[95:]"]
     for split in (joined.where(label=1), joined.sample(9), joined.select([3, 1]) | joined):
         again = pickle.loads(pickle.dumps(split))
@@ -857,14 +835,14 @@ def test_a_query_pickles_and_stays_the_same(queried: Path) -> None:
         assert type(again) is arraystore.Split
 
 
-def test_splits_have_what_users_of_torchvision_and_tfds_look_for(train: arraystore.Split) -> None:
+def test_split_has_torchvision_attributes(train: arraystore.Split) -> None:
     assert train.classes == CLASSES
     assert train.class_to_idx == {name: k for k, name in enumerate(CLASSES)}
     assert train.targets == train.label.tolist()
     assert type(train.targets) is list
 
 
-def test_a_long_condition_is_cut_off_in_the_name(train: arraystore.Split) -> None:
+def test_long_condition_is_shortened(train: arraystore.Split) -> None:
     name = train.where(label=list(range(7)) * 20).name
     assert name.startswith("train.where(label=[0, 1, 2")
     assert name.endswith("…)")
@@ -896,7 +874,7 @@ def spoil(queried: Path, column: str, change: Any) -> None:
         ("label_order", lambda v: v[::-1], "label_order.*ascend"),
     ],
 )
-def test_an_index_that_cannot_be_is_refused(
+def test_damaged_label_index_raises(
     suffix: str, column: str, change: Any, message: str, tmp_path: Path
 ) -> None:
     queried = write_store(tmp_path / f"a{suffix}", NAMES, LABELS, IMAGES, classes=CLASSES)

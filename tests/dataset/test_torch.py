@@ -1,4 +1,4 @@
-"""PyTorch's loader over splits near and far, where PyTorch is installed."""
+"""PyTorch's loader over local and remote splits, where PyTorch is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 data = pytest.importorskip("torch.utils.data", reason="PyTorch is not installed")
 
 pytestmark = pytest.mark.filterwarnings(
-    # Forking a process that has threads is warned about from Python 3.12 on; the loader forks.
+    # Python 3.12 and later warn when a process that has threads forks, as the loader does.
     "ignore:This process .* is multi-threaded:DeprecationWarning"
 )
 
@@ -31,7 +31,7 @@ def as_list(samples: list[Any]) -> list[Any]:
 
 
 def loaded(split: arraystore.Split, **options: Any) -> list[tuple[str, int]]:
-    """What a loader of 2 workers yields, batch after batch."""
+    """Return the samples that a loader with 2 workers yields."""
     loader = data.DataLoader(
         split.map(name_and_size), batch_size=8, num_workers=2, collate_fn=as_list, **options
     )
@@ -45,47 +45,43 @@ def web() -> Iterator[WebServer]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_loader_of_workers_reads_a_local_split(train: arraystore.Split, method: str) -> None:
+def test_loader_reads_local_split(train: arraystore.Split, method: str) -> None:
     expected = [name_and_size(sample) for sample in train]
     assert loaded(train, multiprocessing_context=method) == expected
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_loader_of_workers_reads_a_remote_split(path: Path, web: WebServer, method: str) -> None:
-    web.put(path, f"far/{path.name}")
-    far = arraystore.open(f"{web.url}/far/{path.name}")["train"]
-    near = arraystore.open(path)["train"]
-    assert loaded(far, multiprocessing_context=method) == [name_and_size(s) for s in near]
+def test_loader_reads_remote_split(path: Path, web: WebServer, method: str) -> None:
+    web.put(path, f"remote/{path.name}")
+    remote = arraystore.open(f"{web.url}/remote/{path.name}")["train"]
+    local = arraystore.open(path)["train"]
+    assert loaded(remote, multiprocessing_context=method) == [name_and_size(s) for s in local]
 
 
-def test_a_loader_that_forks_is_told_what_to_do_about_a_remote_split(
-    path: Path, web: WebServer
-) -> None:
-    web.put(path, f"far/{path.name}")
-    far = arraystore.open(f"{web.url}/far/{path.name}")["train"]
-    _ = far.image_bytes[0]
+def test_forking_loader_of_remote_split_raises(path: Path, web: WebServer) -> None:
+    web.put(path, f"remote/{path.name}")
+    remote = arraystore.open(f"{web.url}/remote/{path.name}")["train"]
+    _ = remote.image_bytes[0]
     with pytest.raises(arraystore.StorageError, match='multiprocessing_context="forkserver"'):
-        loaded(far, multiprocessing_context="fork")
+        loaded(remote, multiprocessing_context="fork")
 
 
-def test_a_loader_asks_for_a_batch_at_a_time(
-    train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
+def test_loader_reads_batches(train: arraystore.Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[int] = []
     read = arraystore.Split.__getitems__
 
     def counted(self: arraystore.Split, indices: Any) -> Any:
-        asked.append(len(indices))
+        requested.append(len(indices))
         return read(self, indices)
 
     monkeypatch.setattr(arraystore.Split, "__getitems__", counted)
     loader = data.DataLoader(train, batch_size=7, collate_fn=as_list, shuffle=True)
     names = [sample.file_name for batch in loader for sample in batch]
     assert sorted(names) == sorted(train.file_name.tolist())
-    assert asked == [7, 7, 7, 7, 2]
+    assert requested == [7, 7, 7, 7, 2]
 
 
-def test_supervised_samples_of_one_size_make_tensors(train: arraystore.Split) -> None:
+def test_loader_makes_tensors(train: arraystore.Split) -> None:
     same = train.select((train.image_height == 375) & (train.image_width == 500))
     (images, labels), *_ = data.DataLoader(same.as_supervised(), batch_size=len(same))
     assert images.shape == (len(same), 375, 500, 3)

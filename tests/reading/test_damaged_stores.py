@@ -1,4 +1,4 @@
-"""Stores that are not as they should be are refused with the place, or read right; never wrong."""
+"""Damaged and foreign stores: an error that names the place, or correct data."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROOT_ATTRIBUTES = DatasetInfo("", "", "", "", "", "", ()).attributes()
 SPLIT_ATTRIBUTES = SplitInfo(0, 0, "", 0, "").attributes()
 COLUMN_COMPRESSORS = (ZstdCodec(), Crc32cCodec())
 NEVER_READ = {"features"}
-"""Attributes that are for others."""
+"""Attributes that only other programs read."""
 
 USE = {
     "image_start": lambda split: split.image_bytes[0],
@@ -55,7 +55,7 @@ USE = {
     "label": lambda split: split.label,
     "file_name": lambda split: split.file_name,
 }
-"""What needs each column of a split."""
+"""A use of each column of a split."""
 
 every_column = named("column", USE)
 only_zarr = named("path", [".zarr"], indirect=True, scope="session")
@@ -98,7 +98,7 @@ def edit_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def set_attribute(path: Path, group: str, name: str, value: Any) -> None:
     with edited(path) as root:
         node = root[group] if group else root
-        # All text that arraystore reads from HDF5 is of fixed length.
+        # arraystore reads only text of fixed length from HDF5.
         is_text = path.suffix == ".h5" and isinstance(value, str)
         node.attrs[name] = np.bytes_(value.encode()) if is_text else value
 
@@ -111,7 +111,7 @@ def rewrite_column(
     serializer: Any = "auto",
     compressors: Any = COLUMN_COMPRESSORS,
 ) -> None:
-    """Write a column again, with other values; in Zarr with the codecs that it should have."""
+    """Write a column again with other values, in Zarr with the right codecs."""
     with edited(path) as root:
         values = np.asarray(change(root[name][:]))
         del root[name]
@@ -144,7 +144,7 @@ def rewrite_payload(
     fill_value: int = 0,
     dense: bool | None = None,
 ) -> None:
-    """Write the payload of train again with zarr-python or h5py, as a stranger might."""
+    """Write the payload of train again with zarr-python or h5py, as another program might."""
     with edited(path) as root:
         values = root[PAYLOAD][:].astype(dtype)
         del root[PAYLOAD]
@@ -168,7 +168,7 @@ def rewrite_payload(
 
 @contextmanager
 def refused(*places: object, kind: type[Exception] = FormatError) -> Iterator[None]:
-    """Expect an error of `kind` whose message has all of `places` in it."""
+    """Expect an error of `kind` whose message contains all of `places`."""
     with pytest.raises(kind) as caught:
         yield
     missing = [str(place) for place in places if str(place) not in str(caught.value)]
@@ -179,22 +179,22 @@ def payload_file(path: Path) -> Path:
     return path / PAYLOAD / "c" / "0" if path.is_dir() else path
 
 
-# What is no store at all
+# Not a store
 
 
-def test_nothing_there_is_a_file_not_found_error_with_the_path(tmp_path: Path) -> None:
+def test_missing_store_raises(tmp_path: Path) -> None:
     with refused(tmp_path / "gone.zarr", kind=FileNotFoundError):
         arraystore.open(tmp_path / "gone.zarr")
 
 
-def test_a_link_to_nothing_is_nothing(tmp_path: Path) -> None:
+def test_dangling_link_raises(tmp_path: Path) -> None:
     (tmp_path / "link.h5").symlink_to(tmp_path / "gone.h5")
     with refused(tmp_path / "link.h5", kind=FileNotFoundError):
         arraystore.open(tmp_path / "link.h5")
 
 
 @named("suffix", SUFFIXES)
-def test_an_empty_folder_is_no_store_whatever_its_name(suffix: str, tmp_path: Path) -> None:
+def test_empty_folder_raises(suffix: str, tmp_path: Path) -> None:
     folder = tmp_path / f"empty{suffix}"
     folder.mkdir()
     with refused(folder, "is not an arraystore store", "zarr.json"):
@@ -203,9 +203,7 @@ def test_an_empty_folder_is_no_store_whatever_its_name(suffix: str, tmp_path: Pa
 
 @named("suffix", SUFFIXES)
 @named("data", [b"", b"hello\n", b"\x89HDF", b"PK\3\4" + bytes(100)], ids=repr)
-def test_a_file_of_another_kind_is_no_store_whatever_its_name(
-    suffix: str, data: bytes, tmp_path: Path
-) -> None:
+def test_other_file_raises(suffix: str, data: bytes, tmp_path: Path) -> None:
     file = tmp_path / f"text{suffix}"
     file.write_bytes(data)
     with refused(file, "is not an arraystore store", data[:8]):
@@ -216,15 +214,13 @@ ARRAY: dict[str, Any] = {"shape": (3,), "dtype": "uint8"}
 
 
 @named("make", [zarr.create_group, lambda path, **how: zarr.create_array(path, **how, **ARRAY)])
-def test_a_zarr_v2_hierarchy_is_no_store_and_named_as_what_it_is(
-    make: Callable[..., object], tmp_path: Path
-) -> None:
+def test_zarr_v2_raises(make: Callable[..., object], tmp_path: Path) -> None:
     make(tmp_path / "old.zarr", zarr_format=2)
     with refused(tmp_path / "old.zarr", "a Zarr v2 hierarchy"):
         arraystore.open(tmp_path / "old.zarr")
 
 
-def test_a_zarr_array_is_no_store(tmp_path: Path) -> None:
+def test_zarr_array_raises(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "array.zarr", **ARRAY)
     with refused(tmp_path / "array.zarr", "must be group, got 'array'"):
         arraystore.open(tmp_path / "array.zarr")
@@ -233,7 +229,7 @@ def test_a_zarr_array_is_no_store(tmp_path: Path) -> None:
 @named(
     "text", ["", "{", "[]", "3", "null", "\x00", "{}", '{"zarr_format": 2}', '{"zarr_format": 4}']
 )
-def test_a_zarr_json_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+def test_invalid_root_document_raises(text: str, tmp_path: Path) -> None:
     (tmp_path / "zarr.json").write_text(text)
     with refused(tmp_path):
         arraystore.open(tmp_path)
@@ -241,9 +237,7 @@ def test_a_zarr_json_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
 
 @only_zarr
 @named("value", [None, 5, [], {"metadata": 5}, {"metadata": {"train": 5, "label_name": []}}])
-def test_consolidated_metadata_of_an_unknown_kind_is_refused_or_not_used(
-    copy: Path, value: Any
-) -> None:
+def test_unknown_consolidated_metadata(copy: Path, value: Any) -> None:
     edit_json(copy / "zarr.json", lambda root: root.update(consolidated_metadata=value))
     try:
         assert len(arraystore.open(copy).info.label_names) == 1000
@@ -253,7 +247,7 @@ def test_consolidated_metadata_of_an_unknown_kind_is_refused_or_not_used(
 
 @pytest.fixture(params=SUFFIXES)
 def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A group of somebody else's."""
+    """A group that another program wrote."""
     path = tmp_path / f"foreign{request.param}"
     if request.param == ".zarr":
         zarr.create_group(path)
@@ -262,7 +256,7 @@ def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_group_of_somebody_else_is_no_store(foreign: Path) -> None:
+def test_foreign_group_raises(foreign: Path) -> None:
     with refused(foreign, "is not an arraystore store: attribute 'format'", "got None"):
         arraystore.open(foreign)
 
@@ -274,15 +268,13 @@ def test_the_group_of_somebody_else_is_no_store(foreign: Path) -> None:
     ("version", "way_out"),
     [("2.0", "upgrade arraystore"), ("17.3", "upgrade arraystore"), ("0.9", "convert it again")],
 )
-def test_another_major_version_is_refused_with_the_way_out(
-    copy: Path, version: str, way_out: str
-) -> None:
+def test_other_major_version_raises(copy: Path, version: str, way_out: str) -> None:
     set_attribute(copy, "", "format_version", version)
     with refused(copy, f"format version {version} ", "reads 1.x", way_out, kind=VersionError):
         arraystore.open(copy)
 
 
-def test_a_newer_minor_version_is_read_after_one_warning(copy: Path) -> None:
+def test_newer_minor_version_warns_once(copy: Path) -> None:
     expected = arraystore.open(copy)["train"].image_bytes[:]
     set_attribute(copy, "", "format_version", "1.7")
     with pytest.warns(
@@ -295,16 +287,14 @@ def test_a_newer_minor_version_is_read_after_one_warning(copy: Path) -> None:
 
 
 @named("version", ["1", "1.0.0", "one", "1.", ".0", "-1.0", " 1.0", ""])
-def test_a_malformed_version_is_refused(copy: Path, version: str) -> None:
+def test_malformed_version_raises(copy: Path, version: str) -> None:
     set_attribute(copy, "", "format_version", version)
     with refused(copy, "'format_version' must look like '1.0'"):
         arraystore.open(copy)
 
 
 @named(("name", "value"), [("encoding-type", "audio"), ("encoding-version", "2.0")])
-def test_a_split_of_another_encoding_is_refused_when_it_is_used(
-    copy: Path, name: str, value: str
-) -> None:
+def test_other_split_encoding_raises_when_used(copy: Path, name: str, value: str) -> None:
     set_attribute(copy, "train", name, value)
     store = arraystore.open(copy)
     assert len(store["validation"]) == 20
@@ -316,7 +306,7 @@ def test_a_split_of_another_encoding_is_refused_when_it_is_used(
 
 
 @named("name", [name for name in ROOT_ATTRIBUTES if name not in NEVER_READ])
-def test_a_missing_attribute_of_the_root_is_named(copy: Path, name: str) -> None:
+def test_missing_root_attribute_raises(copy: Path, name: str) -> None:
     with edited(copy) as root:
         del root.attrs[name]
     with refused(copy, f"attribute '{name}'"):
@@ -324,7 +314,7 @@ def test_a_missing_attribute_of_the_root_is_named(copy: Path, name: str) -> None
 
 
 @named("name", SPLIT_ATTRIBUTES)
-def test_a_missing_attribute_of_a_split_is_named(copy: Path, name: str) -> None:
+def test_missing_split_attribute_raises(copy: Path, name: str) -> None:
     with edited(copy) as root:
         del root["train"].attrs[name]
     store = arraystore.open(copy)
@@ -358,16 +348,14 @@ def test_a_missing_attribute_of_a_split_is_named(copy: Path, name: str) -> None:
         ("train", "order", 1),
     ],
 )
-def test_an_attribute_that_cannot_be_is_named(
-    copy: Path, group: str, name: str, value: object
-) -> None:
+def test_invalid_attribute_raises(copy: Path, group: str, name: str, value: object) -> None:
     set_attribute(copy, group, name, value)
     with refused(copy, f"'{name}'"):
         _ = arraystore.open(copy)["train"]
 
 
 @named("name", ["", "a/b", "..", "label_name", "träin", "selections"])
-def test_a_split_name_that_cannot_be_is_refused(copy: Path, name: str) -> None:
+def test_invalid_split_name_raises(copy: Path, name: str) -> None:
     with edited(copy) as root:
         is_zarr = copy.suffix == ".zarr"
         root.attrs["splits"] = [name] if is_zarr else np.array([name.encode()])
@@ -376,9 +364,7 @@ def test_a_split_name_that_cannot_be_is_refused(copy: Path, name: str) -> None:
 
 
 @named(("name", "value"), [("num_samples", 29), ("num_bytes", 1000), ("num_bytes", 10**8)])
-def test_numbers_that_are_not_those_of_the_arrays_are_refused(
-    copy: Path, name: str, value: int
-) -> None:
+def test_inconsistent_numbers_raise(copy: Path, name: str, value: int) -> None:
     set_attribute(copy, "train", name, value)
     with refused(f"{copy}/train", value):
         _ = arraystore.open(copy)["train"].image_bytes[0]
@@ -387,7 +373,7 @@ def test_numbers_that_are_not_those_of_the_arrays_are_refused(
 # Columns
 
 
-def test_a_listed_split_that_is_not_there_is_named(copy: Path) -> None:
+def test_missing_listed_split_raises(copy: Path) -> None:
     with edited(copy) as root:
         del root["train"]
     store = arraystore.open(copy)
@@ -395,8 +381,18 @@ def test_a_listed_split_that_is_not_there_is_named(copy: Path) -> None:
         _ = store["train"]
 
 
+@named("key", ["number", "id"])
+def test_more_class_names_than_labels_raise(copy: Path, key: str) -> None:
+    rewrite_column(copy, "train/label_indptr", lambda indptr: indptr[:-1])
+    store = arraystore.open(copy)
+    n = len(store.label_names)
+    label = store.label_names[-1] if key == "id" else n - 1
+    with refused(f"{copy}/label_name", f"{n - 1} values, one a class of train, got {n}"):
+        store["train"].where(label=label)
+
+
 @every_column
-def test_a_missing_column_is_named_when_it_is_needed(copy: Path, column: str) -> None:
+def test_missing_column_raises_when_needed(copy: Path, column: str) -> None:
     with edited(copy) as root:
         del root[f"train/{column}"]
     train = arraystore.open(copy)["train"]
@@ -405,7 +401,7 @@ def test_a_missing_column_is_named_when_it_is_needed(copy: Path, column: str) ->
 
 
 @named("column", sorted({*COLUMNS} - {*USE}))
-def test_a_missing_label_index_is_named_when_it_is_needed(copy: Path, column: str) -> None:
+def test_missing_label_index_raises_when_needed(copy: Path, column: str) -> None:
     with edited(copy) as root:
         del root[f"train/{column}"]
     stored = arraystore.open(copy).stored("train")
@@ -414,7 +410,7 @@ def test_a_missing_label_index_is_named_when_it_is_needed(copy: Path, column: st
 
 
 @named("column", ["label", "label_order", "image_height", "image_crc32c"])
-def test_a_missing_column_does_no_harm_where_it_is_not_needed(copy: Path, column: str) -> None:
+def test_missing_column_is_harmless_otherwise(copy: Path, column: str) -> None:
     expected = arraystore.open(copy)["train"].image_bytes[:]
     with edited(copy) as root:
         del root[f"train/{column}"]
@@ -422,7 +418,7 @@ def test_a_missing_column_does_no_harm_where_it_is_not_needed(copy: Path, column
 
 
 @named("column", ROOT_COLUMNS)
-def test_missing_names_of_classes_are_named_when_they_are_needed(copy: Path, column: str) -> None:
+def test_missing_class_names_raise_when_needed(copy: Path, column: str) -> None:
     with edited(copy) as root:
         del root[column]
     store = arraystore.open(copy)
@@ -431,7 +427,7 @@ def test_missing_names_of_classes_are_named_when_they_are_needed(copy: Path, col
         _ = store.info
 
 
-def test_a_missing_payload_is_named(copy: Path) -> None:
+def test_missing_payload_raises(copy: Path) -> None:
     with edited(copy) as root:
         del root[PAYLOAD]
     train = arraystore.open(copy)["train"]
@@ -440,7 +436,7 @@ def test_a_missing_payload_is_named(copy: Path) -> None:
 
 
 @every_column
-def test_a_group_in_the_place_of_a_column_is_refused(copy: Path, column: str) -> None:
+def test_group_instead_of_column_raises(copy: Path, column: str) -> None:
     with edited(copy) as root:
         del root[f"train/{column}"]
         root.create_group(f"train/{column}")
@@ -450,7 +446,7 @@ def test_a_group_in_the_place_of_a_column_is_refused(copy: Path, column: str) ->
 
 @numeric_column
 @named("change", ["int16", "float64", "flipped"])
-def test_a_column_of_another_type_is_refused(copy: Path, column: str, change: str) -> None:
+def test_column_type_mismatch_raises(copy: Path, column: str, change: str) -> None:
     right = np.dtype(COLUMNS[column].data_type)
     wrong = right.newbyteorder(">") if change == "flipped" else np.dtype(change)
     serializer = BytesCodec(endian="big") if change == "flipped" else "auto"
@@ -461,13 +457,13 @@ def test_a_column_of_another_type_is_refused(copy: Path, column: str, change: st
         USE[column](arraystore.open(copy)["train"])
 
 
-def test_file_names_that_are_numbers_are_refused(copy: Path) -> None:
+def test_numeric_file_names_raise(copy: Path) -> None:
     rewrite_column(copy, "train/file_name", lambda values: np.arange(len(values)))
     with refused(f"{copy}/train/file_name", "must hold"):
         _ = arraystore.open(copy)["train"].file_name
 
 
-def test_a_number_column_that_is_text_is_refused(copy: Path) -> None:
+def test_text_in_numeric_column_raises(copy: Path) -> None:
     with edited(copy) as root:
         names = root["train/file_name"][:]
     rewrite_column(copy, "train/label", lambda values: names)
@@ -476,7 +472,7 @@ def test_a_number_column_that_is_text_is_refused(copy: Path) -> None:
 
 
 @only_hdf5
-def test_file_names_that_are_not_utf_8_are_refused(copy: Path) -> None:
+def test_file_names_not_utf8_raise(copy: Path) -> None:
     rewrite_column(copy, "train/file_name", lambda values: np.array([b"\xff"] * len(values)))
     with refused(f"{copy}/train/file_name", "must be UTF-8"):
         _ = arraystore.open(copy)["train"].file_name
@@ -484,7 +480,7 @@ def test_file_names_that_are_not_utf_8_are_refused(copy: Path) -> None:
 
 @every_column
 @named("change", [lambda values: values[:-1], lambda values: np.append(values, values[:1])])
-def test_a_column_of_another_length_is_refused(
+def test_column_length_mismatch_raises(
     copy: Path, column: str, change: Callable[[NDArray[Any]], Any]
 ) -> None:
     rewrite_column(copy, f"train/{column}", change)
@@ -493,7 +489,7 @@ def test_a_column_of_another_length_is_refused(
 
 
 @numeric_column
-def test_a_column_of_two_dimensions_is_refused(copy: Path, column: str) -> None:
+def test_two_dimensional_column_raises(copy: Path, column: str) -> None:
     rewrite_column(copy, f"train/{column}", lambda values: values.reshape(5, 6))
     with refused(f"{copy}/train/{column}", "1-d"):
         USE[column](arraystore.open(copy)["train"])
@@ -503,7 +499,7 @@ def test_a_column_of_two_dimensions_is_refused(copy: Path, column: str) -> None:
 @named(
     "compressors", [None, (ZstdCodec(),), (GzipCodec(), Crc32cCodec()), (Crc32cCodec(),)], ids=repr
 )
-def test_a_column_of_other_codecs_is_refused(copy: Path, compressors: Any) -> None:
+def test_column_codec_mismatch_raises(copy: Path, compressors: Any) -> None:
     rewrite_column(copy, "train/label", lambda values: values, compressors=compressors)
     with refused(f"{copy}/train/label", "with codecs"):
         _ = arraystore.open(copy)["train"].label
@@ -523,7 +519,7 @@ def test_a_column_of_other_codecs_is_refused(copy: Path, compressors: Any) -> No
         ("image_nbytes", 5, -(2**63)),
     ],
 )
-def test_an_image_outside_of_the_payload_is_refused_with_its_position(
+def test_image_outside_payload_raises(
     copy: Path, column: str, position: int, value: int | str
 ) -> None:
     number = arraystore.open(copy).info.splits["train"].num_bytes if value == "num_bytes" else value
@@ -538,7 +534,7 @@ def test_an_image_outside_of_the_payload_is_refused_with_its_position(
 
 
 @named("label", [1000, -2, 2**63 - 1, -(2**63)])
-def test_a_label_that_is_no_class_is_refused_with_its_position(copy: Path, label: int) -> None:
+def test_label_out_of_range_raises(copy: Path, label: int) -> None:
     def change(values: NDArray[np.int64]) -> NDArray[np.int64]:
         values[7] = label
         return values
@@ -550,7 +546,7 @@ def test_a_label_that_is_no_class_is_refused_with_its_position(copy: Path, label
 
 @only_zarr
 @every_column
-def test_a_missing_chunk_of_a_column_is_named(copy: Path, column: str) -> None:
+def test_missing_column_chunk_raises(copy: Path, column: str) -> None:
     (copy / "train" / column / "c" / "0").unlink()
     with refused(f"{copy}/train/{column}/c/0", "the chunk is missing"):
         USE[column](arraystore.open(copy)["train"])
@@ -558,7 +554,7 @@ def test_a_missing_chunk_of_a_column_is_named(copy: Path, column: str) -> None:
 
 @only_zarr
 @every_column
-def test_a_column_that_is_deleted_but_still_listed_is_named(copy: Path, column: str) -> None:
+def test_deleted_listed_column_raises(copy: Path, column: str) -> None:
     shutil.rmtree(copy / "train" / column)
     with refused(f"{copy}/train/{column}", "missing"):
         USE[column](arraystore.open(copy)["train"])
@@ -567,7 +563,7 @@ def test_a_column_that_is_deleted_but_still_listed_is_named(copy: Path, column: 
 @only_zarr
 @every_column
 @named("nbytes", [0, 1, 4, 5, -1])
-def test_a_truncated_chunk_of_a_column_is_named(copy: Path, column: str, nbytes: int) -> None:
+def test_truncated_column_chunk_raises(copy: Path, column: str, nbytes: int) -> None:
     chunk = copy / "train" / column / "c" / "0"
     chunk.write_bytes(chunk.read_bytes()[:nbytes])
     with refused(f"{copy}/train/{column}/c/0"):
@@ -575,14 +571,14 @@ def test_a_truncated_chunk_of_a_column_is_named(copy: Path, column: str, nbytes:
 
 
 @only_zarr
-def test_a_chunk_of_only_a_right_checksum_is_refused(copy: Path) -> None:
-    (copy / "train/label/c/0").write_bytes(bytes(4))  # the crc32c of nothing is 0
+def test_chunk_without_data_raises(copy: Path) -> None:
+    (copy / "train/label/c/0").write_bytes(bytes(4))  # the CRC-32C of no bytes is 0
     with refused(f"{copy}/train/label/c/0", "cannot be decoded"):
         _ = arraystore.open(copy)["train"].label
 
 
 @only_zarr
-def test_a_chunk_of_too_few_values_is_refused(copy: Path) -> None:
+def test_short_chunk_raises(copy: Path) -> None:
     other = copy.parent / "other"
     zarr.create_array(
         other, data=np.arange(10), compressors=[ZstdCodec(), Crc32cCodec()], filters=None
@@ -603,7 +599,7 @@ def place_of_chunk(path: Path, column: str) -> tuple[Path, int, int]:
 
 
 def is_missed_by_adler_32(chunk: bytes | bytearray) -> bool:
-    """Tell whether zlib finds nothing wrong, and a stream that is whole."""
+    """Whether zlib decompresses a complete stream without an error."""
     try:
         zlib.decompress(chunk)
     except zlib.error:
@@ -615,9 +611,7 @@ def is_missed_by_adler_32(chunk: bytes | bytearray) -> bool:
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.sampled_from(sorted(USE)), st.integers(0, 2**32))
-def test_a_flipped_bit_in_a_column_never_gives_other_values(
-    copy: Path, column: str, number: int
-) -> None:
+def test_flipped_bit_in_column_is_detected(copy: Path, column: str, number: int) -> None:
     expected = arraystore.open(copy).stored("train").columns[column]
     file, offset, nbytes = place_of_chunk(copy, column)
     whole = file.read_bytes()
@@ -636,9 +630,7 @@ def test_a_flipped_bit_in_a_column_never_gives_other_values(
 
 @only_hdf5
 @numeric_column
-def test_of_all_flipped_bits_only_those_that_adler_32_misses_give_other_values(
-    path: Path, column: str
-) -> None:
+def test_flipped_bits_that_adler32_misses(path: Path, column: str) -> None:
     file, offset, nbytes = place_of_chunk(path, column)
     chunk = file.read_bytes()[offset : offset + nbytes]
     with h5py.File(path) as root:
@@ -660,7 +652,7 @@ def test_of_all_flipped_bits_only_those_that_adler_32_misses_give_other_values(
 
 @only_zarr
 @every_column
-def test_a_flipped_bit_in_a_chunk_with_a_checksum_is_told(copy: Path, column: str) -> None:
+def test_flipped_bit_in_checked_chunk_raises(copy: Path, column: str) -> None:
     chunk = copy / "train" / column / "c" / "0"
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
@@ -670,7 +662,7 @@ def test_a_flipped_bit_in_a_chunk_with_a_checksum_is_told(copy: Path, column: st
 
 
 def everything(path: Path) -> tuple[object, ...]:
-    """Read all that there is in train: encoded images and columns."""
+    """Read everything in train: encoded images and columns."""
     train = arraystore.open(path)["train"]
     columns = [train.label, train.file_name, train.image_nbytes, train.image_crc32c]
     return train.image_bytes[:], *(values.tolist() for values in columns)
@@ -681,9 +673,7 @@ def everything(path: Path) -> tuple[object, ...]:
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.sampled_from(["", "train", PAYLOAD, "train/label"]), st.integers(0, 2**32))
-def test_a_flipped_bit_in_zarr_metadata_is_told_or_changes_no_image(
-    copy: Path, node: str, number: int
-) -> None:
+def test_flipped_bit_in_zarr_metadata(copy: Path, node: str, number: int) -> None:
     drop_consolidated_metadata(copy)
     expected = everything(copy)
     file = copy / node / "zarr.json"
@@ -692,7 +682,7 @@ def test_a_flipped_bit_in_zarr_metadata_is_told_or_changes_no_image(
     damaged[number // 8 % len(damaged)] ^= 1 << number % 8
     file.write_bytes(damaged)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a newer minor version
+        with warnings.catch_warnings(action="ignore"):  # a newer minor version
             assert everything(copy) == expected
     except (ArrayStoreError, KeyError) as error:
         assert "train" in str(error) or str(copy) in str(error)  # noqa: PT017 - either will do
@@ -704,14 +694,14 @@ def test_a_flipped_bit_in_zarr_metadata_is_told_or_changes_no_image(
 
 
 @only_zarr
-def test_consolidated_metadata_is_not_needed(copy: Path) -> None:
+def test_consolidated_metadata_is_optional(copy: Path) -> None:
     expected = everything(copy)
     drop_consolidated_metadata(copy)
     assert everything(copy) == expected
 
 
 @only_zarr
-def test_a_missing_shard_is_named(copy: Path) -> None:
+def test_missing_shard_raises(copy: Path) -> None:
     payload_file(copy).unlink()
     with refused(payload_file(copy), "the chunk is missing"):
         _ = arraystore.open(copy)["train"].image_bytes[0]
@@ -728,9 +718,7 @@ LENGTHS = {
 
 @named("nbytes", LENGTHS.values(), ids=LENGTHS)
 @named("selection", [0, [29], slice(None)], ids=repr)
-def test_a_truncated_payload_is_an_error_and_never_a_short_image(
-    copy: Path, nbytes: Callable[[int], int], selection: Any
-) -> None:
+def test_truncated_payload_raises(copy: Path, nbytes: Callable[[int], int], selection: Any) -> None:
     file = payload_file(copy)
     with file.open("r+b") as opened:
         opened.truncate(nbytes(file.stat().st_size))
@@ -739,9 +727,7 @@ def test_a_truncated_payload_is_an_error_and_never_a_short_image(
 
 
 @named("nbytes", LENGTHS.values(), ids=LENGTHS)
-def test_a_payload_truncated_while_it_is_open_is_an_error_and_never_a_short_image(
-    copy: Path, nbytes: Callable[[int], int]
-) -> None:
+def test_payload_truncated_while_open_raises(copy: Path, nbytes: Callable[[int], int]) -> None:
     train = arraystore.open(copy)["train"]
     _ = train.image_bytes[0]
     file = payload_file(copy)
@@ -752,33 +738,33 @@ def test_a_payload_truncated_while_it_is_open_is_an_error_and_never_a_short_imag
 
 
 @only_zarr
-def test_a_shard_that_grew_is_refused(copy: Path) -> None:
+def test_grown_shard_raises(copy: Path) -> None:
     with payload_file(copy).open("ab") as file:
         file.write(b"more")
     with refused(payload_file(copy), "does not match its checksum"):
         _ = arraystore.open(copy)["train"].image_bytes[0]
 
 
-def test_a_payload_with_a_compressor_is_refused(copy: Path) -> None:
+def test_compressed_payload_raises(copy: Path) -> None:
     rewrite_payload(copy, compress=True)
     with refused(f"{copy}/{PAYLOAD}"):
         _ = arraystore.open(copy)["train"].image_bytes[0]
 
 
-def test_a_payload_of_another_type_is_refused(copy: Path) -> None:
+def test_payload_type_mismatch_raises(copy: Path) -> None:
     rewrite_payload(copy, dtype="int16")
     with refused(f"{copy}/{PAYLOAD}", "uint8", "int16"):
         _ = arraystore.open(copy)["train"].image_bytes[0]
 
 
 @only_zarr
-def test_a_payload_without_shards_is_refused(copy: Path) -> None:
+def test_unsharded_payload_raises(copy: Path) -> None:
     rewrite_payload(copy, shards=None)
     with refused(f"{copy}/{PAYLOAD}", "sharding_indexed"):
         _ = arraystore.open(copy)["train"].image_bytes[0]
 
 
-def test_a_payload_in_other_chunks_is_read(copy: Path) -> None:
+def test_payload_in_other_chunks_is_read(copy: Path) -> None:
     expected = everything(copy)
     rewrite_payload(copy, shards=2**18)
     assert everything(copy) == expected
@@ -788,7 +774,7 @@ def test_a_payload_in_other_chunks_is_read(copy: Path) -> None:
 def black(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[bytes]]:
-    """A store of bitmaps of one colour each, all larger than some chunks; and the bitmaps."""
+    """A store of bitmaps, each of one colour and larger than several chunks; and the bitmaps."""
     folder = tmp_path_factory.mktemp("black")
     source = folder / "source" / "train" / "a"
     source.mkdir(parents=True)
@@ -811,7 +797,7 @@ def bitmaps(black: tuple[Path, list[bytes]], tmp_path: Path) -> tuple[Path, list
     return target, images
 
 
-def test_long_runs_of_zeros_are_stored_like_any_bytes(black: tuple[Path, list[bytes]]) -> None:
+def test_zeros_are_stored(black: tuple[Path, list[bytes]]) -> None:
     path, images = black
     assert arraystore.open(path, checksum="always")["train"].image_bytes[:] == images
     assert payload_file(path).stat().st_size > sum(map(len, images))
@@ -820,7 +806,7 @@ def test_long_runs_of_zeros_are_stored_like_any_bytes(black: tuple[Path, list[by
 @named("dense", [None, False, True])
 @named("options", [{}, {"mmap": False}, {"checksum": "always"}], ids=str)
 @named("selection", [slice(None), 1, [4, 2, 0]], ids=repr)
-def test_a_payload_that_a_stranger_repacked_is_read_right(
+def test_repacked_payload_is_read(
     bitmaps: tuple[Path, list[bytes]],
     dense: bool | None,
     options: dict[str, Any],
@@ -830,19 +816,19 @@ def test_a_payload_that_a_stranger_repacked_is_read_right(
     expected = arraystore.open(path)["train"].image_bytes[selection]
     rewrite_payload(path, dense=dense)
     train = arraystore.open(path, **options)["train"]
-    for _ in range(3):  # single images take other ways when columns have been read
+    for _ in range(3):  # single images are read differently once columns are loaded
         assert train.image_bytes[selection] == expected
 
 
 @named("black", [".zarr"], indirect=True)
-def test_zarr_python_leaves_out_zeros_when_it_repacks(bitmaps: tuple[Path, list[bytes]]) -> None:
+def test_zarr_python_omits_zeros(bitmaps: tuple[Path, list[bytes]]) -> None:
     path, images = bitmaps
     rewrite_payload(path)
     assert payload_file(path).stat().st_size < sum(map(len, images)) - 2**19
 
 
 @named("black", [".zarr"], indirect=True)
-def test_left_out_chunks_that_are_not_zeros_are_refused(
+def test_omitted_chunks_not_zero_raise(
     bitmaps: tuple[Path, list[bytes]],
 ) -> None:
     path, _ = bitmaps
@@ -853,7 +839,7 @@ def test_left_out_chunks_that_are_not_zeros_are_refused(
 
 @named("black", [".zarr"], indirect=True)
 @named("damage", [(0, 2**40), (1, 5), (0, 2**64 - 2)], ids=repr)
-def test_a_shard_whose_index_points_outside_of_it_is_refused(
+def test_shard_index_out_of_range_raises(
     bitmaps: tuple[Path, list[bytes]], damage: tuple[int, int]
 ) -> None:
     path, _ = bitmaps
@@ -896,7 +882,7 @@ def codec_of_payload(document: dict[str, Any]) -> dict[str, Any]:
         lambda node: node.pop("data_type"),
     ],
 )
-def test_an_unknown_layout_of_a_payload_is_refused(
+def test_unknown_payload_layout_raises(
     copy: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
     drop_consolidated_metadata(copy)

@@ -1,4 +1,4 @@
-"""Nothing grows with the number of samples that need not."""
+"""Reads and memory that must not grow with the number of samples."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from obstore.store import LocalStore
 import arraystore
 from arraystore.containers import open_container
 from arraystore.containers.hdf5 import cached_object
-from arraystore.containers.hdf5 import writer as hdf5_room
-from arraystore.containers.zarr import writer as zarr_room
+from arraystore.containers.hdf5 import writer as hdf5_writer
+from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.containers.zarr.shards import ShardKeys, ShardManifest
 from arraystore.dataset.batches import Epoch
 from arraystore.errors import FormatError
 from arraystore.indexing.byte_range import ChunkManifest
 from arraystore.indexing.sampling import block_buffers
-from arraystore.reading import column_reader as columns_room
-from arraystore.reading import stored_split as stored_room
+from arraystore.reading import column_reader, stored_split
 from arraystore.reading.chunk_cache import ChunkCache
 from arraystore.schema import COLUMNS
 from arraystore.storage.objects.reader import ObjectReader
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS: Final = 8
-"""Rows of a chunk, here."""
+"""Rows of a chunk in these tests."""
 
 N: Final = 50
 N_CLASSES: Final = 5
@@ -47,7 +46,7 @@ named = pytest.mark.parametrize
 
 
 def store_of(path: Path, n: int) -> Path:
-    """Write a store with `n` images of a few bytes, the names of different lengths."""
+    """Write a store with `n` images of a few bytes and names of different lengths."""
     rng = np.random.default_rng(n)
     names = [f"é{i:04}{'x' * (i % 30)}.jpg" for i in range(n)]
     labels = np.arange(n) % N_CLASSES
@@ -59,11 +58,11 @@ def store_of(path: Path, n: int) -> Path:
 
 @pytest.fixture(scope="module")
 def small_chunks() -> Iterator[None]:
-    """Let columns have chunks of `ROWS` rows, and every split be a large one."""
+    """Make chunks of `ROWS` rows, and treat every split as a large one."""
     with pytest.MonkeyPatch.context() as patch:
-        for room in (columns_room, stored_room, zarr_room, hdf5_room):
-            patch.setattr(room, "COLUMN_CHUNK_ROWS", ROWS)
-        patch.setattr(columns_room, "WHOLE_SAMPLES", 0)
+        for module in (column_reader, stored_split, zarr_writer, hdf5_writer):
+            patch.setattr(module, "COLUMN_CHUNK_ROWS", ROWS)
+        patch.setattr(column_reader, "WHOLE_SAMPLES", 0)
         yield
 
 
@@ -73,7 +72,7 @@ def grown(
     small_chunks: None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A store that is large for its chunks; not to be changed."""
+    """A store of many small chunks; not to be changed."""
     return store_of(tmp_path_factory.mktemp("grown") / f"a{request.param}", N)
 
 
@@ -83,19 +82,21 @@ def copy(grown: Path, tmp_path: Path) -> Path:
     return store_of(tmp_path / grown.name, N)
 
 
-def from_disk(path: Path) -> arraystore.Store:
+def opened_locally(path: Path) -> arraystore.Store:
     return arraystore.open(path)
 
 
-def from_afar(path: Path) -> arraystore.Store:
+def opened_remotely(path: Path) -> arraystore.Store:
     return arraystore.open((LocalStore(path.parent), path.name))
 
 
-from_everywhere = pytest.mark.parametrize("opened", [from_disk, from_afar], ids=["disk", "afar"])
+everywhere = pytest.mark.parametrize(
+    "opened", [opened_locally, opened_remotely], ids=["local", "remote"]
+)
 
 
 def counted(store: arraystore.Store) -> CountingReader:
-    """Count what is read of a store from now on."""
+    """Record every read of a store from now on."""
     counting = CountingReader(store._handle.reader)
     container = store._handle.container
     store._handle._opened = (counting, container)
@@ -118,7 +119,7 @@ def whole(grown: Path) -> dict[str, NDArray[Any]]:
 
 @settings(max_examples=25)
 @named("whole_samples", [0, 2 * N])
-@from_everywhere
+@everywhere
 @given(
     takes=st.lists(
         st.tuples(
@@ -128,7 +129,7 @@ def whole(grown: Path) -> dict[str, NDArray[Any]]:
         max_size=4,
     )
 )
-def test_rows_taken_are_those_of_the_whole_column(
+def test_take_matches_whole_column(
     grown: Path,
     whole: dict[str, NDArray[Any]],
     opened: Callable[[Path], arraystore.Store],
@@ -137,7 +138,7 @@ def test_rows_taken_are_those_of_the_whole_column(
 ) -> None:
     stored = opened(grown).stored("train")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns_room, "WHOLE_SAMPLES", whole_samples)
+        patch.setattr(column_reader, "WHOLE_SAMPLES", whole_samples)
         for names, at in takes:
             positions = np.array(at, dtype=np.int64)
             for name, found in zip(names, stored.columns.take(names, positions), strict=True):
@@ -147,24 +148,24 @@ def test_rows_taken_are_those_of_the_whole_column(
         assert stored.columns._whole.keys() <= {"label_indptr"}
 
 
-@from_everywhere
-def test_samples_of_a_large_split_are_those_of_a_small_one(
+@everywhere
+def test_large_split_reads_as_small(
     grown: Path, opened: Callable[[Path], arraystore.Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = opened(grown)["train[5:20]+train[30:]"]
     images = large.image_bytes[::-1]
     label, file_name = rows_of(large, ("label", "file_name"), np.arange(9))
-    monkeypatch.setattr(columns_room, "WHOLE_SAMPLES", N)
+    monkeypatch.setattr(column_reader, "WHOLE_SAMPLES", N)
     small = arraystore.open(grown)["train[5:20]+train[30:]"]
     assert images == small.image_bytes[::-1]
     assert label.tolist() == small.label[:9].tolist()
     assert file_name.tolist() == small.file_name[:9].tolist()
 
 
-def test_a_column_is_loaded_when_half_of_its_chunks_have_been_wanted(
+def test_column_is_loaded_after_half_its_chunks(
     grown: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(columns_room, "WHOLE_SAMPLES", N)
+    monkeypatch.setattr(column_reader, "WHOLE_SAMPLES", N)
     stored = arraystore.open(grown).stored("train")
     for number in range(3):
         stored.columns.take(("label",), np.array([number * ROWS]))
@@ -173,7 +174,7 @@ def test_a_column_is_loaded_when_half_of_its_chunks_have_been_wanted(
     assert "label" in stored.columns._whole
 
 
-# What is read
+# Reads
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
@@ -202,9 +203,7 @@ READS: Final[dict[str, Callable[[arraystore.Split], Any]]] = {
 
 
 @named("read", list(READS))
-def test_what_is_asked_for_does_not_hang_on_the_number_of_samples(
-    small_and_large: tuple[Path, Path], read: str
-) -> None:
+def test_reads_do_not_grow_with_samples(small_and_large: tuple[Path, Path], read: str) -> None:
     counts = []
     for path in small_and_large:
         store = arraystore.open(path)
@@ -212,16 +211,16 @@ def test_what_is_asked_for_does_not_hang_on_the_number_of_samples(
         READS[read](store["train"])
         counts.append((len(reads.ranges), reads.nbytes))
     (small, small_nbytes), (large, large_nbytes) = counts
-    if read == "query":  # the answer is ten times as long
+    if read == "query":  # the result is ten times as long
         large -= 10 * 60 // N_CLASSES // ROWS
-    # libhdf5 reads what it keeps of a file in pieces, one more or one less.
+    # libhdf5 reads metadata in pieces, one more or one less.
     assert large <= small * (1.3 if path.suffix == ".h5" else 1)
     assert large_nbytes < 2 * small_nbytes + 8192
 
 
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of requests in each round trip from now on, where no column lies in a file's ends."""
+    """Requests in each round trip from now on; no column lies in the ends of an HDF5 file."""
     for module in (open_container, cached_object):
         monkeypatch.setattr(module, "PAGE_NBYTES", 2**10)
     monkeypatch.setattr(open_container, "HEAD_NBYTES", 2**9)
@@ -239,7 +238,7 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_remote_batch_takes_large_columns_in_one_round_trip(grown: Path, trips: list[int]) -> None:
-    train = from_afar(grown)["train"]
+    train = opened_remotely(grown)["train"]
     _ = train.image_bytes[5]
     trips.clear()
     _ = train.image_bytes[[10, 20, 30, 40]]
@@ -248,7 +247,7 @@ def test_remote_batch_takes_large_columns_in_one_round_trip(grown: Path, trips: 
 
 
 def test_remote_samples_take_large_columns_in_one_round_trip(grown: Path, trips: list[int]) -> None:
-    train = from_afar(grown)["train"]
+    train = opened_remotely(grown)["train"]
     _ = train._reader.read(np.array([5]))
     trips.clear()
     _ = train._reader.read(np.array([10, 20, 30, 40]))
@@ -260,7 +259,7 @@ def test_remote_samples_take_large_columns_in_one_round_trip(grown: Path, trips:
 def test_remote_label_query_of_large_split_takes_two_round_trips(
     grown: Path, trips: list[int], labels: Any, n_trips: int
 ) -> None:
-    store = from_afar(grown)
+    store = opened_remotely(grown)
     columns = {"train/label_indptr": "int64", "train/label_order": "int64"}
     columns |= {"label_name": "string", "label_words": "string"}
     assert len(store["train"])
@@ -270,7 +269,7 @@ def test_remote_label_query_of_large_split_takes_two_round_trips(
     assert len(trips) == n_trips
 
 
-def test_chunks_are_read_once_while_they_are_kept(grown: Path) -> None:
+def test_cached_chunks_are_not_read_again(grown: Path) -> None:
     store = arraystore.open(grown)
     stored = store.stored("train")
     stored.columns.take(OF_SAMPLES, np.arange(N))
@@ -279,7 +278,7 @@ def test_chunks_are_read_once_while_they_are_kept(grown: Path) -> None:
     assert reads.ranges == []
 
 
-def test_what_is_kept_of_a_store_is_bounded(grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_cache_is_limited(grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = arraystore.open(grown)
     store._handle.chunks = ChunkCache(max_nbytes=1000)
     stored = store.stored("train")
@@ -291,7 +290,7 @@ def test_what_is_kept_of_a_store_is_bounded(grown: Path, monkeypatch: pytest.Mon
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """A cache against a list of what was used, the last at the end."""
+    """A cache compared with a list of what was used, the last at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +323,7 @@ TestCache = CacheMachine.TestCase
 TestCache.settings = settings(max_examples=25, stateful_step_count=20)
 
 
-def test_text_is_counted_with_what_numpy_keeps_beside_it() -> None:
+def test_chunk_cache_counts_text() -> None:
     cache = ChunkCache(max_nbytes=1000)
     cache.put("few", np.array(["x" * 400], dtype=np.dtypes.StringDType()))
     assert cache.nbytes > 400
@@ -332,7 +331,7 @@ def test_text_is_counted_with_what_numpy_keeps_beside_it() -> None:
     assert cache.get("many") is None
 
 
-# What is wrong
+# Damage
 
 
 def chunk_of(path: Path, name: str, number: int) -> tuple[Path, int, int]:
@@ -347,9 +346,9 @@ def chunk_of(path: Path, name: str, number: int) -> tuple[Path, int, int]:
     return path, info.byte_offset, info.byte_offset + info.size
 
 
-@from_everywhere
+@everywhere
 @named("name", ["image_start", "file_name"])
-def test_a_damaged_chunk_is_told_when_it_is_needed(
+def test_damaged_chunk_raises_when_needed(
     copy: Path, name: str, opened: Callable[[Path], arraystore.Store]
 ) -> None:
     file, start, stop = chunk_of(copy, name, 2)
@@ -362,7 +361,7 @@ def test_a_damaged_chunk_is_told_when_it_is_needed(
         stored.columns.take((name,), np.array([0, 2 * ROWS]))
 
 
-def test_a_chunk_that_is_missing_is_told(copy: Path) -> None:
+def test_missing_chunk_raises(copy: Path) -> None:
     if not copy.is_dir():
         pytest.skip("the chunks of HDF5 are no files")
     (copy / "train/label/c/2").unlink()
@@ -374,11 +373,11 @@ def test_a_chunk_that_is_missing_is_told(copy: Path) -> None:
 
 @pytest.fixture
 def written_wrong(grown: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Return what writes a store whose columns are changed on the way."""
+    """Return a function that writes a store with changed columns."""
 
     def write(**changes: Callable[[Any], Any]) -> Path:
         path = tmp_path / f"wrong{grown.suffix}"
-        writer = zarr_room.ZarrWriter if path.suffix == ".zarr" else hdf5_room.HDF5Writer
+        writer = zarr_writer.ZarrWriter if path.suffix == ".zarr" else hdf5_writer.HDF5Writer
         real = writer.write_column
 
         def changed(self: Any, where: str, values: Any, column: Any) -> None:
@@ -392,7 +391,7 @@ def written_wrong(grown: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_a_label_that_is_no_class_is_told_with_its_position(
+def test_label_out_of_range_raises(
     written_wrong: Callable[..., Path],
 ) -> None:
     wrong = written_wrong(label=lambda label: np.where(np.arange(N) == 20, N_CLASSES, label))
@@ -402,7 +401,7 @@ def test_a_label_that_is_no_class_is_told_with_its_position(
         stored.columns.take(("label",), np.array([0, 30, 20]))
 
 
-def test_an_image_outside_of_the_payload_is_told_with_its_position(
+def test_image_outside_payload_raises(
     written_wrong: Callable[..., Path],
 ) -> None:
     wrong = written_wrong(image_start=lambda start: np.where(np.arange(N) == 20, 2**40, start))
@@ -413,9 +412,7 @@ def test_an_image_outside_of_the_payload_is_told_with_its_position(
 
 
 @named("length", [N - 3, N + 3])
-def test_a_column_of_another_length_is_told_where_it_ends(
-    written_wrong: Callable[..., Path], length: int
-) -> None:
+def test_column_length_mismatch_raises(written_wrong: Callable[..., Path], length: int) -> None:
     wrong = written_wrong(image_crc32c=lambda crc: np.resize(crc, length))
     stored = arraystore.open(wrong).stored("train")
     with pytest.raises(FormatError, match="image_crc32c: must have 50 values, one a sample"):
@@ -425,12 +422,12 @@ def test_a_column_of_another_length_is_told_where_it_ends(
 # Loops
 
 
-def test_an_order_that_is_none_takes_no_memory() -> None:
+def test_unshuffled_order_takes_no_memory() -> None:
     order = Epoch(None, 0, 0, None, rank=1, world_size=2, buffer_size=1)
     assert order.positions(10**12) == range(5 * 10**11, 10**12)
 
 
-def test_a_shuffle_by_blocks_takes_little_for_each_block() -> None:
+def test_block_shuffle_memory() -> None:
     n = 10**7
     tracemalloc.start()
     try:
@@ -442,7 +439,7 @@ def test_a_shuffle_by_blocks_takes_little_for_each_block() -> None:
     assert peak < 4 * 8 * n / 64 + 2**20  # a block is 64 samples
 
 
-def test_a_shuffle_by_blocks_reads_a_buffer_at_a_time(grown: Path) -> None:
+def test_block_shuffle_has_every_sample(grown: Path) -> None:
     train = arraystore.open(grown)["train"]
     seen = [batch.tolist() for batch in train.batches(4, shuffle="block").positions()]
     assert sorted(chain.from_iterable(seen)) == list(range(N))
@@ -452,11 +449,11 @@ def test_a_shuffle_by_blocks_reads_a_buffer_at_a_time(grown: Path) -> None:
 
 
 class Shards:
-    """Shards of a payload as numbers: where each inner chunk of those out of order begins."""
+    """Shards of a payload, with the starts of the inner chunks of those out of order."""
 
     def __init__(self, per_shard: int, inner: int, nbytes: int, odd: dict[int, list[int]]) -> None:
         self.n = -(-nbytes // (per_shard * inner))
-        self.asked: list[int] = []
+        self.looked_up: list[int] = []
         self.odd = {
             shard: np.array(s, dtype=np.int64) for shard, s in odd.items() if shard < self.n
         }
@@ -481,7 +478,7 @@ class Shards:
         )
 
     def look_up(self, shard: int) -> NDArray[np.int64] | None:
-        self.asked.append(shard)
+        self.looked_up.append(shard)
         return self.odd.get(shard)
 
 
@@ -505,9 +502,7 @@ def each_byte(manifest: ChunkManifest, start: Any, nbytes: Any) -> list[tuple[in
 
 
 @given(shards(), st.data())
-def test_shards_looked_at_one_by_one_are_where_they_would_be_found_at_once(
-    some: Shards, data: st.DataObject
-) -> None:
+def test_lazy_shards_match_eager(some: Shards, data: st.DataObject) -> None:
     n = some.lazy.nbytes
     for _ in range(2):
         bounds = data.draw(st.lists(st.tuples(st.integers(0, n), st.integers(0, n)), max_size=4))
@@ -520,12 +515,12 @@ def test_shards_looked_at_one_by_one_are_where_they_would_be_found_at_once(
             for a, b in zip(start.tolist(), (start + nbytes).tolist(), strict=True)
             for shard in range(a // length, -(-b // length) if b > a else a // length)
         }
-        assert touched <= set(some.asked)
-        assert len(some.asked) == len(set(some.asked))
+        assert touched <= set(some.looked_up)
+        assert len(some.looked_up) == len(set(some.looked_up))
 
 
 @given(shards())
-def test_a_shard_that_is_whole_is_where_each_of_its_bytes_is(some: Shards) -> None:
+def test_whole_shard_matches_its_bytes(some: Shards) -> None:
     length = some.lazy.chunk_nbytes
     for shard in range(some.n):
         start, nbytes = shard * length, min(length, some.lazy.nbytes - shard * length)
@@ -535,11 +530,11 @@ def test_a_shard_that_is_whole_is_where_each_of_its_bytes_is(some: Shards) -> No
             key, first = found
             expected = [(0, key, first + i) for i in range(nbytes)]
             assert each_byte(some.eager, np.array([start]), np.array([nbytes])) == expected
-    assert some.asked == list(range(some.n))
+    assert some.looked_up == list(range(some.n))
     assert some.lazy.whole(some.n) is None
 
 
-def test_a_hundred_thousand_shards_take_little_memory_and_no_look() -> None:
+def test_many_shards_memory() -> None:
     tracemalloc.start()
     try:
         some = Shards(512, 2**17, 2**27, {})
@@ -560,20 +555,20 @@ def test_a_hundred_thousand_shards_take_little_memory_and_no_look() -> None:
     finally:
         tracemalloc.stop()
     assert (pieces.object.tolist(), pieces.start.tolist()) == ([150_000], [5])
-    assert some.asked == [150_000]
+    assert some.looked_up == [150_000]
     assert many.keys[150_000] == "p/c/150000"
     assert peak < 20 * n
 
 
 @pytest.fixture
 def two_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Zarr store whose payload has a shard for every 64 bytes."""
-    monkeypatch.setattr(zarr_room, "SHARD_NBYTES", 64)
-    monkeypatch.setattr(zarr_room, "INNER_CHUNK_NBYTES", 16)
+    """A Zarr store whose payload has shards of 64 bytes."""
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", 64)
+    monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", 16)
     return store_of(tmp_path / "a.zarr", N)
 
 
-def test_only_the_shards_that_are_read_from_are_looked_at(
+def test_only_shards_that_are_read_are_examined(
     two_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[str] = []
@@ -599,7 +594,7 @@ def stored_column(train: arraystore.Split, name: str) -> NDArray[Any]:
     return part.stored.columns[name]
 
 
-def test_a_shard_that_cannot_be_looked_at_is_looked_at_again() -> None:
+def test_failed_shard_is_examined_again() -> None:
     def look_up(shard: int) -> None:
         raise FormatError(f"shard {shard}")
 

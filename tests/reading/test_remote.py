@@ -1,4 +1,4 @@
-"""Reading a store where it lies: the same as from a disk, in few round trips, exactly the bytes."""
+"""Remote stores: the same data as from a disk, in few round trips, and no other bytes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from arraystore._threads import Scope, WorkCancelledError
 from arraystore.containers import open_container
 from arraystore.containers.hdf5 import cached_object
 from arraystore.errors import StorageError
-from arraystore.images import decode as image
+from arraystore.images import decode
 from arraystore.storage.location import Location
-from arraystore.storage.objects import connection as stores
-from arraystore.storage.objects import event_loop as loop
-from arraystore.storage.objects import reader as reader_room
+from arraystore.storage.objects import connection, event_loop
+from arraystore.storage.objects import reader as object_reader
 from arraystore.storage.objects.reader import ObjectReader
 from tests.support import SUFFIXES, picture, write_folder
 from tests.true_size import SIZES, write_true_size
@@ -41,20 +40,20 @@ KEYS: Final = {"key": "me", "secret": "mine", "region": "us-east-1"}
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[WebServer]:
-    """One server for all that do not disturb it."""
+    """A server for all tests that do not disturb it."""
     with WebServer() as server:
         yield server
 
 
 def in_memory(path: Path) -> arraystore.Store:
-    store = stores.connect_memory()
+    store = connection.connect_memory()
     for name, data in objects_of(path).items():
         store.put(f"in/memory/{name}", data)
     return arraystore.open(f"memory://in/memory/{path.name}")
 
 
 def objects_of(path: Path) -> dict[str, bytes]:
-    """The store's objects, by their paths below its parent."""
+    """Return the objects of a store, by their paths below its parent."""
     server = WebServer()
     server.put(path, path.name)
     return server.objects
@@ -91,13 +90,11 @@ def known(path: Path) -> arraystore.Split:
     return arraystore.open(path)["train"]
 
 
-# What is read
+# Data
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "train[10:]+validation[:50%]"])
-def test_a_store_reads_the_same_wherever_it_lies(
-    placed: arraystore.Store, path: Path, split: str
-) -> None:
+def test_store_reads_the_same_everywhere(placed: arraystore.Store, path: Path, split: str) -> None:
     found, expected = placed[split], arraystore.open(path)[split]
     assert found.image_bytes[:] == expected.image_bytes[:]
     assert found.label.tolist() == expected.label.tolist()
@@ -107,26 +104,24 @@ def test_a_store_reads_the_same_wherever_it_lies(
 
 
 @pytest.mark.parametrize("selection", [[5, 3, 5, -1], slice(None, None, -1), 7, [], slice(3, 9)])
-def test_images_come_back_in_the_order_asked(
+def test_images_keep_order(
     placed: arraystore.Store, known: arraystore.Split, selection: Any
 ) -> None:
     assert placed["train"].image_bytes[selection] == known.image_bytes[selection]
 
 
-def test_what_a_store_says_of_itself_is_the_same_wherever_it_lies(
-    placed: arraystore.Store, path: Path
-) -> None:
+def test_info_is_the_same_everywhere(placed: arraystore.Store, path: Path) -> None:
     assert placed.info == arraystore.open(path).info
 
 
-def test_rows_of_a_column_are_the_same_wherever_it_lies(
+def test_column_rows_are_the_same_everywhere(
     placed: arraystore.Store, known: arraystore.Split
 ) -> None:
     found = placed.opened[1].read_column("train/label", "int64", (3, 7))
     assert found.tolist() == known.label[3:7].tolist()
 
 
-def test_nothing_is_listed_or_changed(path: Path, web: WebServer) -> None:
+def test_reading_only_gets_objects(path: Path, web: WebServer) -> None:
     web.asked.clear()
     train = in_a_bucket(path, web)["train"]
     assert train[3].file_name
@@ -135,16 +130,14 @@ def test_nothing_is_listed_or_changed(path: Path, web: WebServer) -> None:
     assert all(asked.path.removeprefix("bucket/") for asked in web.asked)
 
 
-def test_a_store_on_the_disk_is_read_without_obstore(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader_room, "run", None)
-    monkeypatch.setattr(stores, "connect", None)
+def test_local_store_needs_no_obstore(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_reader, "run", None)
+    monkeypatch.setattr(connection, "connect", None)
     assert arraystore.open(f"file://{path}")["train"][3].file_name
 
 
 @pytest.mark.parametrize("path", [".zarr"], indirect=True)
-def test_consolidated_metadata_is_not_needed(path: Path, web: WebServer) -> None:
+def test_consolidated_metadata_is_optional(path: Path, web: WebServer) -> None:
     web.put(path, "plain.zarr")
     root = json.loads(web.objects["plain.zarr/zarr.json"])
     del root["consolidated_metadata"]
@@ -155,16 +148,14 @@ def test_consolidated_metadata_is_not_needed(path: Path, web: WebServer) -> None
 
 
 @pytest.mark.parametrize("suffix", [".data", ""])
-def test_the_name_need_not_say_which_container_it_is(
-    path: Path, web: WebServer, suffix: str
-) -> None:
+def test_name_without_suffix(path: Path, web: WebServer, suffix: str) -> None:
     name = f"bucket/unnamed-{path.suffix[1:]}{suffix}"
     web.put(path, name)
     store = arraystore.open(f"{web.url}/{name}")
     assert len(store["train"]) == 30
 
 
-def test_a_store_of_obstore_is_opened_at_its_root_or_at_a_key_in_it(path: Path) -> None:
+def test_obstore_store_and_key(path: Path) -> None:
     expected = arraystore.open(path)["train"].image_bytes[3]
     outside = LocalStore(path.parent)
     assert arraystore.open((outside, path.name))["train"].image_bytes[3] == expected
@@ -172,7 +163,7 @@ def test_a_store_of_obstore_is_opened_at_its_root_or_at_a_key_in_it(path: Path) 
         assert arraystore.open(LocalStore(path))["train"].image_bytes[3] == expected
 
 
-def test_an_hdf5_file_may_be_the_prefix_of_a_store_of_obstore(path: Path, web: WebServer) -> None:
+def test_obstore_prefix_may_be_hdf5_file(path: Path, web: WebServer) -> None:
     in_a_bucket(path, web)
     store = S3Store(
         "bucket",
@@ -185,12 +176,12 @@ def test_an_hdf5_file_may_be_the_prefix_of_a_store_of_obstore(path: Path, web: W
     assert len(arraystore.open(store)["train"]) == 30
 
 
-def test_what_is_no_store_of_obstore_is_a_type_error() -> None:
+def test_other_object_raises() -> None:
     with pytest.raises(TypeError, match="must be a path, a URL or an obstore store, got 5"):
         arraystore.open(5)
 
 
-def test_xarray_opens_an_address_with_options(path: Path, web: WebServer) -> None:
+def test_xarray_opens_address_with_options(path: Path, web: WebServer) -> None:
     address = in_a_bucket(path, web).address
     options = KEYS | {"endpoint_url": web.url}
     expected = arraystore.open(path)["train"]
@@ -202,9 +193,7 @@ def test_xarray_opens_an_address_with_options(path: Path, web: WebServer) -> Non
     assert tree["train"].label.values.tolist() == expected.label.tolist()
 
 
-def test_many_threads_read_from_one_remote_store(
-    path: Path, web: WebServer, known: arraystore.Split
-) -> None:
+def test_threads_share_remote_store(path: Path, web: WebServer, known: arraystore.Split) -> None:
     train = in_a_bucket(path, web)["train"]
     expected = known.image_bytes[:]
     found: dict[int, list[bytes]] = {}
@@ -222,18 +211,18 @@ def test_many_threads_read_from_one_remote_store(
     assert found == dict.fromkeys(range(8), expected)
 
 
-# How it is asked for
+# Requests
 
 
 class Round(NamedTuple):
-    """One call of a reader: what it asks for, it asks for at once."""
+    """One call of a reader, which makes all its requests at once."""
 
     requests: tuple[tuple[str, int], ...]
 
 
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
-    """The rounds of all remote readers from now on, and in each the key and size of a request."""
+    """The rounds of all remote readers from now on, with key and size of each request."""
     seen: list[Round] = []
 
     class Counted(ObjectReader):
@@ -261,13 +250,13 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[Round]:
             seen.append(Round(((key, first), (key, last))))
             return super().read_ends(key, first, last)
 
-    monkeypatch.setattr(reader_room, "ObjectReader", Counted)
+    monkeypatch.setattr(object_reader, "ObjectReader", Counted)
     return seen
 
 
 @pytest.fixture(scope="module")
 def true_size(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Return a store of a config's true number of samples; each tenth image is there."""
+    """Return a function that writes a store of a config's true size, with every tenth image."""
     folder = tmp_path_factory.mktemp("true")
 
     def made(config: str, suffix: str) -> Path:
@@ -286,7 +275,7 @@ MOST_ROUNDS: Final = {".zarr": 4, ".h5": 5}
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("config", list(SIZES))
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_the_first_decoded_sample_is_a_few_round_trips_away(
+def test_first_sample_round_trips(
     true_size: Callable[[str, str], Path],
     rounds: list[Round],
     config: str,
@@ -299,16 +288,16 @@ def test_the_first_decoded_sample_is_a_few_round_trips_away(
     assert 1 < len(rounds) <= MOST_ROUNDS[suffix], rounds
 
 
-def test_columns_that_bytes_need_are_asked_for_together(
+def test_columns_are_requested_together(
     true_size: Callable[[str, str], Path], rounds: list[Round]
 ) -> None:
     path = true_size("1pct", ".zarr")
     _ = arraystore.open((LocalStore(path.parent), path.name))["train"].image_bytes[10]
-    names = [sorted(key.split("/")[1] for key, _ in asked.requests) for asked in rounds[1:]]
+    names = [sorted(key.split("/")[1] for key, _ in one.requests) for one in rounds[1:]]
     assert names == [["image_crc32c", "image_nbytes", "image_start"], ["image_payload"]]
 
 
-def test_the_chunks_of_columns_in_hdf5_are_asked_for_together(
+def test_hdf5_chunks_are_requested_together(
     true_size: Callable[[str, str], Path],
     rounds: list[Round],
     monkeypatch: pytest.MonkeyPatch,
@@ -322,11 +311,11 @@ def test_the_chunks_of_columns_in_hdf5_are_asked_for_together(
     stored.columns.load(("image_start", "image_nbytes", "image_crc32c"))
     *_, last = rounds
     assert len(last.requests) >= 3
-    assert sum(len(asked.requests) > 1 for asked in rounds) == 1
+    assert sum(len(one.requests) > 1 for one in rounds) == 1
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_batch_after_the_first_is_one_round_trip(
+def test_later_batch_is_one_round_trip(
     true_size: Callable[[str, str], Path], rounds: list[Round], suffix: str
 ) -> None:
     path = true_size("1pct", suffix)
@@ -378,7 +367,7 @@ def read_metadata(store: arraystore.Store) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_random_samples_cost_a_request_each_and_no_other_bytes(
+def test_random_samples_are_one_request_each(
     true_size: Callable[[str, str], Path], rounds: list[Round], suffix: str
 ) -> None:
     path = true_size("1pct", suffix)
@@ -398,7 +387,7 @@ def large(
 ) -> tuple[arraystore.Split, WebServer]:
     """Thirty pictures of about a megabyte each, behind a web server."""
     image = picture(600, 800)
-    padded = image + bytes(2**20 - len(image))  # what comes after the end is no matter
+    padded = image + bytes(2**20 - len(image))  # bytes after the end are ignored
     folder = write_folder(tmp_path, {f"in/train/a/{i:02}.jpg": padded for i in range(30)})
     path = tmp_path / f"large{request.param}"
     arraystore.convert(f"folder:{folder}/in", path, order="label", sync=False)
@@ -406,13 +395,13 @@ def large(
     return arraystore.open(f"{web.url}/{path.name}")["train"], web
 
 
-def test_a_long_run_is_read_in_parts_that_are_asked_for_at_once(
+def test_long_run_is_requested_in_parts(
     large: tuple[arraystore.Split, WebServer],
 ) -> None:
     train, web = large
     first = train.image_bytes[0]
     web.asked.clear()
-    web.together = threading.Barrier(8)  # 30 MiB in parts of 4 MiB: one alone would wait for ever
+    web.together = threading.Barrier(8)  # 30 MiB in parts of 4 MiB: one alone would wait forever
     try:
         assert train.image_bytes[:] == [first] * 30
     finally:
@@ -421,7 +410,7 @@ def test_a_long_run_is_read_in_parts_that_are_asked_for_at_once(
 
 
 def hold_one(web: WebServer, until: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the next request wait; a client that does not go on meanwhile asks once more."""
+    """Make the next request wait; a client that waits for it would send another."""
     is_first = threading.Lock()
 
     def answer(asked: Asked) -> None:
@@ -432,7 +421,7 @@ def hold_one(web: WebServer, until: threading.Event, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(web, "answer", answer)
 
 
-def test_what_has_come_is_checked_while_the_rest_is_under_way(
+def test_images_are_checked_while_others_arrive(
     path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.put(path, path.name)
@@ -452,7 +441,7 @@ def test_what_has_come_is_checked_while_the_rest_is_under_way(
 
 
 @pytest.mark.parametrize("size", [None, 8])
-def test_images_are_decoded_while_others_are_under_way(
+def test_images_are_decoded_while_others_arrive(
     path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, size: int | None
 ) -> None:
     web.put(path, path.name)
@@ -461,7 +450,7 @@ def test_images_are_decoded_while_others_are_under_way(
     _ = train.image_bytes[0]
     one_is_decoded = threading.Event()
     name = "decode" if size is None else "decode_resized"
-    real = getattr(image, name)
+    real = getattr(decode, name)
 
     def decode_seen(*arguments: Any) -> Any:
         try:
@@ -473,7 +462,7 @@ def test_images_are_decoded_while_others_are_under_way(
         return (split.image if size is None else split.resized(size))[[0, 2, 4]]
 
     expected = images(local)
-    monkeypatch.setattr(image, name, decode_seen)
+    monkeypatch.setattr(decode, name, decode_seen)
     hold_one(web, one_is_decoded, monkeypatch)
     for found, wanted in zip(images(train), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -496,22 +485,22 @@ async def _failing() -> int:
     raise StorageError("no")
 
 
-def test_what_nobody_waits_for_any_more_is_ended() -> None:
+def test_abandoned_requests_are_cancelled() -> None:
     ended = threading.Event()
-    found = loop.arrivals([_endless(ended), _one()])
+    found = event_loop.arrivals([_endless(ended), _one()])
     assert next(found) == (1, 1)
     found.close()
     assert ended.wait(PATIENCE)
 
 
-def test_what_fails_ends_the_others_and_is_raised() -> None:
+def test_failed_request_cancels_others() -> None:
     ended = threading.Event()
     with pytest.raises(StorageError, match=r"^no$"):
-        list(loop.arrivals([_endless(ended), _failing()]))
+        list(event_loop.arrivals([_endless(ended), _failing()]))
     assert ended.wait(PATIENCE)
 
 
-def test_what_a_cancelled_scope_waits_for_is_ended() -> None:
+def test_cancelled_scope_cancels_requests() -> None:
     ended, waits = threading.Event(), threading.Event()
     scope = Scope()
 
@@ -521,7 +510,7 @@ def test_what_a_cancelled_scope_waits_for_is_ended() -> None:
 
     def wait_for_it() -> None:
         with pytest.raises(WorkCancelledError):
-            scope.run(loop.run, endless())
+            scope.run(event_loop.run, endless())
         left.set()
 
     left = threading.Event()
@@ -534,20 +523,20 @@ def test_what_a_cancelled_scope_waits_for_is_ended() -> None:
     thread.join(PATIENCE)
 
 
-def test_requests_cancelled_before_they_begin_leave_no_warning() -> None:
+def test_early_cancellation_leaves_no_warning() -> None:
     def cancel_and_read(scope: Scope) -> None:
         scope.cancel()
-        next(loop.arrivals([_one(), _one()]))
+        next(event_loop.arrivals([_one(), _one()]))
 
     for _ in range(20):
         scope = Scope()
         with pytest.raises(WorkCancelledError):
             scope.run(cancel_and_read, scope)
-    assert loop.run(_one()) == 1  # all before it are cancelled by now
+    assert event_loop.run(_one()) == 1  # all earlier ones are cancelled by now
     gc.collect()
 
 
-def test_no_more_requests_are_in_flight_than_allowed(
+def test_max_in_flight_limits_requests(
     true_size: Callable[[str, str], Path], web: WebServer
 ) -> None:
     path = true_size("1pct", ".zarr")
@@ -580,9 +569,7 @@ def test_no_more_requests_are_in_flight_than_allowed(
     assert most == 3
 
 
-def test_images_that_lie_close_are_one_request_unless_told_otherwise(
-    path: Path, web: WebServer
-) -> None:
+def test_max_gap_merges_requests(path: Path, web: WebServer) -> None:
     web.put(path, path.name)
     every_other = slice(0, 10, 2)
 
@@ -600,7 +587,7 @@ def test_images_that_lie_close_are_one_request_unless_told_otherwise(
     assert n_requests(max_gap=2**20) == 1
 
 
-def test_a_gap_that_is_allowed_on_the_disk_is_read_through(path: Path) -> None:
+def test_max_gap_on_disk(path: Path) -> None:
     expected = arraystore.open(path)["train"].image_bytes[::2]
     assert arraystore.open(path, max_gap=2**30)["train"].image_bytes[::2] == expected
 
@@ -608,14 +595,12 @@ def test_a_gap_that_is_allowed_on_the_disk_is_read_through(path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value"), [("max_gap", -1), ("max_in_flight", 0), ("checksum", "never")]
 )
-def test_a_keyword_that_cannot_be_is_refused(path: Path, option: str, value: Any) -> None:
+def test_invalid_option_raises(path: Path, option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{option} must be .* got {value!r}$"):
         arraystore.open(path, **{option: value})
 
 
-def test_azure_cannot_count_from_the_end_which_costs_a_round_trip(
-    path: Path, web: WebServer
-) -> None:
+def test_server_without_suffix_ranges(path: Path, web: WebServer) -> None:
     web.put(path, path.name)
     web.answer = lambda asked: "no-suffix"
     try:
@@ -624,7 +609,7 @@ def test_azure_cannot_count_from_the_end_which_costs_a_round_trip(
         web.answer = lambda asked: None
 
 
-def test_an_object_is_asked_for_by_the_etag_of_its_first_answer(path: Path, web: WebServer) -> None:
+def test_etag_of_first_response_is_required(path: Path, web: WebServer) -> None:
     web.put(path, path.name)
     train = arraystore.open(f"{web.url}/{path.name}", max_gap=0)["train"]
     _ = train.image_bytes[0]
@@ -634,7 +619,7 @@ def test_an_object_is_asked_for_by_the_etag_of_its_first_answer(path: Path, web:
     assert all(asked.if_match for asked in web.asked)
 
 
-def test_a_weak_etag_is_compared_but_not_sent(path: Path, web: WebServer) -> None:
+def test_weak_etag_is_not_sent(path: Path, web: WebServer) -> None:
     name = f"weak/{path.name}"
     web.put(path, name)
     web.etags |= {key: 'W/"1"' for key in web.objects if key.startswith(name)}
@@ -643,6 +628,6 @@ def test_a_weak_etag_is_compared_but_not_sent(path: Path, web: WebServer) -> Non
     assert not any(asked.if_match for asked in web.asked if asked.path.startswith("weak"))
 
 
-def test_stores_of_obstore_are_named_in_messages() -> None:
+def test_obstore_store_has_name_in_messages() -> None:
     for store, name in ((MemoryStore(), "MemoryStore"), (HTTPStore("http://a.b"), "HTTPStore")):
         assert str(Location.parse((store, "a/b"))) == f"<{name}>/a/b"

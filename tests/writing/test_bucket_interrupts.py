@@ -1,4 +1,4 @@
-"""Ctrl-C while a bucket does not answer: nothing is waited for, and what can be is tidied up."""
+"""Ctrl-C while a bucket does not respond: no waiting, and the lock is released if possible."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ SHARD: Final = 2048
 PHOTOS: Final = {f"train/a/{i}.jpg": picture(10 + i, 20, seed=i) for i in range(12)}
 
 REQUESTS: Final[dict[str, tuple[str, Callable[[Asked], bool]]]] = {
-    "claim": (".zarr", lambda asked: asked.method == "PUT" and asked.path.endswith(".partial")),
+    "lock object": (
+        ".zarr",
+        lambda asked: asked.method == "PUT" and asked.path.endswith(".partial"),
+    ),
     "listing": (".zarr", lambda asked: "list-type" in asked.query),
     "third shard": (".zarr", lambda asked: asked.path.endswith("image_payload/c/2")),
     "column": (".zarr", lambda asked: asked.path.endswith("label/c/0")),
@@ -40,12 +43,12 @@ REQUESTS: Final[dict[str, tuple[str, Callable[[Asked], bool]]]] = {
     "part": (".h5", lambda asked: "partNumber" in asked.query),
     "end of an upload": (".h5", lambda asked: asked.method == "POST" and "uploadId" in asked.query),
 }
-"""Requests of a conversion that are not answered: to which container, and which."""
+"""Requests of a conversion without a response: suffix of the store, and a test for the request."""
 
 
 @pytest.fixture(autouse=True)
 def _interrupts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let SIGINT raise `KeyboardInterrupt` also where the shell lets it be ignored."""
+    """Let SIGINT raise `KeyboardInterrupt` even if the shell ignores it; make shards small."""
     monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=SHARD))
     monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", SHARD)
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", SHARD // 8)
@@ -66,12 +69,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 def silent_from(web: WebServer, is_first: Callable[[Asked], bool], *, on: bool) -> list[Asked]:
-    """Answer no such request, and press Ctrl-C at the first; nor any that follows, if `on`.
+    """Send no response to one request, nor to later ones if `on`, and send SIGINT at the first.
 
     Returns
     -------
     list of Asked
-        The requests that are not answered.
+        The requests without a response.
     """
     main = threading.main_thread().ident
     lock = threading.Lock()
@@ -92,7 +95,7 @@ def silent_from(web: WebServer, is_first: Callable[[Asked], bool], *, on: bool) 
 
 
 def convert(photos: Path, web: WebServer, suffix: str, **options: Any) -> None:
-    # Who does wait for an answer has none after a minute, when the server hangs up.
+    # The server closes a connection without a response after a minute.
     reached: Any = {**web.s3, "max_retries": 0}
     target = f"s3://bucket/a{suffix}"
     arraystore.convert(f"folder:{photos}", target, storage_options=reached, **options)
@@ -100,7 +103,7 @@ def convert(photos: Path, web: WebServer, suffix: str, **options: Any) -> None:
 
 @pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize("on", [False, True], ids=["one", "all that follow"])
-def test_interrupt_does_not_wait_for_an_answer(
+def test_interrupt_does_not_wait_for_response(
     request_: str, on: bool, photos: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suffix, is_first = REQUESTS[request_]
@@ -111,12 +114,12 @@ def test_interrupt_does_not_wait_for_an_answer(
     with pytest.raises(KeyboardInterrupt):
         convert(photos, web, suffix)
     assert silent
-    assert web.hung_up == []  # so that nobody has waited until then
+    assert web.hung_up == []
     assert f"bucket/a{suffix}" not in web.objects
     assert f"bucket/a{suffix}/zarr.json" not in web.objects
 
 
-def test_interrupted_conversion_to_a_bucket_is_resumed(
+def test_interrupted_conversion_to_bucket_is_resumed(
     photos: Path, web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ZarrBucketWriter, "max_in_flight", 1)

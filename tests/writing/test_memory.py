@@ -1,4 +1,4 @@
-"""Memory that a conversion takes per sample."""
+"""Memory of a conversion per sample."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 PIECES: Final = (
     "indexing.packed_names._PIECE",
     "indexing.layout._PIECE",
-    "writing.image_source._ANNOUNCED_ROWS",
+    "writing.image_source._PREFETCH_ROWS",
     "containers.hdf5.writer.COLUMN_CHUNK_ROWS",
     "containers.zarr.writer.COLUMN_CHUNK_ROWS",
 )
-"""Sizes of pieces that a conversion holds at a time, made small: there are few samples here."""
+"""Numbers of rows that a conversion holds at a time; made small, since the samples are few."""
 
 FEW, MANY = 4_000, 10_000
-"""Both are enough for the peak to be that of the columns, not that of imports."""
+"""Both are enough samples for the columns, not the imports, to determine the peak."""
 
 MOST_NBYTES: Final = 130
 """Bytes per sample; Zarr takes 112. A Python string alone takes 60 and more."""
