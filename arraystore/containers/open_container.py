@@ -23,7 +23,7 @@ from arraystore.containers.zarr.writer import ZarrWriter
 from arraystore.errors import FormatError, StorageError, escaped, store_changed
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.storage.range_reader import LocalReader
-from arraystore.storage.server_answers import strange_answer
+from arraystore.storage.server_responses import unexpected_response
 from arraystore.storage.workspace_folder import restore
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def open_remote(
 
 def _open_remote_hdf5(reader: ObjectReader, name: str, location: str) -> ContainerReader:
     nbytes, head, tail = reader.read_ends(name, HEAD_NBYTES, PAGE_NBYTES)
-    if what := strange_answer(bytes(head[:1024])):
+    if what := unexpected_response(bytes(head[:1024])):
         raise StorageError(f"{location}: must be an HDF5 file, but the server sent {what}")
     _check_signature(head[: len(SIGNATURE)], location)
     return HDF5Reader(CachedObjectReader(reader, name, nbytes, head, tail), name, location)

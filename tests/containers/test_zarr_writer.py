@@ -191,6 +191,30 @@ def test_interrupt_is_raised_after_the_write_has_ended() -> None:
     loop.close()
 
 
+def test_interrupt_while_work_is_submitted_waits_for_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[bool] = []
+    loop = zarr_writer._Loop()
+    submit = loop._thread.submit
+
+    def interrupted(*work: Any) -> Any:
+        monkeypatch.undo()
+        submit(*work)
+        raise KeyboardInterrupt
+
+    async def work() -> None:
+        for _ in range(100):
+            await asyncio.to_thread(len, "")
+        ended.append(True)
+
+    monkeypatch.setattr(loop._thread, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(work())
+    assert ended
+    loop.close()
+
+
 def test_unclosed_writer_leaves_no_thread(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     (tmp_path / "a").write_bytes(b"")

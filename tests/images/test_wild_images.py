@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,7 +144,7 @@ def test_json_output_lists_skipped_images(
 def test_too_many_skipped_images_raise_before_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["arraystore.convert"], "MAX_NBYTES", 4000)
+    monkeypatch.setattr("arraystore.writing.seal.MAX_NBYTES", 4000)
     files = {f"a/{i}.jpg": b"" for i in range(40)}
     folder = write_folder(tmp_path / "in", files | {"a/good.jpg": EVERY["JPEG of 1 x 1"]})
     with pytest.raises(SourceError, match="40 images cannot be read"):

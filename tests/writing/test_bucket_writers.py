@@ -41,7 +41,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two splits of pictures, of which the first needs several small shards."""
+    """Two splits of pictures; the first needs several small shards."""
     files = {f"train/{'ab'[i % 2]}/{i}.jpg": picture(24, 32, seed=i) for i in range(30)}
     return write_folder(tmp_path / "photos", files | {"val/a/v.jpg": picture(seed=77)})
 

@@ -50,7 +50,7 @@ from arraystore.schema import (
     parse_json,
 )
 from arraystore.storage.range_reader import RangeReader, each_exactly, read_exactly
-from arraystore.storage.server_answers import is_cut, strange_answer
+from arraystore.storage.server_responses import is_truncated_json, unexpected_response
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -392,9 +392,9 @@ class ZarrReader(ContainerReader):
     def _not_json(self, key: str, data: bytes, error: Exception) -> FormatError | StorageError:
         """Return the error about a document that is not JSON, or not the document at all."""
         location, is_remote = self._locate(key), self._reader.is_remote
-        if is_remote and (what := strange_answer(data)):
+        if is_remote and (what := unexpected_response(data)):
             return StorageError(f"{location}: must be JSON, but the server sent {what}")
-        if not is_cut(data):
+        if not is_truncated_json(data):
             return FormatError(f"{location}: must be JSON: {error}")
         found = f"must be JSON, but ends after {len(data)} bytes"
         if is_remote:
@@ -482,7 +482,7 @@ class ZarrReader(ContainerReader):
         try:
             frame = check_chunk(chunk)
         except ValueError as error:
-            if self._reader.is_remote and (what := strange_answer(bytes(chunk[:1024]))):
+            if self._reader.is_remote and (what := unexpected_response(bytes(chunk[:1024]))):
                 raise StorageError(
                     f"{self._locate(key)}: must be a chunk, but the server sent {what}"
                 ) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
@@ -314,11 +314,13 @@ class _Loop:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of a coroutine when it has ended; wait for its end after Ctrl-C too."""
-        future = self._thread.submit(self._runner.run, work)
         try:
-            return future.result()
-        finally:
-            wait([future])
+            return self._thread.submit(self._runner.run, work).result()
+        except BaseException:
+            # Ctrl-C can interrupt `submit` after the work has begun. As there is one thread, it
+            # closes the coroutine after it has run; if it was not submitted, it never runs.
+            self._thread.submit(work.close).result()
+            raise
 
 
 def _end(thread: ThreadPoolExecutor, runner: Runner) -> None:

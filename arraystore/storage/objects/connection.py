@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arraystore.errors import escaped
 from arraystore.storage.objects.aws_profile import aws_profile
 from arraystore.storage.objects.environment import azure_settings, google_settings, is_plain_http
-from arraystore.storage.objects.errors import cleaned, translate_error
+from arraystore.storage.objects.errors import cleaned, translate_error, unknown_name
 from arraystore.storage.objects.event_loop import check_process
 from arraystore.storage.objects.settings import Settings, settings_for, unknown_option
 
@@ -206,9 +206,7 @@ def _store(location: Location, settings: Settings, retry: dict[str, Any], provid
         kind: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[location.kind]
         return kind(location.bucket, config=settings.config, credential_provider=provider, **common)
     except UnknownConfigurationKeyError as error:
-        # obstore names the key in the text of its error alone.
-        name = next((name for name in settings.config if f"'{name}'" in str(error)), None)
-        raise unknown_option(location.kind, name or "a name") from None
+        raise unknown_option(location.kind, unknown_name(error, settings.config)) from None
     except (BaseError, ArithmeticError, TypeError, ValueError) as error:
         raise ValueError(
             escaped(f"{location}: {cleaned(str(error), settings.secrets)[:_LONGEST]}")

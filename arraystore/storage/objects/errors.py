@@ -20,7 +20,7 @@ from obstore.exceptions import (
 from arraystore.errors import StorageError, escaped, store_changed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from arraystore.storage.location import Location
 
@@ -102,6 +102,11 @@ def is_condition_failed(error: Exception) -> bool:
 def is_condition_unsupported(error: Exception) -> bool:
     """Whether the service does not support a conditional request."""
     return isinstance(error, NotImplementedError | NotSupportedError) or _status(error) == "501"
+
+
+def unknown_name(error: Exception, names: Iterable[str]) -> str:
+    """Return the name of a setting that obstore does not know, out of those that it was given."""
+    return next((name for name in names if f"'{name}'" in str(error)), "a name")
 
 
 def translate_error(

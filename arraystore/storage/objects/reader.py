@@ -247,7 +247,8 @@ class ObjectReader(RangeReader):
                 except self._connection.errors as error:
                     if is_past_end(error):
                         return Reply(memoryview(b""), 0, 0)
-                    if "suffix" in str(options) and is_suffix_unsupported(error):
+                    is_suffix = isinstance(options.get("range"), dict)
+                    if is_suffix and is_suffix_unsupported(error):
                         raise _NoSuffix from None
                     pause = next(pauses, None) if self._should_retry(key, error) else None
                     if pause is None:

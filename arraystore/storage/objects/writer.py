@@ -244,7 +244,7 @@ class ObjectWriter:
             return self._retried(key, put)
         except _Taken:
             raise FileExistsError(
-                escaped(f"{self.at(key)}: was created by somebody else in the meantime")
+                escaped(f"{self.at(key)}: was created by another process meanwhile")
             ) from None
 
     def replace(self, key: str, data: bytes, old: Version) -> Version | None:

@@ -10,7 +10,7 @@ _PAGE: Final = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNOR
 _GZIP: Final = b"\x1f\x8b"
 
 
-def strange_answer(data: bytes) -> str:
+def unexpected_response(data: bytes) -> str:
     """Describe a response that cannot be the object; return an empty text if it may be.
 
     Parameters
@@ -20,9 +20,9 @@ def strange_answer(data: bytes) -> str:
 
     Examples
     --------
-    >>> strange_answer(b"<!DOCTYPE html><title>Log in</title>")
+    >>> unexpected_response(b"<!DOCTYPE html><title>Log in</title>")
     'an HTML page, as for a login or an error; check the URL, and headers in storage_options'
-    >>> strange_answer(b'{"zarr_format": 3}')
+    >>> unexpected_response(b'{"zarr_format": 3}')
     ''
     """
     if _PAGE.match(data):
@@ -35,12 +35,13 @@ def strange_answer(data: bytes) -> str:
     return ""
 
 
-def is_cut(document: bytes) -> bool:
+def is_truncated_json(document: bytes) -> bool:
     """Whether a JSON document ends before its first bracket is closed, or is empty.
 
     Examples
     --------
-    >>> [is_cut(text) for text in (b'{"a": "}', b'{"a": [1}', b'{"a": 1}', b"", b"[1,}]")]
+    >>> texts = b'{"a": "}', b'{"a": [1}', b'{"a": 1}', b"", b"[1,}]"
+    >>> list(map(is_truncated_json, texts))
     [True, True, False, True, False]
     """
     plain = _STRING.sub(b"", document)
