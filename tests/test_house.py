@@ -75,7 +75,6 @@ NAMES_A_CONTAINER = {
     "reader.py": {"zarr", "h5py", "as_zarr", "as_h5py"},
     "schema.py": {"zarr.json"},  # a split cannot have this name
     "writing/hdf5_bucket.py": {"HDF5BucketWriter", ".zarr"},  # its name; a remedy in a message
-    "storage/location.py": {".zarr"},  # examples in messages
     "writing/zarr_bucket.py": {"ZarrBucketWriter"},
     # The suffix of the target chooses between them, by `ContainerWriter.root_key`.
     "writing/open_writer.py": {

@@ -261,7 +261,7 @@ def test_split_has_name_of_folder(name: str, suffix: str, tmp_path: Path) -> Non
 def test_invalid_split_name_raises(name: str, suffix: str, tmp_path: Path) -> None:
     files = {f"{name}/cat/1.jpg": PICTURE, "train/dog/1.jpg": PICTURE}
     folder = write_folder(tmp_path / "in", files)
-    message = f"{folder}: a split cannot be named {name!r}: letters, digits, '_', '-' and '.' make"
+    message = f"{folder}: a split cannot be named {name!r}: use letters, digits, '_', '-' and '.'"
     with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
         convert(folder, tmp_path / f"out{suffix}")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
@@ -397,7 +397,7 @@ def test_number_of_probing_threads(
 ) -> None:
     pools = []
 
-    def noted(*arguments: Any, n_ahead: int, n_threads: int) -> Any:
+    def noted(*arguments: Any, n_ahead: int, n_threads: int, **others: Any) -> Any:
         pools.append(n_threads)
         return ahead(*arguments, n_ahead=n_ahead, n_threads=n_threads)
 

@@ -523,7 +523,7 @@ def test_images_after_lost_header_are_reported(
     assert main([*arguments, "--partial"]) == 0
     printed = capsys.readouterr().out
     assert re.search(message, printed)
-    assert "the store records it as partial" in printed
+    assert "the store is marked as partial" in printed
     assert main(["verify", str(tmp_path / "a.h5"), "--source", str(folder)]) == 1
     assert re.search(f"the source is damaged: {message}", capsys.readouterr().out)
 
