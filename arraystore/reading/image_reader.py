@@ -108,7 +108,7 @@ class ImageReader:
                 f"{handle.address}/{path}: must have {nbytes} bytes, got {self.manifest.nbytes}"
             )
         self._local: _LocalImages | None = None
-        if not self._reader.is_remote:
+        if self._reader.has_cheap_reads:
             self._local = _LocalImages(self._reader, self.manifest)
 
     def plan(self, start: Ints, nbytes: Ints) -> tuple[set[str], int, int]:

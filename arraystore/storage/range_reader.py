@@ -54,6 +54,8 @@ class RangeReader(Protocol):
         Whether bytes come over a network, where round trips are expensive.
     has_maps : bool
         Whether `map` returns memory maps.
+    has_cheap_reads : bool
+        Whether single ranges cost little enough to be read one by one, as from an open file.
     max_gap : int
         Most unneeded bytes between two ranges that are read to save a request.
     max_request : int or None
@@ -64,6 +66,7 @@ class RangeReader(Protocol):
 
     is_remote: bool = False
     has_maps: bool = False
+    has_cheap_reads: bool = False
     max_gap: int = 0
     max_request: int | None = None
     root: str | tuple[Any, str] = ""
@@ -163,6 +166,7 @@ class LocalReader(RangeReader):
     ) -> None:
         self.max_gap = max_gap
         self.has_maps = mmap
+        self.has_cheap_reads = True
         self.root = str(Path(root).absolute())
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files: dict[str, weakref.ref[OpenFile]] = {}

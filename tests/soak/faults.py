@@ -68,7 +68,7 @@ def run(seed: int, n_reads: int = READS) -> Counter[str]:
         FailingReader.kinds = KINDS if suffix == ".zarr" else KINDS[:2]
         path = whole_store(suffix)
         try:
-            with mock.patch("arraystore.containers.LocalReader", FailingReader):
+            with mock.patch("arraystore.containers.open_container.LocalReader", FailingReader):
                 _read(path)
         except (Exception, HangError):  # noqa: BLE001 - counted as wrong
             traceback.print_exc()

@@ -327,7 +327,9 @@ def test_failed_restore_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "rename", refuse)
-    message = r"left it in .*replaced, and it cannot be moved back \(Read-only file system\)"
+    message = (
+        r"left the old store in .*replaced, and it cannot be moved back \(Read-only file system\)"
+    )
     with pytest.raises(StorageError, match=message):
         restore(target)
     assert not target.exists()
