@@ -76,7 +76,10 @@ def test_plain_binary_columns_are_read(kind: pa.DataType, tmp_path: Path) -> Non
             "width": list(range(5)),
         }
     )
-    source = loaded(tmp_path, table)
+    try:
+        source = loaded(tmp_path, table)
+    except pa.ArrowNotImplementedError:
+        pytest.skip(f"pyarrow {pa.__version__} cannot write {kind} to Parquet")
     names = [f"{i}.jpg" for i in range(5)]
     assert samples(source) == list(zip(names, ["b", "a", "b", None, "a"], PICTURES, strict=True))
     assert "further columns are left out: 1 name (width)" in source.notes
