@@ -60,7 +60,8 @@ def test_scattered_images_are_concurrent_requests(uploaded: Server, path: Path) 
 def test_first_sample_takes_few_round_trips(uploaded: Server, path: Path) -> None:
     with uploaded.behind(latency=0.02) as proxy:
         _ = opened(uploaded, path, proxy.endpoint)["train"][7]
-        assert proxy.round_trips <= (4 if path.suffix == ".zarr" else 5)
+        # Of a Zarr store one is a second HEAD, since its objects were written within a second.
+        assert proxy.round_trips <= 5
 
 
 def test_bytes_are_right_when_a_tenth_of_requests_fail(uploaded: Server, path: Path) -> None:
