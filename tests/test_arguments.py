@@ -19,6 +19,7 @@ CALLS: dict[Callable[..., Any], tuple[object, ...]] = {
     arraystore.convert: ("folder:nothing", "a.zarr"),
     arraystore.copy: ("nothing.zarr", "a.zarr"),
     arraystore.verify: ("nothing.zarr",),
+    arraystore.write: ("a.zarr", {"train": []}),
     arraystore.Split.sample: (3,),
     arraystore.Split.per_label: (1,),
     arraystore.Split.even_splits: (2,),

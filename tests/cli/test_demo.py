@@ -18,5 +18,5 @@ def test_demo_leaves_foreign_folder_alone(
 ) -> None:
     write_folder(tmp_path, {"demo.zarr/zarr.json": b"{}"})
     assert main(["demo", str(tmp_path)]) == 1
-    assert "neither empty nor an earlier demo" in capsys.readouterr().err
+    assert "neither empty nor from an earlier demo" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["demo.zarr", "zarr.json"]
