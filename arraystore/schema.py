@@ -144,9 +144,9 @@ ROOT_COLUMNS: Final[Mapping[str, Column]] = {
 
 HIERARCHY_COLUMNS: Final[Mapping[str, Column]] = {
     "name": Column(STRING, "ancestor", ""),
-    "words": Column(STRING, "ancestor", ""),
     "parent": Column("int64", "link"),
     "parent_indptr": Column("int64", "node_bound"),
+    "words": Column(STRING, "ancestor", ""),
 }
 """The columns of the group `HIERARCHY`."""
 

@@ -108,7 +108,7 @@ class SplitImages:
 
 @dataclass
 class _Reading:
-    """What is to be read, and the images as they are found, packed."""
+    """The images of a form that were found until now, packed."""
 
     form: Form
     wanted: Collection[str] | None

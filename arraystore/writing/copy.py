@@ -341,11 +341,13 @@ def _copy_nodes(
         nodes = [*columns, f"{path}/{PAYLOAD}", path] if path else columns
         for node in nodes:
             left_out += _copy_attributes(container, writer, node)
-    for path in groups:
-        writer.create_group(path)
-    _copy_columns(container, writer, theirs)
-    for node in (*theirs, *groups, ""):
-        left_out += _copy_attributes(container, writer, node)
+    for path in sorted({*groups, *theirs}):  # as a conversion writes them
+        if path in theirs:
+            _copy_columns(container, writer, {path: theirs[path]})
+        else:
+            writer.create_group(path)
+        left_out += _copy_attributes(container, writer, path)
+    left_out += _copy_attributes(container, writer, "")
     return tuple(left_out)
 
 

@@ -89,9 +89,9 @@ def seal(
         info = SplitInfo(len(table), total, order, seed, digest)
         container.set_attributes(split, info.attributes())
         reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)
-    _write_selections(container, source, plans)
     if source.hierarchy is not None:
         _write_hierarchy(container, source.hierarchy)
+    _write_selections(container, source, plans)
     container.set_attributes("", dataset_info(source, plans).attributes())
     return reports
 
@@ -113,11 +113,11 @@ def _write_selections(
 def _write_hierarchy(container: ContainerWriter, hierarchy: Hierarchy) -> None:
     """Write the ancestors of the classes."""
     container.create_group(HIERARCHY)
+    if hierarchy.notice:
+        container.set_attributes(HIERARCHY, {"notice": hierarchy.notice})
     for name, column in HIERARCHY_COLUMNS.items():
         values: Any = getattr(hierarchy, "names" if name == "name" else name)
         container.write_column(f"{HIERARCHY}/{name}", values, column)
-    if hierarchy.notice:
-        container.set_attributes(HIERARCHY, {"notice": hierarchy.notice})
 
 
 def dataset_info(source: Source, plans: Mapping[str, SplitPlan]) -> DatasetInfo:

@@ -142,7 +142,7 @@ def _changed(path: Path, target: Path, change: Callable[[Any], None]) -> Path:
     return target
 
 
-def test_newer_version_of_the_hierarchy_is_refused_only_where_it_is_used(
+def test_newer_hierarchy_is_refused_where_it_is_used(
     path: Path, tmp_path: Path
 ) -> None:
     def change(root: Any) -> None:

@@ -95,7 +95,7 @@ def test_text_may_be_a_number_or_a_name() -> None:
         (["cat", "dgo"], "train, sample 1: label 'dgo' is not among the 2 classes .*mean 'dog'"),
     ],
 )
-def test_label_that_is_no_class_is_refused(labels: list[Any], message: str) -> None:
+def test_label_outside_of_the_classes_is_refused(labels: list[Any], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         resolved(labels, ["cat", "dog"])
 

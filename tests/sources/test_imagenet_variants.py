@@ -167,7 +167,7 @@ def test_names_configs_and_versions_are_those_of_tfds() -> None:
     assert len(CONFIGS["imagenet2012_corrupted"]) == 95
 
 
-def test_folder_that_is_no_label_is_an_error(tmp_path: Path) -> None:
+def test_folder_without_a_label_is_an_error(tmp_path: Path) -> None:
     files = {f"imagenetv2-top-images-format-val/{k}/1.jpeg": picture() for k in ("1", "n0144")}
     write_folder(tmp_path, files)
     with pytest.raises(SourceError, match=r"'n0144/1.jpeg' must lie in a folder 0 to 999"):

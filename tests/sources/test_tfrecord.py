@@ -76,7 +76,7 @@ def test_message_with_a_wrong_byte_raises_value_errors_alone(data: st.DataObject
         (varint(1 << 3 | 3), "has a field of wire type 3"),
     ],
 )
-def test_record_that_is_no_example_is_refused(record: bytes, message: str, tmp_path: Path) -> None:
+def test_record_without_an_example_is_refused(record: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         parse_example(record)
     with pytest.raises(SourceError, match=r"record at byte 0: must be a tf\.train\.Example"):

@@ -185,7 +185,8 @@ class HDF5Writer(ContainerWriter):
             nbytes = file.id.get_filesize()
         finally:
             file.close()
-        os.truncate(self._path, nbytes)
+        # Closing may give back space at the end, and then cuts the file itself.
+        os.truncate(self._path, min(nbytes, self._path.stat().st_size))
 
     @override
     def close(self) -> None:
