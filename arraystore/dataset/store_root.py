@@ -109,7 +109,7 @@ class StoreRoot:
         types = {
             f"{HIERARCHY}/{name}": column.data_type for name, column in HIERARCHY_COLUMNS.items()
         }
-        names, words, parent, indptr = container.read_columns(types)
+        names, parent, indptr, words = container.read_columns(types)
         notice = container.attributes(HIERARCHY).get("notice", "")
         hierarchy = Hierarchy(
             tuple(names.tolist()), tuple(words.tolist()), parent, indptr, str(notice)
