@@ -525,9 +525,11 @@ def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, S
 
 def _images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
     """Return the images of a split as ranges of the source's files and of the spool."""
-    sources = source.states.take(np.arange(len(source.files)))
-    states = sources.joined(FileStates.of([str(spool)]))
-    return FileRanges(states.paths, plan.table.file, plan.table.offset, plan.table.nbytes, states)
+    table = plan.table
+    states = source.states.take(np.arange(len(source.files)))
+    if len(source.files) in table.file:
+        states = states.joined(FileStates.of([str(spool)]))
+    return FileRanges(states.paths, table.file, table.offset, table.nbytes, states)
 
 
 def _path(value: str | os.PathLike[str] | None) -> Path | None:
