@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,7 +32,6 @@ from arraystore.writing.seal import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     import pytest
     from numpy.typing import NDArray
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from arraystore.dataset.split import Split
 
 SUFFIXES = (".zarr", ".h5")
+
+
+def copied(path: Path, target: Path) -> Path:
+    """Copy a store to the path `target`, and return it."""
+    return Path((shutil.copytree if path.is_dir() else shutil.copy)(path, target))
 
 
 def write_store(

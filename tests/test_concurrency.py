@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import io
 import multiprocessing
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -24,7 +23,7 @@ from arraystore.storage.range_reader import LocalReader
 from arraystore.verifying.problems import Findings
 from arraystore.verifying.verify import _Verification
 from arraystore.writing.progress import Meter
-from tests.support import SUFFIXES, picture, write_folder
+from tests.support import SUFFIXES, copied, picture, write_folder
 from tests.test_reader import forks
 from tests.web import PATIENCE, Asked, WebServer
 
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 
 named = pytest.mark.parametrize
 
-N_THREADS: Final = 8
-N_PROCESSES: Final = 2
+N_THREADS: Final = 4
+N_PROCESSES: Final = 1
 N_CONVERSIONS: Final = 2
 """Conversions that finish while each reader reads."""
 
@@ -100,7 +99,7 @@ def conversions(tmp_path: Path) -> Any:
 @forks
 def test_reading_while_converting(path: Path, tmp_path: Path, conversions: Any) -> None:
     mine = tmp_path / path.name  # in the folder that the other process writes to
-    (shutil.copytree if path.is_dir() else shutil.copy)(path, mine)
+    copied(path, mine)
     store = arraystore.open(mine)
     expected = {fingerprint(arraystore.open(path))}
     children = []
@@ -173,18 +172,27 @@ USES: Final[dict[str, Callable[[arraystore.Store], Any]]] = {
 }
 
 
-@pytest.fixture(params=SUFFIXES)
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module", params=SUFFIXES)
+def two_stores(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """Two stores that differ in all images, names and labels, but not in sizes."""
-    paths = []
+    folder, paths = tmp_path_factory.mktemp("pair"), []
     for number in range(2):
         files = {
             f"{c}{number}/{i}.bmp": bitmap(10 * number + i) for c in "ab" for i in range(3 + number)
         } | {f"c{number}/{i}.bmp": bitmap(50 + number + i) for i in range(2 - 2 * number)}
-        source = write_folder(tmp_path / f"in{number}", files)
-        paths.append(tmp_path / f"{number}{request.param}")
+        source = write_folder(folder / f"in{number}", files)
+        paths.append(folder / f"{number}{request.param}")
         arraystore.convert(f"folder:{source}", paths[-1], sync=False)
     return paths[0], paths[1]
+
+
+@pytest.fixture
+def pair(two_stores: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of `two_stores`, to be changed."""
+    old, new = (copied(path, tmp_path / path.name) for path in two_stores)
+    return old, new
 
 
 def bitmap(seed: int) -> bytes:
@@ -339,7 +347,7 @@ def test_replaced_remote_store_is_never_mixed(
 
 def test_loop_over_replaced_store(path: Path, tmp_path: Path) -> None:
     mine = tmp_path / path.name
-    (shutil.copytree if path.is_dir() else shutil.copy)(path, mine)
+    copied(path, mine)
     source = write_folder(
         tmp_path / "pictures", {f"a/{i}.jpg": picture(seed=i) for i in range(100)}
     )

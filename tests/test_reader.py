@@ -29,7 +29,7 @@ from arraystore.schema import COLUMNS, STRING
 from arraystore.storage import open_files
 from arraystore.storage.range_reader import LocalReader
 from tests.indexing.test_selection import selections
-from tests.support import SUFFIXES, count_reads, no_threads_are_left, picture, write_folder
+from tests.support import SUFFIXES, copied, count_reads, no_threads_are_left, picture, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,10 +64,7 @@ every_form = named("form", FORMS.values(), ids=FORMS)
 def copy(path: Path, tmp_path: Path) -> Path:
     """A copy of the store at `path`, to be changed."""
     target = tmp_path / path.name
-    if path.is_dir():
-        shutil.copytree(path, target)
-    else:
-        shutil.copy(path, target)
+    copied(path, target)
     return target
 
 

@@ -7,9 +7,9 @@ an endless loop is a failed test.
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +23,7 @@ import arraystore
 from arraystore.errors import ArrayStoreError, ChecksumError
 from arraystore.schema import COLUMN_CHUNK_ROWS, COLUMNS, ROOT_COLUMNS
 from tests.reading.test_damaged_stores import PAYLOAD, rewrite_column, rewrite_payload
-from tests.support import SUFFIXES, picture, set_chunk_rows, write_folder, write_store
+from tests.support import SUFFIXES, copied, picture, set_chunk_rows, write_folder, write_store
 from tests.test_reader import forks, in_forked_child
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 named = pytest.mark.parametrize
 anywhere = settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 SPLITS: Final = ("train", "validation")
@@ -95,7 +95,7 @@ def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def store(sound: Path, tmp_path: Path) -> Path:
     """Return a copy of `sound`, to be damaged."""
     target = tmp_path / sound.name
-    (shutil.copytree if sound.is_dir() else shutil.copy)(sound, target)
+    copied(sound, target)
     return target
 
 
@@ -113,13 +113,16 @@ def contents(path: Path, checksum: str) -> list[Any]:
     return found
 
 
+contents_of_sound = cache(contents)
+
+
 def raises_error(path: Path, sound: Path) -> bool:
     """Return whether reading raises an error; if not, the data must be right."""
     is_raised = False
     for checksum in ("auto", "always"):
         try:
             with warnings.catch_warnings(action="ignore"):  # of a newer minor version
-                assert contents(path, checksum) == contents(sound, checksum)
+                assert contents(path, checksum) == contents_of_sound(sound, checksum)
         except ArrayStoreError as error:
             assert str(path) in str(error)  # noqa: PT017 - either will do
             is_raised = True
@@ -360,7 +363,7 @@ def test_zeros_in_hdf5_metadata_are_never_read_wrong(
 
 @forks
 @only_hdf5
-@settings(parent=anywhere, max_examples=20)
+@settings(parent=anywhere, max_examples=10)
 @given(st.floats(0, 1, exclude_max=True))
 @example(0.0)
 def test_truncated_hdf5_file_raises_and_is_reported(store: Path, sound: Path, place: float) -> None:
@@ -477,7 +480,7 @@ def test_swapped_chunks_of_a_column_are_reported(
 ) -> None:
     set_chunk_rows(monkeypatch, CHUNK_ROWS)
     path = tmp_path / chunked.name
-    (shutil.copytree if chunked.is_dir() else shutil.copy)(chunked, path)
+    copied(chunked, path)
     swap_chunks(path, f"train/{column}")
     if column not in {"image_height", "image_width"}:
         with pytest.raises(ArrayStoreError, match=r"large\.(zarr|h5)/train"):

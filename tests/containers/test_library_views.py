@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from obstore.store import MemoryStore
 
 import arraystore
 from arraystore.errors import StorageError
+from tests.support import copied
 from tests.test_reader import forks, in_forked_child
 from tests.web import WebServer
 
@@ -121,7 +121,7 @@ def test_path_that_looks_like_an_address_is_a_path(
     monkeypatch.chdir(tmp_path)
     target = tmp_path / "s3:" / path.name
     target.parent.mkdir()
-    (shutil.copytree if path.is_dir() else shutil.copy)(path, target)
+    copied(path, target)
     assert library_object(arraystore.open(target), path)["train/label"].shape == (30,)
 
 

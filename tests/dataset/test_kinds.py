@@ -142,9 +142,7 @@ def _changed(path: Path, target: Path, change: Callable[[Any], None]) -> Path:
     return target
 
 
-def test_newer_hierarchy_is_refused_where_it_is_used(
-    path: Path, tmp_path: Path
-) -> None:
+def test_newer_hierarchy_is_refused_where_it_is_used(path: Path, tmp_path: Path) -> None:
     def change(root: Any) -> None:
         root.attrs["label_hierarchy"] = "2.0"
         if isinstance(root, h5py.File):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ from arraystore.cli.commands import main
 from arraystore.integrations.export import export
 from arraystore.writing.progress import Meter
 from tests.reading.test_damaged_stores import rewrite_column
-from tests.support import SUFFIXES, picture, write_folder, write_store
+from tests.support import SUFFIXES, copied, picture, write_folder, write_store
 from tests.test_reader import flip_bit
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def test_export_writes_a_file_for_each_image(train: arraystore.Split, tmp_path: 
 
 def test_export_of_damaged_image_reports_written_files(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / path.name
-    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    copied(path, copy)
     train = arraystore.open(copy)["train"]
     name, data = str(train.file_name[11]), train.image_bytes[11]
     flip_bit(copy, data, 1000)

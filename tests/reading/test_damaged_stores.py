@@ -29,7 +29,7 @@ from arraystore.errors import (
     VersionError,
 )
 from arraystore.schema import COLUMNS, ROOT_COLUMNS, DatasetInfo, SplitInfo
-from tests.support import SUFFIXES
+from tests.support import SUFFIXES, copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,10 +67,7 @@ numeric_column = named("column", [name for name in USE if name != "file_name"])
 def copy(path: Path, tmp_path: Path) -> Path:
     """A copy of the store at `path`, to be damaged."""
     target = tmp_path / path.name
-    if path.is_dir():
-        shutil.copytree(path, target)
-    else:
-        shutil.copy(path, target)
+    copied(path, target)
     return target
 
 
@@ -790,10 +787,7 @@ def bitmaps(black: tuple[Path, list[bytes]], tmp_path: Path) -> tuple[Path, list
     """A copy of `black`, to be repacked."""
     path, images = black
     target = tmp_path / path.name
-    if path.is_dir():
-        shutil.copytree(path, target)
-    else:
-        shutil.copy(path, target)
+    copied(path, target)
     return target, images
 
 

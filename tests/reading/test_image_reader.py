@@ -22,7 +22,7 @@ from arraystore.indexing.byte_range import ZEROS, ChunkManifest
 from arraystore.reading import image_reader
 from arraystore.storage import open_files, range_reader
 from arraystore.storage.open_files import OpenFile
-from tests.support import SUFFIXES, picture, write_folder
+from tests.support import SUFFIXES, copied, picture, write_folder
 
 if TYPE_CHECKING:
     import mmap
@@ -136,7 +136,7 @@ def test_view_is_read_only_and_outlives_store(
 ) -> None:
     path, images = small_shards
     copy = tmp_path / path.name
-    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    copied(path, copy)
     views = arraystore.open(copy)["train"].image_views[:]
     assert all(view.readonly for view in views)
     shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
@@ -164,7 +164,7 @@ def test_truncated_file_raises(
 ) -> None:
     path, images = small_shards
     copy = tmp_path / path.name
-    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    copied(path, copy)
     train = arraystore.open(copy)["train"]
     assert train.image_bytes[0] == images[0]
     if before:
@@ -432,7 +432,7 @@ def test_changed_store_raises_for_every_single_image(
 ) -> None:
     path, _ = small_shards
     copy = tmp_path / path.name
-    shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    copied(path, copy)
     train = arraystore.open(copy)["train"]
     monkeypatch.setattr(image_reader, "SECONDS_TRUSTED", -1)
     _ = train.image_bytes[0], train.image_bytes[0]

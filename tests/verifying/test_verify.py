@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ from tests.reading.test_damaged_stores import (
     rewrite_payload,
     set_attribute,
 )
-from tests.support import SUFFIXES, picture, set_chunk_rows, write_folder, write_store
+from tests.support import SUFFIXES, copied, picture, set_chunk_rows, write_folder, write_store
 from tests.web import Answer, WebServer
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ N_TRAIN = 30
 def copy(path: Path, tmp_path: Path) -> Path:
     """A copy of the store at `path`, to be changed."""
     target = tmp_path / path.name
-    (shutil.copytree if path.is_dir() else shutil.copy)(path, target)
+    copied(path, target)
     return target
 
 
