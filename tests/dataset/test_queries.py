@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 import arraystore
 from arraystore import FormatError, SavedSelection, VersionError
 from arraystore.indexing.layout import hash_numbers
-from arraystore.schema import COLUMN_CHUNK_ROWS
 from tests.support import (
     SUFFIXES,
     CountingReader,
     count_reads,
     picture,
+    set_chunk_rows,
     write_folder,
     write_store,
 )
@@ -259,8 +259,11 @@ def chunks_of(queried: Path, column: str) -> list[tuple[str, int, int]]:
 
 
 @named("suffix", SUFFIXES)
-def test_where_label_reads_only_needed_chunks(suffix: str, tmp_path: Path) -> None:
-    n = 3 * COLUMN_CHUNK_ROWS
+def test_where_label_reads_only_needed_chunks(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_chunk_rows(monkeypatch, 512)
+    n = 3 * 512
     label = np.random.default_rng(0).integers(0, 50, n)
     names = [f"{i:06}" for i in range(n)]
     queried = write_store(

@@ -65,7 +65,7 @@ def test_workers_read_a_pickled_store(
     expected = train.image_bytes[::3]
     # A fork server keeps the environment of the test that started it.
     mine = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    with multiprocessing.get_context(method).Pool(2, put_into_environment, (mine,)) as pool:
+    with multiprocessing.get_context(method).Pool(1, put_into_environment, (mine,)) as pool:
         found = pool.map_async(read, [train, train]).get(PATIENCE)
     assert found == [expected, expected]
 
