@@ -5,8 +5,8 @@
     source ──▶ sample table ──plan──▶ layout ──fill──▶ payload ──seal──▶ STORE
 
 The place of every byte is known before the first one is written, so the blocks of a payload can be
-filled in any order and in parallel. The attribute that identifies a store is written last, and then
-one rename publishes the store.
+filled in any order and in parallel. The attribute that identifies a store is written last; then the
+store gets its name.
 """
 
 from __future__ import annotations

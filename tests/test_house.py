@@ -126,6 +126,12 @@ def top_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+def top_of_module(name: str) -> str:
+    """Return the top of a module's name; ``arraystore`` and its public names are `__init__`."""
+    top = name.partition(".")[2].partition(".")[0]
+    return top if top in layers() else "__init__"
+
+
 def named(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
@@ -151,7 +157,6 @@ def imports(path: Path) -> frozenset[str]:
 
 def test_layers_table_lists_every_module() -> None:
     assert {top_of(path) for path in FILES} == layers().keys()
-    assert len(set(layers().values())) == 12
 
 
 def test_imports_point_to_lower_layers() -> None:
@@ -159,7 +164,7 @@ def test_imports_point_to_lower_layers() -> None:
         f"{named(path)} imports {module}"
         for path in FILES
         for module in imports(path)
-        if module.startswith("arraystore.") and (other := module.split(".")[1]) in layers()
+        if module.split(".")[0] == "arraystore" and (other := top_of_module(module))
         if other != top_of(path) and layers()[other] >= layers()[top_of(path)]
     ]
     assert not wrong

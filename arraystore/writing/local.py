@@ -1,4 +1,4 @@
-"""Write a new store on the local disk, in a workspace that one rename publishes."""
+"""Write a new store on the local disk, in a workspace, and give it its name at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workspace of a new store: a folder beside the target. One rename publishes the store.
+"""The workspace of a new store: a folder beside the target, where the store is until it is whole.
 
 ::
 
