@@ -222,8 +222,8 @@ import sys, arraystore
 train = arraystore.open(sys.argv[1])["train"]
 _ = train.image[:2], train.label, train.file_name
 for reading in sys.stdin:
-    print("begun", flush=True)
-    try:
+    try:  # a late request of the reading before can end the wait for the first of this one
+        print("begun", flush=True)
         exec(compile(reading, "reading", "exec"))
     except KeyboardInterrupt:
         print("interrupted", flush=True)
