@@ -423,7 +423,11 @@ def _store(
         path=str(location),
         splits=splits,
         partial=source.partial,
-        notes=(*source.notes, *writer.notes),
+        notes=(
+            *source.notes,
+            *(note for plan in plans.values() for note in plan.notes),
+            *writer.notes,
+        ),
         seconds=time.perf_counter() - began,
     )
 

@@ -270,8 +270,8 @@ def _form_notes(
             names = [name for name in found.file_name if name in REENCODED_BY_TFDS]
             if names:
                 yield (
-                    f"train: {first_few(names)} have the bytes that TFDS gave them, not those of "
-                    "a conversion of the archives"
+                    f"train: {first_few(names)} re-encoded by TFDS; a conversion of the archives "
+                    "may give other bytes"
                 )
 
 

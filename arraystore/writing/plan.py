@@ -5,14 +5,15 @@ Images that cannot be stored are found here, before the first byte is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from arraystore.errors import SourceError
-from arraystore.images.decode import import_decoders
+from arraystore.images.decode import UNKNOWN_COLOURS, import_decoders
+from arraystore.images.jpeg import Colours
 from arraystore.images.probe import ImageHeader, probe
 from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
 from arraystore.indexing.layout import sample_order
@@ -56,6 +57,8 @@ class SplitPlan:
         File name of each re-encoded image.
     selections : mapping of str to ndarray of int64
         Positions of the samples in each named subset, ascending.
+    notes : tuple of str
+        What was assumed about images.
     """
 
     table: SampleTable
@@ -64,6 +67,42 @@ class SplitPlan:
     skipped: tuple[tuple[str, str], ...]
     reencoded: tuple[str, ...]
     selections: Mapping[str, Ints]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """What the headers of the images of a split state.
+
+    Attributes
+    ----------
+    height, width : ndarray of int32, shape (n,)
+    to_reencode : list of int
+        Rows of images to re-encode.
+    faults : dict of int to str
+        What is wrong with the image of a row.
+    unmarked : list of int
+        Rows of images of four components without an Adobe marker.
+    """
+
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    to_reencode: list[int] = field(default_factory=list)
+    faults: dict[int, str] = field(default_factory=dict)
+    unmarked: list[int] = field(default_factory=list)
+
+    def add(self, i: int, header: ImageHeader | str, *, reencode: bool) -> None:
+        """Add the header of the image of a row, or its fault."""
+        if isinstance(header, str):
+            self.faults[i] = header
+            return
+        self.height[i], self.width[i] = header.height, header.width
+        if reencode and needs_reencoding(header):
+            self.to_reencode.append(i)
+        elif header.colours is Colours.UNKNOWN:
+            self.faults[i] = UNKNOWN_COLOURS
+        if header.colours is not Colours.STATED:
+            self.unmarked.append(i)
 
 
 def plan_split(
@@ -102,9 +141,9 @@ def plan_split(
     """
     table = source.splits[name]
     meter.start(f"{name}: probing images", len(table))
-    height, width, to_reencode, faults = _probe(source, table, meter)
-    faults |= source.faults.get(name, {})
-    spooled = _reencode(source, table, to_reencode, spool, faults)
+    probed = _probe(source, table, meter)
+    faults = {**probed.faults, **source.faults.get(name, {})}
+    spooled = _reencode(source, table, probed.to_reencode, spool, faults)
     if faults and on_error == "raise":
         i, *others = sorted(faults)
         names = [table.file_name[j] for j in others]
@@ -121,44 +160,49 @@ def plan_split(
         stored.offset[position], stored.nbytes[position] = spooled[int(keep[position])]
     return SplitPlan(
         table=stored,
-        height=height[keep],
-        width=width[keep],
+        height=probed.height[keep],
+        width=probed.width[keep],
         skipped=tuple((table.file_name[i], faults[i]) for i in sorted(faults)),
-        reencoded=tuple(table.file_name[i] for i in to_reencode if i not in faults),
+        reencoded=tuple(table.file_name[i] for i in probed.to_reencode if i not in faults),
         selections={
             selection: _selected(splits[name], keep, len(table))
             for selection, splits in source.selections.items()
             if name in splits
         },
+        notes=_notes(source, name, [i for i in probed.unmarked if i not in faults]),
     )
 
 
-def _probe(
-    source: Source, table: SampleTable, meter: Meter
-) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int], dict[int, str]]:
-    """Return heights, widths, rows to re-encode, and the fault of each row that has one."""
-    height, width = np.zeros(len(table), np.int32), np.zeros(len(table), np.int32)
-    to_reencode: list[int] = []
-    faults: dict[int, str] = {}
+def _notes(source: Source, split: str, unmarked: list[int]) -> tuple[str, ...]:
+    """Say what was assumed about images."""
+    if not unmarked:
+        return ()
+    names = first_few([source.splits[split].file_name[i] for i in unmarked])
+    how = (
+        "they were re-encoded as TensorFlow decodes them: not inverted"
+        if source.reencode
+        else "they decode as Pillow decodes them: inverted"
+    )
+    return (f"{split}: {names} CMYK without an Adobe marker; {how}",)
+
+
+def _probe(source: Source, table: SampleTable, meter: Meter) -> _Probed:
+    """Read the header of every image."""
+    probed = _Probed(np.zeros(len(table), np.int32), np.zeros(len(table), np.int32))
     batches = (slice(first, first + _BATCH) for first in range(0, len(table), _BATCH))
     n_probers = _n_probers(source, table)
-    probed = ahead(
+    read = ahead(
         batches,
         lambda rows: (rows.start, _probe_rows(source.places, table, rows)),
         n_ahead=2 * n_probers,
         n_threads=n_probers,
         prepare=import_decoders,
     )
-    for first, headers in probed:
+    for first, headers in read:
         for i, header in enumerate(headers, first):
-            if isinstance(header, str):
-                faults[i] = header
-                continue
-            height[i], width[i] = header.height, header.width
-            if source.reencode and needs_reencoding(header):
-                to_reencode.append(i)
+            probed.add(i, header, reencode=source.reencode)
         meter.advance(len(headers))
-    return height, width, to_reencode, faults
+    return probed
 
 
 def _n_probers(source: Source, table: SampleTable) -> int:

@@ -47,6 +47,7 @@ from tests.images.encoded_images import (
     png_of_16_bit_colour,
     segment,
 )
+from tests.wild import YCCK, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,10 +115,39 @@ def test_cmyk_jpeg_pixels_equal_pillows() -> None:
 
 
 def test_ycck_jpeg_of_adobe_has_right_colour() -> None:
-    stored = np.full((45, 70, 4), (*RED, 255), np.uint8)  # Adobe stores ink inverted
-    data = simplejpeg.encode_jpeg(stored, quality=95, colorspace="CMYK")
-    assert simplejpeg.decode_jpeg_header(data)[2] == "YCCK"
-    assert np.abs(decode(data) - np.array(RED)).max() <= 2
+    assert simplejpeg.decode_jpeg_header(YCCK)[2] == "YCCK"
+    assert np.abs(decode(YCCK) - np.array(RED)).max() <= 2
+
+
+def test_cmyk_without_adobe_marker_decodes_as_pillow_does() -> None:
+    data = without(CMYK, 0xEE)
+    np.testing.assert_array_equal(decode(data), by_pillow(data))
+
+
+@named("data", [YCCK, CMYK.replace(b"\4C\x11\0M", b"\4R\x11\0M").replace(b"\4C\0M", b"\4R\0M")])
+def test_four_components_of_unknown_meaning_raise(data: bytes) -> None:
+    assert decode(data).shape == (45, 70, 3)
+    with pytest.raises(ValueError, match=r"Adobe marker.*save it as RGB"):
+        decode(without(data, 0xEE))
+
+
+def test_adobe_marker_after_frame_header_is_found() -> None:
+    scan = without(YCCK, 0xEE).index(b"\xff\xda")
+    adobe = YCCK[YCCK.index(b"\xff\xee") :][:16]
+    moved = without(YCCK, 0xEE)[:scan] + adobe + without(YCCK, 0xEE)[scan:]
+    np.testing.assert_array_equal(decode(moved), decode(YCCK))
+
+
+def test_four_components_without_a_scan_raise() -> None:
+    data = without(YCCK, 0xEE)
+    with pytest.raises(ValueError, match="no scan"):
+        decode(data[: data.index(b"\xff\xda")])
+
+
+def test_short_adobe_marker_does_not_count() -> None:
+    data = after_start(without(YCCK, 0xEE), segment(0xEE, b"Adobe" + bytes(6)))
+    with pytest.raises(ValueError, match="Adobe marker"):
+        decode(data)
 
 
 def test_exif_orientation_is_ignored() -> None:
