@@ -101,6 +101,11 @@ def cli() -> None:
     help="Stop at images that cannot be read, or skip and record them.",
 )
 @click.option(
+    "--check-images",
+    is_flag=True,
+    help="Decode every image first, so that truncated ones are found as well.",
+)
+@click.option(
     "--overwrite",
     is_flag=True,
     help="Replace a store (or any Zarr group or HDF5 file) at TARGET, and without --resume also "

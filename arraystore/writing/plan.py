@@ -1,4 +1,4 @@
-"""Plan a split: probe its images, re-encode those that need it, and decide their order.
+"""Plan a split: probe or decode its images, re-encode those that need it, and decide their order.
 
 Images that cannot be stored are found here, before the first byte is written.
 """
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from arraystore._threads import n_cpus
 from arraystore.errors import SourceError
-from arraystore.images.decode import UNKNOWN_COLOURS, import_decoders
+from arraystore.images.decode import UNKNOWN_COLOURS, check_decodes, import_decoders
 from arraystore.images.jpeg import Colours
 from arraystore.images.probe import ImageHeader, probe
 from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
@@ -23,7 +24,6 @@ from arraystore.storage.open_files import OpenFile, open_file, read_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
     from typing import BinaryIO
 
     from numpy.typing import NDArray
@@ -38,6 +38,7 @@ ON_ERROR: Final = ("raise", "skip")
 _PROBERS: Final = 2
 _SAMPLE: Final = 8
 _BATCH: Final = 512
+_DECODED_BATCH: Final = 32  # decoding takes longer than probing
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ def plan_split(
     seed: int,
     on_error: str,
     meter: Meter,
+    check_images: bool = False,
 ) -> SplitPlan:
     """Probe all images of a split and decide their order.
 
@@ -128,6 +130,8 @@ def plan_split(
         See `arraystore.indexing.layout.sample_order`.
     on_error : {"raise", "skip"}
     meter : Meter
+    check_images : bool, default False
+        Whether to decode the images.
 
     Returns
     -------
@@ -140,15 +144,15 @@ def plan_split(
         the name, location and fault of the first.
     """
     table = source.splits[name]
-    meter.start(f"{name}: probing images", len(table))
-    probed = _probe(source, table, meter)
+    meter.start(f"{name}: {'decoding' if check_images else 'probing'} images", len(table))
+    probed = _probe(source, table, meter, check_images=check_images)
     faults = {**probed.faults, **source.faults.get(name, {})}
     spooled = _reencode(source, table, probed.to_reencode, spool, faults)
     if faults and on_error == "raise":
         i, *others = sorted(faults)
         names = [table.file_name[j] for j in others]
         raise SourceError(
-            f"{_location(source, name, i)}: {faults[i]}"
+            f"{_location(source, name, i)}: {faults[i]} (split {name})"
             + (f"; {len(others)} more in {name}: {first_few(names)}" if others else "")
             + "; pass on_error='skip' (--on-error skip) to leave such images out"
         )
@@ -186,14 +190,15 @@ def _notes(source: Source, split: str, unmarked: list[int]) -> tuple[str, ...]:
     return (f"{split}: {names} CMYK without an Adobe marker; {how}",)
 
 
-def _probe(source: Source, table: SampleTable, meter: Meter) -> _Probed:
-    """Read the header of every image."""
+def _probe(source: Source, table: SampleTable, meter: Meter, *, check_images: bool) -> _Probed:
+    """Read the header of every image, and decode the images if they are to be checked."""
     probed = _Probed(np.zeros(len(table), np.int32), np.zeros(len(table), np.int32))
-    batches = (slice(first, first + _BATCH) for first in range(0, len(table), _BATCH))
-    n_probers = _n_probers(source, table)
+    size = _DECODED_BATCH if check_images else _BATCH
+    batches = (slice(first, first + size) for first in range(0, len(table), size))
+    n_probers = n_cpus() if check_images else _n_probers(source, table)
     read = ahead(
         batches,
-        lambda rows: (rows.start, _probe_rows(source.places, table, rows)),
+        lambda rows: (rows.start, _probe_rows(source, table, rows, check_images=check_images)),
         n_ahead=2 * n_probers,
         n_threads=n_probers,
         prepare=import_decoders,
@@ -223,10 +228,11 @@ def _n_probers(source: Source, table: SampleTable) -> int:
 
 
 def _probe_rows(
-    files: tuple[Path, ...], table: SampleTable, rows: slice
+    source: Source, table: SampleTable, rows: slice, *, check_images: bool
 ) -> list[ImageHeader | str]:
     """Return the header of each image in some rows, or its fault."""
     found: list[ImageHeader | str] = []
+    files = source.places
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     opened = -1
     for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
@@ -237,6 +243,8 @@ def _probe_rows(
             file, opened = open_file(str(files[number])), number
         try:
             header = probe(partial(_read, file, offset), nbytes)
+            if check_images and not (source.reencode and needs_reencoding(header)):
+                check_decodes(read_at(file, offset, nbytes))  # re-encoding decodes the others
         except ValueError as error:
             found.append(str(error))
         else:

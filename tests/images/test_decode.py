@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from arraystore.images.decode import decode, decode_resized
+from arraystore.images.decode import check_decodes, decode, decode_resized
 from arraystore.images.resize import resize
 from benchmarks.photographs import encode, photograph
 from tests.images.encoded_images import (
@@ -391,6 +391,41 @@ def test_damaged_images_decode_or_raise_value_error(
     for where, bit in flips:
         data[int(where * reach)] ^= 1 << bit
     check_decodes_or_raises(bytes(data[: int(len(data) * part)]))
+
+
+LARGE = {
+    "baseline": encode(photograph(np.random.default_rng(0), 130, 200), 80),
+    "progressive": encoded(COLOUR.resize((200, 130)), "JPEG", progressive=True),
+    "restarts": encoded(COLOUR.resize((200, 130)), "JPEG", restart_marker_blocks=4),
+    "gray": encoded(GRAY.resize((200, 130)), "JPEG"),
+}
+"""JPEGs that are decoded at 1/8 to be checked."""
+
+
+def decodes(function: Callable[[bytes], object], data: bytes) -> bool:
+    try:
+        function(data)
+    except ValueError:
+        return False
+    return True
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    name=st.sampled_from(sorted(LARGE)),
+    kind=st.sampled_from(["cut", "changed", "shortened", "cut with an end marker"]),
+    place=st.floats(0.05, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+)
+def test_check_finds_what_decoding_finds(name: str, kind: str, place: float, bit: int) -> None:
+    data, at = LARGE[name], int(len(LARGE[name]) * place)
+    damaged = {
+        "cut": data[:at],
+        "changed": patched(data, at, bytes([data[at] ^ 1 << bit])),
+        "shortened": data[:at] + data[at + 20 * bit :],
+        "cut with an end marker": data[:at] + b"\xff\xd9",
+    }[kind]
+    assert decodes(check_decodes, damaged) == decodes(decode, damaged)
 
 
 # Resized while decoding
