@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arraystore._arguments import as_path, as_seed, check_bools, check_choice
+from arraystore._arguments import ON_ERROR, as_path, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
 from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.images.encode import as_encoding
@@ -36,7 +36,7 @@ from arraystore.storage.location import Location
 from arraystore.writing.fingerprint import of_images, of_options, of_source
 from arraystore.writing.image_source import FileRanges
 from arraystore.writing.open_writer import open_writer
-from arraystore.writing.plan import ON_ERROR, SplitPlan, plan_split
+from arraystore.writing.plan import SplitPlan, plan_split
 from arraystore.writing.progress import meter
 from arraystore.writing.report import ConvertReport, SplitReport
 from arraystore.writing.resuming import check_known

@@ -23,6 +23,7 @@ class Batches
     __iter__()
     __len__()
     positions()
+    skipped: attribute
 class ChecksumError(StorageError)
 class ConvertReport(dataset, path, splits, partial, notes, seconds, was_complete=False)
     as_dict()
@@ -55,7 +56,7 @@ class Split
     __len__()
     as_supervised()
     batches(batch_size, *, seed=0, epoch=0, shuffle='full', balanced=False, drop_last=False,
-        start_batch=0, rank=0, world_size=1, buffer_size=1024, size=None)
+        start_batch=0, rank=0, world_size=1, buffer_size=1024, size=None, on_error='raise')
     class_to_idx: attribute
     classes: attribute
     episodes(n_way, k_shot, n_query, *, seed=0, n_episodes=None, start=0, size=None)

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from arraystore.sources.sample_table import SampleTable, Source
     from arraystore.writing.progress import Meter
 
-ON_ERROR: Final = ("raise", "skip")
-"""How to treat an image that cannot be read; the first is the default."""
-
 _PROBERS: Final = 2
 _SAMPLE: Final = 8
 _BATCH: Final = 512
