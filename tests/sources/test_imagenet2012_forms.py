@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,30 @@ def test_damaged_archive_beside_another_form_says_what_else_is_there(tmp_path: P
         load_source("imagenet2012", manual_dir=tmp_path, partial=True)
     (note,) = error.value.__notes__
     assert note.startswith(f"also found: {tmp_path / 'train'}: extracted")
+
+
+@pytest.mark.parametrize(
+    ("form", "path"),
+    [
+        ("class archives", "n01440764.tar"),
+        ("tar.gz", "data/train_images_0.tar.gz"),
+        ("webdataset", "imagenet1k-train-0000.tar"),
+    ],
+)
+def test_second_archive_after_the_first_is_reported(form: str, path: str, tmp_path: Path) -> None:
+    FORMS[form](tmp_path, "train", TRAIN)
+    archives(tmp_path, "validation", VALIDATION)
+    archive = tmp_path / path
+    data = archive.read_bytes()
+    packed = form == "tar.gz"
+    twice = gzip.compress(2 * gzip.decompress(data)) if packed else 2 * data
+    archive.write_bytes(twice)
+    options: dict[str, Any] = {"manual_dir": tmp_path, "spool": tmp_path / "spool"}
+    with pytest.raises(SourceError, match=rf"{archive.name}: expected zeros .* another archive"):
+        load_source("imagenet2012", **options)
+    source = load_source("imagenet2012", partial=True, **options)
+    assert len(source.splits["train"]) == len(TRAIN)
+    assert [archive.name in damage for damage in source.damage] == [True]
 
 
 # Names
