@@ -605,7 +605,7 @@ def test_image_in_archive_of_another_class_raises(dataset: str, name: str, tmp_p
         load_source(dataset, manual_dir=tmp_path, partial=True)
 
 
-def test_member_of_class_archive_that_is_no_image_is_skipped(tmp_path: Path) -> None:
+def test_text_in_class_archive_is_skipped(tmp_path: Path) -> None:
     inner = TRAIN[FEW[1]] | {"README": b"some text"}
     pack(tmp_path, train=tar_of({f"{FEW[1]}.tar": tar_of(inner)}))
     options: dict[str, Any] = {"manual_dir": tmp_path, "partial": True, "sync": False}
