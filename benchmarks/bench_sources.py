@@ -191,6 +191,7 @@ FORMS: Final = (
     Form("Python records", write_records, "", COUNTED),
 )
 BOUNDED: Final[dict[str, Callable[[Path, Samples], None]]] = {
+    "folder": write_folder,
     "Parquet": partial(write_parquet, per_file=100_000),
     "TFRecord": write_tfrecord,
     "WebDataset": write_wds,
@@ -221,10 +222,23 @@ def _in_new_process(function: Callable[[], T]) -> T:
         return executor.submit(function).result()
 
 
+def _is_written(form: Form, folder: Path, samples: Callable[[], Samples]) -> bool:
+    """Write a form; return whether the library that it needs is installed."""
+    try:
+        _in_new_process(partial(_write, form, folder, samples))
+    except ModuleNotFoundError as error:
+        print(f"{form.name}: left out, {error.name} is not installed (arraystore[bench])")
+        return False
+    return True
+
+
 def _write(form: Form, folder: Path, samples: Callable[[], Samples]) -> None:
     if not folder.exists():
-        folder.mkdir(parents=True)
-        form.write(folder, samples())
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        form.write(unfinished, samples())
+        unfinished.rename(folder)
 
 
 def measure_speed(
@@ -237,8 +251,7 @@ def measure_speed(
         form._replace(options={**form.options, **checked}) for form in FORMS if form.name in names
     ]
     folders = {form.name: folder / f"form-{i}" for i, form in enumerate(FORMS)}
-    for form in forms:
-        _in_new_process(partial(_write, form, folders[form.name], samples))
+    forms = [form for form in forms if _is_written(form, folders[form.name], samples)]
     runs: dict[str, list[Run]] = {form.name: [] for form in forms}
     for _ in range(n_rounds):
         for form in forms:
@@ -271,7 +284,8 @@ def measure_memory(folder: Path, n_records: int, names: Sequence[str]) -> None:
         if form.name in BOUNDED and form.name in names:
             place = folder / f"tiny-{form.name.replace(' ', '-')}"
             written = form._replace(write=BOUNDED[form.name])
-            _in_new_process(partial(_write, written, place, samples))
+            if not _is_written(written, place, samples):
+                continue
             with TemporaryDirectory(dir=folder) as made:
                 target = Path(made) / "tiny.zarr"
                 run = _in_new_process(partial(convert, form, place, samples, target))
