@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection
 
+ON_ERROR: Final = ("raise", "skip")
+"""How to treat an image that cannot be read; the first is the default."""
+
 _LIMIT: Final = 2**63
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arraystore._arguments import as_path, as_seed, check_bools, check_choice
+from arraystore._arguments import ON_ERROR, as_path, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
 from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.images.encode import as_encoding
@@ -36,7 +36,7 @@ from arraystore.storage.location import Location
 from arraystore.writing.fingerprint import of_images, of_options, of_source
 from arraystore.writing.image_source import FileRanges
 from arraystore.writing.open_writer import open_writer
-from arraystore.writing.plan import ON_ERROR, SplitPlan, plan_split
+from arraystore.writing.plan import SplitPlan, plan_split
 from arraystore.writing.progress import meter
 from arraystore.writing.report import ConvertReport, SplitReport
 from arraystore.writing.resuming import check_known
@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from arraystore.writing.store_writer import StoreWriter
 
 _NAMES = ("name", "config", "version")
+_NOT_RECORDED = (
+    "the store was complete; it does not record whether its images were decoded: "
+    "arraystore verify --decode decodes them"
+)
 
 
 def convert(
@@ -72,6 +76,7 @@ def convert(
     order: str = "shuffled",
     seed: int = 0,
     on_error: str = "raise",
+    check_images: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     sync: bool = True,
@@ -128,6 +133,10 @@ def convert(
         Seed of the shuffled order, in ``range(2**63)``.
     on_error : {"raise", "skip"}
         Raise an error if an image cannot be read, or leave it out and record it.
+    check_images : bool, default False
+        Decode every image before the first is copied. Images that do not decode, such as truncated
+        ones, are then treated as `on_error` states; otherwise only those whose header cannot be
+        read. A conversion that is resumed decodes all images again.
     overwrite : bool, default False
         Replace an existing store at `target`. On a disk readers find the old store or the new
         one at any time (on Linux; elsewhere a folder is absent for a moment). A symbolic link is
@@ -215,6 +224,7 @@ def convert(
         order=order,
         seed=seed,
         on_error=on_error,
+        check_images=check_images,
         overwrite=overwrite,
         resume=resume,
         sync=sync,
@@ -236,6 +246,7 @@ def write(
     order: str = "shuffled",
     seed: int = 0,
     on_error: str = "raise",
+    check_images: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     sync: bool = True,
@@ -270,7 +281,9 @@ def write(
         stored as they are.
     quality : int, default 95
         Of JPEG, 1 to 100.
-    label_space, storage_options, order, seed, on_error, overwrite, resume, sync, executor, progress
+    label_space, storage_options, order, seed, on_error, check_images
+        See `convert`.
+    overwrite, resume, sync, executor, progress
         See `convert`. To resume, pass the same samples in the same order.
 
     Returns
@@ -315,6 +328,7 @@ def write(
         order=order,
         seed=seed,
         on_error=on_error,
+        check_images=check_images,
         overwrite=overwrite,
         resume=resume,
         sync=sync,
@@ -336,6 +350,7 @@ def _store(
     order: str,
     seed: int,
     on_error: str,
+    check_images: bool,
     overwrite: bool,
     resume: bool,
     sync: bool,
@@ -354,7 +369,7 @@ def _store(
         The folder that is converted, if it is one.
     stated : mapping of str to str
         What else the samples depend on, to be compared when a conversion is resumed.
-    target, label_space, storage_options, partial, order, seed, on_error
+    target, label_space, storage_options, partial, order, seed, on_error, check_images
         See `convert`.
     overwrite, resume, sync, executor, progress
         See `convert`.
@@ -362,6 +377,7 @@ def _store(
     check_choice(order, "order", ORDERS)
     check_choice(on_error, "on_error", ON_ERROR)
     check_bools(partial=partial, overwrite=overwrite, resume=resume, sync=sync)
+    check_bools(check_images=check_images)
     check_bools(progress=False if progress is None else progress)
     seed = as_seed(seed)
     began = time.perf_counter()
@@ -373,7 +389,12 @@ def _store(
         sync=sync,
         resume=resume,
     )
-    how: dict[str, Any] = {"order": order, "seed": seed, "on_error": on_error}
+    how: dict[str, Any] = {
+        "order": order,
+        "seed": seed,
+        "on_error": on_error,
+        "check_images": check_images,
+    }
     options = of_options({"partial": partial, "label_space": label_space, **how, **stated})
     with ExitStack() as stack:
         try:
@@ -423,7 +444,11 @@ def _store(
         path=str(location),
         splits=splits,
         partial=source.partial,
-        notes=(*source.notes, *writer.notes),
+        notes=(
+            *source.notes,
+            *(note for plan in plans.values() for note in plan.notes),
+            *writer.notes,
+        ),
         seconds=time.perf_counter() - began,
     )
 
@@ -487,7 +512,7 @@ def _report_complete(
             for name, split in infos.items()
         },
         partial=info.partial,
-        notes=(),
+        notes=(_NOT_RECORDED,) if options["option"]["check_images"] == str(True) else (),
         seconds=time.perf_counter() - began,
         was_complete=True,
     )

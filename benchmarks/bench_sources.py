@@ -2,12 +2,13 @@
 
 ::
 
-    python -m benchmarks.bench_sources [speed] [DIR] [--nbytes 1e9] [--rounds 2]
+    python -m benchmarks.bench_sources [speed] [DIR] [--nbytes 1e9] [--rounds 2] [--check-images]
     python -m benchmarks.bench_sources memory [DIR] [--records 1281167]
 
 ``speed`` writes the same drawn photographs in every form into DIR, by default a temporary folder,
 with the libraries that define the forms, and converts each to Zarr without a sync, in a new process
-each time, whose start and imports are part of its time.
+each time, whose start and imports are part of its time. With ``--check-images`` each image is
+decoded as well.
 
 ``memory`` converts as many tiny records as ImageNet has images, from Parquet, from TFRecord, from
 WebDataset and from a generator, and prints the peak resident memory of each process.
@@ -190,6 +191,7 @@ FORMS: Final = (
     Form("Python records", write_records, "", COUNTED),
 )
 BOUNDED: Final[dict[str, Callable[[Path, Samples], None]]] = {
+    "folder": write_folder,
     "Parquet": partial(write_parquet, per_file=100_000),
     "TFRecord": write_tfrecord,
     "WebDataset": write_wds,
@@ -220,19 +222,36 @@ def _in_new_process(function: Callable[[], T]) -> T:
         return executor.submit(function).result()
 
 
+def _is_written(form: Form, folder: Path, samples: Callable[[], Samples]) -> bool:
+    """Write a form; return whether the library that it needs is installed."""
+    try:
+        _in_new_process(partial(_write, form, folder, samples))
+    except ModuleNotFoundError as error:
+        print(f"{form.name}: left out, {error.name} is not installed (arraystore[bench])")
+        return False
+    return True
+
+
 def _write(form: Form, folder: Path, samples: Callable[[], Samples]) -> None:
     if not folder.exists():
-        folder.mkdir(parents=True)
-        form.write(folder, samples())
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        form.write(unfinished, samples())
+        unfinished.rename(folder)
 
 
-def measure_speed(folder: Path, nbytes: int, n_rounds: int, names: Sequence[str]) -> None:
+def measure_speed(
+    folder: Path, nbytes: int, n_rounds: int, names: Sequence[str], *, check_images: bool
+) -> None:
     """Print the time of converting each form."""
     samples = partial(photographs, nbytes)
-    forms = [form for form in FORMS if form.name in names]
+    checked = {"check_images": True} if check_images else {}
+    forms = [
+        form._replace(options={**form.options, **checked}) for form in FORMS if form.name in names
+    ]
     folders = {form.name: folder / f"form-{i}" for i, form in enumerate(FORMS)}
-    for form in forms:
-        _in_new_process(partial(_write, form, folders[form.name], samples))
+    forms = [form for form in forms if _is_written(form, folders[form.name], samples)]
     runs: dict[str, list[Run]] = {form.name: [] for form in forms}
     for _ in range(n_rounds):
         for form in forms:
@@ -265,7 +284,8 @@ def measure_memory(folder: Path, n_records: int, names: Sequence[str]) -> None:
         if form.name in BOUNDED and form.name in names:
             place = folder / f"tiny-{form.name.replace(' ', '-')}"
             written = form._replace(write=BOUNDED[form.name])
-            _in_new_process(partial(_write, written, place, samples))
+            if not _is_written(written, place, samples):
+                continue
             with TemporaryDirectory(dir=folder) as made:
                 target = Path(made) / "tiny.zarr"
                 run = _in_new_process(partial(convert, form, place, samples, target))
@@ -290,6 +310,7 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR")
     parser.add_argument("--nbytes", type=float, default=1e9, help="of all images (speed)")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--check-images", action="store_true", help="decode each image (speed)")
     parser.add_argument("--records", type=int, default=N_IMAGENET, help="number (memory)")
     names = [form.name for form in FORMS]
     parser.add_argument("--form", action="append", choices=names, help="only this one; repeatable")
@@ -300,7 +321,13 @@ def main() -> int:
         if options.what == "memory":
             measure_memory(folder, options.records, names)
         else:
-            measure_speed(folder, int(options.nbytes), options.rounds, names)
+            measure_speed(
+                folder,
+                int(options.nbytes),
+                options.rounds,
+                names,
+                check_images=options.check_images,
+            )
     return 0
 
 

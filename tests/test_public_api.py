@@ -23,6 +23,7 @@ class Batches
     __iter__()
     __len__()
     positions()
+    skipped: attribute
 class ChecksumError(StorageError)
 class ConvertReport(dataset, path, splits, partial, notes, seconds, was_complete=False)
     as_dict()
@@ -55,7 +56,7 @@ class Split
     __len__()
     as_supervised()
     batches(batch_size, *, seed=0, epoch=0, shuffle='full', balanced=False, drop_last=False,
-        start_batch=0, rank=0, world_size=1, buffer_size=1024, size=None)
+        start_batch=0, rank=0, world_size=1, buffer_size=1024, size=None, on_error='raise')
     class_to_idx: attribute
     classes: attribute
     episodes(n_way, k_shot, n_query, *, seed=0, n_episodes=None, start=0, size=None)
@@ -124,15 +125,16 @@ class VersionError(FormatError)
 __version__: attribute
 convert(dataset, target, *, storage_options=None, manual_dir=None, subset_list=None, partial=False,
     split=None, classes=None, fields=None, label_space='auto', order='shuffled', seed=0,
-    on_error='raise', overwrite=False, resume=False, sync=True, executor=None, progress=None)
+    on_error='raise', check_images=False, overwrite=False, resume=False, sync=True, executor=None,
+    progress=None)
 copy(source, target, *, source_options=None, target_options=None, overwrite=False, sync=True,
     progress=None)
 open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True)
 verify(address, *, decode=False, source=None, subset_list=None, split=None, classes=None,
     fields=None, storage_options=None, progress=None)
 write(target, splits, *, classes=None, fields=None, label_space='auto', encoding='png', quality=95,
-    storage_options=None, order='shuffled', seed=0, on_error='raise', overwrite=False, resume=False,
-    sync=True, executor=None, progress=None)
+    storage_options=None, order='shuffled', seed=0, on_error='raise', check_images=False,
+    overwrite=False, resume=False, sync=True, executor=None, progress=None)
 """
 """Everything in `arraystore.__all__`. Errors have their bases; collections get no constructor."""
 
@@ -154,8 +156,8 @@ Split.map
 
 COMMANDS: Final = """\
 convert DATASET TARGET --storage-option --manual-dir --subset-list --partial --split --classes
-    --field --label-space=auto --order=shuffled --seed=0 --on-error=raise --overwrite --resume
-    --sync/--no-sync --progress/--no-progress --json
+    --field --label-space=auto --order=shuffled --seed=0 --on-error=raise --check-images --overwrite
+    --resume --sync/--no-sync --progress/--no-progress --json
 copy SOURCE TARGET --source-option --target-option --overwrite --sync/--no-sync
     --progress/--no-progress --json
 demo FOLDER

@@ -148,7 +148,6 @@ DECODED: dict[str, tuple[bytes, NDArray[np.integer] | bytes, float]] = {
     "CMYK with Adobe marker": (CMYK, FAR, 2),
     "CMYK without Adobe marker": (without(CMYK, 0xEE), FAR, 2),
     "YCCK with Adobe marker": (YCCK, FAR, 2),
-    "YCCK without Adobe marker": (without(YCCK, 0xEE), FAR, 255),
     "PNG of 16 bit gray": (GREY16, np.repeat((WIDE >> 8)[:, :, np.newaxis], 3, axis=2), 0),
     "PNG of 16 bit colour": (
         png_of_16_bit_colour(np.stack([WIDE, WIDE[::-1], WIDE], 2)),
@@ -194,6 +193,13 @@ REFUSED = {
     "JPEG of 12 bits": patched(JPEG, FRAME + 4, b"\x0c"),
     "JPEG, lossless": patched(JPEG, FRAME + 1, b"\xc3"),
     "JPEG of 2 components": patched(JPEG, FRAME + 9, b"\2"),
+    "YCCK without Adobe marker": without(YCCK, 0xEE),
+    "YCbCr with alpha, without Adobe marker": without(
+        simplejpeg.encode_jpeg(
+            np.full((45, 70, 4), (*RED, 255), np.uint8), colorspace="CMYK", colorsubsampling="420"
+        ),
+        0xEE,
+    ),
     "PNG, truncated in its header": PNG[:20],
     "PNG of 60,000 x 60,000": png_that_states(60_000, 60_000),
     "WebP, truncated": animated("WEBP", lossless=True)[:-30],

@@ -16,7 +16,7 @@ import numpy as np
 from typing_extensions import override
 
 import arraystore
-from arraystore._arguments import as_path
+from arraystore._arguments import ON_ERROR, as_path
 from arraystore.cli import tables
 from arraystore.cli.contact_sheet import contact_sheet
 from arraystore.cli.demo import run_demo
@@ -37,7 +37,6 @@ from arraystore.integrations.export import export as export_images
 from arraystore.schema import ORDERS
 from arraystore.sources.imagenet2012_inventory import take_inventory
 from arraystore.sources.label_space import LABEL_SPACES
-from arraystore.writing.plan import ON_ERROR
 from arraystore.writing.progress import meter
 
 if TYPE_CHECKING:
@@ -99,6 +98,11 @@ def cli() -> None:
     default=ON_ERROR[0],
     show_default=True,
     help="Stop at images that cannot be read, or skip and record them.",
+)
+@click.option(
+    "--check-images",
+    is_flag=True,
+    help="Decode every image first, so that truncated ones are found as well.",
 )
 @click.option(
     "--overwrite",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+Done = TypeVar("Done")
 
 SHUFFLES: Final = ("full", "block")
 """Kinds of shuffle; the first is the default."""
@@ -112,6 +113,8 @@ class Batches:
         Whether to leave out a last batch that is shorter.
     size : int or (int, int), optional
         Height and width to resize images to.
+    skips : bool, default False
+        Whether to leave out images that cannot be decoded.
     """
 
     def __init__(
@@ -123,7 +126,10 @@ class Batches:
         first: int,
         drop_last: bool,
         size: Size | None,
+        skips: bool = False,
     ) -> None:
+        self._skipped: dict[int, str] = {}
+        self._skips = skips
         self._reader = reader
         self._batch_size = batch_size
         self._epoch = epoch
@@ -142,11 +148,22 @@ class Batches:
         if not len(self):
             return iter(())
         if self._epoch.shuffle == "block":
-            return self._ahead(self._cut(), self._decode)
-        return self._ahead(self._whole(), self._load)
+            return self._loop(self._cut(), self._reader.decode)
+        return self._loop(self._whole(), self._reader.batch)
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Images that loops have left out so far: position in the split, and why.
+
+        Empty unless ``on_error="skip"`` was passed. The text names the image.
+        """
+        return dict(self._skipped)
 
     def positions(self) -> Iterator[Ints]:
-        """Yield the positions in the split of each batch, without reading anything."""
+        """Yield the positions in the split of each batch, without reading anything.
+
+        They include those of images that are skipped.
+        """
         if self._epoch.shuffle != "block":
             yield from self._whole()
             return
@@ -189,15 +206,34 @@ class Batches:
         if rest is not None and len(rest.indices):
             yield rest
 
-    def _ahead(self, items: Generator[T], load: Callable[[T], AnyBatch]) -> Iterator[AnyBatch]:
+    def _loop(
+        self,
+        items: Generator[T],
+        load: Callable[[T, Size | None, dict[int, str] | None], AnyBatch],
+    ) -> Iterator[AnyBatch]:
+        if not self._skips:
+            return self._ahead(items, lambda item: load(item, self._size, None))
+        return self._skipping(items, load)
+
+    def _skipping(
+        self,
+        items: Generator[T],
+        load: Callable[[T, Size | None, dict[int, str] | None], AnyBatch],
+    ) -> Iterator[AnyBatch]:
+        """Yield batches without the images that cannot be decoded, and record these."""
+
+        def work(item: T) -> tuple[AnyBatch, dict[int, str]]:
+            faults: dict[int, str] = {}
+            return load(item, self._size, faults), faults
+
+        with closing(self._ahead(items, work)) as loaded:
+            for batch, faults in loaded:
+                self._skipped |= faults
+                yield batch
+
+    def _ahead(self, items: Generator[T], work: Callable[[T], Done]) -> Generator[Done]:
         prepare = self._reader.import_libraries
-        return ahead(items, load, n_ahead=N_LOADERS, n_threads=N_LOADERS, prepare=prepare)
-
-    def _load(self, indices: Ints) -> AnyBatch:
-        return self._reader.batch(indices, self._size)
-
-    def _decode(self, encoded: Encoded) -> AnyBatch:
-        return self._reader.decode(encoded, self._size)
+        return ahead(items, work, n_ahead=N_LOADERS, n_threads=N_LOADERS, prepare=prepare)
 
     def __repr__(self) -> str:
         return escaped(f"<{len(self):,} batches of {self._reader.title}>")

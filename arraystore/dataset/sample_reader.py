@@ -34,6 +34,8 @@ _READ_AHEAD: Final = 64
 
 _ANNOTATIONS: Final = ("label", "file_name")
 
+_NO_PIXELS: Final = np.empty((0, 0, 3), dtype=np.uint8)
+
 
 class SampleReader:
     """Read samples by their index in a set.
@@ -73,7 +75,9 @@ class SampleReader:
         batch = self.batch(as_positions(selection, len(self)))
         return list(map(Sample, batch.image, batch.label.tolist(), batch.file_name.tolist()))
 
-    def batch(self, indices: Ints, size: Size | None = None) -> Batch[Any]:
+    def batch(
+        self, indices: Ints, size: Size | None = None, faults: dict[int, str] | None = None
+    ) -> Batch[Any]:
         """Read and decode samples.
 
         Parameters
@@ -81,19 +85,23 @@ class SampleReader:
         indices : ndarray of int64, shape (n,)
         size : int or (int, int), optional
             Height and width to resize images to, which are one array then.
+        faults : dict of int to str, optional
+            Receives the index of each image that cannot be decoded, and why. The batch lacks these
+            samples.
 
         Raises
         ------
         ChecksumError
             If an image is not the one that was written.
         FormatError
-            If an image cannot be decoded.
+            If an image cannot be decoded, unless there are `faults`.
         """
-        return Batch(*self._read_and_decode(indices, size, _ANNOTATIONS))
+        batch = Batch(*self._read_and_decode(indices, size, _ANNOTATIONS, faults))
+        return _without(batch, indices, faults)
 
     def images(self, indices: Ints, size: Size | None = None) -> Any:
         """Read and decode images, into a list of arrays or one array; see `batch`."""
-        (images,) = self._read_and_decode(indices, size, ())
+        (images,) = self._read_and_decode(indices, size, (), None)
         return images
 
     def read(self, indices: Ints) -> Encoded:
@@ -105,18 +113,23 @@ class SampleReader:
 
         return Encoded(indices, *self._samples.gather(indices, read))
 
-    def decode(self, encoded: Encoded, size: Size | None = None) -> Batch[Any]:
+    def decode(
+        self, encoded: Encoded, size: Size | None = None, faults: dict[int, str] | None = None
+    ) -> Batch[Any]:
         """Decode samples that were read before; see `batch`."""
         resized = _empty(len(encoded.indices), size)
 
         def work(i: int) -> Pixels:
             index, into = int(encoded.indices[i]), None if resized is None else resized[i]
-            return self._decoded(encoded.views[i], index, into, encoded.crc32c[i])
+            return self._decoded(encoded.views[i], index, into, encoded.crc32c[i], faults)
 
         if len(encoded.indices) > 1:
             decode.import_decoders()
         images = in_threads(work, len(encoded.indices))
-        return Batch(images if resized is None else resized, encoded.label, encoded.file_name)
+        batch: Batch[Any] = Batch(
+            images if resized is None else resized, encoded.label, encoded.file_name
+        )
+        return _without(batch, encoded.indices, faults)
 
     def copy(self, index: int) -> bytes:
         """Return one encoded image as bytes."""
@@ -168,14 +181,18 @@ class SampleReader:
         return images
 
     def _read_and_decode(
-        self, indices: Ints, size: Size | None, columns: Sequence[str]
+        self,
+        indices: Ints,
+        size: Size | None,
+        columns: Sequence[str],
+        faults: dict[int, str] | None,
     ) -> tuple[Any, ...]:
         """Return decoded images, and the values of further columns."""
         resized = _empty(len(indices), size)
 
         def read(stored: StoredSplit, positions: Ints, which: Sequence[int]) -> tuple[Any, ...]:
             rows, values = stored.rows(positions, columns, with_checksums=True)
-            return self._pixels(stored, rows, indices, which, resized), *values
+            return self._pixels(stored, rows, indices, which, resized, faults), *values
 
         images, *values = self._samples.gather(indices, read)
         return images if resized is None else resized, *values
@@ -187,6 +204,7 @@ class SampleReader:
         indices: Ints,
         which: Sequence[int],
         resized: Pixels | None,
+        faults: dict[int, str] | None,
     ) -> list[Pixels]:
         """Read and decode images of one stored split, remote ones while others are in transit."""
 
@@ -195,7 +213,7 @@ class SampleReader:
             into = None if resized is None else resized[place]
             # Reading has compared the checksums already, or decoding does it now, in threads.
             expected = None if stored.is_checked else rows.crc32c[i]
-            return self._decoded(data, int(indices[place]), into, expected)
+            return self._decoded(data, int(indices[place]), into, expected, faults)
 
         if not stored.is_remote or len(rows.positions) < 2:
             encoded = stored.read(rows)
@@ -216,7 +234,12 @@ class SampleReader:
                 decoding.cancel()
 
     def _decoded(
-        self, encoded: memoryview, index: int, into: Pixels | None, expected: np.uint32 | None
+        self,
+        encoded: memoryview,
+        index: int,
+        into: Pixels | None,
+        expected: np.uint32 | None,
+        faults: dict[int, str] | None,
     ) -> Pixels:
         """Decode one image, into an array if there is one, after comparing its checksum."""
         if expected is not None and crc32c(encoded) != expected:
@@ -229,8 +252,22 @@ class SampleReader:
             decode.decode_resized(encoded, into)
         except ValueError as error:
             stored, position = self._samples.locate_one(index)
-            raise FormatError(f"{stored.describe(position)}: {error}") from error
+            message = f"{stored.describe(position)}: {error}"
+            if faults is None:
+                raise FormatError(message) from error
+            faults[index] = message
+            return _NO_PIXELS
         return into
+
+
+def _without(batch: Batch[Any], indices: Ints, faults: dict[int, str] | None) -> Batch[Any]:
+    """Return a batch without the samples that have faults."""
+    if not faults:
+        return batch
+    kept = np.flatnonzero(~np.isin(indices, list(faults)))
+    images = batch.image
+    sound = images[kept] if isinstance(images, np.ndarray) else [images[i] for i in kept.tolist()]
+    return Batch(sound, batch.label[kept], batch.file_name[kept])
 
 
 def _empty(n: int, size: Size | None) -> Pixels | None:

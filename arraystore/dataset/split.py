@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 import numpy as np
 
-from arraystore._arguments import as_count, as_fraction, as_integer, as_seed, check_bools
+from arraystore._arguments import (
+    ON_ERROR,
+    as_count,
+    as_fraction,
+    as_integer,
+    as_seed,
+    check_bools,
+    check_choice,
+)
 from arraystore.dataset.batch import Arena
 from arraystore.dataset.batches import SHUFFLES, Batches, Epoch
 from arraystore.dataset.episodes import Episodes
@@ -702,6 +710,7 @@ class Split:
         world_size: int = 1,
         buffer_size: int = 1024,
         size: int | tuple[int, int] | None = None,
+        on_error: str = "raise",
     ) -> Batches:
         """Return the batches of one epoch; a loop over them reads and decodes ahead.
 
@@ -735,6 +744,10 @@ class Split:
             Samples in a buffer of ``"block"``.
         size : int or (int, int), optional
             Height and width to resize to, see `resized`; ``Batch.image`` is one array then.
+        on_error : {"raise", "skip"}
+            Raise an error for an image that cannot be decoded, or leave its sample out of the batch
+            and record it in ``Batches.skipped``. A batch keeps its place and becomes shorter,
+            perhaps empty. Images with a wrong checksum are an error in any case.
 
         Returns
         -------
@@ -759,6 +772,7 @@ class Split:
         (32, 32, 32, 3) [683 210   0]
         """
         check_bools(balanced=balanced, drop_last=drop_last)
+        check_choice(on_error, "on_error", ON_ERROR)
         order = Epoch(
             shuffle=SHUFFLES[0] if shuffle is True else shuffle or None,
             seed=as_seed(seed),
@@ -775,6 +789,7 @@ class Split:
             first=as_count(start_batch, "start_batch"),
             drop_last=drop_last,
             size=None if size is None else as_size(size),
+            skips=on_error != ON_ERROR[0],
         )
 
     def episodes(

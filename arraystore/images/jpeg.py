@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import Enum
 from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -18,6 +19,8 @@ ReadBytes: TypeAlias = Callable[[int, int], Buffer]
 SIGNATURE: Final = b"\xff\xd8\xff"
 END: Final = b"\xff\xd9"
 _SCAN: Final = b"\xff\xda"
+_SCAN_MARKER: Final = 0xDA
+_ADOBE_MARKER: Final = 0xEE
 PIECE_NBYTES: Final = 2048  # most photographs have their frame header in the first 1 KiB
 
 # Flag 0xFF, marker, length; in a frame header then precision, height, width, components.
@@ -28,6 +31,8 @@ _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
 _UNDECODABLE_FRAMES: Final = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
 _SEGMENT_MARKERS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 _METADATA: Final = frozenset({0xE1, 0xE2})  # EXIF, XMP; colour profile, index of further images
+_ADOBE_NBYTES: Final = 12  # libjpeg ignores a shorter marker
+_INKS: Final = b"CMYK"
 _MAX_SIDE: Final = 65_500  # libjpeg's limit
 _MAX_SCANS: Final = 500  # of a progressive JPEG; each may take as long as a whole image
 
@@ -49,6 +54,19 @@ class FrameHeader(NamedTuple):
     height: int
     width: int
     components: int
+
+
+class Colours(Enum):
+    """Whether a JPEG says what its components mean."""
+
+    STATED = "stated"
+    """By their number, or by an Adobe marker."""
+
+    ASSUMED = "assumed"
+    """Four components named C, M, Y, K without the marker; inverted, as Adobe's programs write."""
+
+    UNKNOWN = "unknown"
+    """Four components that could be CMYK, YCCK, or YCbCr with alpha."""
 
 
 def find_frame_header(read: ReadBytes, nbytes: int, piece: bytes = b"") -> FrameHeader:
@@ -81,10 +99,40 @@ def find_frame_header(read: ReadBytes, nbytes: int, piece: bytes = b"") -> Frame
     return FrameHeader(marker, offset, height, width, components)
 
 
-def segments(read: ReadBytes, nbytes: int, piece: bytes) -> Iterator[Segment]:
+def colours_of(read: ReadBytes, nbytes: int, header: FrameHeader) -> Colours:
+    """Return whether a JPEG says what its components mean.
+
+    libjpeg takes four components without an Adobe marker for CMYK. It names the components of its
+    own CMYK by these letters, and those of YCCK by numbers. Java writes YCbCr with alpha as
+    components 1 to 4 without a marker.
+
+    Parameters
+    ----------
+    read, nbytes
+        See `find_frame_header`.
+    header : FrameHeader
+        That of the image.
+    """
+    if header.components != len(_INKS):
+        return Colours.STATED
+    for marker, offset, _ in segments(read, nbytes, b"", to_scan=True):
+        if marker == _ADOBE_MARKER:
+            start = bytes(read(offset, min(offset + 9, nbytes)))
+            length = int.from_bytes(start[2:4], "big") - 2
+            if length >= _ADOBE_NBYTES and start[4:] == b"Adobe":
+                return Colours.STATED
+    first = header.offset + _SEGMENT.size
+    components = bytes(read(first, min(first + 3 * len(_INKS), nbytes)))
+    return Colours.ASSUMED if components[::3] == _INKS else Colours.UNKNOWN
+
+
+def segments(
+    read: ReadBytes, nbytes: int, piece: bytes, *, to_scan: bool = False
+) -> Iterator[Segment]:
     """Yield marker, offset and fields of the segments of a JPEG; the frame header is the last.
 
-    Only the fields of a frame header have a meaning. Parameters are those of `find_frame_header`.
+    With `to_scan`, the segments between the frame header and the first scan follow. Only the fields
+    of a frame header have a meaning. Parameters are those of `find_frame_header`.
     """
     start, offset = 0, 2
     while offset + _SEGMENT.size <= nbytes:
@@ -96,15 +144,19 @@ def segments(read: ReadBytes, nbytes: int, piece: bytes) -> Iterator[Segment]:
         if flag == marker == 0xFF:  # a fill byte
             offset += 1
             continue
+        if to_scan and flag == 0xFF and marker == _SCAN_MARKER:
+            return
         if flag == 0xFF and marker in _UNDECODABLE_FRAMES:
             raise ValueError(f"cannot be decoded: a lossless or hierarchical JPEG (0x{marker:02X})")
         if flag != 0xFF or marker not in _SEGMENT_MARKERS or length < 2:
             found = piece[at : at + 4].hex(" ").upper()
             raise ValueError(f"is a damaged JPEG: {found} at byte {offset} begins no segment")
         yield marker, offset, tuple(fields)
-        if marker in _FRAMES:
+        if marker in _FRAMES and not to_scan:
             return
         offset += 2 + length
+    if to_scan:
+        raise ValueError(f"is a truncated JPEG: no scan in its {nbytes} bytes")
     raise ValueError(f"is a truncated JPEG: no frame header in its {nbytes} bytes")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from arraystore.images import jpeg
+from arraystore.images.jpeg import Colours
 from arraystore.images.pillow import check_pixel_count, open_image
 
 if TYPE_CHECKING:
@@ -30,12 +31,15 @@ class ImageHeader(NamedTuple):
         Numbers in one pixel as stored: 1 gray or palette, 3 colour, 4 CMYK or with alpha.
     format : str
         Pillow's name of the format: ``"JPEG"``, ``"PNG"``, ``"WEBP"``, …
+    colours : Colours
+        Whether the file says what its components mean.
     """
 
     height: int
     width: int
     components: int
     format: str
+    colours: Colours = Colours.STATED
 
 
 def probe(read: ReadBytes, nbytes: int) -> ImageHeader:
@@ -65,8 +69,8 @@ def probe(read: ReadBytes, nbytes: int) -> ImageHeader:
     Examples
     --------
     >>> data = bytes.fromhex("FFD8 FFC0 000B 08 0020 0030 01 011100")
-    >>> probe(lambda start, stop: data[start:stop], len(data))
-    ImageHeader(height=32, width=48, components=1, format='JPEG')
+    >>> probe(lambda start, stop: data[start:stop], len(data))[:4]
+    (32, 48, 1, 'JPEG')
     """
     if nbytes == 0:
         raise ValueError("is empty (0 bytes)")
@@ -74,7 +78,8 @@ def probe(read: ReadBytes, nbytes: int) -> ImageHeader:
     if start.startswith(jpeg.SIGNATURE):
         header = jpeg.find_frame_header(read, nbytes, start)
         check_pixel_count(header.height * header.width)
-        return ImageHeader(header.height, header.width, header.components, "JPEG")
+        colours = jpeg.colours_of(read, nbytes, header)
+        return ImageHeader(header.height, header.width, header.components, "JPEG", colours)
     if nbytes > _MAX_NBYTES:
         raise ValueError(f"has {nbytes:,} bytes; at most {_MAX_NBYTES:,} are read of a file")
     with open_image(read(0, nbytes)) as picture:

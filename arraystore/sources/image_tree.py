@@ -7,7 +7,6 @@ are decompressed into the spool.
 from __future__ import annotations
 
 import os
-import tarfile
 import zipfile
 import zlib
 from array import array
@@ -21,7 +20,7 @@ from arraystore.errors import SourceError
 from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.sources.compressed import decompressed, is_compressed
 from arraystore.sources.spool import SPOOL
-from arraystore.sources.tar import open_archive, walk
+from arraystore.sources.tar import TarStream, open_archive, walk
 from arraystore.storage.file_states import FileState, FileStates, state_of
 from arraystore.storage.open_files import open_file, read_at
 
@@ -135,7 +134,7 @@ def read_tree(
         if is_zip:
             _read_zip(tree, wanted, spool)
         elif is_compressed(path):
-            _read_compressed_tar(tree, wanted, spool)
+            _read_compressed_tar(tree, wanted, spool, partial=partial)
         else:
             _read_tar(tree, wanted, partial=partial)
     return tree
@@ -170,18 +169,16 @@ def _read_tar(tree: ImageTree, wanted: Wanted, *, partial: bool) -> None:
             tree.add(name, 0, offset, nbytes)
 
 
-def _read_compressed_tar(tree: ImageTree, wanted: Wanted, spool: Spool | None) -> None:
+def _read_compressed_tar(
+    tree: ImageTree, wanted: Wanted, spool: Spool | None, *, partial: bool
+) -> None:
     with decompressed(tree.path) as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r|") as archive:
-                for member in archive:
-                    archive.members = []  # type: ignore[attr-defined] # all would be kept
-                    name = member.name.removeprefix("./")
-                    if member.isfile() and tree.accepts(name) and wanted(name):
-                        data = archive.extractfile(member).read()  # type: ignore[union-attr]
-                        tree.add(name, SPOOL, _spooled(tree, spool, data), len(data))
-        except tarfile.TarError as error:
-            raise SourceError(f"{tree.path}: is damaged ({error}); download it again") from None
+        stream = TarStream(file, str(tree.path), partial=partial)
+        for name in stream:
+            if tree.accepts(name) and wanted(name):
+                data = stream.data()
+                tree.add(name, SPOOL, _spooled(tree, spool, data), len(data))
+    tree.damage = stream.unread
 
 
 def _read_zip(tree: ImageTree, wanted: Wanted, spool: Spool | None) -> None:

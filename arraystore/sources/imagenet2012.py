@@ -85,6 +85,7 @@ _SMALLER: Final[dict[str, tuple[str, ...]]] = {
 
 _WALKERS: Final = 8
 _PROBES: Final = 16
+_TRAIN_NAME: Final = re.compile(r"(n[0-9]{8})_[0-9]")
 _VALIDATION_NAME: Final = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 _TEST_NAME: Final = re.compile(r"ILSVRC2012_test_([0-9]{8})\.JPEG")
 
@@ -270,8 +271,8 @@ def _form_notes(
             names = [name for name in found.file_name if name in REENCODED_BY_TFDS]
             if names:
                 yield (
-                    f"train: {first_few(names)} have the bytes that TFDS gave them, not those of "
-                    "a conversion of the archives"
+                    f"train: {first_few(names)} re-encoded by TFDS; a conversion of the archives "
+                    "may give other bytes"
                 )
 
 
@@ -379,6 +380,7 @@ def _read_train(
         location = f"{archive.name}/{outer.names[i]}"
         inner = walk(archive, location, start=start, stop=start + nbytes, partial=partial)
         names, unread = _base_names(inner), inner.unread
+        _check_class(location, wnids()[labels[i]], names)
         if wanted is None:
             return packed(names), inner.offsets, inner.nbytes, unread
         keep = np.array([j for j, name in enumerate(names) if name in wanted], dtype=np.int64)
@@ -430,6 +432,17 @@ def _labels_of(split: str, archive: str, names: list[str]) -> Ints:
 
 def _base_names(members: TarMembers) -> list[str]:
     return [name.rpartition("/")[2] for name in members.names]
+
+
+def _check_class(location: str, wnid: str, names: list[str]) -> None:
+    """Raise `SourceError` if the archive of a class has an image of another class."""
+    prefix = f"{wnid}_"
+    for name in names:
+        if not name.startswith(prefix) and (other := _TRAIN_NAME.match(name)):
+            raise SourceError(
+                f"{location}: member {name!r} has the class {other[1]} in its name, expected "
+                f"{wnid}; download the archive again"
+            )
 
 
 def _numbers(archive: str, names: list[str], pattern: re.Pattern[str], limit: int) -> Ints:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import tarfile
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
@@ -43,7 +42,7 @@ from arraystore.sources.imagenet2012_names import (
 )
 from arraystore.sources.sample_table import SampleTable, first_few
 from arraystore.sources.spool import SPOOL
-from arraystore.sources.tar import open_archive, walk
+from arraystore.sources.tar import TarStream, open_archive, walk
 from arraystore.sources.tfrecord import open_records
 from arraystore.sources.train_example import Feature, parse_example
 from arraystore.sources.webdataset import samples_of
@@ -366,22 +365,16 @@ def _read_tar_gz(reading: _Reading) -> list[str]:
     for path in form.files:
         reading.status(f"decompressing {path.name}")
         with decompressed(path) as file:
-            try:
-                with tarfile.open(fileobj=file, mode="r|") as archive:
-                    for member in archive:
-                        archive.members = []  # type: ignore[attr-defined] # all stay there
-                        if not member.isfile():
-                            continue
-                        base = member.name.rpartition("/")[2]
-                        if base[0] == "." or not base.lower().endswith(tuple(IMAGE_SUFFIXES)):
-                            others.append(member.name)
-                            continue
-                        rows, names, labels = reading.resolve(str(path), [member.name])
-                        if len(rows):
-                            data = archive.extractfile(member).read()  # type: ignore[union-attr]
-                            reading.add_spooled(names[0], int(labels[0]), data)
-            except tarfile.TarError as error:
-                raise SourceError(f"{path}: is damaged ({error}); download it again") from None
+            stream = TarStream(file, str(path), partial=reading.partial)
+            for member in stream:
+                base = member.rpartition("/")[2]
+                if base[0] == "." or not base.lower().endswith(tuple(IMAGE_SUFFIXES)):
+                    others.append(member)
+                    continue
+                rows, names, labels = reading.resolve(str(path), [member])
+                if len(rows):
+                    reading.add_spooled(names[0], int(labels[0]), stream.data())
+        reading.damage += stream.unread
     note = f"{form.split}: {first_few(others)} without an image's suffix, left out"
     return [note] if others else []
 

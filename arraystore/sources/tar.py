@@ -1,4 +1,4 @@
-"""Find the byte ranges of the members of an uncompressed tar archive.
+"""Find the byte ranges of the members of a tar archive, or read them front to back.
 
 An archive is a sequence of 512-byte records. The walk reads the headers, computes the offset of the
 next header from each, and reads nothing else::
@@ -9,17 +9,19 @@ next header from each, and reads nothing else::
 POSIX ends an archive with two records of zeros; some programs write one. Everything after that must
 be zeros: a header overwritten with zeros, or a second archive after the first, looks like an end.
 A member that is itself an uncompressed tar archive is walked in place, as a byte range of the outer
-file. V7, ustar, GNU and pax archives are understood.
+file. A compressed archive is read front to back, with the same checks. V7, ustar, GNU and pax
+archives are understood.
 """
 
 import os
 import re
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,8 @@ _BATCH: Final = 1024
 """Headers whose checksums are verified at once: 512 KiB, about the size of a core's cache."""
 
 _END_MARKER: Final = bytes(RECORD_NBYTES)
-_TAIL_NBYTES: Final = 2**16  # of the bytes after the end marker, read at a time
+_TAIL_NBYTES: Final = 2**16  # of the bytes after the end marker, read at a time; whole records
+_PIECE_NBYTES: Final = 2**20  # of an archive that is read front to back
 _UNKNOWN: Final = FileState(0, 0, 0, 0, 0)
 _NAME: Final = slice(0, 100)
 _SIZE: Final = slice(124, 136)
@@ -218,25 +221,90 @@ def walk(
     stop = archive.nbytes if stop is None else stop
     if not 0 <= start <= stop <= archive.nbytes:
         raise ValueError(f"bytes {start} to {stop} are not a range of {archive.nbytes} bytes")
-    tape = _Tape(archive.fd, stop, location or archive.name)
-    try:
-        files, end = _files(tape, start)
-    except SourceError:
-        tape.verify_checksums()  # an earlier damaged header is the cause, and reported instead
-        raise
-    tape.verify_checksums()
-    unread = tape.unread(end)
-    if unread and not partial:
-        raise SourceError(
-            f"{unread}; download the archive again, or pass partial=True (--partial) to convert "
-            "only the files before it"
-        )
+    tape = _Tape(
+        lambda nbytes, offset: os.pread(archive.fd, nbytes, offset), stop, location or archive.name
+    )
+    files = list(tape.files(start))
     return TarMembers(
         names=[name for name, _, _ in files],
         offsets=np.array([offset for _, offset, _ in files], dtype=np.int64),
         nbytes=np.array([nbytes for _, _, nbytes in files], dtype=np.int64),
-        unread=(unread,) if unread else (),
+        unread=tape.unread(partial=partial),
     )
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class TarStream:
+    """The regular files of an archive that can only be read front to back.
+
+    Parameters
+    ----------
+    file : file object
+        The archive, decompressed.
+    location : str
+        Name of the archive in error messages.
+    partial : bool, default False
+        See `walk`.
+
+    Attributes
+    ----------
+    unread : tuple of str
+        As of `TarMembers`, when all files were listed.
+
+    Examples
+    --------
+    >>> import io, tarfile
+    >>> archive = io.BytesIO()
+    >>> with tarfile.open(fileobj=archive, mode="w") as tar:
+    ...     member = tarfile.TarInfo("./a.jpg")
+    ...     member.size = 3
+    ...     tar.addfile(member, io.BytesIO(b"abc"))
+    >>> _ = archive.seek(0)
+    >>> stream = TarStream(archive, "a.tar.gz")
+    >>> [(name, stream.data()) for name in stream]
+    [('a.jpg', b'abc')]
+    """
+
+    def __init__(self, file: _Readable, location: str, *, partial: bool = False) -> None:
+        self.unread: tuple[str, ...] = ()
+        self._file = file
+        self._position = 0
+        self._tape = _Tape(self._read, sys.maxsize, location)
+        self._partial = partial
+        self._place = ("", 0, 0)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the name of each file; raises the errors of `walk`."""
+        for place in self._tape.files(0):
+            self._place = place
+            yield place[0]
+        self.unread = self._tape.unread(partial=self._partial)
+
+    def data(self) -> bytes:
+        """Return the data of the file whose name was yielded last; call it once at most."""
+        name, offset, nbytes = self._place
+        pieces = []
+        # Nothing shows yet whether the archive has as many bytes as the header states.
+        for start in range(offset, offset + nbytes, _PIECE_NBYTES):
+            length = min(_PIECE_NBYTES, offset + nbytes - start)
+            pieces.append(self._read(length, start))
+            if len(pieces[-1]) < length:
+                raise self._tape.cut_short(name, offset - RECORD_NBYTES, nbytes, self._position)
+        return b"".join(pieces)
+
+    def _read(self, nbytes: int, offset: int) -> bytes:
+        """Skip to an offset, and read."""
+        while self._position < offset:
+            skipped = self._file.read(min(_PIECE_NBYTES, offset - self._position))
+            if not skipped:
+                return b""
+            self._position += len(skipped)
+        data = self._file.read(nbytes)
+        self._position += len(data)
+        return data
 
 
 def next_header(archive: Archive, start: int) -> int:
@@ -254,17 +322,37 @@ class _MalformedError(Exception):
 
 
 class _Tape:
-    """The records of one archive. Checksums are verified a batch at a time."""
+    """The records of one archive. Checksums are verified a batch at a time.
 
-    def __init__(self, fd: int, stop: int, location: str) -> None:
-        self._fd = fd
+    Parameters
+    ----------
+    read : callable
+        ``read(nbytes, offset)`` returns bytes of the archive, fewer at its end.
+    stop : int
+        Where the archive ends at the latest.
+    location : str
+        Name of the archive in error messages.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], stop: int, location: str) -> None:
+        self._read = read
         self._stop = stop
+        self._end = 0
         self._location = location
         self._unverified: dict[int, bytes] = {}
 
+    def files(self, offset: int) -> Iterator[tuple[str, int, int]]:
+        """Yield name, offset and size of each regular file, from the header at `offset` on."""
+        try:
+            self._end = yield from _files(self, offset)
+        except SourceError:
+            self.verify_checksums()  # an earlier damaged header is the cause, and reported instead
+            raise
+        self.verify_checksums()
+
     def header(self, offset: int) -> bytes:
         """Read the header at `offset`; empty at the end-of-archive marker."""
-        header = os.pread(self._fd, RECORD_NBYTES, offset)
+        header = self._read(RECORD_NBYTES, offset)
         if len(header) < RECORD_NBYTES or offset + RECORD_NBYTES > self._stop:
             end = min(self._stop, offset + len(header))
             raise self.error(
@@ -282,19 +370,24 @@ class _Tape:
         """Return the offset of the data after the header at `offset`; it must be complete."""
         first = offset + RECORD_NBYTES
         if first + nbytes > self._stop:
-            what = "extended header" if name is None else f"member {name!r}"
-            raise self.error(
-                f"{what} at byte {offset} needs bytes {first} to {first + nbytes}, but the "
-                f"archive ends at {self._stop}; it is truncated; download it again"
-            )
+            raise self.cut_short(name, offset, nbytes, self._stop)
         return first
+
+    def cut_short(self, name: str | None, offset: int, nbytes: int, end: int) -> SourceError:
+        """Return the error for data that the archive does not have in full."""
+        what = "extended header" if name is None else f"member {name!r}"
+        first = offset + RECORD_NBYTES
+        return self.error(
+            f"{what} at byte {offset} needs bytes {first} to {first + nbytes}, but the "
+            f"archive ends at {end}; it is truncated; download it again"
+        )
 
     def read(self, start: int, nbytes: int) -> bytes:
         """Read the data of an extended header."""
         if nbytes > MAX_EXTENSION_NBYTES:
             limit = f"{MAX_EXTENSION_NBYTES} bytes"
             raise _MalformedError(f"extended header must have at most {limit}, got {nbytes}")
-        return os.pread(self._fd, nbytes, start)
+        return self._read(nbytes, start)
 
     def verify_checksums(self) -> None:
         """Raise an error for the first damaged header among those read since the last call."""
@@ -308,31 +401,49 @@ class _Tape:
                 "download it again"
             )
 
-    def unread(self, end: int) -> str:
-        """Describe bytes other than zeros after the marker at `end`; empty if none exist."""
-        for offset in range(end, self._stop, _TAIL_NBYTES):
-            tail = os.pread(self._fd, min(_TAIL_NBYTES, self._stop - offset), offset)
+    def unread(self, *, partial: bool) -> tuple[str, ...]:
+        """Return a message about bytes other than zeros after the end marker, if there are any.
+
+        Raises
+        ------
+        SourceError
+            If there are, and `partial` is false.
+        """
+        begin = self._end + RECORD_NBYTES  # after the marker itself
+        for offset in range(begin, self._stop, _TAIL_NBYTES):
+            tail = self._read(min(_TAIL_NBYTES, self._stop - offset), offset)
+            if not tail:
+                break
             if found := tail.lstrip(b"\0"):
-                first = offset + len(tail) - len(found)
-                record = first - (first - end) % RECORD_NBYTES
-                header = os.pread(self._fd, RECORD_NBYTES, record)
-                is_header = len(header) == RECORD_NBYTES and checksums([header])[1].all()
-                what = "another archive" if is_header else "data, so a header may be lost"
-                return (
-                    f"{self._location}: expected zeros up to the end at byte {self._stop} after "
-                    f"the end-of-archive marker at byte {end}, but byte {first} begins {what}; the "
-                    "files from there on cannot be read"
-                )
-        return ""
+                message = self._describe(tail, offset, len(tail) - len(found))
+                if not partial:
+                    raise SourceError(
+                        f"{message}; download the archive again, or pass partial=True (--partial) "
+                        "to convert only the files before it"
+                    )
+                return (message,)
+        return ()
+
+    def _describe(self, tail: bytes, offset: int, first: int) -> str:
+        """Say what begins at the byte `first` of a tail, which begins at `offset`."""
+        record = first - first % RECORD_NBYTES
+        header = tail[record : record + RECORD_NBYTES]
+        is_header = len(header) == RECORD_NBYTES and checksums([header])[1].all()
+        what = "another archive" if is_header else "data, so a header may be lost"
+        stop = "" if self._stop == sys.maxsize else f" at byte {self._stop}"
+        return (
+            f"{self._location}: expected zeros up to the end{stop} after the end-of-archive marker "
+            f"at byte {self._end}, but byte {offset + first} begins {what}; the files from there "
+            "on cannot be read"
+        )
 
     def error(self, message: str) -> SourceError:
         """Put the name of the archive before a message."""
         return SourceError(f"{self._location}: {message}")
 
 
-def _files(tape: _Tape, offset: int) -> tuple[list[tuple[str, int, int]], int]:
-    """Return name, offset and size of each regular file, and the offset of the end marker."""
-    files = []
+def _files(tape: _Tape, offset: int) -> Generator[tuple[str, int, int], None, int]:
+    """Yield name, offset and size of each regular file; return the offset of the end marker."""
     extended: dict[bytes, bytes] = {}
     while header := tape.header(offset):
         kind = header[_KIND]
@@ -347,7 +458,7 @@ def _files(tape: _Tape, offset: int) -> tuple[list[tuple[str, int, int]], int]:
                 data = tape.data(offset, nbytes, name)
                 extended = {}
                 if kind in _FILES and name and name[-1] != "/":
-                    files.append((_without_dot(name), data, nbytes))
+                    yield _without_dot(name), data, nbytes
                 else:
                     _require_directory(kind, name, nbytes)
         except _MalformedError as error:
@@ -355,7 +466,7 @@ def _files(tape: _Tape, offset: int) -> tuple[list[tuple[str, int, int]], int]:
         offset = data + _padded(nbytes)
     if extended:
         raise tape.error(f"expected the member of an extended header at byte {offset}, got none")
-    return files, offset
+    return offset
 
 
 def _extension(kind: bytes, tape: _Tape, offset: int, nbytes: int) -> dict[bytes, bytes]:

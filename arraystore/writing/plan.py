@@ -1,18 +1,20 @@
-"""Plan a split: probe its images, re-encode those that need it, and decide their order.
+"""Plan a split: probe or decode its images, re-encode those that need it, and decide their order.
 
 Images that cannot be stored are found here, before the first byte is written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from arraystore._threads import n_cpus
 from arraystore.errors import SourceError
-from arraystore.images.decode import import_decoders
+from arraystore.images.decode import UNKNOWN_COLOURS, check_decodes, import_decoders
+from arraystore.images.jpeg import Colours
 from arraystore.images.probe import ImageHeader, probe
 from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
 from arraystore.indexing.layout import sample_order
@@ -22,7 +24,6 @@ from arraystore.storage.open_files import OpenFile, open_file, read_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
     from typing import BinaryIO
 
     from numpy.typing import NDArray
@@ -31,12 +32,10 @@ if TYPE_CHECKING:
     from arraystore.sources.sample_table import SampleTable, Source
     from arraystore.writing.progress import Meter
 
-ON_ERROR: Final = ("raise", "skip")
-"""How to treat an image that cannot be read; the first is the default."""
-
 _PROBERS: Final = 2
 _SAMPLE: Final = 8
 _BATCH: Final = 512
+_DECODED_BATCH: Final = 32  # decoding takes longer than probing
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,8 @@ class SplitPlan:
         File name of each re-encoded image.
     selections : mapping of str to ndarray of int64
         Positions of the samples in each named subset, ascending.
+    notes : tuple of str
+        What was assumed about images.
     """
 
     table: SampleTable
@@ -64,6 +65,42 @@ class SplitPlan:
     skipped: tuple[tuple[str, str], ...]
     reencoded: tuple[str, ...]
     selections: Mapping[str, Ints]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """What the headers of the images of a split state.
+
+    Attributes
+    ----------
+    height, width : ndarray of int32, shape (n,)
+    to_reencode : list of int
+        Rows of images to re-encode.
+    faults : dict of int to str
+        What is wrong with the image of a row.
+    unmarked : list of int
+        Rows of images of four components without an Adobe marker.
+    """
+
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    to_reencode: list[int] = field(default_factory=list)
+    faults: dict[int, str] = field(default_factory=dict)
+    unmarked: list[int] = field(default_factory=list)
+
+    def add(self, i: int, header: ImageHeader | str, *, reencode: bool) -> None:
+        """Add the header of the image of a row, or its fault."""
+        if isinstance(header, str):
+            self.faults[i] = header
+            return
+        self.height[i], self.width[i] = header.height, header.width
+        if reencode and needs_reencoding(header):
+            self.to_reencode.append(i)
+        elif header.colours is Colours.UNKNOWN:
+            self.faults[i] = UNKNOWN_COLOURS
+        if header.colours is not Colours.STATED:
+            self.unmarked.append(i)
 
 
 def plan_split(
@@ -75,6 +112,7 @@ def plan_split(
     seed: int,
     on_error: str,
     meter: Meter,
+    check_images: bool = False,
 ) -> SplitPlan:
     """Probe all images of a split and decide their order.
 
@@ -89,6 +127,8 @@ def plan_split(
         See `arraystore.indexing.layout.sample_order`.
     on_error : {"raise", "skip"}
     meter : Meter
+    check_images : bool, default False
+        Whether to decode the images.
 
     Returns
     -------
@@ -101,15 +141,15 @@ def plan_split(
         the name, location and fault of the first.
     """
     table = source.splits[name]
-    meter.start(f"{name}: probing images", len(table))
-    height, width, to_reencode, faults = _probe(source, table, meter)
-    faults |= source.faults.get(name, {})
-    spooled = _reencode(source, table, to_reencode, spool, faults)
+    meter.start(f"{name}: {'decoding' if check_images else 'probing'} images", len(table))
+    probed = _probe(source, table, meter, check_images=check_images)
+    faults = {**probed.faults, **source.faults.get(name, {})}
+    spooled = _reencode(source, table, probed.to_reencode, spool, faults)
     if faults and on_error == "raise":
         i, *others = sorted(faults)
         names = [table.file_name[j] for j in others]
         raise SourceError(
-            f"{_location(source, name, i)}: {faults[i]}"
+            f"{_location(source, name, i)}: {faults[i]} (split {name})"
             + (f"; {len(others)} more in {name}: {first_few(names)}" if others else "")
             + "; pass on_error='skip' (--on-error skip) to leave such images out"
         )
@@ -121,44 +161,50 @@ def plan_split(
         stored.offset[position], stored.nbytes[position] = spooled[int(keep[position])]
     return SplitPlan(
         table=stored,
-        height=height[keep],
-        width=width[keep],
+        height=probed.height[keep],
+        width=probed.width[keep],
         skipped=tuple((table.file_name[i], faults[i]) for i in sorted(faults)),
-        reencoded=tuple(table.file_name[i] for i in to_reencode if i not in faults),
+        reencoded=tuple(table.file_name[i] for i in probed.to_reencode if i not in faults),
         selections={
             selection: _selected(splits[name], keep, len(table))
             for selection, splits in source.selections.items()
             if name in splits
         },
+        notes=_notes(source, name, [i for i in probed.unmarked if i not in faults]),
     )
 
 
-def _probe(
-    source: Source, table: SampleTable, meter: Meter
-) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int], dict[int, str]]:
-    """Return heights, widths, rows to re-encode, and the fault of each row that has one."""
-    height, width = np.zeros(len(table), np.int32), np.zeros(len(table), np.int32)
-    to_reencode: list[int] = []
-    faults: dict[int, str] = {}
-    batches = (slice(first, first + _BATCH) for first in range(0, len(table), _BATCH))
-    n_probers = _n_probers(source, table)
-    probed = ahead(
+def _notes(source: Source, split: str, unmarked: list[int]) -> tuple[str, ...]:
+    """Say what was assumed about images."""
+    if not unmarked:
+        return ()
+    names = first_few([source.splits[split].file_name[i] for i in unmarked])
+    how = (
+        "they were re-encoded as TensorFlow decodes them: not inverted"
+        if source.reencode
+        else "they decode as Pillow decodes them: inverted"
+    )
+    return (f"{split}: {names} CMYK without an Adobe marker; {how}",)
+
+
+def _probe(source: Source, table: SampleTable, meter: Meter, *, check_images: bool) -> _Probed:
+    """Read the header of every image, and decode the images if they are to be checked."""
+    probed = _Probed(np.zeros(len(table), np.int32), np.zeros(len(table), np.int32))
+    size = _DECODED_BATCH if check_images else _BATCH
+    batches = (slice(first, first + size) for first in range(0, len(table), size))
+    n_probers = n_cpus() if check_images else _n_probers(source, table)
+    read = ahead(
         batches,
-        lambda rows: (rows.start, _probe_rows(source.places, table, rows)),
+        lambda rows: (rows.start, _probe_rows(source, table, rows, check_images=check_images)),
         n_ahead=2 * n_probers,
         n_threads=n_probers,
         prepare=import_decoders,
     )
-    for first, headers in probed:
+    for first, headers in read:
         for i, header in enumerate(headers, first):
-            if isinstance(header, str):
-                faults[i] = header
-                continue
-            height[i], width[i] = header.height, header.width
-            if source.reencode and needs_reencoding(header):
-                to_reencode.append(i)
+            probed.add(i, header, reencode=source.reencode)
         meter.advance(len(headers))
-    return height, width, to_reencode, faults
+    return probed
 
 
 def _n_probers(source: Source, table: SampleTable) -> int:
@@ -179,10 +225,11 @@ def _n_probers(source: Source, table: SampleTable) -> int:
 
 
 def _probe_rows(
-    files: tuple[Path, ...], table: SampleTable, rows: slice
+    source: Source, table: SampleTable, rows: slice, *, check_images: bool
 ) -> list[ImageHeader | str]:
     """Return the header of each image in some rows, or its fault."""
     found: list[ImageHeader | str] = []
+    files = source.places
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     opened = -1
     for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
@@ -193,6 +240,8 @@ def _probe_rows(
             file, opened = open_file(str(files[number])), number
         try:
             header = probe(partial(_read, file, offset), nbytes)
+            if check_images and not (source.reencode and needs_reencoding(header)):
+                check_decodes(read_at(file, offset, nbytes))  # re-encoding decodes the others
         except ValueError as error:
             found.append(str(error))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import threading
 from collections import Counter
 from itertools import islice
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import arraystore
-from arraystore import ChecksumError
+from arraystore import ChecksumError, FormatError
 from arraystore.dataset.sample_set import SampleSet
 from arraystore.reading.column_reader import ColumnReader
 from arraystore.reading.read_ahead import ahead
@@ -238,9 +239,77 @@ def test_damaged_image_ends_loop_with_its_name(looped: Path, tmp_path: Path, shu
     assert no_threads_are_left()
 
 
+BROKEN = [2, 3, 9]
+
+
+@pytest.fixture(scope="module")
+def partly_broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 12 images; three are truncated."""
+    images = [picture(8, 8, seed=i) for i in range(12)]
+    for i in BROKEN:
+        images[i] = images[i][: len(images[i]) - 40]
+    target = tmp_path_factory.mktemp("broken") / "a.zarr"
+    labels = [i % 4 for i in range(12)]
+    return write_store(target, NAMES[:12], labels, images, classes=CLASSES, order="source")
+
+
+@named("size", [None, 4])
+@named("shuffle", ["full", "block", False])
+def test_broken_images_are_skipped(partly_broken: Path, shuffle: Any, size: int | None) -> None:
+    train = arraystore.open(partly_broken)["train"]
+    batches = train.batches(5, shuffle=shuffle, size=size, on_error="skip")
+    assert batches.skipped == {}
+    loaded = list(batches)
+    assert len(loaded) == len(batches) == 3
+    for batch, positions in zip(loaded, batches.positions(), strict=True):
+        sound = [i for i in positions.tolist() if i not in BROKEN]
+        assert batch.file_name.tolist() == [NAMES[i] for i in sound]
+        assert batch.label.tolist() == [i % 4 for i in sound]
+        assert len(batch.image) == len(sound)
+        for image, i in zip(batch.image, sound, strict=True):
+            right = train[i].image if size is None else train.resized(size)[i]
+            np.testing.assert_array_equal(image, right)
+    assert sorted(batches.skipped) == BROKEN
+    assert all(f"'{i:02}.jpg'" in batches.skipped[i] for i in BROKEN)
+    assert no_threads_are_left()
+
+
+def test_broken_images_raise_by_default(partly_broken: Path) -> None:
+    train = arraystore.open(partly_broken)["train"]
+    with pytest.raises(FormatError, match=r"'02\.jpg'"):
+        list(train.batches(4, shuffle=False))
+
+
+def test_batch_of_broken_images_is_empty_and_keeps_its_place(partly_broken: Path) -> None:
+    train = arraystore.open(partly_broken)["train"].select([0, 1, 2, 3, 4, 5])
+    batches = train.batches(2, shuffle=False, size=4, on_error="skip")
+    assert [batch.image.shape for batch in batches] == [(2, 4, 4, 3), (0, 4, 4, 3), (2, 4, 4, 3)]
+    assert sorted(batches.skipped) == [2, 3]
+
+
+def test_skipped_images_are_recorded_as_batches_are_reached(partly_broken: Path) -> None:
+    batches = arraystore.open(partly_broken)["train"].batches(3, shuffle=False, on_error="skip")
+    loop = iter(batches)
+    counts = [(len(next(loop).label), sorted(batches.skipped)) for _ in range(3)]
+    assert counts == [(2, [2]), (2, [2, 3]), (3, [2, 3])]
+    del loop
+    assert no_threads_are_left()
+
+
+def test_wrong_checksum_is_not_skipped(partly_broken: Path, tmp_path: Path) -> None:
+    target = shutil.copytree(partly_broken, tmp_path / "a.zarr")
+    image = arraystore.open(target)["train"].image_bytes[5]
+    (file,) = (f for f in target.rglob("*") if f.is_file() and image in f.read_bytes())
+    file.write_bytes(file.read_bytes().replace(image, image[:-9] + b"123456789"))
+    train = arraystore.open(target)["train"]
+    with pytest.raises(ChecksumError, match=r"'05\.jpg'"):
+        list(train.batches(4, on_error="skip"))
+
+
 @named(
     ("options", "message"),
     [
+        ({"on_error": "ignore"}, "on_error must be one of raise, skip, got 'ignore'"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"batch_size": -1}, "batch_size must be 1 or more, got -1"),
         ({"size": 0}, "size must be 1 or more, got 0"),

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from arraystore.images.decode import decode, decode_resized
+from arraystore.images.decode import check_decodes, decode, decode_resized
 from arraystore.images.resize import resize
 from benchmarks.photographs import encode, photograph
 from tests.images.encoded_images import (
@@ -47,6 +47,7 @@ from tests.images.encoded_images import (
     png_of_16_bit_colour,
     segment,
 )
+from tests.wild import YCCK, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,10 +115,39 @@ def test_cmyk_jpeg_pixels_equal_pillows() -> None:
 
 
 def test_ycck_jpeg_of_adobe_has_right_colour() -> None:
-    stored = np.full((45, 70, 4), (*RED, 255), np.uint8)  # Adobe stores ink inverted
-    data = simplejpeg.encode_jpeg(stored, quality=95, colorspace="CMYK")
-    assert simplejpeg.decode_jpeg_header(data)[2] == "YCCK"
-    assert np.abs(decode(data) - np.array(RED)).max() <= 2
+    assert simplejpeg.decode_jpeg_header(YCCK)[2] == "YCCK"
+    assert np.abs(decode(YCCK) - np.array(RED)).max() <= 2
+
+
+def test_cmyk_without_adobe_marker_decodes_as_pillow_does() -> None:
+    data = without(CMYK, 0xEE)
+    np.testing.assert_array_equal(decode(data), by_pillow(data))
+
+
+@named("data", [YCCK, CMYK.replace(b"\4C\x11\0M", b"\4R\x11\0M").replace(b"\4C\0M", b"\4R\0M")])
+def test_four_components_of_unknown_meaning_raise(data: bytes) -> None:
+    assert decode(data).shape == (45, 70, 3)
+    with pytest.raises(ValueError, match=r"Adobe marker.*save it as RGB"):
+        decode(without(data, 0xEE))
+
+
+def test_adobe_marker_after_frame_header_is_found() -> None:
+    scan = without(YCCK, 0xEE).index(b"\xff\xda")
+    adobe = YCCK[YCCK.index(b"\xff\xee") :][:16]
+    moved = without(YCCK, 0xEE)[:scan] + adobe + without(YCCK, 0xEE)[scan:]
+    np.testing.assert_array_equal(decode(moved), decode(YCCK))
+
+
+def test_four_components_without_a_scan_raise() -> None:
+    data = without(YCCK, 0xEE)
+    with pytest.raises(ValueError, match="no scan"):
+        decode(data[: data.index(b"\xff\xda")])
+
+
+def test_short_adobe_marker_does_not_count() -> None:
+    data = after_start(without(YCCK, 0xEE), segment(0xEE, b"Adobe" + bytes(6)))
+    with pytest.raises(ValueError, match="Adobe marker"):
+        decode(data)
 
 
 def test_exif_orientation_is_ignored() -> None:
@@ -361,6 +391,41 @@ def test_damaged_images_decode_or_raise_value_error(
     for where, bit in flips:
         data[int(where * reach)] ^= 1 << bit
     check_decodes_or_raises(bytes(data[: int(len(data) * part)]))
+
+
+LARGE = {
+    "baseline": encode(photograph(np.random.default_rng(0), 130, 200), 80),
+    "progressive": encoded(COLOUR.resize((200, 130)), "JPEG", progressive=True),
+    "restarts": encoded(COLOUR.resize((200, 130)), "JPEG", restart_marker_blocks=4),
+    "gray": encoded(GRAY.resize((200, 130)), "JPEG"),
+}
+"""JPEGs that are decoded at 1/8 to be checked."""
+
+
+def decodes(function: Callable[[bytes], object], data: bytes) -> bool:
+    try:
+        function(data)
+    except ValueError:
+        return False
+    return True
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    name=st.sampled_from(sorted(LARGE)),
+    kind=st.sampled_from(["cut", "changed", "shortened", "cut with an end marker"]),
+    place=st.floats(0.05, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+)
+def test_check_finds_what_decoding_finds(name: str, kind: str, place: float, bit: int) -> None:
+    data, at = LARGE[name], int(len(LARGE[name]) * place)
+    damaged = {
+        "cut": data[:at],
+        "changed": patched(data, at, bytes([data[at] ^ 1 << bit])),
+        "shortened": data[:at] + data[at + 20 * bit :],
+        "cut with an end marker": data[:at] + b"\xff\xd9",
+    }[kind]
+    assert decodes(check_decodes, damaged) == decodes(decode, damaged)
 
 
 # Resized while decoding

@@ -178,7 +178,7 @@ def test_decompression_bomb_raises(act: Callable[[bytes], object]) -> None:
 
 def test_probing_a_large_image_warns() -> None:
     with pytest.warns(Image.DecompressionBombWarning):
-        assert header_of(png_that_states(10_000, 10_000)) == (10_000, 10_000, 3, "PNG")
+        assert header_of(png_that_states(10_000, 10_000))[:4] == (10_000, 10_000, 3, "PNG")
 
 
 @named("suffix", sorted(IMAGE_SUFFIXES))

@@ -76,6 +76,12 @@ def test_decoded_image_has_right_pixels(converted: Converted, name: str) -> None
     assert np.abs(sample.image.astype(int) - right).max() <= off
 
 
+def test_report_names_cmyk_without_adobe_marker(converted: Converted) -> None:
+    _, report = converted
+    (note,) = report.notes
+    assert re.fullmatch(r"train: 1 name \(a/CMYK without .*\) CMYK .* Pillow .*: inverted", note)
+
+
 def test_missing_rows_are_gray(converted: Converted) -> None:
     (sample,) = converted[0]["train"].where(file_name=f"a/{file_of(TALLER)}")
     assert sample.image.shape == (450, 70, 3)

@@ -337,7 +337,8 @@ def test_reencoded_image_looks_the_same(name: str, suffix: str, odd: Path, tmp_p
     source = load_source("imagenet2012", manual_dir=odd, partial=True)
     before = image.decode(stored_bytes(source, split)[name])
     after = found.image[position].astype(np.int16)
-    assert np.abs(after.mean(axis=2) - before.mean(axis=2)).mean() < 1.5
+    # TensorFlow's fast DCT, with which CMYK is decoded here, is off by nearly two.
+    assert np.abs(after.mean(axis=2) - before.mean(axis=2)).mean() < 2.5
     assert np.abs(after - before).mean() < 3  # of the colours, JPEG keeps half the resolution
     size = int(found.image_height[position]), int(found.image_width[position])
     assert size == before.shape[:2]
@@ -582,16 +583,38 @@ TWICE: Final = TRAIN_NAMES[0]
     "train",
     [
         {f"{FEW[0]}.tar": tar_of({TWICE: b"1", f"x/{TWICE}": b"2"})},
-        {f"{FEW[0]}.tar": tar_of({TWICE: b"1"}), f"{FEW[1]}.tar": tar_of({TWICE: b"2"})},
         {f"{FEW[0]}.tar": tar_of({TWICE: b"1"}), f"x/{FEW[0]}.tar": tar_of({TWICE: b"1"})},
     ],
-    ids=["in one class", "over two classes", "in a class archive that occurs twice"],
+    ids=["in one class", "in a class archive that occurs twice"],
 )
 def test_duplicate_training_image_raises(train: dict[str, bytes], tmp_path: Path) -> None:
     pack(tmp_path, train=tar_of(train))
     message = re.escape(f"{TRAIN_ARCHIVE}: 1 name ({TWICE}) found more than once; ")
     with pytest.raises(SourceError, match=f"^{message}"):
         load_source(SUBSET, manual_dir=tmp_path, partial=True)
+
+
+@pytest.mark.parametrize("name", [f"{FEW[0]}_9.JPEG", "x/n99999999_9.JPEG"])
+@pytest.mark.parametrize("dataset", [SUBSET, "imagenet2012"])
+def test_image_in_archive_of_another_class_raises(dataset: str, name: str, tmp_path: Path) -> None:
+    inner = TRAIN[FEW[1]] | {name: b"1"}
+    pack(tmp_path, train=tar_of({f"{FEW[1]}.tar": tar_of(inner)}))
+    base = name.rpartition("/")[2]
+    message = f"{TRAIN_ARCHIVE}/{FEW[1]}.tar: member {base!r} has the class {base[:9]} in its name"
+    with pytest.raises(SourceError, match=f"^{re.escape(message)}, expected {FEW[1]}; download"):
+        load_source(dataset, manual_dir=tmp_path, partial=True)
+
+
+def test_text_in_class_archive_is_skipped(tmp_path: Path) -> None:
+    inner = TRAIN[FEW[1]] | {"README": b"some text"}
+    pack(tmp_path, train=tar_of({f"{FEW[1]}.tar": tar_of(inner)}))
+    options: dict[str, Any] = {"manual_dir": tmp_path, "partial": True, "sync": False}
+    match = r"ILSVRC2012_img_train\.tar: README \(at byte .*\): is not an image.*\(split train\)"
+    with pytest.raises(SourceError, match=match):
+        arraystore.convert("imagenet2012", tmp_path / "a.zarr", **options)
+    report = arraystore.convert("imagenet2012", tmp_path / "a.zarr", on_error="skip", **options)
+    assert [name for name, _ in report.splits["train"].skipped] == ["README"]
+    assert report.splits["train"].num_samples == len(TRAIN[FEW[1]])
 
 
 def test_duplicate_validation_image_raises(tmp_path: Path) -> None:

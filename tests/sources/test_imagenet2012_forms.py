@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import arraystore
 from arraystore.cli.commands import main
+from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.errors import SourceError
+from arraystore.indexing.layout import blocks
 from arraystore.sources.imagenet2012_forms import KINDS, find_forms
 from arraystore.sources.registry import load_source
+from arraystore.writing import journal, store_writer
+from arraystore.writing.fill import fill
 from tests.sources.imagenet_forms import (
     CMYK,
     FORMS,
@@ -33,6 +39,8 @@ from tests.support import SUFFIXES
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from arraystore.writing.fill import Filled, FillTask
 
 CONFIGS = ("imagenet2012:5.1.0", "imagenet2012_subset/1pct:5.1.0", "imagenet2012_subset/10pct")
 
@@ -90,6 +98,66 @@ def test_report_names_the_form_that_was_read(form: str, tmp_path: Path) -> None:
     assert str(folder) in first
 
 
+class StoppedError(Exception):
+    """Stops a conversion."""
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("form", ["parquet", "tar.gz"])
+def test_killed_conversion_of_spooled_form_is_resumed(
+    form: str,
+    suffix: str,
+    expected: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, target = draw_form(tmp_path / "form", form), tmp_path / f"a{suffix}"
+    options: dict[str, Any] = {"manual_dir": folder, "partial": True}
+    monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=2000))
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", 2000)
+    monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", 500)
+    monkeypatch.setattr(journal, "GROUP_NBYTES", 2000)
+    filled: list[FillTask] = []
+
+    def stop_at_sixth(task: FillTask) -> Filled:
+        filled.append(task)
+        if len(filled) == 6:
+            raise StoppedError
+        return fill(task)
+
+    monkeypatch.setattr(store_writer, "fill", stop_at_sixth)
+    with pytest.raises(StoppedError):
+        arraystore.convert("imagenet2012:5.1.0", target, **options)
+    work = tmp_path / f".a{suffix}.partial"
+    recorded = journal.read_journal(work / "journal")
+    assert recorded is not None
+    assert recorded.blocks
+    (work / "spool").write_bytes(b"rest of a process that was killed")
+    report = arraystore.convert("imagenet2012:5.1.0", target, resume=True, **options)
+    found = {
+        name: (split.content_digest, sorted(split.reencoded))
+        for name, split in report.splits.items()
+    }
+    assert found == expected["imagenet2012:5.1.0"]
+    problems = arraystore.verify(target, source=folder).problems
+    assert [problem for problem in problems if problem.position is not None] == []
+    assert not work.exists()
+
+
+@pytest.mark.parametrize("form", ["parquet", "tar.gz"])
+def test_conversion_killed_while_it_spools_is_resumed(
+    form: str, expected: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = draw_form(tmp_path / "form", form)
+    (tmp_path / ".a.zarr.partial").mkdir()
+    (tmp_path / ".a.zarr.partial" / "spool").write_bytes(b"rest of a process that was killed")
+    config = "imagenet2012_subset/10pct"
+    report = arraystore.convert(
+        config, tmp_path / "a.zarr", manual_dir=folder, partial=True, resume=True
+    )
+    assert report.splits["train"].content_digest == expected[config]["train"][0]
+
+
 def test_splits_may_be_in_different_forms(
     expected: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -122,6 +190,30 @@ def test_damaged_archive_beside_another_form_says_what_else_is_there(tmp_path: P
         load_source("imagenet2012", manual_dir=tmp_path, partial=True)
     (note,) = error.value.__notes__
     assert note.startswith(f"also found: {tmp_path / 'train'}: extracted")
+
+
+@pytest.mark.parametrize(
+    ("form", "path"),
+    [
+        ("class archives", "n01440764.tar"),
+        ("tar.gz", "data/train_images_0.tar.gz"),
+        ("webdataset", "imagenet1k-train-0000.tar"),
+    ],
+)
+def test_second_archive_after_the_first_is_reported(form: str, path: str, tmp_path: Path) -> None:
+    FORMS[form](tmp_path, "train", TRAIN)
+    archives(tmp_path, "validation", VALIDATION)
+    archive = tmp_path / path
+    data = archive.read_bytes()
+    packed = form == "tar.gz"
+    twice = gzip.compress(2 * gzip.decompress(data)) if packed else 2 * data
+    archive.write_bytes(twice)
+    options: dict[str, Any] = {"manual_dir": tmp_path, "spool": tmp_path / "spool"}
+    with pytest.raises(SourceError, match=rf"{archive.name}: expected zeros .* another archive"):
+        load_source("imagenet2012", **options)
+    source = load_source("imagenet2012", partial=True, **options)
+    assert len(source.splits["train"]) == len(TRAIN)
+    assert [archive.name in damage for damage in source.damage] == [True]
 
 
 # Names

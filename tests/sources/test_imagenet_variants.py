@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
 import tarfile
 import zipfile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import h5py
 import numpy as np
@@ -234,6 +235,19 @@ def test_real_needs_its_labels(tmp_path: Path) -> None:
     archives(tmp_path, "validation", VALIDATION)
     with pytest.raises(SourceError, match=r"real\.json not found; download it from https://github"):
         load_source("imagenet2012_real", manual_dir=tmp_path, partial=True)
+
+
+def test_images_after_lost_header_are_reported(tmp_path: Path) -> None:
+    path, archive = "imagenetv2-matched-frequency.tar.gz", tar_bytes(V2_FILES)
+    at = archive.index(list(V2_FILES)[3].encode())
+    lost = archive[:at] + bytes(512) + archive[at + 512 :]
+    write_folder(tmp_path, {path: gzip.compress(lost)})
+    options: dict[str, Any] = {"manual_dir": tmp_path, "spool": tmp_path / "spool"}
+    with pytest.raises(SourceError, match=rf"{path}: expected zeros .* a header may be lost"):
+        load_source("imagenet_v2", **options)
+    source = load_source("imagenet_v2", partial=True, **options)
+    assert len(source.splits["test"]) == 3
+    assert len(source.damage) == 1
 
 
 @pytest.mark.parametrize("name", ["imagenet_v2", "imagenet_sketch"])

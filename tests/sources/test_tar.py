@@ -21,6 +21,7 @@ from arraystore.sources.tar import (
     RECORD_NBYTES,
     Archive,
     TarMembers,
+    TarStream,
     next_header,
     open_archive,
     walk,
@@ -98,6 +99,10 @@ def walk_bytes(
         file.flush()
         archive = Archive(file.fileno(), len(data), "a.tar")
         return walk(archive, start=start, stop=stop, partial=partial)
+
+
+def stream_of(data: bytes, *, partial: bool = False) -> TarStream:
+    return TarStream(io.BytesIO(data), "a.tar", partial=partial)
 
 
 def rows(members: TarMembers) -> list[tuple[str, int, int]]:
@@ -220,7 +225,7 @@ def test_only_headers_and_end_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "pread", spy)
     walk_bytes(data)
-    assert lengths == [*[RECORD_NBYTES] * 11, len(data) - 10 * (512 + 5120)]
+    assert lengths == [*[RECORD_NBYTES] * 11, len(data) - 10 * (512 + 5120) - 512]
 
 
 def test_verified_headers_are_freed() -> None:
@@ -310,6 +315,43 @@ def test_size_beyond_archive_raises() -> None:
 # Damage
 
 
+def test_stream_has_the_members_of_the_walk() -> None:
+    files = [(f"{i}/{'long' * 40}.jpg", bytes([i]) * (700 * i)) for i in range(9)]
+    data = tar_of(files)
+    stream = stream_of(data)
+    assert [(name, stream.data()) for name in stream] == files
+    stream = stream_of(data)
+    read = [(name, stream.data()) for i, name in enumerate(stream) if i % 3 == 1]
+    assert read == files[1::3]
+
+
+def test_stream_cut_anywhere_raises() -> None:
+    for nbytes in range(0, 3072, 64):
+        with pytest.raises(SourceError, match=r"truncated"):
+            list(stream_of(ENDED[:nbytes]))
+        stream = stream_of(ENDED[:nbytes])
+        with pytest.raises(SourceError, match=r"truncated"):
+            [stream.data() for _ in stream]
+
+
+def test_stream_of_damaged_header_raises() -> None:
+    damaged = ENDED[:1540] + b"!" + ENDED[1541:]
+    with pytest.raises(SourceError, match=r"header at byte 1536 must have the checksum"):
+        list(stream_of(damaged))
+
+
+def test_stream_reads_no_more_than_there_is() -> None:
+    tracemalloc.start()
+    try:
+        stream = stream_of(block(size=b"77777777777\0") + b"x" * 5000)
+        assert next(iter(stream)) == "a.jpg"
+        with pytest.raises(SourceError, match=r"'a\.jpg' .* ends at 5512; it is truncated"):
+            stream.data()
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
 def test_archive_cut_anywhere_raises() -> None:
     data = tar_of([("1", b"x" * 600), ("n" * 150, b"y"), ("3", b"z" * 512)])
     _, last, nbytes = rows(walk_bytes(data))[-1]
@@ -378,10 +420,27 @@ def test_bytes_after_end_marker(case: str) -> None:
     assert unread.startswith(message)
 
 
+@pytest.mark.parametrize("case", BEHIND_THE_END)
+def test_bytes_after_end_marker_of_stream(case: str) -> None:
+    data, end, first, what = BEHIND_THE_END[case]
+    message = (
+        "a.tar: expected zeros up to the end after the end-of-archive marker at byte "
+        f"{end}, but byte {first} begins {what}"
+    )
+    with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
+        list(stream_of(data))
+    stream = stream_of(data, partial=True)
+    assert len(list(stream)) == end // 1536
+    (unread,) = stream.unread
+    assert unread.startswith(message)
+
+
 @pytest.mark.parametrize("nbytes", [512, 1024, 10240, 2**17, 2**17 + 3])
 def test_zeros_after_end_marker_are_padding(nbytes: int) -> None:
     members = walk_bytes(ENDED[:3072] + bytes(nbytes))
     assert (members.names, members.unread) == (["1", "2"], ())
+    stream = stream_of(ENDED[:3072] + bytes(nbytes))
+    assert (list(stream), stream.unread) == (["1", "2"], ())
 
 
 def test_bytes_after_nested_archive_are_ignored() -> None:
