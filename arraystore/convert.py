@@ -72,6 +72,7 @@ def convert(
     split: str | None = None,
     classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    layout: str | None = None,
     label_space: str = LABEL_SPACES[0],
     order: str = "shuffled",
     seed: int = 0,
@@ -95,10 +96,9 @@ def convert(
     ----------
     dataset : str
         ``imagenet2012_subset/1pct``, ``imagenet2012_subset/10pct`` or ``imagenet2012``, each
-        with or without ``:version``; ``folder:PATH`` for images in folders split/class/file or
-        class/file; or files that match a pattern: ``wds:PATTERN``, ``tfrecord:PATTERN``,
-        ``parquet:PATTERN``, ``array_record:PATTERN``, ``csv:FILE`` or ``tsv:FILE``. See
-        docs/sources.md.
+        with or without ``:version``; ``folder:PATH`` for images in folders; or files that match
+        a pattern: ``wds:PATTERN``, ``tfrecord:PATTERN``, ``parquet:PATTERN``,
+        ``array_record:PATTERN``, ``csv:FILE`` or ``tsv:FILE``. See docs/sources.md.
     target : path-like, or pair of an obstore store and a key
         The store to create: a path, or an address such as ``s3://bucket/1pct.zarr``.
         Its suffix chooses the container: ``.zarr``; ``.h5`` or ``.hdf5``.
@@ -113,15 +113,22 @@ def convert(
         Accept an incomplete source, and archives with bytes other than zeros after their end. The
         report lists what is missing, and the store records that something is.
     split : str, optional
-        Puts the samples of all files of a pattern into one split.
+        Puts the samples of all files of a pattern, or of a folder without splits, into one split.
     classes : sequence of str, int or path-like, optional
-        Of the files of a pattern: names of the classes in the order of the labels, a number
-        of classes without names, or a file with one name a line. By default those that the
-        files state, or, if labels are names, these in sorted order.
+        Of a folder or files of a pattern: names of the classes in the order of the labels, a
+        number of classes that are numbers, or a file with one name a line, or with columns
+        ``name`` and ``parent``. By default those that the files state, or, if labels are names
+        or folders, these in sorted order.
     fields : mapping of str to str, optional
         Where the files of a pattern keep ``image``, ``label`` and ``file_name``: names of
         columns, features or extensions. An empty label states that samples have none, an
         empty file name that names are generated.
+    layout : str, optional
+        What the folders above each image of ``folder:PATH`` are: ``split/class/file``,
+        ``class/file``, ``split/file``, ``file`` or ``tiny-imagenet``. ``class/class/file`` has
+        nested classes; in ``class/**/file`` folders below the class do not count. By default one
+        of the first two or the last, if that is clear. Images without a class folder have label
+        -1. File names are the paths below the split.
     label_space : {"auto", "imagenet2012", "own"}
         The classes that labels index. By default the 1000 of ImageNet 2012, with their words
         and hierarchy, if all classes of the source are named by WordNet ids of these;
@@ -132,7 +139,8 @@ def convert(
     seed : int, default 0
         Seed of the shuffled order, in ``range(2**63)``.
     on_error : {"raise", "skip"}
-        Raise an error if an image cannot be read, or leave it out and record it.
+        Raise an error if an image cannot be read, or leave it out and record it. Of folders also
+        broken links, names that are not UTF-8, and folders that cannot be listed.
     check_images : bool, default False
         Decode every image before the first is copied. Images that do not decode, such as truncated
         ones, are then treated as `on_error` states; otherwise only those whose header cannot be
@@ -195,7 +203,13 @@ def convert(
     True
     """
     options = SourceOptions(
-        split=split, classes=classes, fields=dict(fields or {}), partial=partial
+        split=split,
+        classes=classes,
+        fields=dict(fields or {}),
+        partial=partial,
+        layout=layout,
+        label_space=label_space,
+        skips_unreadable=on_error == "skip",
     )
     options.check()
     check_choice(label_space, "label_space", LABEL_SPACES)

@@ -133,9 +133,9 @@ def convert(
     DATASET is imagenet2012_subset/1pct, imagenet2012_subset/10pct or imagenet2012, optionally
     followed by :VERSION (2.0.0, 2.0.1, 3.0.0, 5.0.0 or 5.1.0); imagenet_v2/…, imagenet_a,
     imagenet_r, imagenet_sketch, imagenet2012_corrupted/TYPE_SEVERITY or imagenet2012_real;
-    folder:PATH for a folder of images, arranged as split/class/file or class/file; or files that
-    match a pattern: wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN, array_record:PATTERN,
-    csv:FILE, tsv:FILE.
+    folder:PATH for a folder of images, arranged as split/class/file or class/file (--layout for
+    others); or files that match a pattern: wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN,
+    array_record:PATTERN, csv:FILE, tsv:FILE.
 
     TARGET is a path or an address such as s3://BUCKET/KEY, outside that folder. Its suffix
     chooses the format: .zarr, or .h5 or .hdf5.

@@ -141,7 +141,7 @@ def selecting(command: Command) -> Command:
 
 
 def source_options(command: Command) -> Command:
-    """Add the options that say how files of a pattern are read."""
+    """Add the options that say how a folder, or the files of a pattern, are read."""
 
     def parsed(
         context: click.Context, option: click.Parameter, values: tuple[str, ...]
@@ -158,11 +158,15 @@ def source_options(command: Command) -> Command:
         return {name: place for name, _, place in pairs}
 
     options = (
-        click.option("--split", help="Put the samples of all files of a pattern into one split."),
+        click.option(
+            "--split",
+            help="Put the samples of all files of a pattern, or of a folder without splits, into "
+            "one split.",
+        ),
         click.option(
             "--classes",
-            help="Of files of a pattern: a file with the names of the classes, one a line in the "
-            "order of the labels; or the number of classes.",
+            help="Of a folder or files of a pattern: a file with the names of the classes, one a "
+            "line in the order of the labels; or their number, if they are numbers.",
         ),
         click.option(
             "--field",
@@ -172,6 +176,12 @@ def source_options(command: Command) -> Command:
             callback=parsed,
             help="The column, feature or extension that holds image, label or file_name. An empty "
             "label: samples have none; an empty file_name: number them.",
+        ),
+        click.option(
+            "--layout",
+            help="Folders above each image of folder:PATH: split/class/file, class/file, "
+            "split/file, file, or with ** or class repeated, such as class/**/file; or "
+            "tiny-imagenet.",
         ),
     )
     for option in reversed(options):

@@ -74,6 +74,7 @@ def assemble(
         partial=partial,
         notes=(*damage, *notes, *resolved.notes, *generated),
         damage=tuple(damage),
+        hierarchy=resolved.classes.hierarchy,
         states=states,
         spool=spool.path if spool is not None and spool.nbytes else None,
         content=content,

@@ -10,7 +10,8 @@ import difflib
 import re
 import unicodedata
 from array import array
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from arraystore._arguments import as_count, as_path
 from arraystore.errors import SourceError, brief, escaped
+from arraystore.indexing.hierarchy import Hierarchy
 from arraystore.schema import UNLABELLED
 from arraystore.sources.sample_table import first_few
 
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
     Label = int | str | None
 
 MAX_CLASSES: Final = 10_000_000
+
+_NAME: Final = "name"
+_WORDS: Final = "words"
+_PARENT: Final = "parent"
+_LABEL: Final = "label"
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
 _REMEDY: Final = (
@@ -50,10 +57,13 @@ class Classes:
         Unique; label k is element k.
     words : tuple of str
         Their human-readable names.
+    hierarchy : Hierarchy, optional
+        What they are kinds of.
     """
 
     names: tuple[str, ...]
     words: tuple[str, ...]
+    hierarchy: Hierarchy | None = None
 
 
 def as_classes(
@@ -65,7 +75,10 @@ def as_classes(
     ----------
     value : sequence of str, int or path-like, optional
         The names in the order of the labels; a number of classes, which are then named ``"0"``,
-        ``"1"``, …; or a file of names, one a line, each perhaps followed by a tab and words.
+        ``"1"``, …; or a file of names, one a line, each perhaps followed by a tab and words. If
+        the first line has the columns ``name`` and ``parent`` or ``label``, the file is a table
+        with tabs: ``words`` are optional, ``parent`` names what a class is a kind of, and lines
+        whose ``label`` is empty are ancestors, not classes.
     where : str, default "classes"
         What to call them in messages.
 
@@ -110,14 +123,61 @@ def _of_lines(path: Path) -> Classes:
         raise SourceError(f"{path}: must be UTF-8 text with one class a line: {error}") from None
     while lines and not lines[-1].strip():
         lines.pop()
+    columns = [column.strip().lower() for column in lines[0].split("\t")] if lines else []
+    if _NAME in columns and (_PARENT in columns or _LABEL in columns):
+        return _of_table(path, columns, lines[1:])
     pairs = [line.partition("\t") for line in lines]
     names = tuple(name.strip() for name, _, _ in pairs)
     words = tuple(words.strip() or name.strip() for name, _, words in pairs)
     return checked(names, words, where=str(path))
 
 
+def _of_table(path: Path, columns: Sequence[str], lines: Sequence[str]) -> Classes:
+    """Return classes from lines with tabs, with their hierarchy if parents are stated."""
+    names: list[str] = []
+    words: dict[str, str] = {}
+    parents: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, 2):
+        values = line.split("\t")
+        if len(values) > len(columns):
+            raise SourceError(
+                f"{path}: line {number} must have {len(columns)} columns, got {len(values)}"
+            )
+        row = {
+            column: _normal(value.strip()) for column, value in zip(columns, values, strict=False)
+        }
+        name, label = row[_NAME], row.get(_LABEL, str(len(names)))
+        if not name or name in words:
+            raise SourceError(
+                f"{path}: line {number}: expected a name that no other line has, got {brief(name)}"
+            )
+        if label not in ("", str(len(names))):
+            raise SourceError(
+                f"{path}: line {number}: label must be {len(names)}, or empty for an ancestor, got "
+                f"{brief(label)}"
+            )
+        words[name] = row.get(_WORDS, "") or name
+        if label:
+            names.append(name)
+        if parent := row.get(_PARENT, ""):
+            parents[name] = [parent]
+    classes = checked(tuple(names), tuple(words[name] for name in names), where=str(path))
+    if not parents:
+        return classes
+    for some in parents.values():
+        words.setdefault(some[0], some[0])
+    try:
+        hierarchy = Hierarchy.from_parents(names, parents, words)
+    except ValueError as error:
+        raise SourceError(f"{path}: parents: {error}") from None
+    return replace(classes, hierarchy=hierarchy)
+
+
 def checked(names: tuple[str, ...], words: tuple[str, ...], *, where: str) -> Classes:
-    """Return classes; `SourceError` if there are none, or a name is empty or occurs twice."""
+    """Return classes; `SourceError` if there are none, or a name is empty or occurs twice.
+
+    Names are compared in Unicode's form NFC.
+    """
     for k, name in enumerate(names):
         if not isinstance(name, str):
             raise SourceError(f"{where}: class {k} must be a text, got {brief(name)}")
@@ -125,9 +185,8 @@ def checked(names: tuple[str, ...], words: tuple[str, ...], *, where: str) -> Cl
             raise SourceError(f"{where}: class {k} has no name")
     if not names:
         raise SourceError(f"{where}: must have a class or more, got none")
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    counts = Counter(map(_normal, names))
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise SourceError(f"{where}: {first_few(twice)} occur more than once")
     return Classes(names, words)
 
@@ -244,6 +303,57 @@ def resolve(
     return ResolvedLabels(classes, labels, tuple(notes))
 
 
+def resolve_names(
+    where: str, found: Mapping[str, str], classes: Classes | None
+) -> tuple[Classes, dict[str, int], list[str]]:
+    """Return the label of each name of a class.
+
+    Parameters
+    ----------
+    where : str
+        Name of the source, for messages.
+    found : mapping of str to str
+        The names, and where each was found. Names that differ only in Unicode normalization are
+        one class, which is named in the form NFC.
+    classes : Classes, optional
+        What the caller states; then the names are among these, or all of them are numbers. By
+        default the classes are the names in sorted order.
+
+    Returns
+    -------
+    Classes
+    dict of str to int
+        The label of each name.
+    list of str
+        What was decided.
+
+    Raises
+    ------
+    SourceError
+        If a name is not among the classes, or two that are different numbers are one.
+
+    Examples
+    --------
+    >>> resolve_names("pets", {"7": "train/7", "10": "train/10"}, as_classes(20))[1]
+    {'7': 7, '10': 10}
+    """
+    names = list(found)
+    places: dict[Label, str] = {name: found[name] for name in names}
+    if classes is None:
+        number_of, classes, notes = _sorted_names(where, names, is_text=False)
+    else:
+        number_of, notes = _positions(where, names, classes, places, is_text=True)
+    first: dict[int, str] = {}
+    for name in names:
+        other = first.setdefault(number_of[name], name)
+        if _normal(other) != _normal(name):
+            raise SourceError(
+                f"{where}: {found[other]} and {found[name]} have the same label, "
+                f"{number_of[name]}; rename one of them, or merge them"
+            )
+    return classes, {name: number_of[name] for name in names}, notes
+
+
 def _sorted_names(
     where: str, stated: Sequence[int | str], *, is_text: bool
 ) -> tuple[dict[Label, int], Classes, list[str]]:
@@ -262,16 +372,18 @@ def _sorted_names(
             f"{where}: some labels are numbers ({_few(numbers)}), others are names "
             f"({_few(names)}); {_REMEDY}"
         )
-    normal = {name: unicodedata.normalize("NFC", str(name)) for name in stated}
+    normal = {name: _normal(str(name)) for name in stated}
     names_sorted = tuple(sorted(set(normal.values())))
     number = {name: k for k, name in enumerate(names_sorted)}
     notes = []
+    forms = [str(name) for name, is_now in normal.items() if name != is_now]
     if len(names_sorted) < len(normal):
-        forms = [name for name, is_now in normal.items() if name != is_now]
         notes.append(
-            f"{first_few([str(form) for form in forms])} differ from a class only in Unicode "
-            "normalization (NFC) and were merged with it"
+            f"{first_few(forms)} differ from a class only in Unicode normalization (NFC) and were "
+            "merged with it"
         )
+    elif forms:
+        notes.append(f"{first_few(forms)} are stored and sorted in Unicode's form NFC")
     classes = checked(names_sorted, names_sorted, where=where) if names_sorted else Classes((), ())
     return {name: number[is_now] for name, is_now in normal.items()}, classes, notes
 

@@ -1,85 +1,81 @@
-"""Read image files in folders: split/class/file, or class/file as one train split."""
+"""Read image files in folders.
+
+`folder_listing` lists the files, `folder_layout` decides which folders are splits and classes, and
+this module makes the samples.
+"""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from arraystore.errors import SourceError, escaped
-from arraystore.images.probe import IMAGE_SUFFIXES
+from arraystore.indexing.hierarchy import Hierarchy
 from arraystore.indexing.packed_names import PackedNames, packed
-from arraystore.schema import check_split_name
+from arraystore.schema import UNLABELLED
+from arraystore.sources.classes import Classes, as_classes, resolve_names
+from arraystore.sources.folder_layout import TINY_IMAGENET, arrange
+from arraystore.sources.folder_listing import joined, list_folder
+from arraystore.sources.junk import junk_note, others_note
+from arraystore.sources.label_space import IMAGENET
 from arraystore.sources.sample_table import SampleTable, Source, check_names, first_few
-from arraystore.storage.file_states import FileState, FileStates, state_of
+from arraystore.sources.source_options import SourceOptions
+from arraystore.sources.tiny_imagenet import TABLES, arrange_tiny_imagenet, is_tiny_imagenet
+from arraystore.storage.file_states import FileStates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping, Sequence
 
-_SUFFIXES: Final = tuple(IMAGE_SUFFIXES)
-_CLASS_DEPTH: Final = 2
-_SPLIT_DEPTH: Final = 3
+    from arraystore.sources.folder_layout import Arrangement, ImageFolder
+    from arraystore.sources.folder_listing import FolderListing
+
 _SHAPES: Final = "split/class/file, or class/file as one train split"
 
 
-def load(root: Path) -> Source:
+def load(root: Path, options: SourceOptions | None = None) -> Source:
     """List the images below a folder.
 
     Parameters
     ----------
     root : Path
-        Holds split/class/file, or class/file, which becomes one train split. Any
-        file with a suffix in `arraystore.images.decode.IMAGE_SUFFIXES` is an image. Hidden
-        files are ignored; other files are left out and counted in the notes.
+        A file with a suffix in `arraystore.images.probe.IMAGE_SUFFIXES` is an image. Hidden files,
+        those of the system, and other files are left out and counted in the notes.
+    options : SourceOptions, optional
+        `layout` states what the folders are; by default split/class/file, or class/file, which
+        becomes one train split, if that is clear. `split` names the one split of a layout without
+        splits, `classes` states the classes.
 
     Returns
     -------
     Source
         Files sorted by path; the classes of all splits in one list sorted by name, like those of
-        torchvision's ``ImageFolder``.
+        torchvision's ``ImageFolder``. Its notes say what was guessed, and what was left out.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
         If `root` is not a folder.
     SourceError
-        If images lie at other depths or at both, or if there are none.
+        If there are no images, or if splits and classes are not clear, or other than stated.
     SourceChangedError
         If a folder changed while it was listed.
     """
+    options = options or SourceOptions()
     if not root.is_dir():
         kind = NotADirectoryError if root.exists() else FileNotFoundError
         raise kind(escaped(f"{root}: is not a folder; folder:PATH needs {_SHAPES}"))
-    listed: list[tuple[str, FileState]] = []
-    paths = sorted(_files(str(root), "", listed), key=lambda path: path.split("/"))
-    found = [tuple(path.split("/")) for path in paths if _is_image(path)]
-    others = [path for path in paths if not _is_image(path)]
-    depths = {len(parts): "/".join(parts) for parts in reversed(found)}
-    if not found:
-        raise SourceError(f"{root}: contains no images; expected {_SHAPES}")
-    if not depths.keys() <= {_CLASS_DEPTH, _SPLIT_DEPTH} or len(depths) > 1:
-        counts = Counter(map(len, found))
-        examples = " and ".join(
-            f"{counts[depth]:,} as {example}" for depth, example in sorted(depths.items())
-        )
-        raise SourceError(f"{root}: expected {_SHAPES}, got {examples}")
-    if _CLASS_DEPTH in depths:
-        found = [("train", *parts) for parts in found]
-        folders = {"train": root}
+    listing = list_folder(str(root))
+    _check_clear(root, listing, options)
+    tables: FileStates = FileStates.known([])
+    if options.layout == TINY_IMAGENET or (options.layout is None and is_tiny_imagenet(listing)):
+        tables = FileStates.of([str(root / name) for name in TABLES if name in listing.others])
+        found = arrange_tiny_imagenet(str(root), listing, lambda name: _text(root / name))
     else:
-        folders = {name: root / name for name in sorted(_folders(root))}
-    for name in folders:
-        try:
-            check_split_name(name)
-        except ValueError as error:
-            raise SourceError(f"{root}: {error}") from None
-    classes = sorted({below for folder in folders.values() for below in _folders(folder)})
-    # A file moved between two folders meanwhile would be missing, or listed twice.
-    FileStates.known(listed).check()
-    return _source(root, folders, classes, found, others)
+        found = arrange(str(root), listing, options.layout, split=options.split)
+    return _source(root, listing, found, options, tables)
 
 
 def name_of(root: Path) -> str:
@@ -87,36 +83,92 @@ def name_of(root: Path) -> str:
     return root.resolve().name or "folder"
 
 
+def _check_clear(root: Path, listing: FolderListing, options: SourceOptions) -> None:
+    """Refuse folders and links that cannot be read: a class may be missing, and shift labels."""
+    if listing.unclear and not options.skips_unreadable:
+        (name, reason), *others = listing.unclear.items()
+        more = f"; {first_few([name for name, _ in others])} too" if others else ""
+        raise SourceError(
+            f"{root}/{name}: {reason}{more}; restore or remove it, or pass on_error='skip' "
+            "(--on-error skip) to leave it out"
+        )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: must be UTF-8 text: {error}") from None
+
+
+@dataclass
+class _Samples:
+    """The samples of all splits, as they are put together."""
+
+    root: str
+    faults: Mapping[str, str]
+    number_of: Mapping[str, int]
+    paths: list[str] = field(default_factory=list)
+
+    def of_split(self, folders: Sequence[ImageFolder], images: Mapping[str, list[str]]) -> _Split:
+        """Return the samples of one split; images without a fault are added to `paths`."""
+        split = _Split()
+        for folder in folders:
+            label = self.number_of[folder.label_name] if folder.label_name else UNLABELLED
+            for name in images[folder.path]:
+                path = joined(folder.path, name)
+                if folder.label_names is not None:
+                    label = self.number_of[folder.label_names[name]]
+                split.names.append(joined(folder.below, name))
+                split.labels.append(label)
+                if path in self.faults:
+                    split.faults[len(split.labels) - 1] = self.faults[path]
+                else:
+                    self.paths.append(f"{self.root}/{path}")
+        return split
+
+
+@dataclass
+class _Split:
+    names: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    faults: dict[int, str] = field(default_factory=dict)
+
+    def table(self, first: int, n_files: int, states: FileStates) -> SampleTable:
+        """Return the samples, whose files begin at `first` of `n_files`."""
+        has_file = np.ones(len(self.names), dtype=np.bool_)
+        has_file[list(self.faults)] = False
+        file = np.full(len(self.names), n_files, dtype=np.int32)  # a file that does not exist
+        nbytes = np.zeros(len(self.names), dtype=np.int64)
+        stop = first + int(has_file.sum())
+        file[has_file] = np.arange(first, stop, dtype=np.int32)
+        nbytes[has_file] = states.values[first:stop, 0]
+        return SampleTable(
+            file_name=PackedNames(packed(self.names)),
+            label=np.array(self.labels, dtype=np.int64),
+            file=file,
+            offset=np.zeros(len(self.names), dtype=np.int64),
+            nbytes=nbytes,
+        )
+
+
 def _source(
     root: Path,
-    splits: dict[str, Path],
-    classes: list[str],
-    found: list[tuple[str, ...]],
-    others: list[str],
+    listing: FolderListing,
+    found: Arrangement,
+    options: SourceOptions,
+    tables: FileStates,
 ) -> Source:
-    label = {name: k for k, name in enumerate(classes)}
-    files: list[Path] = []
-    states: list[FileStates] = []
-    tables = {}
-    for split, folder in splits.items():
-        rows = [parts[1:] for parts in found if parts[0] == split]
-        first = len(files)
-        names = ["/".join(parts) for parts in rows]
-        check_names(str(folder), names)
-        files += [Path(f"{folder}/{name}") for name in names]
-        states.append(FileStates.of([str(path) for path in files[first:]]))
-        tables[split] = SampleTable(
-            file_name=PackedNames(packed(names)),
-            label=np.array([label[parts[0]] for parts in rows], dtype=np.int64),
-            file=np.arange(first, len(files), dtype=np.int32),
-            offset=np.zeros(len(rows), dtype=np.int64),
-            nbytes=states[-1].values[:, 0].copy(),
-        )
-    all_states = FileStates(
-        tuple(path for some in states for path in some.paths),
-        np.concatenate([some.values for some in states]),
-    )
-    notes = (f"{first_few(others)} without the suffix of an image left out",) if others else ()
+    classes, number_of, notes = _classes(str(root), found, options)
+    samples = _Samples(str(root), listing.faults, number_of)
+    splits, firsts = {}, {}
+    for name, folders in found.splits.items():
+        firsts[name] = len(samples.paths)
+        splits[name] = samples.of_split(folders, listing.images)
+        check_names(f"{root}: {name}", splits[name].names)
+    states = FileStates.of(samples.paths)
+    unclear = [f"{name}: {reason}; left out" for name, reason in listing.unclear.items()]
+    read = {path.removeprefix(f"{root}/") for path in tables.paths}
     return Source(
         name=name_of(root),
         config="",
@@ -124,50 +176,73 @@ def _source(
         description=f"Images of the folder {root.resolve().name}",
         homepage="",
         citation="",
-        label_name=tuple(classes),
-        label_words=tuple(classes),
-        files=tuple(files),
-        splits=tables,
-        origins=((root.resolve().name, int(all_states.values[:, 0].sum())),),
-        notes=notes,
-        states=all_states,
+        label_name=classes.names,
+        label_words=classes.words,
+        files=tuple(map(Path, samples.paths)),
+        splits={
+            name: split.table(firsts[name], len(samples.paths), states)
+            for name, split in splits.items()
+        },
+        origins=((root.resolve().name, int(states.values[:, 0].sum())),),
+        hierarchy=classes.hierarchy,
+        notes=(
+            *notes,
+            *found.notes,
+            *unclear,
+            *junk_note(listing.junk),
+            *others_note([name for name in listing.others if name not in read]),
+        ),
+        states=states.joined(tables),
+        faults={name: split.faults for name, split in splits.items() if split.faults},
     )
 
 
-def _files(root: str, below: str, listed: list[tuple[str, FileState]]) -> Iterator[str]:
-    """Yield the path below `root` of each file that is not hidden.
-
-    The state of each folder before it is listed is added to `listed`.
-    """
-    depth = below.count("/")
-    folder = f"{root}/{below}"
-    listed.append((folder, state_of(folder)))
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            _check_encodable(entry.path)
-            # Links are not followed below class folders, so a cycle of links ends.
-            if entry.is_dir(follow_symlinks=depth < _SPLIT_DEPTH):
-                yield from _files(root, f"{below}{entry.name}/", listed)
-            elif entry.is_file():
-                yield f"{below}{entry.name}"
-            elif _is_image(entry.name):
-                raise SourceError(
-                    f"{entry.path}: must be a file, but is a pipe, device or broken link"
-                )
+def _classes(
+    where: str, found: Arrangement, options: SourceOptions
+) -> tuple[Classes, dict[str, int], list[str]]:
+    """Return the classes, the label of each as its folder is named, and what must be reported."""
+    stated = as_classes(options.classes)
+    folders = {
+        name: f"folder {path}"
+        for name, path in found.class_folders.items()
+        if stated is None or name not in found.empty
+    }
+    classes, number_of, notes = resolve_names(where, folders, stated)
+    if stated is not None:
+        return classes, number_of, notes
+    if (note := _number_note(classes.names)) and options.label_space != IMAGENET:
+        notes.append(note)
+    words = tuple(found.words.get(name) or name for name in classes.names)
+    if not found.is_nested:
+        return Classes(classes.names, words), number_of, notes
+    return _nested(classes.names), number_of, notes
 
 
-def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."]
+def _number_note(names: Sequence[str]) -> str:
+    """Return a note on classes that are numbers, if their labels are other numbers."""
+    if not names or not all(name.isascii() and name.isdecimal() for name in names):
+        return ""
+    odd = [(k, name) for k, name in enumerate(names) if int(name) != k]
+    if not odd:
+        return ""
+    label, name = odd[0]
+    return (
+        f"the classes are numbers, but not the labels: classes are sorted as text, so folder "
+        f"{name} has label {label}; pass classes={max(map(int, names)) + 1} (--classes) if the "
+        "numbers are the labels, a list of the classes in their order, or "
+        "label_space='imagenet2012'"
+    )
 
 
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(_SUFFIXES)
-
-
-def _check_encodable(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise SourceError(f"{os.fsencode(path)!r}: file names must be UTF-8; rename it") from None
+def _nested(names: tuple[str, ...]) -> Classes:
+    """Return classes such as ``animal/dog``, which is a kind of ``animal``."""
+    parents: dict[str, list[str]] = {}
+    words: dict[str, str] = {}
+    for name in names:
+        below = name
+        while above := below.rpartition("/")[0]:
+            parents[below] = [above]
+            words.setdefault(above, above.rpartition("/")[2])
+            below = above
+    last = tuple(name.rpartition("/")[2] for name in names)
+    return Classes(names, last, Hierarchy.from_parents(names, parents, words))

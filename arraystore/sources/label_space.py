@@ -32,8 +32,9 @@ def in_label_space(source: Source, label_space: str) -> Source:
     source : Source
     label_space : {"auto", "imagenet2012", "own"}
         ``"auto"`` takes ImageNet's 1000 classes if all classes of the source are named by
-        their WordNet ids. ``"imagenet2012"`` requires that, or numbers 0 to 999, which are
-        labels then. ``"own"`` keeps the classes of the source.
+        their WordNet ids, and the source has no hierarchy of its own. ``"imagenet2012"`` requires
+        such names, or numbers 0 to 999, which are labels then. ``"own"`` keeps the classes of the
+        source.
 
     Returns
     -------
@@ -50,9 +51,11 @@ def in_label_space(source: Source, label_space: str) -> Source:
     >>> label_of(["n01443537", "n01440764"]), label_of(["2", "10"]), label_of(["cat", "10"])
     ([1, 0], [2, 10], None)
     """
-    if label_space == OWN or source.hierarchy is not None:
-        return source
     names = source.label_name
+    if label_space == OWN or (source.hierarchy is not None and label_space == AUTO):
+        return source
+    if source.hierarchy is not None and names == wnids():
+        return source
     label_of_class = label_of(names)
     if label_space == AUTO and not (names and set(names) <= set(wnids())):
         return source

@@ -72,7 +72,7 @@ def load_source(
     spool : Path, optional
         Takes images that are not byte ranges of files; see `arraystore.sources.spool`.
     options : SourceOptions, optional
-        For patterns of files.
+        For folders and patterns of files.
 
     Raises
     ------
@@ -83,19 +83,30 @@ def load_source(
     options = options or SourceOptions(partial=partial)
     kind, pattern = pattern_of(dataset)
     if kind:
-        _refuse(f"{kind}:PATTERN", manual_dir=manual_dir, subset_list=subset_list)
+        _refuse(
+            f"{kind}:PATTERN",
+            manual_dir=manual_dir,
+            subset_list=subset_list,
+            layout=options.layout,
+        )
         status(f"listing files of {dataset}")
         if kind in csv_table.DELIMITERS:
             return csv_table.load(kind, pattern, options, status=status)
         if spool is None:
             raise ValueError(f"{brief(dataset)} needs a spool")
         return PATTERNS[kind](pattern, options, spool, status=status)
-    _refuse(dataset, **dict.fromkeys(options.stated(), True))
     root = folder_of(dataset)
     if root is not None:
-        _refuse("folder:PATH", manual_dir=manual_dir, subset_list=subset_list, partial=partial)
+        _refuse(
+            "folder:PATH",
+            manual_dir=manual_dir,
+            subset_list=subset_list,
+            partial=partial,
+            fields=options.fields,
+        )
         status("listing files")
-        return folder.load(root)
+        return folder.load(root, options)
+    _refuse(dataset, **dict.fromkeys(options.stated(), True))
     name, config, version = names_of(dataset)
     if name not in ("imagenet2012", "imagenet2012_subset"):
         _refuse(name, subset_list=subset_list)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 from arraystore._arguments import as_path
 from arraystore.errors import SourceError, escaped
 from arraystore.schema import check_split_name
+from arraystore.sources.folder_layout import SPLIT_WORDS
+from arraystore.sources.junk import is_junk
 from arraystore.sources.sample_table import first_few
 from arraystore.storage.file_states import FileStates
 
@@ -43,10 +45,6 @@ _OF: Final = re.compile(
 
 _TFDS: Final = re.compile(r"\w+-(?P<split>\w+)\.\w+-[0-9]{5,}-of-[0-9]{5,}")
 _HUB: Final = re.compile(r"(?P<split>[A-Za-z]\w*)-[0-9]{5,}-of-[0-9]{5,}\b.*")
-_KEYWORDS: Final = frozenset(
-    {"train", "training", "validation", "valid", "val", "dev", "test", "testing"}
-    | {"eval", "evaluation"}
-)
 _NUMBER: Final = re.compile(r"[0-9]+")
 _LETTERS: Final = re.compile(r"[A-Za-z]+")
 
@@ -218,8 +216,8 @@ def _files_of(pattern: str, suffixes: Sequence[str]) -> tuple[list[Path], list[s
 def _files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     found = []
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__MACOSX")
-        found += [Path(root, name) for name in names if name[0] != "." and _has(name, suffixes)]
+        folders[:] = sorted(name for name in folders if not is_junk(name))
+        found += [Path(root, name) for name in names if not is_junk(name) and _has(name, suffixes)]
     return sorted(found)
 
 
@@ -313,11 +311,11 @@ def _split_of_name(path: Path) -> str:
 def _split_of_folder(path: Path) -> str:
     """Return the split that the folder of a file is named after; empty if it is not."""
     name = path.absolute().parent.name
-    return name if name.lower() in _KEYWORDS else ""
+    return name if name.lower() in SPLIT_WORDS else ""
 
 
 def _words(name: str) -> list[str]:
-    return [word for word in _LETTERS.findall(name) if word.lower() in _KEYWORDS]
+    return [word for word in _LETTERS.findall(name) if word.lower() in SPLIT_WORDS]
 
 
 def _check_one_kind(files: Sequence[Path], splits: Sequence[str]) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import SourceError, brief
 from arraystore.schema import check_split_name
+from arraystore.sources.folder_layout import TINY_IMAGENET, Layout
+from arraystore.sources.label_space import AUTO
 
 if TYPE_CHECKING:
     import os
@@ -31,21 +33,30 @@ class SourceOptions:
         empty label states that samples have none; an empty file name that names are generated.
     partial : bool
         Whether missing files are accepted.
+    layout : str, optional
+        What the folders above an image are; see `arraystore.sources.folder_layout`.
+    label_space : str
+        See `arraystore.sources.label_space`; it decides what is worth a note.
+    skips_unreadable : bool
+        Whether folders and links that cannot be read are left out, instead of an error.
     """
 
     split: str | None = None
     classes: Sequence[str] | int | str | os.PathLike[str] | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     partial: bool = False
+    layout: str | None = None
+    label_space: str = AUTO
+    skips_unreadable: bool = False
 
     def check(self) -> None:
-        """Refuse names of fields and splits that do not exist.
+        """Refuse names of fields, splits and layouts that do not exist.
 
         Raises
         ------
         ValueError
             If a field has another name than those in `FIELDS`, or names no place; if a split
-            cannot have this name.
+            cannot have this name; if a layout is unknown.
         """
         for name, place in self.fields.items():
             if name not in FIELDS:
@@ -56,12 +67,16 @@ class SourceOptions:
                 raise TypeError(f"field {brief(name)} must be a text, got {brief(place)}")
         if self.split is not None:
             check_split_name(self.split)
+        if self.layout not in (None, TINY_IMAGENET):
+            Layout.parse(self.layout)
 
     def stated(self) -> dict[str, str]:
         """Return the options that were given, as text that identifies them."""
         given = {f"field {name}": place for name, place in sorted(self.fields.items())}
         if self.split is not None:
             given["split"] = self.split
+        if self.layout is not None:
+            given["layout"] = self.layout
         if self.classes is not None:
             given["classes"] = str(
                 self.classes if isinstance(self.classes, int | str) else list(self.classes)  # type: ignore[arg-type]

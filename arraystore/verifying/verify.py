@@ -118,6 +118,7 @@ def verify(
     split: str | None = None,
     classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    layout: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> VerifyReport:
@@ -142,7 +143,7 @@ def verify(
         format and size), and the number of samples of each class with the published one.
     subset_list : path-like, optional
         Training images of the subset; see `arraystore.convert`.
-    split, classes, fields : optional
+    split, classes, fields, layout : optional
         Those that the store was converted with; see `arraystore.convert`.
     storage_options : mapping, optional
         See `arraystore.open`.
@@ -186,7 +187,9 @@ def verify(
         name = store.dataset
         origin = source if source is None or isinstance(source, Mapping) else os.fspath(source)
         names = None if subset_list is None else as_path(subset_list)
-        options = SourceOptions(split, classes, dict(fields or {}))
+        options = SourceOptions(
+            split, classes, dict(fields or {}), layout=layout, skips_unreadable=True
+        )
         options.check()
         with meter(progress) as shown, _temporary_spool(origin) as spool:
             verification = _Verification(store, findings, shown, origin, names, options, spool)
@@ -438,7 +441,8 @@ class _Verification:
                 spool=self._spool,
                 status=status,
             )
-        return load_source(f"folder:{folder}", status=status)
+        options = replace(self._options, partial=False)
+        return load_source(f"folder:{folder}", options=options, status=status)
 
     def _label_space(self) -> str:
         """Return the classes that the source was converted with, which the store shows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,13 +19,14 @@ from arraystore.errors import SourceError
 from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.reading.read_ahead import ahead
 from arraystore.sources.folder import load
+from arraystore.sources.folder_layout import arrange
+from arraystore.sources.folder_listing import listing_of
+from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.open_files import OpenFile
 from arraystore.writing import plan
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from arraystore.sources.sample_table import Source
 
 PICTURE: Final = picture()
@@ -37,8 +39,9 @@ def encoded(form: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def convert(folder: Path, target: Path) -> arraystore.ConvertReport:
-    return arraystore.convert(f"folder:{folder}", target, order="source", sync=False)
+def convert(folder: Path, target: Path, **options: Any) -> arraystore.ConvertReport:
+    options = {"order": "source", "sync": False, **options}
+    return arraystore.convert(f"folder:{folder}", target, **options)
 
 
 def samples(source: Source) -> dict[str, list[tuple[str, str]]]:
@@ -115,12 +118,15 @@ def test_suffix_in_capitals_is_accepted(suffix: str, tmp_path: Path) -> None:
     assert list(source.splits["train"].file_name) == names
 
 
-def test_hidden_files_are_ignored(tmp_path: Path) -> None:
+def test_hidden_and_system_files_are_counted(tmp_path: Path) -> None:
     hidden = [".DS_Store", ".git/a/1.jpg", "cat/.2.jpg", "cat/._1.jpg", "cat/.thumbs/a/b/1.jpg"]
-    write_folder(tmp_path, dict.fromkeys(["cat/1.jpg", *hidden], PICTURE))
+    system = ["__MACOSX/cat/1.jpg", "cat/Thumbs.db", "@eaDir/cat/1.jpg", "desktop.ini"]
+    write_folder(tmp_path, dict.fromkeys(["cat/1.jpg", *hidden, *system], PICTURE))
     source = load(tmp_path)
     assert samples(source) == {"train": [("cat/1.jpg", "cat")]}
-    assert source.notes == ()
+    assert source.notes == (
+        "9 names (.DS_Store, .git/, @eaDir/, …) hidden or of the system, left out",
+    )
 
 
 def test_other_files_are_counted_in_report(tmp_path: Path) -> None:
@@ -128,6 +134,7 @@ def test_other_files_are_counted_in_report(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", dict.fromkeys(["cat/1.jpg", *others], PICTURE))
     report = convert(tmp_path / "in", tmp_path / "out.h5")
     assert report.notes == (
+        "folders without an image are left out, as neither splits nor classes: 2 names (dog, x)",
         "5 names (README, cat/movie.mp4, cat/notes.txt, …) without the suffix of an image left out",
     )
 
@@ -140,21 +147,25 @@ def test_links_are_followed(tmp_path: Path) -> None:
     assert samples(load(tmp_path / "in"))["train"] == found
 
 
-@every_suffix
-def test_split_without_images_is_empty(suffix: str, tmp_path: Path) -> None:
-    write_folder(tmp_path / "in", {"train/cat/1.jpg": PICTURE})
-    (tmp_path / "in" / "test").mkdir()
-    (tmp_path / "in" / "validation" / "dog").mkdir(parents=True)
-    convert(tmp_path / "in", tmp_path / f"out{suffix}")
-    store = arraystore.open(tmp_path / f"out{suffix}")
-    assert {name: len(store[name]) for name in store} == {"test": 0, "train": 1, "validation": 0}
+def test_split_without_images_is_left_out(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"train/cat/1.jpg": PICTURE})
+    (tmp_path / "test").mkdir()
+    (tmp_path / "validation" / "dog").mkdir(parents=True)
+    source = load(tmp_path)
+    assert (list(source.splits), source.label_name) == (["train"], ("cat",))
+    (note,) = source.notes
+    assert note == (
+        "folders without an image are left out, as neither splits nor classes: 2 names (test, "
+        "validation)"
+    )
 
 
 @every_suffix
 def test_class_without_images_has_label(suffix: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE, "dog/1.jpg": PICTURE})
     (tmp_path / "in" / "cow").mkdir()
-    convert(tmp_path / "in", tmp_path / f"out{suffix}")
+    report = convert(tmp_path / "in", tmp_path / f"out{suffix}")
+    assert report.notes == ("classes without an image: 1 name (cow)",)
     store = arraystore.open(tmp_path / f"out{suffix}")
     assert store.label_names == ("cat", "cow", "dog")
     assert store["train"].label.tolist() == [0, 2]
@@ -211,9 +222,11 @@ def test_unusual_names_are_kept(suffix: str, tmp_path: Path) -> None:
     files = {name: picture(seed=k) for k, name in enumerate(ODD_NAMES)}
     convert(write_folder(tmp_path / "in", files), tmp_path / f"out{suffix}")
     store = arraystore.open(tmp_path / f"out{suffix}")
-    assert stored_samples(store) == {
-        name: (name.partition("/")[0], data) for name, data in files.items()
-    }
+    assert stored_samples(store) == {name: (class_of(name), data) for name, data in files.items()}
+
+
+def class_of(name: str) -> str:
+    return unicodedata.normalize("NFC", name.partition("/")[0])
 
 
 def stored_samples(store: arraystore.Store) -> dict[str, tuple[str, bytes]]:
@@ -237,72 +250,51 @@ def test_random_names_are_kept(
     folder = tmp_path_factory.mktemp("drawn")
     files = {f"{of}/{name}.jpg": PICTURE for of, name in names}
     convert(write_folder(folder / "in", files), folder / f"out{suffix}")
-    expected = {name: (name.partition("/")[0], data) for name, data in files.items()}
+    expected = {name: (class_of(name), data) for name, data in files.items()}
     assert stored_samples(arraystore.open(folder / f"out{suffix}")) == expected
 
 
 @every_suffix
-@pytest.mark.parametrize(
-    "name", ["val-2", "a.b", "_x", "__MACOSX", "c", "0", "sample", "TRAIN", "class_"]
-)
+@pytest.mark.parametrize("name", ["val-2", "a.b", "_x", "c", "0", "sample", "TRAIN", "class_"])
 def test_split_has_name_of_folder(name: str, suffix: str, tmp_path: Path) -> None:
-    files = {f"{name}/cat/1.jpg": PICTURE, "train/dog/1.jpg": PICTURE}
+    files = {f"{name}/cat/1.jpg": PICTURE, "train/cat/1.jpg": PICTURE, "train/dog/1.jpg": PICTURE}
     convert(write_folder(tmp_path / "in", files), tmp_path / f"out{suffix}")
     store = arraystore.open(tmp_path / f"out{suffix}")
     assert set(store) == {name, "train"}
     assert store[name].file_name.tolist() == ["cat/1.jpg"]
 
 
-@every_suffix
 @pytest.mark.parametrize(
     "name",
     ["label_name", "label_words", "selections", "class", "a+b", "a b", "été", "a[1]", "zarr.json"],
 )
-def test_invalid_split_name_raises(name: str, suffix: str, tmp_path: Path) -> None:
-    files = {f"{name}/cat/1.jpg": PICTURE, "train/dog/1.jpg": PICTURE}
-    folder = write_folder(tmp_path / "in", files)
-    message = f"{folder}: a split cannot be named {name!r}: use letters, digits, '_', '-' and '.'"
+def test_invalid_split_name_raises(name: str) -> None:
+    message = f"in: a split cannot be named {name!r}: use letters, digits, '_', '-' and '.'"
     with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
-        convert(folder, tmp_path / f"out{suffix}")
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+        arrange("in", listing_of([f"{name}/cat/1.jpg"]), "split/class/file")
 
 
 @pytest.mark.parametrize("name", [b"\xff.jpg", b"caf\xe9/1.jpg", b"\xed\xa0\x80.jpg"])
-def test_name_that_is_not_utf_8_raises(name: bytes, tmp_path: Path) -> None:
-    write_folder(tmp_path, {"cat/1.jpg": PICTURE})
-    path = Path(os.fsdecode(os.fsencode(tmp_path / "cat") + b"/" + name))
+def test_name_that_is_not_utf_8_can_be_skipped(name: bytes, tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", {"train/cat/1.jpg": PICTURE})
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "in/train/cat") + b"/../" + name))
+    if b"/" not in name:
+        path = Path(os.fsdecode(os.fsencode(tmp_path / "in/train/cat") + b"/" + name))
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(PICTURE)
-    with pytest.raises(SourceError, match=r"^b'/.*': file names must be UTF-8; rename it$"):
-        load(tmp_path)
+    shown = (name if b"/" in name else b"cat/" + name).decode(errors="backslashreplace")
+    message = re.escape(
+        f"train: {shown}: file names must be UTF-8; rename it; pass on_error='skip'"
+    )
+    with pytest.raises(SourceError, match=f"^{message}"):
+        convert(tmp_path / "in", tmp_path / "out.h5")
+    report = convert(tmp_path / "in", tmp_path / "out.h5", on_error="skip")
+    (skipped,) = report.splits["train"].skipped
+    assert skipped == (shown, "file names must be UTF-8; rename it")
+    assert arraystore.open(tmp_path / "out.h5")["train"].file_name.tolist() == ["cat/1.jpg"]
 
 
 # Errors
-
-
-@pytest.mark.parametrize(
-    ("names", "examples"),
-    [
-        (["1.jpg"], "1 as 1.jpg"),
-        (["1.jpg", "2.jpg", "cat/3.jpg"], "2 as 1.jpg and 1 as cat/3.jpg"),
-        (["cat/1.jpg", "cat/2.jpg", "train/cat/3.jpg"], "2 as cat/1.jpg and 1 as train/cat/3.jpg"),
-        (["a/b/c/1.jpg"], "1 as a/b/c/1.jpg"),
-        (
-            ["train/cat/1.jpg", "train/cat/x/2.jpg"],
-            "1 as train/cat/1.jpg and 1 as train/cat/x/2.jpg",
-        ),
-        (["cat/1.jpg", "cat/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/x/y/2.jpg"),
-        (["cat/1.jpg", "cat/x/y/z/2.jpg"], "1 as cat/1.jpg and 1 as cat/x/y/z/2.jpg"),
-        (["cat/1.jpg", "cat/v/w/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/v"),
-        (["cat/1.jpg", "cat/u/v/w/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/u"),
-    ],
-)
-def test_images_at_wrong_depth_raise(names: list[str], examples: str, tmp_path: Path) -> None:
-    write_folder(tmp_path, dict.fromkeys(names, PICTURE))
-    expected = "expected split/class/file, or class/file as one train split"
-    message = f"{tmp_path}: {expected}, got {examples}"
-    with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
-        load(tmp_path)
 
 
 def test_pipe_raises_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,21 +311,69 @@ def test_pipe_raises_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyP
         convert(tmp_path / "in", tmp_path / "out.h5")
 
 
-def test_cycle_of_links_raises(tmp_path: Path) -> None:
-    write_folder(tmp_path, {"cat/1.jpg": PICTURE})
-    (tmp_path / "cat" / "up").symlink_to(tmp_path)
-    with pytest.raises(SourceError, match="expected split/class/file"):
-        load(tmp_path)
+def test_image_that_cannot_be_read_can_be_skipped(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE, "dog/2.jpg": PICTURE})
+    (folder / "cat" / "0.jpg").symlink_to("absent.jpg")
+    os.mkfifo(folder / "dog" / "3.jpg")
+    message = r"^train: cat/0\.jpg: is a broken link; 1 more in train: 1 name \(dog/3\.jpg\); pass"
+    with pytest.raises(SourceError, match=message):
+        convert(folder, tmp_path / "out.h5")
+    report = convert(folder, tmp_path / "out.h5", on_error="skip")
+    assert report.splits["train"].skipped == (
+        ("cat/0.jpg", "is a broken link"),
+        ("dog/3.jpg", "is a pipe or device"),
+    )
+    train = arraystore.open(tmp_path / "out.h5")["train"]
+    assert train.file_name.tolist() == ["cat/1.jpg", "dog/2.jpg"]
+    assert train.label.tolist() == [0, 1]
+    assert arraystore.verify(tmp_path / "out.h5", source=folder).problems == ()
 
 
 @pytest.mark.parametrize(
-    "files", [{}, {"README": b""}, {"cat/.1.jpg": b""}, {"cat/1.txt": b""}], ids=str
+    ("link", "to", "reason"),
+    [
+        ("cat/up", "..", "is a link to a folder above it"),
+        ("dog", "absent", "is a broken link"),
+        ("dog", "dog", "is a link that cannot be followed: Too many levels of symbolic links"),
+    ],
 )
-def test_folder_without_images_raises(files: Mapping[str, bytes], tmp_path: Path) -> None:
-    write_folder(tmp_path, files)
-    message = f"{tmp_path}: contains no images; expected split/class/file, or class/file"
+def test_link_that_may_be_a_class_raises(link: str, to: str, reason: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
+    (folder / link).symlink_to(to)
+    message = f"{folder}/{link}: {reason}; restore or remove it, or pass on_error='skip'"
     with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
-        load(tmp_path)
+        load(folder)
+    report = convert(folder, tmp_path / "out.h5", on_error="skip")
+    assert report.notes == (f"{link}: {reason}; left out",)
+    assert arraystore.verify(tmp_path / "out.h5", source=folder).problems == ()
+
+
+def test_links_to_each_other_end(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"in/cat/1.jpg": PICTURE, "there/2.txt": b""})
+    (tmp_path / "in" / "cat" / "there").symlink_to(tmp_path / "there")
+    (tmp_path / "there" / "back").symlink_to(tmp_path / "in" / "cat")
+    with pytest.raises(SourceError, match=r"in/cat/there/back: is a link to a folder above it"):
+        load(tmp_path / "in")
+
+
+def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE, "dog/2.jpg": PICTURE})
+    real = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(SourceError, match=r"in/dog: the folder cannot be listed: Permission den"):
+        load(folder)
+    source = load(folder, SourceOptions(skips_unreadable=True))
+    assert source.label_name == ("cat", "dog")
+    assert source.notes == (
+        "classes without an image: 1 name (dog)",
+        "dog: the folder cannot be listed: Permission denied; left out",
+    )
 
 
 def test_missing_folder_raises(tmp_path: Path) -> None:
