@@ -19,6 +19,7 @@ import numpy as np
 from arraystore.errors import SourceError
 from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.sources.compressed import decompressed, is_compressed
+from arraystore.sources.junk import is_junk
 from arraystore.sources.spool import SPOOL
 from arraystore.sources.tar import TarStream, open_archive, walk
 from arraystore.storage.file_states import FileState, FileStates, state_of
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     Wanted = Callable[[str], bool]
 
-_JUNK: Final = frozenset({"thumbs.db", "desktop.ini"})
+_SUFFIXES: Final = tuple(IMAGE_SUFFIXES)
 _ZIP: Final = b"PK"
 _LOCAL_HEADER_NBYTES: Final = 30
 _LOCAL_HEADER: Final = b"PK\x03\x04"
@@ -79,12 +80,9 @@ class ImageTree:
 
     def accepts(self, name: str) -> bool:
         """Whether a path is that of an image; others are kept in `hidden` and `others`."""
-        parts = name.split("/")
-        if any(part[:1] == "." or part == "__MACOSX" for part in parts) or (
-            parts[-1].lower() in _JUNK
-        ):
+        if is_junk(name):
             self.hidden.append(name)
-        elif not parts[-1].lower().endswith(tuple(IMAGE_SUFFIXES)):
+        elif not name.lower().endswith(_SUFFIXES):
             self.others.append(name)
         else:
             return True

@@ -35,6 +35,7 @@ from arraystore.sources.imagenet2012_names import (
 )
 from arraystore.sources.imagenet2012_readers import SplitImages, read_form
 from arraystore.sources.imagenet2012_tables import hierarchy, validation_labels, wnids, words
+from arraystore.sources.junk import junk_note
 from arraystore.sources.sample_table import (
     SampleTable,
     Source,
@@ -327,12 +328,18 @@ def _read_archive(
     with open_archive(path) as archive:
         if split == "train":
             return _read_train(path, archive, wanted, partial=partial)
-        members = walk(archive, partial=partial)
+        members, junk = walk(archive, partial=partial).without_junk()
         names = _base_names(members)
         label = _labels_of(split, archive.name, names)
     places = members.offsets, members.nbytes
     return _of_archive(
-        path, archive, PackedNames(packed(names)), label, *places, damage=members.unread
+        path,
+        archive,
+        PackedNames(packed(names)),
+        label,
+        *places,
+        notes=junk_note(junk, split),
+        damage=members.unread,
     )
 
 
@@ -344,6 +351,7 @@ def _of_archive(
     offset: Ints,
     nbytes: Ints,
     *,
+    notes: Sequence[str],
     damage: Sequence[str],
 ) -> SplitImages:
     return SplitImages(
@@ -355,6 +363,7 @@ def _of_archive(
         offset=offset,
         nbytes=nbytes,
         origin=(path.name, archive.nbytes),
+        notes=tuple(notes),
         damage=tuple(damage),
     )
 
@@ -363,7 +372,7 @@ def _read_train(
     path: Path, archive: Archive, wanted: Collection[str] | None, *, partial: bool
 ) -> SplitImages:
     """Walk the archive of class archives; keep the images of the subset."""
-    outer = walk(archive, partial=partial)
+    outer, junk = walk(archive, partial=partial).without_junk()
     label_of = {wnid: k for k, wnid in enumerate(wnids())}
     labels = []
     for name in outer.names:
@@ -375,16 +384,18 @@ def _read_train(
             )
         labels.append(label_of[base.stem])
 
-    def read_class(i: int) -> tuple[bytes, Ints, Ints, tuple[str, ...]]:
+    def read_class(i: int) -> tuple[bytes, Ints, Ints, tuple[str, ...], list[str]]:
         start, nbytes = int(outer.offsets[i]), int(outer.nbytes[i])
         location = f"{archive.name}/{outer.names[i]}"
-        inner = walk(archive, location, start=start, stop=start + nbytes, partial=partial)
-        names, unread = _base_names(inner), inner.unread
+        members = walk(archive, location, start=start, stop=start + nbytes, partial=partial)
+        inner, hidden = members.without_junk()
+        names = _base_names(inner)
         _check_class(location, wnids()[labels[i]], names)
         if wanted is None:
-            return packed(names), inner.offsets, inner.nbytes, unread
+            return packed(names), inner.offsets, inner.nbytes, inner.unread, hidden
         keep = np.array([j for j, name in enumerate(names) if name in wanted], dtype=np.int64)
-        return packed([names[j] for j in keep]), inner.offsets[keep], inner.nbytes[keep], unread
+        kept = packed([names[j] for j in keep])
+        return kept, inner.offsets[keep], inner.nbytes[keep], inner.unread, hidden
 
     # One buffer each, because memory that a thread frees is not available to the others.
     file_name, offsets, sizes = bytearray(), bytearray(), bytearray()
@@ -392,8 +403,9 @@ def _read_train(
     n_walkers = _n_walkers(path, archive, outer)
     numbers = (i for i in range(len(labels)))
     found = ahead(numbers, read_class, n_ahead=2 * n_walkers, n_threads=n_walkers)
-    for names, offset, nbytes, lost in found:
+    for names, offset, nbytes, lost, hidden in found:
         unread += lost
+        junk += hidden
         file_name += names
         offsets += offset.tobytes()
         sizes += nbytes.tobytes()
@@ -405,6 +417,7 @@ def _read_train(
         np.repeat(np.array(labels, dtype=np.int64), np.array(counts, dtype=np.int64)),
         np.frombuffer(offsets, dtype=np.int64),
         np.frombuffer(sizes, dtype=np.int64),
+        notes=junk_note(junk, "train"),
         damage=unread,
     )
 

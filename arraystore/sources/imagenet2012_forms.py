@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from arraystore.sources.imagenet2012_names import SPLIT_SIZES, is_name, label_of_wnid
 from arraystore.sources.imagenet2012_tables import wnids
+from arraystore.sources.junk import is_junk
 from arraystore.sources.sample_table import first_few
 
 if TYPE_CHECKING:
@@ -199,13 +200,13 @@ def _is_version(name: str) -> bool:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the names in a folder that are not hidden; none if it does not exist."""
+    """Return the names in a folder that are not junk; none if it does not exist."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(name for name in names if name[0] != "." and name != "__MACOSX")
+    return sorted(name for name in names if not is_junk(name))
 
 
 def _archives(root: Path, names: Sequence[str]) -> Iterator[Form]:

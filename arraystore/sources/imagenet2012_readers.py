@@ -40,6 +40,7 @@ from arraystore.sources.imagenet2012_names import (
     label_of_wnid,
     resolve_names,
 )
+from arraystore.sources.junk import is_junk, junk_note, others_note
 from arraystore.sources.sample_table import SampleTable, first_few
 from arraystore.sources.spool import SPOOL
 from arraystore.sources.tar import TarStream, open_archive, walk
@@ -62,7 +63,6 @@ _WALKERS: Final = 8
 _BATCH: Final = 4096
 _MAX_JSON_NBYTES: Final = 2**20
 _EXTENSIONS: Final = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
-_JUNK: Final = frozenset({"thumbs.db", "desktop.ini"})
 _KAGGLE_COLUMNS: Final = ["ImageId", "PredictionString"]
 
 
@@ -281,7 +281,7 @@ class _Listing:
         with os.scandir(path) as entries:
             for entry in entries:
                 name = entry.name
-                if name[0] == "." or name == "__MACOSX" or name.lower() in _JUNK:
+                if is_junk(name):
                     self.hidden.append(name)
                 elif entry.is_dir():
                     folders.append(name)
@@ -303,12 +303,7 @@ class _Listing:
 
     def notes(self) -> list[str]:
         """Say what was left out."""
-        notes, split = [], self.split
-        if self.hidden:
-            notes.append(f"{split}: {first_few(sorted(self.hidden))} hidden or of the system")
-        if self.others:
-            notes.append(f"{split}: {first_few(sorted(self.others))} without an image's suffix")
-        return [f"{note}, left out" for note in notes]
+        return [*junk_note(self.hidden, self.split), *others_note(self.others, self.split)]
 
 
 def _class_folders(listed: _Listing) -> Iterator[_Folder]:
@@ -341,12 +336,15 @@ def _read_class_archives(reading: _Reading) -> list[str]:
     form = reading.form
     reading.status(f"reading the headers of {len(form.files):,} class archives")
 
-    def members_of(number: int) -> tuple[int, TarMembers]:
+    def members_of(number: int) -> tuple[int, TarMembers, list[str]]:
         with open_archive(form.files[number]) as archive:
-            return number, walk(archive, partial=reading.partial)
+            return number, *walk(archive, partial=reading.partial).without_junk()
 
+    hidden: list[str] = []
     numbers = (number for number in range(len(form.files)))
-    for number, members in ahead(numbers, members_of, n_ahead=2 * _WALKERS, n_threads=_WALKERS):
+    found = ahead(numbers, members_of, n_ahead=2 * _WALKERS, n_threads=_WALKERS)
+    for number, members, junk in found:
+        hidden += junk
         path = form.files[number]
         label = label_of_wnid(path.stem)
         stated = np.full(len(members.names), label, dtype=np.int64)
@@ -355,28 +353,30 @@ def _read_class_archives(reading: _Reading) -> list[str]:
         )
         reading.add(names, labels, number, members.offsets[rows], members.nbytes[rows])
         reading.damage += members.unread
-    return []
+    return [*junk_note(hidden, form.split)]
 
 
 def _read_tar_gz(reading: _Reading) -> list[str]:
     """Read compressed archives front to back; the images that are wanted are spooled."""
     form = reading.form
+    hidden: list[str] = []
     others: list[str] = []
     for path in form.files:
         reading.status(f"decompressing {path.name}")
         with decompressed(path) as file:
             stream = TarStream(file, str(path), partial=reading.partial)
             for member in stream:
-                base = member.rpartition("/")[2]
-                if base[0] == "." or not base.lower().endswith(tuple(IMAGE_SUFFIXES)):
+                if is_junk(member):
+                    hidden.append(member)
+                    continue
+                if not member.lower().endswith(tuple(IMAGE_SUFFIXES)):
                     others.append(member)
                     continue
                 rows, names, labels = reading.resolve(str(path), [member])
                 if len(rows):
                     reading.add_spooled(names[0], int(labels[0]), stream.data())
         reading.damage += stream.unread
-    note = f"{form.split}: {first_few(others)} without an image's suffix, left out"
-    return [note] if others else []
+    return [*junk_note(hidden, form.split), *others_note(others, form.split)]
 
 
 def _read_webdataset(reading: _Reading) -> list[str]:

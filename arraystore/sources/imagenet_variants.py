@@ -27,12 +27,12 @@ from arraystore.sources.imagenet2012_names import (
     name_and_label,
 )
 from arraystore.sources.imagenet2012_tables import hierarchy, wnids, words
-from arraystore.sources.sample_table import SampleTable, Source, check_names, first_few, silent
+from arraystore.sources.junk import junk_note, others_note
+from arraystore.sources.sample_table import SampleTable, Source, check_names, silent
 from arraystore.sources.spool import SPOOL, Spool
 from arraystore.storage.file_states import FileStates, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from arraystore.sources.image_tree import ImageTree
@@ -250,7 +250,12 @@ def load(
         splits={variant.split: table},
         origins=((path.name, total),),
         partial=bool(lack or tree.damage),
-        notes=(*tree.damage, *filter(None, [lack]), *_notes(tree)),
+        notes=(
+            *tree.damage,
+            *filter(None, [lack]),
+            *junk_note(tree.hidden),
+            *others_note(tree.others),
+        ),
         damage=tree.damage,
         hierarchy=hierarchy(),
         states=tree.states,
@@ -327,13 +332,6 @@ def _name_and_label(variant: Variant, parts: list[str]) -> tuple[str, int]:
             texts = class_text(by_name), class_text(label)
             raise ValueError(escaped(f"is of {texts[0]}, but its folder is {texts[1]}"))
     return (base if variant.name in (A, CORRUPTED) else f"{folder}/{base}"), label
-
-
-def _notes(tree: ImageTree) -> Iterator[str]:
-    if tree.hidden:
-        yield f"{first_few(tree.hidden)} hidden or of the system, left out"
-    if tree.others:
-        yield f"{first_few(tree.others)} without the suffix of an image left out"
 
 
 def _load_real(

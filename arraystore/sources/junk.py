@@ -54,4 +54,4 @@ def others_note(paths: Sequence[str], split: str = "") -> tuple[str, ...]:
     if not paths:
         return ()
     where = f"{split}: " if split else ""
-    return (f"{where}{first_few(sorted(paths))} without the suffix of an image left out",)
+    return (f"{where}{first_few(sorted(paths))} without the suffix of an image, left out",)

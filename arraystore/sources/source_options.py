@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +12,6 @@ from arraystore.sources.folder_layout import TINY_IMAGENET, Layout
 from arraystore.sources.label_space import AUTO
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
 FIELDS: Final = ("image", "label", "file_name")
@@ -77,10 +77,11 @@ class SourceOptions:
             given["split"] = self.split
         if self.layout is not None:
             given["layout"] = self.layout
-        if self.classes is not None:
-            given["classes"] = str(
-                self.classes if isinstance(self.classes, int | str) else list(self.classes)  # type: ignore[arg-type]
-            )
+        if isinstance(self.classes, os.PathLike):
+            given["classes"] = os.fspath(self.classes)
+        elif self.classes is not None:
+            is_single = isinstance(self.classes, int | str)
+            given["classes"] = str(self.classes if is_single else list(self.classes))  # type: ignore[arg-type]
         return given
 
 

@@ -19,14 +19,15 @@ import stat
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arraystore.errors import SourceError
+from arraystore.sources.junk import is_junk
 from arraystore.sources.tar_checksums import OCTAL, checksums
 from arraystore.storage.file_states import FileState, check_open, state_of
 
@@ -115,6 +116,24 @@ class TarMembers:
     offsets: NDArray[np.int64]
     nbytes: NDArray[np.int64]
     unread: tuple[str, ...] = ()
+
+    def without_junk(self) -> tuple[Self, list[str]]:
+        """Return the members that belong to the data set, and the names of the others.
+
+        Examples
+        --------
+        >>> members = TarMembers(["a.jpg", "._a.jpg"], np.array([512, 1536]), np.array([3, 4]))
+        >>> kept, junk = members.without_junk()
+        >>> kept.names, kept.offsets.tolist(), junk
+        (['a.jpg'], [512], ['._a.jpg'])
+        """
+        junk = [name for name in self.names if is_junk(name)]
+        if not junk:
+            return self, []
+        rows = [i for i, name in enumerate(self.names) if not is_junk(name)]
+        names = [self.names[i] for i in rows]
+        kept = replace(self, names=names, offsets=self.offsets[rows], nbytes=self.nbytes[rows])
+        return kept, junk
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from arraystore.sources.assemble import assemble
 from arraystore.sources.classes import as_classes
 from arraystore.sources.compressed import decompressed, is_compressed
 from arraystore.sources.image_suffix import N_BYTES
+from arraystore.sources.junk import is_junk
 from arraystore.sources.sample_collector import SampleCollector
 from arraystore.sources.sample_table import first_few, silent
 from arraystore.sources.shards import find_shards
@@ -161,8 +162,11 @@ def samples_of(where: str, members: TarMembers, left_out: Counter[str]) -> Itera
     places = zip(members.offsets.tolist(), members.nbytes.tolist(), strict=True)
     for name, (offset, nbytes) in zip(members.names, places, strict=True):
         key, extension = split_key(name)
+        if is_junk(name):
+            left_out["hidden or of the system"] += 1
+            continue
         if not key or _is_metadata(name):
-            left_out["hidden, metadata, or without an extension"] += 1
+            left_out["metadata, or without an extension"] += 1
             continue
         if sample is None or sample.key != key:
             if sample is not None:
@@ -189,7 +193,7 @@ def split_key(name: str) -> tuple[str, str]:
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
-    if not stem or not dot or "/__MACOSX/" in f"/{folder}/":
+    if not stem or not dot:
         return "", ""
     return f"{folder}{slash}{stem}", extension.lower()
 

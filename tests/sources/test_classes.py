@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arraystore.errors import SourceError
-from arraystore.sources.classes import Classes, LabelColumn, as_classes, resolve
+from arraystore.sources.classes import Classes, LabelColumn, as_classes, resolve, resolve_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,9 +120,78 @@ def test_classes_are_read_from_a_file(tmp_path: Path) -> None:
         as_classes(tmp_path / "absent.txt")
 
 
+TABLE: Final = """\
+name\tparent\tlabel\twords
+cat\tmammal\t0\tcat, feline
+robin\tbird\t1
+mammal\tanimal\t\tmammal, mammalian
+"""
+
+
+def test_table_of_classes_has_their_hierarchy(tmp_path: Path) -> None:
+    path = tmp_path / "classes.tsv"
+    path.write_text(TABLE)
+    found = as_classes(path)
+    assert found is not None
+    assert (found.names, found.words) == (("cat", "robin"), ("cat, feline", "robin"))
+    animals = found.hierarchy
+    assert animals is not None
+    assert animals.names == ("mammal", "bird", "animal")
+    assert animals.words == ("mammal, mammalian", "bird", "animal")
+    assert [animals.classes_below(node).tolist() for node in range(2, 5)] == [[0], [1], [0]]
+
+
+def test_table_without_labels_lists_classes(tmp_path: Path) -> None:
+    path = tmp_path / "classes.tsv"
+    path.write_text("Name\tParent\ndog\t\npoodle\tdog\n")
+    found = as_classes(path)
+    assert found is not None
+    assert found.names == ("dog", "poodle")
+    assert found.hierarchy is not None
+    assert found.hierarchy.classes_below(0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("name\tparent\na\tb\tc", "line 2 must have 2 columns, got 3"),
+        ("name\tlabel\na\t1", "line 2: label must be 0, or empty for an ancestor, got '1'"),
+        ("name\tparent\na\tb\na\tc", "line 3: expected a name that no other line has, got 'a'"),
+        ("name\tparent\na\tb\n\tc", "line 3: expected a name that no other line has, got ''"),
+        ("name\tparent\na\tb\nb\ta", "parents: a node is its own ancestor"),
+        ("name\tlabel\na\t", "must have a class or more"),
+    ],
+)
+def test_table_with_a_fault_is_refused(lines: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.tsv"
+    path.write_text(lines)
+    with pytest.raises(SourceError, match=rf"classes\.tsv: {re.escape(message)}"):
+        as_classes(path)
+
+
+def test_names_are_resolved_as_labels() -> None:
+    found = {"cafe\u0301": "a", "café": "b", "bar": "c"}
+    classes, labels, notes = resolve_names("here", found, None)
+    assert (classes.names, labels) == (("bar", "café"), {"cafe\u0301": 1, "café": 1, "bar": 0})
+    (note,) = notes
+    assert note == (
+        "1 name (cafe\u0301) differ from a class only in Unicode normalization (NFC) and were "
+        "merged with it"
+    )
+    assert resolve_names("here", {"cafe\u0301": "a"}, as_classes(["x", "café"]))[1] == {
+        "cafe\u0301": 1
+    }
+    assert resolve_names("here", {"010": "a", "9": "b"}, as_classes(20))[1] == {"010": 10, "9": 9}
+    with pytest.raises(SourceError, match="here: a and b have the same label, 7; rename"):
+        resolve_names("here", {"07": "a", "7": "b"}, as_classes(20))
+    with pytest.raises(SourceError, match="here: b: label 'dgo' is not among the 2 classes"):
+        resolve_names("here", {"cat": "a", "dgo": "b"}, as_classes(["cat", "dog"]))
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
+        (["café", "cafe\u0301"], r"1 name \(café\) occur more than once"),
         (["a", "b", "a"], r"1 name \(a\) occur more than once"),
         ([], "must have a class or more"),
         (["a", 3], "class 1 must be a text, got 3"),

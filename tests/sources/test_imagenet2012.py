@@ -576,6 +576,22 @@ def test_foreign_member_of_train_archive_raises(name: str, tmp_path: Path) -> No
         load_source(SUBSET, manual_dir=tmp_path, partial=True)
 
 
+def test_members_of_the_system_are_counted(tmp_path: Path) -> None:
+    inner = {
+        f"{wnid}.tar": tar_of({f"._{next(iter(members))}": b"x", **members})
+        for wnid, members in TRAIN.items()
+    }
+    outer = {"._n01440764.tar": b"x", "__MACOSX/._n01440764.tar": b"x", **inner}
+    pack(tmp_path, tar_of(outer), {".DS_Store": b"x", **VALIDATION})
+    source = load_source(SUBSET, manual_dir=tmp_path, partial=True)
+    assert set(source.splits["train"].file_name) == set(TRAIN_NAMES)
+    assert set(source.splits["validation"].file_name) == set(VALIDATION)
+    train, validation = (note for note in source.notes if "of the system" in note)
+    n_junk = len(inner) + 2
+    assert train.startswith(f"train: {n_junk} names (._n01440764.tar, ._{TRAIN_NAMES[0]}, ")
+    assert validation == "validation: 1 name (.DS_Store) hidden or of the system, left out"
+
+
 TWICE: Final = TRAIN_NAMES[0]
 
 

@@ -279,7 +279,7 @@ def test_hidden_and_other_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert (
         "train: 3 names (.DS_Store, ._n01440764_3.JPEG, __MACOSX) hidden or of the system, left out"
     ) in source.notes
-    assert "train: 1 name (notes.txt) without an image's suffix, left out" in source.notes
+    assert "train: 1 name (notes.txt) without the suffix of an image, left out" in source.notes
     assert "validation: 1 name (Thumbs.db) hidden or of the system, left out" in source.notes
 
 

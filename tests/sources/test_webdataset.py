@@ -46,6 +46,8 @@ def test_further_members_are_left_out_and_named(tmp_path: Path) -> None:
         ("__meta__/x.json", b"{}"),
         ("README", b""),
         ("._0.jpg", b""),
+        (".thumbs/1.jpg", b""),
+        ("__MACOSX/2.jpg", b""),
         ("0.jpg", PICTURE),
         ("0.seg.png", PICTURE),
         ("0.txt", b"words"),
@@ -56,7 +58,8 @@ def test_further_members_are_left_out_and_named(tmp_path: Path) -> None:
     assert source.notes == (
         "labels are read from .cls",
         "further members of samples are left out: 2 names (.seg.png, .txt)",
-        "3 members are left out: hidden, metadata, or without an extension",
+        "2 members are left out: metadata, or without an extension",
+        "3 members are left out: hidden or of the system",
     )
 
 
