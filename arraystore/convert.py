@@ -28,6 +28,7 @@ from arraystore.reading.store_handle import StoreHandle
 from arraystore.reading.stored_split import StoredSplit
 from arraystore.schema import ORDERS, DatasetInfo, SplitInfo, check_version
 from arraystore.sources import records
+from arraystore.sources.imagenet2012_tables import wnids
 from arraystore.sources.label_space import AUTO, IMAGENET, LABEL_SPACES, OWN, in_label_space
 from arraystore.sources.registry import check_label_space, folder_of, load_source, names_of
 from arraystore.sources.source_options import SourceOptions
@@ -497,11 +498,12 @@ def _report_complete(
             name: _stored_names(split, info.reencoded) if info.reencoded else ()
             for name, split in splits.items()
         }
+        classes = handle.container.read_column("label_name", "string").tolist()
     except (FormatError, StorageError) as fault:
         raise FileExistsError(escaped(f"{error} ({fault})")) from fault
     stored = {
         "data set": dict(zip(_NAMES, (info.name, info.config, info.version), strict=True)),
-        "option": _stored_options(info, infos, options["option"]),
+        "option": _stored_options(info, infos, classes, options["option"]),
     }
     requested = {
         "data set": dict(zip(_NAMES, names, strict=True)),
@@ -538,7 +540,10 @@ def _stored_names(split: StoredSplit, names: tuple[str, ...]) -> tuple[str, ...]
 
 
 def _stored_options(
-    info: DatasetInfo, splits: Mapping[str, SplitInfo], requested: Mapping[str, str]
+    info: DatasetInfo,
+    splits: Mapping[str, SplitInfo],
+    classes: Sequence[str],
+    requested: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the options of a store; the requested ones where the store does not record them."""
     stored = dict(requested)
@@ -546,9 +551,10 @@ def _stored_options(
         stored["order"] = split.order
         if split.order == requested["order"] == "shuffled":
             stored["seed"] = str(split.seed)
-    if info.label_hierarchy and requested["label_space"] == OWN:
+    is_imagenet = bool(info.label_hierarchy) and tuple(classes) == wnids()
+    if is_imagenet and requested["label_space"] == OWN:
         stored["label_space"] = AUTO
-    if not info.label_hierarchy and requested["label_space"] == IMAGENET:
+    if not is_imagenet and requested["label_space"] == IMAGENET:
         stored["label_space"] = OWN
     if info.partial:
         stored["partial"] = str(True)

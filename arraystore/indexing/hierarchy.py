@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from typing_extensions import override
 
 from arraystore.errors import brief
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from arraystore._typing import Ints
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Hierarchy:
     """A directed graph without circles from classes to ever wider concepts.
 
@@ -96,6 +97,17 @@ class Hierarchy:
         for fault in made.faults(len(classes)):
             raise ValueError(fault)
         return made
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        """Whether names, words and links are equal."""
+        if not isinstance(other, Hierarchy):
+            return NotImplemented
+        return (
+            (self.names, self.words) == (other.names, other.words)
+            and np.array_equal(self.parent, other.parent)
+            and np.array_equal(self.parent_indptr, other.parent_indptr)
+        )
 
     @property
     def n_classes(self) -> int:

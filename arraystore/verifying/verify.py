@@ -359,6 +359,12 @@ class _Verification:
                 self._add("must be the classes of the source", key="label_name")
             if self._store.label_words != source.label_words:
                 self._add("must be the words for the classes of the source", key="label_words")
+        with suppress(*READ_ERRORS):  # _check_hierarchy reports them
+            stored = self._store.hierarchy
+            # Stores of ImageNet's classes have no hierarchy if they are older than version 1.1.
+            is_older = stored is None and source.label_name == wnids()
+            if stored != source.hierarchy and not is_older:
+                self._add("must be the hierarchy of the source's classes", key=HIERARCHY)
 
     def _check_split(
         self, name: str, info: SplitInfo, n_classes: int | None, *, decode: bool

@@ -24,6 +24,7 @@ from arraystore.storage.open_files import OpenFile, open_file, read_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import BinaryIO
 
     from numpy.typing import NDArray
@@ -216,11 +217,13 @@ def _n_probers(source: Source, table: SampleTable) -> int:
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     places = zip(*(column.tolist() for column in columns), strict=True)
     files = (
-        (open_file(str(source.places[number])), offset)
-        for number, offset, nbytes in places
-        if nbytes
+        (_opened(source.places[number]), offset) for number, offset, nbytes in places if nbytes
     )
-    cached = (file.is_cached(offset, unknown=False) for file, offset in files)
+    cached = (
+        file.is_cached(offset, unknown=False)
+        for file, offset in files
+        if isinstance(file, OpenFile)
+    )
     return 1 if all(cached) else _PROBERS
 
 
@@ -232,12 +235,16 @@ def _probe_rows(
     files = source.places
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     opened = -1
+    file: OpenFile | str = ""
     for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
         if not nbytes:
             found.append("is empty (0 bytes)")
             continue
         if number != opened:
-            file, opened = open_file(str(files[number])), number
+            file, opened = _opened(files[number]), number
+        if not isinstance(file, OpenFile):
+            found.append(file)
+            continue
         try:
             header = probe(partial(_read, file, offset), nbytes)
             if check_images and not (source.reencode and needs_reencoding(header)):
@@ -247,6 +254,14 @@ def _probe_rows(
         else:
             found.append(header)
     return found
+
+
+def _opened(path: Path) -> OpenFile | str:
+    """Open a file; return the fault of its images if it must not be read."""
+    try:
+        return open_file(str(path))
+    except PermissionError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _read(file: OpenFile, offset: int, start: int, stop: int) -> bytes:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import arraystore
+from arraystore.cli.commands import main
 from arraystore.errors import SourceError
 from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.reading.read_ahead import ahead
@@ -40,7 +41,7 @@ def encoded(form: str, **options: Any) -> bytes:
 
 
 def convert(folder: Path, target: Path, **options: Any) -> arraystore.ConvertReport:
-    options = {"order": "source", "sync": False, **options}
+    options = {"order": "source", "sync": options.get("resume", False), **options}
     return arraystore.convert(f"folder:{folder}", target, **options)
 
 
@@ -465,3 +466,187 @@ def test_linked_image_has_size_of_its_file(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE})
     (source / "cat" / "2.jpg").symlink_to(source / "cat" / "1.jpg")
     assert load(source).splits["train"].nbytes.tolist() == [len(PICTURE)] * 2
+
+
+# Layouts, classes and label spaces
+
+
+def labels_of(store: arraystore.Store, split: str = "train") -> dict[str, int]:
+    found = store[split]
+    return dict(zip(found.file_name.tolist(), found.label.tolist(), strict=True))
+
+
+def test_image_without_permission_can_be_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE, "dog/2.jpg": PICTURE})
+    real = os.open
+
+    def refusing(path: str, *args: Any, **options: Any) -> int:
+        if str(path).endswith("2.jpg"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(
+        SourceError, match=r"in/dog/2\.jpg: cannot be read: Permission denied; pass"
+    ):
+        convert(folder, tmp_path / "a.h5")
+    report = convert(folder, tmp_path / "a.h5", on_error="skip")
+    assert report.splits["train"].skipped == (("dog/2.jpg", "cannot be read: Permission denied"),)
+
+
+@pytest.mark.parametrize(
+    ("layout", "names", "expected"),
+    [
+        ("split/file", ["val/1.jpg"], {"val": {"1.jpg": -1}}),
+        ("file", ["1.jpg", "2.jpg"], {"train": {"1.jpg": -1, "2.jpg": -1}}),
+        ("class/**/file", ["b/x/1.jpg", "a/2.jpg"], {"train": {"b/x/1.jpg": 1, "a/2.jpg": 0}}),
+        (None, ["train/a/1.jpg", "test/2.jpg"], {"test": {"2.jpg": -1}, "train": {"a/1.jpg": 0}}),
+    ],
+)
+def test_stores_of_layouts(
+    layout: str | None, names: list[str], expected: dict[str, dict[str, int]], tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "in", dict.fromkeys(names, PICTURE))
+    target = tmp_path / "a.h5"
+    convert(folder, target, layout=layout)
+    store = arraystore.open(target)
+    assert {split: labels_of(store, split) for split in store} == expected
+    assert arraystore.verify(target, source=f"folder:{folder}", layout=layout).problems == ()
+    assert convert(folder, target, layout=layout, resume=True).was_complete
+
+
+@every_suffix
+def test_nested_classes_are_kinds_of_those_above(suffix: str, tmp_path: Path) -> None:
+    names = ["pet/dog/1.jpg", "pet/cat/2.jpg", "farm/cow/3.jpg"]
+    folder, target = tmp_path / "in", tmp_path / f"a{suffix}"
+    write_folder(folder, dict.fromkeys(names, PICTURE))
+    convert(folder, target, layout="class/class/file")
+    store = arraystore.open(target)
+    assert store.label_names == ("farm/cow", "pet/cat", "pet/dog")
+    assert store.label_words == ("cow", "cat", "dog")
+    train = store["train"]
+    assert train.where(is_a="pet").file_name.tolist() == ["pet/cat/2.jpg", "pet/dog/1.jpg"]
+    assert train.where(label="cow").file_name.tolist() == ["farm/cow/3.jpg"]
+    assert store.info.format_version == "1.1"
+    assert arraystore.verify(target, source=folder, layout="class/class/file").problems == ()
+    same = {"layout": "class/class/file", "label_space": "own", "resume": True}
+    assert convert(folder, target, **same).was_complete
+
+
+def test_table_of_classes_gives_order_and_hierarchy(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", dict.fromkeys(["cat/1.jpg", "owl/2.jpg"], PICTURE))
+    (folder / "ant").mkdir()
+    table = tmp_path / "classes.tsv"
+    table.write_text("name\tparent\nowl\tanimal\ncat\tanimal\nbee\tanimal\n")
+    report = convert(folder, tmp_path / "a.h5", classes=table)
+    store = arraystore.open(tmp_path / "a.h5")
+    assert store.label_names == ("owl", "cat", "bee")
+    assert labels_of(store) == {"cat/1.jpg": 1, "owl/2.jpg": 0}
+    assert len(store["train"].where(is_a="animal")) == 2
+    assert report.notes == ("classes without an image: 1 name (ant)",)
+    assert arraystore.verify(tmp_path / "a.h5", source=folder, classes=table).problems == ()
+    (problem,) = arraystore.verify(
+        tmp_path / "a.h5", source=folder, classes=["owl", "cat", "bee"]
+    ).problems
+    assert "hierarchy" in problem.key
+
+
+def test_class_that_is_not_stated_raises(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", dict.fromkeys(["cat/1.jpg", "dgo/2.jpg"], PICTURE))
+    message = f"{folder}: folder dgo: label 'dgo' is not among the 2 classes (cat, dog); did you"
+    with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
+        convert(folder, tmp_path / "a.h5", classes=["cat", "dog"])
+
+
+def test_classes_that_are_numbers_are_reported(tmp_path: Path) -> None:
+    folder = write_folder(
+        tmp_path / "in", dict.fromkeys(["1/1.jpg", "2/2.jpg", "10/3.jpg"], PICTURE)
+    )
+    report = convert(folder, tmp_path / "a.h5")
+    (note,) = report.notes
+    assert note == (
+        "the classes are numbers, but not the labels: classes are sorted as text, so folder 1 has "
+        "label 0; pass classes=11 (--classes) if the numbers are the labels, a list of the classes "
+        "in their order, or label_space='imagenet2012'"
+    )
+    assert labels_of(arraystore.open(tmp_path / "a.h5")) == {
+        "1/1.jpg": 0,
+        "10/3.jpg": 1,
+        "2/2.jpg": 2,
+    }
+    for options in ({"classes": 11}, {"label_space": "imagenet2012"}):
+        report = convert(folder, tmp_path / "a.h5", **options, overwrite=True)
+        assert labels_of(arraystore.open(tmp_path / "a.h5")) == {
+            "1/1.jpg": 1,
+            "2/2.jpg": 2,
+            "10/3.jpg": 10,
+        }
+        assert not any("sorted as text" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("names", [["0", "1", "2"], ["00", "01", "02"]])
+def test_numbers_in_their_order_are_not_reported(names: list[str], tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"{name}/1.jpg": PICTURE for name in names})
+    source = load(tmp_path)
+    assert source.notes == ()
+    assert source.splits["train"].label.tolist() == [0, 1, 2]
+
+
+def test_class_in_two_normal_forms_is_one(tmp_path: Path) -> None:
+    names = ["train/café/1.jpg", "train/bee/2.jpg", "val/cafe\u0301/3.jpg"]
+    source = load(write_folder(tmp_path, dict.fromkeys(names, PICTURE)))
+    assert source.label_name == ("bee", "café")
+    assert samples(source) == {
+        "train": [("bee/2.jpg", "bee"), ("café/1.jpg", "café")],
+        "val": [("cafe\u0301/3.jpg", "café")],
+    }
+    assert "merged" in source.notes[0]
+
+
+def test_interrupted_conversion_of_another_layout_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "in", dict.fromkeys(["a/1.jpg", "b/2.jpg"], PICTURE))
+    target = tmp_path / "a.zarr"
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    options = {"layout": "class/**/file", "resume": True, "sync": True}
+    with monkeypatch.context() as patch:
+        patch.setattr("arraystore.writing.local.LocalStoreWriter.sealing", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(folder, target, **options)
+    with pytest.raises(ValueError, match="option layout is split/file, but was class/"):
+        convert(folder, target, **{**options, "layout": "split/file"})
+    assert convert(folder, target, **options).splits["train"].num_samples == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "message"),
+    [
+        ("folder:.", {"fields": {"label": "x"}}, "folder:PATH: does not take fields"),
+        ("csv:a.csv", {"layout": "file"}, "csv:PATTERN: does not take layout"),
+        ("imagenet2012", {"layout": "file"}, "imagenet2012: does not take layout"),
+    ],
+)
+def test_option_of_another_source_is_refused(
+    dataset: str, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError, match=f"^{message}$"):
+        arraystore.convert(dataset, tmp_path / "a.h5", **options)
+
+
+def test_command_prints_what_was_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE, "__MACOSX/cat/._1.jpg": b""})
+    arguments = ["convert", f"folder:{folder}", str(tmp_path / "a.h5")]
+    assert main(arguments) == 0
+    assert "1 name (__MACOSX/) hidden or of the system, left out" in capsys.readouterr().out
+    assert main([*arguments, "--overwrite", "--layout", "split/file"]) == 0
+    assert list(arraystore.open(tmp_path / "a.h5")) == ["cat"]
+    assert main([*arguments, "--overwrite", "--layout", "x"]) == 1
+    assert "layout must be split/class/file" in capsys.readouterr().err
