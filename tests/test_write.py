@@ -348,3 +348,13 @@ def test_splits_with_different_classes_are_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(SourceError, match="b: its classes differ from those of the other splits"):
         arraystore.write(tmp_path / "a.zarr", splits, sync=False)
+
+
+def test_table_of_classes_gives_a_hierarchy(tmp_path: Path) -> None:
+    table = tmp_path / "classes.tsv"
+    table.write_text("name\tparent\ncat\tmammal\nowl\tbird\nmole\tmammal\n")
+    records = [{"image": picture(seed=k), "label": name} for k, name in enumerate(("owl", "cat"))]
+    arraystore.write(tmp_path / "a.h5", {"train": records}, classes=table, sync=False)
+    store = arraystore.open(tmp_path / "a.h5")
+    assert store.is_a("mammal").tolist() == [0, 2]
+    assert store["train"].where(is_a="mammal").label.tolist() == [0]

@@ -31,6 +31,7 @@ SPLIT_WORDS: Final = frozenset(
 )
 """Words that name splits, in lower case."""
 
+_IMAGENET_NAME: Final = "ILSVRC2012_val_"
 _IMAGE_WORDS: Final = frozenset(
     {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
 )
@@ -273,7 +274,7 @@ def _guess(where: str, listing: FolderListing) -> tuple[Layout, list[str]]:
         return Layout.parse("split/class/file"), notes
     raise SourceError(
         f"{where}: expected {_EXPECTED}, got {_examples(listing, folders)}; "
-        f"{_remedy(folders, depths)}"
+        f"{_remedy(listing, depths)}"
     )
 
 
@@ -283,9 +284,12 @@ def _are_unlabelled(flat: Sequence[str], folders: Sequence[str]) -> bool:
     return all(name.lower() in _UNLABELLED_WORDS and name not in with_classes for name in flat)
 
 
-def _remedy(folders: Sequence[str], depths: set[int]) -> str:
+def _remedy(listing: FolderListing, depths: set[int]) -> str:
+    folders = list(listing.images)
     if depths == {0}:
         return "pass layout='file' (--layout file) for images without labels"
+    if any(names[0].startswith(_IMAGENET_NAME) for names in listing.images.values()):
+        return "these are images of ImageNet: convert imagenet2012 with manual_dir (--manual-dir)"
     flat = [name for name in folders if name.lower() in SPLIT_WORDS]
     if depths == {1, 2} and flat:
         return (

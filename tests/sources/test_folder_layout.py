@@ -119,6 +119,11 @@ def test_image_elsewhere_than_stated_raises(layout: str, paths: list[str], got: 
         (["cat/1.jpg", "cat/u/v/w/x/y/2.jpg"], "1 as cat/1.jpg and 1 as cat/u", "state what"),
         (["train/n/images/1.jpg"], "1 as train/n/images/1.jpg", "state what .*tiny-imagenet"),
         (
+            ["train/n01440764/1.JPEG", "val/ILSVRC2012_val_00000001.JPEG"],
+            "1 as val/ILSVRC2012_val_00000001.JPEG and 1 as train/n01440764/1.JPEG",
+            r"these are images of ImageNet: convert imagenet2012 with manual_dir",
+        ),
+        (
             ["train/1.jpg", "val/cat/2.jpg"],
             "1 as train/1.jpg and 1 as val/cat/2.jpg",
             r"move the images of 1 name \(train\) into class folders, or pass layout='split/\*\*",
