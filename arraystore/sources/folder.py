@@ -202,14 +202,18 @@ def _classes(
 ) -> tuple[Classes, dict[str, int], list[str]]:
     """Return the classes, the label of each as its folder is named, and what must be reported."""
     stated = as_classes(options.classes)
-    folders = {
-        name: f"folder {path}"
-        for name, path in found.class_folders.items()
-        if stated is None or name not in found.empty
-    }
-    classes, number_of, notes = resolve_names(where, folders, stated)
+    folders = {name: f"folder {path}" for name, path in found.class_folders.items()}
     if stated is not None:
+        for name in found.empty:
+            del folders[name]
+    classes, number_of, notes = resolve_names(where, folders, stated)
+    empty = first_few(sorted(found.empty))
+    if stated is not None:
+        if found.empty:
+            notes.append(f"class folders without an image, left out: {empty}")
         return classes, number_of, notes
+    if found.empty:
+        notes.append(f"classes without an image: {empty}")
     if (note := _number_note(classes.names)) and options.label_space != IMAGENET:
         notes.append(note)
     words = tuple(found.words.get(name) or name for name in classes.names)

@@ -134,7 +134,7 @@ class Arrangement:
     class_folders : dict of str to str
         Each class as its folder is named, and the path of one such folder.
     empty : frozenset of str
-        Those without an image.
+        Those without an image, which no note mentions yet.
     is_nested : bool
         Whether names of classes have several parts, each below the one before.
     words : mapping of str to str
@@ -212,8 +212,6 @@ def arrange(
     labelled = {name for name, inside in splits.items() if any(f.label_name for f in inside)}
     empty = _empty_class_folders(listing, stated, labelled)
     new = {name: folder for name, folder in empty.items() if name not in class_folders}
-    if new:
-        notes.append(f"classes without an image: {first_few(sorted(new))}")
     if left_out := _left_out(listing, empty.values()):
         notes.append(
             "folders without an image are left out, as neither splits nor classes: "
@@ -364,7 +362,6 @@ def _empty_class_folders(
     if not layout.n_classes:
         return {}
     occupied = _above([*listing.images, *(path.rpartition("/")[0] for path in listing.others)])
-    occupied |= _above(path.rpartition("/")[0] for path in listing.unclear)
     found = {}
     for folder in listing.folders:
         if depth_of(folder) == layout.depth and folder not in occupied:

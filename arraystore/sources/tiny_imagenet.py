@@ -99,9 +99,6 @@ def arrange_tiny_imagenet(where: str, listing: FolderListing, read_text: ReadTex
             f"{where}: {first_few(unknown)} found as classes, but not listed in {WNIDS}; move what "
             "does not belong to the data set"
         )
-    empty = frozenset(listed.keys() - class_folders)
-    if empty:
-        notes.append(f"classes without an image: {first_few(sorted(empty))}")
     notes.insert(
         0,
         f"read as Tiny ImageNet (layout='tiny-imagenet'): classes are the wnids in sorted order, "
@@ -110,7 +107,7 @@ def arrange_tiny_imagenet(where: str, listing: FolderListing, read_text: ReadTex
     return Arrangement(
         splits={name: splits[name] for name in sorted(splits)},
         class_folders={**listed, **class_folders},
-        empty=empty,
+        empty=frozenset(listed.keys() - class_folders),
         words=dict(_pair(line) for line in tables.get(WORDS, ())),
         notes=tuple(notes),
     )

@@ -545,7 +545,7 @@ def test_table_of_classes_gives_order_and_hierarchy(tmp_path: Path) -> None:
     assert store.label_names == ("owl", "cat", "bee")
     assert labels_of(store) == {"cat/1.jpg": 1, "owl/2.jpg": 0}
     assert len(store["train"].where(is_a="animal")) == 2
-    assert report.notes == ("classes without an image: 1 name (ant)",)
+    assert report.notes == ("class folders without an image, left out: 1 name (ant)",)
     assert arraystore.verify(tmp_path / "a.h5", source=folder, classes=table).problems == ()
     (problem,) = arraystore.verify(
         tmp_path / "a.h5", source=folder, classes=["owl", "cat", "bee"]

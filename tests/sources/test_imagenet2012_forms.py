@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import tarfile
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from arraystore.sources.imagenet2012_forms import KINDS, find_forms
 from arraystore.sources.registry import load_source
 from arraystore.writing import journal, store_writer
 from arraystore.writing.fill import fill
+from tests.sources.forms import write_tar
 from tests.sources.imagenet_forms import (
     CMYK,
     FORMS,
@@ -281,6 +283,29 @@ def test_hidden_and_other_files_are_left_out_and_named(tmp_path: Path) -> None:
     ) in source.notes
     assert "train: 1 name (notes.txt) without the suffix of an image, left out" in source.notes
     assert "validation: 1 name (Thumbs.db) hidden or of the system, left out" in source.notes
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern", "compression"),
+    [
+        ("class archives", "n01440764.tar", ""),
+        ("tar.gz", "train*.tar.gz", "gz"),
+        ("webdataset", "*train*.tar", ""),
+    ],
+)
+def test_system_members_of_archives_are_counted(
+    form: str, pattern: str, compression: str, tmp_path: Path
+) -> None:
+    draw_form(tmp_path, form)
+    path = min(tmp_path.rglob(pattern))
+    with tarfile.open(path, f"r:{compression}") as archive:  # type: ignore[call-overload]
+        members = [(info.name, archive.extractfile(info).read()) for info in archive]
+    write_tar(path, [("._n01440764_3.JPEG", b"x"), *members], f"w:{compression}")
+    spool = tmp_path / "spool"
+    source = load_source("imagenet2012", manual_dir=tmp_path, partial=True, spool=spool)
+    assert set(source.splits["train"].file_name) == set(TRAIN)
+    (note,) = (note for note in source.notes if "of the system" in note)
+    assert note.startswith("train: 1 ")
 
 
 # Labels that contradict the names

@@ -10,9 +10,10 @@ import pytest
 import arraystore
 from arraystore.cli.commands import main
 from arraystore.errors import SourceError
-from arraystore.sources.imagenet2012_tables import wnids, words
+from arraystore.sources.imagenet2012_tables import hierarchy, wnids, words
 from arraystore.sources.label_space import in_label_space
 from arraystore.sources.registry import load_source
+from arraystore.sources.source_options import SourceOptions
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
@@ -100,6 +101,19 @@ def test_stated_label_space_refuses_other_classes(
     )
     with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):
         in_label_space(load_source(f"folder:{root}"), "imagenet2012")
+
+
+def test_hierarchy_that_is_stated_is_kept(tmp_path: Path) -> None:
+    root = photos(tmp_path / "few", [wnids()[5], wnids()[2]])
+    table = tmp_path / "classes.tsv"
+    table.write_text(f"name\tparent\n{wnids()[2]}\tfish\n{wnids()[5]}\tfish\n")
+    own = load_source(f"folder:{root}", options=SourceOptions(classes=table))
+    assert in_label_space(own, "auto") is own
+    assert own.hierarchy is not None
+    assert own.hierarchy.names == ("fish",)
+    stated = in_label_space(own, "imagenet2012")
+    assert (stated.label_name, stated.hierarchy) == (wnids(), hierarchy())
+    assert in_label_space(stated, "imagenet2012") is stated
 
 
 def test_unknown_label_space_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import arraystore
 from arraystore.errors import SourceError
+from arraystore.sources.folder import load
 from arraystore.sources.folder_listing import listing_of
 from arraystore.sources.tiny_imagenet import arrange_tiny_imagenet, is_tiny_imagenet
 from tests.support import picture, write_folder
@@ -95,11 +96,16 @@ def test_validation_images_in_class_folders(tmp_path: Path) -> None:
 
 
 def test_class_of_the_list_without_images_keeps_its_label() -> None:
-    found = arranged(IMAGES[:2] + IMAGES[4:])
+    found = arranged(IMAGES[:2])
     assert sorted(found.class_folders) == sorted(WNIDS)
-    assert "classes without an image: 1 name (n01443537)" not in found.notes  # it has one in val
-    alone = arranged(IMAGES[:2])
-    assert alone.notes[-1] == "classes without an image: 2 names (n01443537, n01629819)"
+    assert found.empty == {"n01443537", "n01629819"}
+
+
+def test_tables_are_compared_with_their_earlier_state(tmp_path: Path) -> None:
+    source = load(drawn(tmp_path))
+    assert source.states.paths[len(source.files) :] == tuple(
+        f"{tmp_path}/{name}" for name in ("wnids.txt", "words.txt", "val/val_annotations.txt")
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,6 +133,11 @@ def test_class_of_the_list_without_images_keeps_its_label() -> None:
             IMAGES,
             TABLES | {"val/val_annotations.txt": "val_0.JPEG n01629819\n"},
             "val/val_annotations.txt: line 1: expected the name of an image and its wnid, once",
+        ),
+        (
+            IMAGES,
+            TABLES | {"val/val_annotations.txt": "val_0.JPEG\tn01629819\nval_0.JPEG\tn02124075\n"},
+            "val/val_annotations.txt: line 2: expected the name of an image and its wnid, once",
         ),
     ],
 )
