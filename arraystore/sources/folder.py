@@ -214,12 +214,22 @@ def _classes(
         return classes, number_of, notes
     if found.empty:
         notes.append(f"classes without an image: {empty}")
+    notes += _case_notes(classes.names)
     if (note := _number_note(classes.names)) and options.label_space != IMAGENET:
         notes.append(note)
     words = tuple(found.words.get(name) or name for name in classes.names)
     if not found.is_nested:
         return Classes(classes.names, words), number_of, notes
     return _nested(classes.names), number_of, notes
+
+
+def _case_notes(names: Sequence[str]) -> list[str]:
+    """Return a note on classes that differ only in the case of letters, if there are any."""
+    same: dict[str, list[str]] = {}
+    for name in names:
+        same.setdefault(name.casefold(), []).append(name)
+    some = [name for names in same.values() if len(names) > 1 for name in names]
+    return [f"classes that differ only in the case of letters: {first_few(some)}"] if some else []
 
 
 def _number_note(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ that suggest something else are an error.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -301,13 +302,17 @@ def _remedy(listing: FolderListing, depths: set[int]) -> str:
 
 
 def _refuse_other_words(where: str, folders: Sequence[str], layout: str) -> None:
-    """Refuse class folders that are named like splits, or all of them like ``images``."""
-    names = {path: path.rpartition("/")[2].lower() for path in folders}
-    if named := [path for path, name in names.items() if name in SPLIT_WORDS]:
+    """Refuse class folders that are named like splits, or all of a split like ``images``."""
+    names_of: dict[str, set[str]] = {}
+    for path in folders:
+        above, _, name = path.rpartition("/")
+        names_of.setdefault(above, set()).add(name.lower())
+    unnamed = {above for above, names in names_of.items() if names <= _IMAGE_WORDS}
+    if named := [path for path in folders if path.rpartition("/")[2].lower() in SPLIT_WORDS]:
         other = "split/file" if layout == "class/file" else "split/**/file"
         what = "have names of splits"
-    elif _IMAGE_WORDS.issuperset(names.values()):
-        named, other = list(folders), "**/file" if layout == "class/file" else "split/**/file"
+    elif named := [path for path in folders if path.rpartition("/")[0] in unnamed]:
+        other = "**/file" if layout == "class/file" else "split/**/file"
         what = "are not named like one"
     else:
         return
@@ -326,26 +331,32 @@ def _check_split_folders(where: str, folders: Sequence[str]) -> list[str]:
     classes_of: dict[str, set[str]] = {}
     for folder in folders:
         top, _, name = folder.partition("/")
-        classes_of.setdefault(top, set()).add(name)
-    odd = [top for top in classes_of if not _has_split_word(top)]
+        classes_of.setdefault(top, set()).add(unicodedata.normalize("NFC", name))
     n_splits_of = Counter(name for names in classes_of.values() for name in names)
-    strangers = [top for top in odd if all(n_splits_of[name] == 1 for name in classes_of[top])]
-    if not odd:
-        return []
-    if not strangers and (len(n_splits_of) > 1 or len(odd) < len(classes_of)):
-        note = (
+    alone = [
+        top for top, names in classes_of.items() if all(n_splits_of[name] == 1 for name in names)
+    ]
+    odd = [top for top in classes_of if not _has_split_word(top)]
+    if odd and (
+        not set(odd).isdisjoint(alone) or (len(n_splits_of) == 1 and len(odd) == len(classes_of))
+    ):
+        examples = [f"{top}/{min(classes_of[top])}" for top in odd if not alone or top in alone]
+        raise SourceError(
+            f"{where}: whether {first_few(examples)} are SPLIT/CLASS or CLASS/FOLDER is not clear, "
+            "because the first is not named like a split, or shares no class with another; pass "
+            "layout='split/class/file' (--layout), or 'class/**/file' if folders below a class do "
+            "not count, or move what does not belong to the data set"
+        )
+    notes = []
+    if odd:
+        notes.append(
             f"{first_few(odd)} taken for splits, though not named like one; "
             "layout='split/class/file' (--layout) states that, 'class/**/file' that they are "
             "classes"
         )
-        return [note]
-    examples = [f"{top}/{min(classes_of[top])}" for top in strangers or odd]
-    raise SourceError(
-        f"{where}: whether {first_few(examples)} are SPLIT/CLASS or CLASS/FOLDER is not clear, "
-        "because the first is not named like a split and shares no class with another; pass "
-        "layout='split/class/file' (--layout), or 'class/**/file' if folders below a class do not "
-        "count, or move what does not belong to the data set"
-    )
+    if alone and len(classes_of) > 1:
+        notes.append(f"splits without a class that another split has: {first_few(alone)}")
+    return notes
 
 
 def _has_split_word(name: str) -> bool:

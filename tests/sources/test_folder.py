@@ -22,6 +22,7 @@ from arraystore.reading.read_ahead import ahead
 from arraystore.sources.folder import load
 from arraystore.sources.folder_layout import arrange
 from arraystore.sources.folder_listing import listing_of
+from arraystore.sources.junk import is_junk
 from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.open_files import OpenFile
 from arraystore.writing import plan
@@ -78,7 +79,10 @@ def test_folder_of_class_file_is_one_train_split(tmp_path: Path) -> None:
 def test_classes_of_all_splits_are_sorted(suffix: str, tmp_path: Path) -> None:
     names = ["a/zebra/1.jpg", "a/Zebra/1.jpg", "b/ant/1.jpg", "b/zebra/1.jpg", "b/été/1.jpg"]
     write_folder(tmp_path / "in", dict.fromkeys(names, PICTURE))
-    convert(tmp_path / "in", tmp_path / f"out{suffix}")
+    report = convert(tmp_path / "in", tmp_path / f"out{suffix}")
+    assert report.notes[0] == (
+        "classes that differ only in the case of letters: 2 names (Zebra, zebra)"
+    )
     store = arraystore.open(tmp_path / f"out{suffix}")
     assert store.info.label_names == store.info.label_words == ("Zebra", "ant", "zebra", "été")
     assert store["a"].label.tolist() == [0, 2]
@@ -236,12 +240,12 @@ def stored_samples(store: arraystore.Store) -> dict[str, tuple[str, bytes]]:
 
 
 parts = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
-visible = parts.filter(lambda part: part[0] != "." and len(part.encode()) < 200)
+visible = parts.filter(lambda part: not is_junk(part) and len(part.encode()) < 200)
 
 
 @every_suffix
 @settings(
-    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(names=st.sets(st.tuples(visible, visible), min_size=1, max_size=6))
 def test_random_names_are_kept(
@@ -249,7 +253,9 @@ def test_random_names_are_kept(
 ) -> None:
     folder = tmp_path_factory.mktemp("drawn")
     files = {f"{of}/{name}.jpg": PICTURE for of, name in names}
-    convert(write_folder(folder / "in", files), folder / f"out{suffix}")
+    # Hypothesis also draws names such as "train", which only a stated layout accepts as classes.
+    write_folder(folder / "in", files)
+    convert(folder / "in", folder / f"out{suffix}", layout="class/file")
     expected = {name: (class_of(name), data) for name, data in files.items()}
     assert stored_samples(arraystore.open(folder / f"out{suffix}")) == expected
 

@@ -162,14 +162,8 @@ def test_folder_without_images_is_neither_split_nor_class() -> None:
 
 @pytest.mark.parametrize("layout", [None, "split/class/file"])
 def test_empty_class_folder_of_a_split_is_a_class(layout: str | None) -> None:
-    paths = [
-        "train/cat/1.jpg",
-        "train/bee/",
-        "train/notes/a.txt",
-        "val/ant/",
-        "val/cat/",
-        "val/dog/2.jpg",
-    ]
+    images = ["train/cat/1.jpg", "train/dog/2.jpg", "val/dog/3.jpg"]
+    paths = [*images, "train/bee/", "train/notes/a.txt", "val/ant/", "val/cat/"]
     found = arrange("in", listing_of([*paths, "test/fox/"]), layout)
     assert sorted(found.class_folders) == ["ant", "bee", "cat", "dog"]
     assert found.empty == {"ant", "bee"}  # and not cat, which train has
@@ -207,6 +201,11 @@ def test_folder_of_the_system_is_not_a_class(junk: str) -> None:
             ["images/1.jpg"],
             "1 name (images) would be classes, but are not named like one",
             *("**/file", "class/file"),
+        ),
+        (
+            ["train/cat/1.jpg", "train/dog/2.jpg", "val/images/3.jpg"],
+            "1 name (val/images) would be classes, but are not named like one",
+            *("split/**/file", "split/class/file"),
         ),
         (
             ["train/images/1.jpg", "val/images/2.jpg", "train/labels/1.txt"],
@@ -255,6 +254,14 @@ def test_splits_of_other_names_that_share_classes_are_reported() -> None:
         "2 names (fold1, fold2) taken for splits, though not named like one; "
         "layout='split/class/file' (--layout) states that, 'class/**/file' that they are classes"
     )
+
+
+def test_split_that_shares_no_class_is_reported() -> None:
+    found = arrange("in", listing_of(["train/cat/1.jpg", "train/dog/2.jpg", "val/flat/3.jpg"]))
+    assert found.notes == ("splits without a class that another split has: 2 names (train, val)",)
+    paths = ["train/caf\u00e9/1.jpg", "train/bee/2.jpg", "val/cafe\u0301/3.jpg"]
+    assert arrange("in", listing_of(paths)).notes == ()
+    assert arrange("in", listing_of(["train/cat/1.jpg"])).notes == ()
 
 
 def test_test_split_without_class_folders_has_no_labels() -> None:
