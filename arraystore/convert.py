@@ -18,8 +18,6 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from arraystore._arguments import ON_ERROR, as_path, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
 from arraystore.errors import FormatError, StorageError, escaped
@@ -571,7 +569,7 @@ def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, S
 def _images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
     """Return the images of a split as ranges of the source's files and of the spool."""
     table = plan.table
-    states = source.states.take(np.arange(len(source.files)))
+    states = source.states.first(len(source.files))
     if len(source.files) in table.file:
         states = states.joined(FileStates.of([str(spool)]))
     return FileRanges(states.paths, table.file, table.offset, table.nbytes, states)

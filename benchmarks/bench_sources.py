@@ -10,8 +10,8 @@ with the libraries that define the forms, and converts each to Zarr without a sy
 each time, whose start and imports are part of its time. With ``--check-images`` each image is
 decoded as well.
 
-``memory`` converts as many tiny records as ImageNet has images, from Parquet, from TFRecord, from
-WebDataset and from a generator, and prints the peak resident memory of each process.
+``memory`` converts as many tiny records as ImageNet has images, from files, from Parquet, from
+TFRecord, from WebDataset and from a generator, and prints the peak resident memory of each process.
 """
 
 import argparse
@@ -86,6 +86,18 @@ def write_folder(folder: Path, samples: Samples) -> None:
         path = folder / "train" / name.partition("_")[0] / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+def write_extracted(folder: Path, samples: Samples) -> None:
+    """Write the images as training images of ImageNet, extracted."""
+    from arraystore.sources.imagenet2012_tables import wnids
+
+    (folder / "val").mkdir()
+    for wnid in wnids():
+        (folder / "train" / wnid).mkdir(parents=True)
+    for i, (_, _, data) in enumerate(samples):
+        wnid = wnids()[i % len(wnids())]
+        (folder / "train" / wnid / f"{wnid}_{i}.JPEG").write_bytes(data)
 
 
 def write_table(folder: Path, samples: Samples) -> None:
@@ -190,8 +202,9 @@ FORMS: Final = (
     Form("ArrayRecord", write_array_record, "array_record:{}", COUNTED),
     Form("Python records", write_records, "", COUNTED),
 )
+EXTRACTED: Final = Form("extracted ImageNet", write_extracted, "imagenet2012", {"partial": True})
 BOUNDED: Final[dict[str, Callable[[Path, Samples], None]]] = {
-    "folder": write_folder,
+    EXTRACTED.name: write_extracted,
     "Parquet": partial(write_parquet, per_file=100_000),
     "TFRecord": write_tfrecord,
     "WebDataset": write_wds,
@@ -207,7 +220,8 @@ def convert(form: Form, folder: Path, samples: Callable[[], Samples], target: Pa
 
     if form.dataset:
         dataset = form.dataset.format(folder)
-        report = arraystore.convert(dataset, target, sync=False, **form.options)
+        options = {**form.options, "manual_dir": folder} if form == EXTRACTED else form.options
+        report = arraystore.convert(dataset, target, sync=False, **options)
     else:
         records = ({"image": d, "label": k, "file_name": n} for n, k, d in samples())
         report = arraystore.write(target, {"train": records}, sync=False, **form.options)
@@ -280,7 +294,7 @@ def measure_memory(folder: Path, n_records: int, names: Sequence[str]) -> None:
     """Print the peak memory of converting many tiny records."""
     samples = partial(tiny_records, n_records)
     print(f"{n_records:,} records of {len(TINY)} bytes")
-    for form in FORMS:
+    for form in (EXTRACTED, *FORMS):
         if form.name in BOUNDED and form.name in names:
             place = folder / f"tiny-{form.name.replace(' ', '-')}"
             written = form._replace(write=BOUNDED[form.name])
@@ -312,7 +326,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--check-images", action="store_true", help="decode each image (speed)")
     parser.add_argument("--records", type=int, default=N_IMAGENET, help="number (memory)")
-    names = [form.name for form in FORMS]
+    names = [form.name for form in (EXTRACTED, *FORMS)]
     parser.add_argument("--form", action="append", choices=names, help="only this one; repeatable")
     options = parser.parse_args()
     names = options.form or names

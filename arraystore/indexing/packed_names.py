@@ -8,7 +8,7 @@ import fnmatch
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, Self, overload
 
 import numpy as np
 from typing_extensions import override
@@ -28,6 +28,9 @@ _FEW: Final = 256
 
 _PIECE: Final = 2**14
 """Names that are Python objects at a time."""
+
+_LONG_NBYTES: Final = 4096
+"""Names that are longer than this on average are not read together."""
 
 _WILDCARDS: Final = re.compile(r"[*?[]")
 
@@ -63,6 +66,9 @@ class PackedNames(Sequence[str]):
     ('é.png', ['b.jpg', 'a.jpg'], ['é.png', 'b.jpg'])
     """
 
+    errors = "strict"
+    """How bytes that are not UTF-8 are decoded."""
+
     def __init__(self, data: bytes | bytearray, start: NDArray[Any] | None = None) -> None:
         if start is None:
             stop = np.flatnonzero(np.frombuffer(data, np.uint8) == 0)
@@ -78,11 +84,11 @@ class PackedNames(Sequence[str]):
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, index: slice) -> PackedNames: ...
+    def __getitem__(self, index: slice) -> Self: ...
     @override
-    def __getitem__(self, index: int | slice) -> str | PackedNames:
+    def __getitem__(self, index: int | slice) -> str | Self:
         if isinstance(index, slice):
-            return PackedNames(self.data, self.start[index])
+            return type(self)(self.data, self.start[index])
         return self._at(int(self.start[index]))
 
     @override
@@ -90,18 +96,24 @@ class PackedNames(Sequence[str]):
         for first in range(0, len(self), _PIECE):
             yield from self._some(self.start[first : first + _PIECE])
 
-    def take(self, positions: Ints) -> PackedNames:
+    def take(self, positions: Ints) -> Self:
         """Return some of the names, in the order of `positions`."""
-        return PackedNames(self.data, self.start[positions])
+        return type(self)(self.data, self.start[positions])
 
     def _some(self, start: NDArray[Any]) -> Iterable[str]:
         begin, end = int(start[0]), self.data.index(0, int(start[-1]))
-        if (start[1:] > start[:-1]).all() and self.data.count(0, begin, end) == len(start) - 1:
-            return self.data[begin:end].decode().split("\0")  # consecutive names
+        is_dense = begin < end < begin + _LONG_NBYTES * len(start)
+        if (
+            is_dense
+            and (start[1:] > start[:-1]).all()
+            and self.data.count(0, begin, end) == len(start) - 1
+        ):
+            text = self.data[begin:end].decode(errors=self.errors)
+            return text.split("\0")  # consecutive names
         return map(self._at, start.tolist())
 
     def _at(self, start: int) -> str:
-        return self.data[start : self.data.index(0, start)].decode()
+        return self.data[start : self.data.index(0, start)].decode(errors=self.errors)
 
 
 def is_pattern(text: str) -> bool:

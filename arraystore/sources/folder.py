@@ -25,6 +25,7 @@ from arraystore.sources.sample_table import SampleTable, Source, check_names, fi
 from arraystore.sources.source_options import SourceOptions
 from arraystore.sources.tiny_imagenet import TABLES, arrange_tiny_imagenet, is_tiny_imagenet
 from arraystore.storage.file_states import FileStates
+from arraystore.storage.packed_paths import PathView
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,7 +179,7 @@ def _source(
         citation="",
         label_name=classes.names,
         label_words=classes.words,
-        files=tuple(map(Path, samples.paths)),
+        files=PathView(states.paths),
         splits={
             name: split.table(firsts[name], len(samples.paths), states)
             for name, split in splits.items()

@@ -49,6 +49,7 @@ from arraystore.sources.subset_list import SubsetList, find_subset_list
 from arraystore.sources.tar import Archive, TarMembers, next_header, open_archive, walk
 from arraystore.storage.file_states import NO_FILES, FileStates
 from arraystore.storage.open_files import open_file
+from arraystore.storage.packed_paths import PathView
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -200,10 +201,10 @@ def load(
         if lack:
             lacks.append(f"{found.origin[0]}: {lack}")
     damage = [unread for found in read.values() for unread in found.damage]
-    files = [path for found in read.values() for path in found.files]
+    n_files = sum(len(found.files) for found in read.values())
     tables, first = {}, 0
     for split, found in read.items():
-        tables[split] = found.table(first, len(files))
+        tables[split] = found.table(first, n_files)
         first += len(found.files)
     selections, lists, notes = _smaller_subsets(config, folder, tables)
     lists = [*([subset] if subset else []), *lists]
@@ -222,7 +223,7 @@ def load(
         citation=_CITATION + (_SUBSET_CITATION if subset else ""),
         label_name=wnids(),
         label_words=words(),
-        files=tuple(files),
+        files=PathView(all_states.first(n_files).paths),
         splits=tables,
         origins=tuple(origins),
         selections=selections,

@@ -12,7 +12,6 @@ import os
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -48,9 +47,11 @@ from arraystore.sources.tfrecord import open_records
 from arraystore.sources.train_example import Feature, parse_example
 from arraystore.sources.webdataset import samples_of
 from arraystore.storage.file_states import FileState, FileStates, state_of
+from arraystore.storage.packed_paths import PackedPaths, PathView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from arraystore._typing import Ints
     from arraystore.sources.imagenet2012_forms import Form
@@ -72,7 +73,7 @@ class SplitImages:
 
     Attributes
     ----------
-    files : tuple of Path
+    files : sequence of Path
         Files that hold images.
     states : FileStates
         Of `files`, before they were read.
@@ -88,7 +89,7 @@ class SplitImages:
         See `Source`.
     """
 
-    files: tuple[Path, ...]
+    files: Sequence[Path]
     states: FileStates
     file_name: PackedNames
     label: Ints
@@ -161,7 +162,7 @@ class _Reading:
         """Return what was added."""
         total = int(states.values[:, 0].sum())
         return SplitImages(
-            files=tuple(files),
+            files=files,
             states=states,
             file_name=PackedNames(self.names),
             label=np.frombuffer(self.label, np.int64),
@@ -233,7 +234,7 @@ def _read_folders(
     """List images that are files of their own."""
     root, split = reading.form.path, reading.form.split
     listed = _Listing(str(root), split)
-    paths: list[str] = []
+    paths = bytearray()
     for folder in listing(listed):
         stated = None
         if folder.label != NOT_STATED:
@@ -242,17 +243,17 @@ def _read_folders(
             folder.path, folder.names, stated, stated_by="class folder"
         )
         for number, (i, name, k) in enumerate(
-            zip(rows.tolist(), names, label.tolist(), strict=True), len(paths)
+            zip(rows.tolist(), names, label.tolist(), strict=True), len(reading.label)
         ):
             reading.names += name.encode() + b"\0"
             reading.label.append(k)
             reading.file.append(number)
             reading.offset.append(0)
-            paths.append(f"{folder.path}/{folder.names[i]}")
+            paths += f"{folder.path}/{folder.names[i]}\0".encode(errors=PackedPaths.errors)
     FileStates.known(listed.states).check()
-    states = FileStates.of(paths)
+    states = FileStates.of(PackedPaths(paths))
     reading.nbytes.frombytes(states.values[:, 0].tobytes())
-    return reading.images([Path(path) for path in paths], states, listed.notes())
+    return reading.images(PathView(states.paths), states, listed.notes())
 
 
 @dataclass(frozen=True, slots=True)

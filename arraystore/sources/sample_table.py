@@ -36,7 +36,7 @@ class SampleTable:
     label : ndarray of int64, shape (n,)
         Index of the class, or -1.
     file : ndarray of int32, shape (n,)
-        Index into `Source.places` of the file that holds the encoded image.
+        Number of the file that holds the encoded image; see `Source.place`.
     offset, nbytes : ndarray of int64, shape (n,)
         Offset and length of the image in this file, in bytes.
     extra : mapping of str to ndarray of int64, shape (n,)
@@ -77,7 +77,7 @@ class Source:
         For users of the store; `citation` is BibTeX.
     label_name, label_words : tuple of str
         Class ids, and their human-readable names; label k is element k.
-    files : tuple of Path
+    files : sequence of Path
         The files that hold encoded images.
     splits : mapping of str to SampleTable
         In the order in which they are stored.
@@ -118,7 +118,7 @@ class Source:
     citation: str
     label_name: tuple[str, ...]
     label_words: tuple[str, ...]
-    files: tuple[Path, ...]
+    files: Sequence[Path]
     splits: Mapping[str, SampleTable]
     origins: tuple[tuple[str, int], ...]
     selections: Mapping[str, Mapping[str, Ints]] = field(default_factory=dict)
@@ -133,10 +133,9 @@ class Source:
     faults: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     parts: Mapping[str, Sequence[tuple[int, str]]] = field(default_factory=dict)
 
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """The files that `SampleTable.file` indexes: `files`, and the spool if there is one."""
-        return self.files if self.spool is None else (*self.files, self.spool)
+    def place(self, number: int) -> Path:
+        """Return the file that a number in `SampleTable.file` stands for."""
+        return self.spool if self.spool and number == len(self.files) else self.files[number]
 
     def location(self, split: str, i: int) -> str:
         """Return a name for the origin of a sample, for messages."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from arraystore.errors import SourceChangedError, SourceError
+from arraystore.storage.packed_paths import PackedPaths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -93,13 +94,13 @@ class FileStates:
 
     Attributes
     ----------
-    paths : tuple of str
+    paths : PackedPaths
         The files.
     values : ndarray of int64, shape (n, 5)
         The `FileState` of each, as a row.
     """
 
-    paths: tuple[str, ...]
+    paths: PackedPaths
     values: NDArray[np.int64]
 
     @classmethod
@@ -117,14 +118,15 @@ class FileStates:
                 values[i] = state_of(path)
             except (FileNotFoundError, NotADirectoryError):
                 raise gone(path) from None
-        return cls(tuple(paths), values)
+        return cls(PackedPaths.of(paths), values)
 
     @classmethod
     def known(cls, states: Sequence[tuple[str, FileState]]) -> FileStates:
         """Return states that were taken earlier, each with its path."""
         values = np.array([state for _, state in states], np.int64)
         return cls(
-            tuple(path for path, _ in states), values.reshape(len(states), len(FileState._fields))
+            PackedPaths.of(path for path, _ in states),
+            values.reshape(len(states), len(FileState._fields)),
         )
 
     def __len__(self) -> int:
@@ -138,11 +140,17 @@ class FileStates:
 
     def joined(self, other: FileStates) -> FileStates:
         """Return these states followed by others."""
-        return FileStates(self.paths + other.paths, np.concatenate([self.values, other.values]))
+        return FileStates(
+            self.paths.joined(other.paths), np.concatenate([self.values, other.values])
+        )
+
+    def first(self, n: int) -> FileStates:
+        """Return the states of the first `n` files, as a view."""
+        return FileStates(self.paths[:n], self.values[:n])
 
     def take(self, rows: NDArray[np.int64]) -> FileStates:
-        """Return the states of some files."""
-        return FileStates(tuple(self.paths[i] for i in rows), self.values[rows])
+        """Return the states of some files, without the memory of the others."""
+        return FileStates(PackedPaths.of(iter(self.paths.take(rows))), self.values[rows])
 
     def check(self) -> None:
         """Check that all files are unchanged.
@@ -153,7 +161,7 @@ class FileStates:
             If one has changed, or is absent.
         """
         for first in range(0, len(self), _BATCH):
-            paths = self.paths[first : first + _BATCH]
+            paths = list(self.paths[first : first + _BATCH])
             now = np.array([_state_now(path) for path in paths], np.int64)
             differs = np.flatnonzero(np.any(now != self.values[first : first + _BATCH], axis=1))
             if len(differs):

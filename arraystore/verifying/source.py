@@ -86,7 +86,7 @@ class SourceCheck:
         if reason := self._source.faults.get(self._split, {}).get(i):
             return f"its source cannot be read: {reason}"
         path, offset, nbytes = (int(c[i]) for c in (table.file, table.offset, table.nbytes))
-        file = open_file(str(self._source.places[path]))
+        file = open_file(str(self._source.place(path)))
         origin = read_at(file, offset, nbytes)
         if name not in self._reencoded:
             is_same = len(origin) == len(data) and np.array_equal(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,7 +52,7 @@ def of_source(source: Source) -> Fingerprint:
     """Return the parts that are known before images are probed: sizes, times, inodes of files."""
     totals = {f"{name} (total)": f"{nbytes:,} bytes" for name, nbytes in source.origins}
     named = {"name": source.name, "config": source.config, "version": source.version}
-    files = source.states.take(np.arange(len(source.files)))
+    files = source.states.first(len(source.files))
     content = {"of images from Python": source.content} if source.content else {}
     return {
         "data set": named,
@@ -89,21 +90,24 @@ def _files(states: FileStates) -> dict[str, str]:
     if not states:
         return {}
     root = os.path.commonpath({name.rpartition("/")[0] for name in states.paths}).rstrip("/") + "/"
-    names = [name.removeprefix(root) for name in states.paths]
-    if len(names) <= _MAX_FILES:
+    names = (name.removeprefix(root) for name in states.paths)
+    if len(states) <= _MAX_FILES:
         return {
             name: f"{state.nbytes:,} bytes of {state.date}"
             for name, state in zip(names, states, strict=True)
         }
-    folders: dict[str, list[int]] = {}
+    folders: dict[str, array[int]] = {}
     for i, name in enumerate(names):
-        folders.setdefault(name.rpartition("/")[0] or ".", []).append(i)
-    sizes_and_times = states.values[:, :3]
+        folders.setdefault(name.rpartition("/")[0] or ".", array("q")).append(i)
     return {
-        folder: f"{len(rows):,} files, "
-        + _digest([*(names[i] for i in rows), sizes_and_times[rows].tobytes()])
+        folder: f"{len(rows):,} files, " + _files_digest(states, root, np.array(rows))
         for folder, rows in folders.items()
     }
+
+
+def _files_digest(states: FileStates, root: str, rows: NDArray[np.int64]) -> str:
+    names = (name.removeprefix(root) for name in states.paths.take(rows))
+    return _digest(chain(names, [states.values[rows, :3].tobytes()]))
 
 
 def _plan_digest(plan: SplitPlan) -> str:

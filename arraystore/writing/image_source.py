@@ -14,6 +14,8 @@ from arraystore.storage.file_states import NO_FILES, FileStates, gone
 from arraystore.storage.open_files import OpenFile, open_file, read_into
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from arraystore._typing import Ints
@@ -83,7 +85,7 @@ class FileRanges:
 
     Attributes
     ----------
-    files : tuple of str
+    files : sequence of str
         Paths of the files.
     file, offset, nbytes : ndarray of integers, shape (n,)
         Each image is the bytes ``[offset, offset + nbytes)`` of ``files[file]``.
@@ -91,7 +93,7 @@ class FileRanges:
         Expected states of `files` when they are opened.
     """
 
-    files: tuple[str, ...]
+    files: Sequence[str]
     file: NDArray[np.integer[Any]]
     offset: Ints
     nbytes: Ints
@@ -102,8 +104,8 @@ class FileRanges:
         """See `ImageSource`."""
         rows = slice(first, last)
         used, file = np.unique(self.file[rows], return_inverse=True)
-        files = tuple(self.files[i] for i in used)
         states = self.states.take(used) if self.states else self.states
+        files = states.paths if self.states else tuple(self.files[i] for i in used)
         return FileRanges(files, file, self.offset[rows], self.nbytes[rows], states)
 
     def location(self, i: int) -> str:

@@ -150,8 +150,8 @@ def plan_split(
         i, *others = sorted(faults)
         names = [table.file_name[j] for j in others]
         raise SourceError(
-            f"{_location(source, name, i)}: {faults[i]} (split {name})"
-            + (f"; {len(others)} more in {name}: {first_few(names)}" if others else "")
+            f"{_location(source, name, i)}: {faults[i]}"
+            + (f"; {len(others)} more in {name}: {first_few(names)}" if others else f" (in {name})")
             + "; pass on_error='skip' (--on-error skip) to leave such images out"
         )
     keep = np.delete(np.arange(len(table)), sorted(faults))
@@ -217,7 +217,7 @@ def _n_probers(source: Source, table: SampleTable) -> int:
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     places = zip(*(column.tolist() for column in columns), strict=True)
     files = (
-        (_opened(source.places[number]), offset) for number, offset, nbytes in places if nbytes
+        (_opened(source.place(number)), offset) for number, offset, nbytes in places if nbytes
     )
     cached = (
         file.is_cached(offset, unknown=False)
@@ -232,7 +232,6 @@ def _probe_rows(
 ) -> list[ImageHeader | str]:
     """Return the header of each image in some rows, or its fault."""
     found: list[ImageHeader | str] = []
-    files = source.places
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     opened = -1
     file: OpenFile | str = ""
@@ -241,7 +240,7 @@ def _probe_rows(
             found.append("is empty (0 bytes)")
             continue
         if number != opened:
-            file, opened = _opened(files[number]), number
+            file, opened = _opened(source.place(number)), number
         if not isinstance(file, OpenFile):
             found.append(file)
             continue
@@ -278,7 +277,7 @@ def _reencode(
     """Append images as RGB JPEGs to the spool; return offset and size of each row there."""
     spooled = {}
     for i in rows:
-        origin = open_file(str(source.places[table.file[i]]))
+        origin = open_file(str(source.place(int(table.file[i]))))
         try:
             data = reencode_as_jpeg(read_at(origin, int(table.offset[i]), int(table.nbytes[i])))
         except ValueError as error:
@@ -302,5 +301,5 @@ def _location(source: Source, split: str, i: int) -> str:
     name = table.file_name[i]
     if table.file[i] == len(source.files):  # the spool, which is gone when this is read
         return f"{source.location(split, i)}: {name}"
-    path, offset = source.places[table.file[i]], int(table.offset[i])
+    path, offset = source.place(int(table.file[i])), int(table.offset[i])
     return f"{path}" if offset == 0 else f"{path}: {name} (at byte {offset:,})"

@@ -77,7 +77,7 @@ def test_spool_is_used_where_images_are_no_byte_range(
     for split, samples in SAMPLES.items():
         table = source.splits[split]
         for i, name in enumerate(table.file_name):
-            path = source.places[table.file[i]]
+            path = source.place(int(table.file[i]))
             data = path.read_bytes()[table.offset[i] : table.offset[i] + table.nbytes[i]]
             assert data == next(sample.image for sample in samples if sample.name == name)
 

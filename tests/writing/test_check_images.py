@@ -54,7 +54,7 @@ def skipped(report: arraystore.ConvertReport) -> list[str]:
 
 
 def test_truncated_image_stops_the_conversion(photos: str, tmp_path: Path) -> None:
-    match = r"ant/cut\.jpg: .*truncated.* \(split train\); 1 more in train: 1 name \(bee/cut\.png\)"
+    match = r"ant/cut\.jpg: .*truncated.*; 1 more in train: 1 name \(bee/cut\.png\)"
     with pytest.raises(SourceError, match=match):
         arraystore.convert(photos, tmp_path / "a.zarr", check_images=True)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
@@ -79,7 +79,7 @@ def test_truncated_images_are_skipped(place: str, photos: str, tmp_path: Path) -
 def test_truncated_record_is_skipped(tmp_path: Path) -> None:
     records = [{"image": data, "label": 0} for data in (WHOLE, CUT, WHOLE)]
     options: dict[str, Any] = {"classes": ["a"], "check_images": True, "sync": False}
-    with pytest.raises(SourceError, match=r"train: sample 1: 000001\.jpg: .* \(split train\)"):
+    with pytest.raises(SourceError, match=r"train: sample 1: 000001\.jpg: .* \(in train\)"):
         arraystore.write(tmp_path / "a.zarr", {"train": records}, **options)
     report = arraystore.write(tmp_path / "a.zarr", {"train": records}, on_error="skip", **options)
     assert skipped(report) == ["000001.jpg"]
