@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def decode(data: Buffer) -> Pixels:
         not known. (Wrong bytes inside a JPEG that libjpeg can skip are not detected, and
         ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` is respected.)
     """
-    return _decode(data)[0]
+    return _decode(data).pixels
 
 
 def decode_resized(data: Buffer, out: Pixels) -> None:
@@ -109,20 +109,35 @@ def decode_resized(data: Buffer, out: Pixels) -> None:
         As in `decode`; `out` is then unchanged.
     """
     size = (out.shape[0], out.shape[1])
-    out[...] = fit(*_decode(data, size), size)
+    decoded = _decode(data, size)
+    out[...] = fit(decoded.pixels, decoded.extent, size)
 
 
-def check_decodes(data: Buffer) -> None:
-    """Raise the `ValueError` that `decode` raises.
+def check_decodes(data: Buffer) -> bool:
+    """Decode an image, and return whether the decoder had nothing to object to.
 
     A large JPEG is decoded at 1/8 of its size. This reads all of its data, and so finds the same
-    faults in about half the time and in little memory.
+    faults in about half the time and in little memory. libjpeg objects to missing and wrong data,
+    which it fills with gray or skips, and to harmless oddities. Objections to CMYK are not known.
+
+    Raises
+    ------
+    ValueError
+        As in `decode`.
     """
-    _decode(data, (1, 1))
+    return not _decode(data, (1, 1)).has_warnings
 
 
-def _decode(data: Buffer, size: Size | None = None) -> tuple[Pixels, tuple[float, float]]:
-    """Return pixels, and the height and width of the image in them.
+class _Decoded(NamedTuple):
+    """Pixels, the height and width of the image in them, and whether libjpeg warned."""
+
+    pixels: Pixels
+    extent: tuple[float, float]
+    has_warnings: bool = False
+
+
+def _decode(data: Buffer, size: Size | None = None) -> _Decoded:
+    """Decode an image.
 
     If the image is to be resized to `size`, there may be fewer pixels than the image has, and they
     may be in memory that this thread uses again for the next image.
@@ -136,7 +151,7 @@ def _decode(data: Buffer, size: Size | None = None) -> tuple[Pixels, tuple[float
         return _with_extent(_to_rgb(picture))
 
 
-def _decode_jpeg(view: memoryview, size: Size | None) -> tuple[Pixels, tuple[float, float]]:
+def _decode_jpeg(view: memoryview, size: Size | None) -> _Decoded:
     import simplejpeg
 
     header = check_size(view)
@@ -145,7 +160,8 @@ def _decode_jpeg(view: memoryview, size: Size | None) -> tuple[Pixels, tuple[flo
         raise ValueError(UNKNOWN_COLOURS)
     # simplejpeg decodes CMYK to nothing else. Larger images are left to Pillow, whose limit users
     # can set.
-    if header.components != 4 and n_pixels <= DEFAULT_MAX_PIXELS:
+    is_strict = header.components != 4 and n_pixels <= DEFAULT_MAX_PIXELS
+    if is_strict:
         # simplejpeg raises for any oddity, even an unknown JFIF version. Pillow, which decodes
         # next, raises if the image is truncated.
         with contextlib.suppress(ValueError):
@@ -157,7 +173,7 @@ def _decode_jpeg(view: memoryview, size: Size | None) -> tuple[Pixels, tuple[flo
                 whole = bytes(view) + jpeg.END
                 return _with_extent(simplejpeg.decode_jpeg(whole, "rgb", strict=True))
     with open_image(jpeg.without_metadata(view)) as picture:
-        return _with_extent(_to_rgb(picture))
+        return _with_extent(_to_rgb(picture))._replace(has_warnings=is_strict)
 
 
 def check_size(view: memoryview) -> jpeg.FrameHeader:
@@ -172,9 +188,7 @@ def _reading(view: memoryview) -> jpeg.ReadBytes:
     return lambda start, stop: view[start:stop]
 
 
-def _decode_reduced(
-    view: memoryview, height: int, width: int, size: Size
-) -> tuple[Pixels, tuple[float, float]]:
+def _decode_reduced(view: memoryview, height: int, width: int, size: Size) -> _Decoded:
     """Decode a JPEG at the smallest fraction that resizing it to `size` allows."""
     import simplejpeg
 
@@ -183,7 +197,7 @@ def _decode_reduced(
     nbytes = 3 * least["min_height"] * least["min_width"]
     buffer = _scratch_buffer(nbytes)
     pixels = simplejpeg.decode_jpeg(view, "rgb", buffer=buffer, strict=True, **least)
-    return pixels, (height / by, width / by)
+    return _Decoded(pixels, (height / by, width / by))
 
 
 def _reduction(height: int, width: int, size: Size) -> int:
@@ -209,9 +223,9 @@ def _scratch_buffer(nbytes: int) -> Pixels:
     return buffer
 
 
-def _with_extent(pixels: Pixels) -> tuple[Pixels, tuple[float, float]]:
+def _with_extent(pixels: Pixels) -> _Decoded:
     height, width, _ = pixels.shape
-    return pixels, (height, width)
+    return _Decoded(pixels, (height, width))
 
 
 def _to_rgb(picture: Image.Image) -> Pixels:

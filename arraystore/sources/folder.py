@@ -7,7 +7,6 @@ this module makes the samples.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,6 +28,7 @@ from arraystore.storage.packed_paths import PathView
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from arraystore.sources.folder_layout import Arrangement, ImageFolder
     from arraystore.sources.folder_listing import FolderListing

@@ -82,6 +82,8 @@ class _Probed:
         What is wrong with the image of a row.
     unmarked : list of int
         Rows of images of four components without an Adobe marker.
+    doubtful : list of int
+        Rows of images that decode with warnings.
     """
 
     height: NDArray[np.int32]
@@ -89,8 +91,9 @@ class _Probed:
     to_reencode: list[int] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)
     unmarked: list[int] = field(default_factory=list)
+    doubtful: list[int] = field(default_factory=list)
 
-    def add(self, i: int, header: ImageHeader | str, *, reencode: bool) -> None:
+    def add(self, i: int, header: ImageHeader | str, is_sound: bool, *, reencode: bool) -> None:
         """Add the header of the image of a row, or its fault."""
         if isinstance(header, str):
             self.faults[i] = header
@@ -102,6 +105,8 @@ class _Probed:
             self.faults[i] = UNKNOWN_COLOURS
         if header.colours is not Colours.STATED:
             self.unmarked.append(i)
+        if not is_sound:
+            self.doubtful.append(i)
 
 
 def plan_split(
@@ -149,9 +154,11 @@ def plan_split(
     if faults and on_error == "raise":
         i, *others = sorted(faults)
         names = [table.file_name[j] for j in others]
+        where = _location(source, name, i)
+        split = "" if where.startswith(f"{name}: ") else f" (in {name})"
         raise SourceError(
-            f"{_location(source, name, i)}: {faults[i]}"
-            + (f"; {len(others)} more in {name}: {first_few(names)}" if others else f" (in {name})")
+            f"{where}: {faults[i]}"
+            + (f"; {len(others)} more in {name}: {first_few(names)}" if others else split)
             + "; pass on_error='skip' (--on-error skip) to leave such images out"
         )
     keep = np.delete(np.arange(len(table)), sorted(faults))
@@ -171,21 +178,32 @@ def plan_split(
             for selection, splits in source.selections.items()
             if name in splits
         },
-        notes=_notes(source, name, [i for i in probed.unmarked if i not in faults]),
+        notes=_notes(source, name, probed, faults),
     )
 
 
-def _notes(source: Source, split: str, unmarked: list[int]) -> tuple[str, ...]:
-    """Say what was assumed about images."""
-    if not unmarked:
-        return ()
-    names = first_few([source.splits[split].file_name[i] for i in unmarked])
-    how = (
-        "they were re-encoded as TensorFlow decodes them: not inverted"
-        if source.reencode
-        else "they decode as Pillow decodes them: inverted"
-    )
-    return (f"{split}: {names} CMYK without an Adobe marker; {how}",)
+def _notes(
+    source: Source, split: str, probed: _Probed, faults: Mapping[int, str]
+) -> tuple[str, ...]:
+    """Say what was assumed about images, and which may be damaged."""
+
+    def names(rows: list[int]) -> str:
+        return first_few([source.splits[split].file_name[i] for i in rows])
+
+    notes = []
+    if unmarked := [i for i in probed.unmarked if i not in faults]:
+        how = (
+            "they were re-encoded as TensorFlow decodes them: not inverted"
+            if source.reencode
+            else "they decode as Pillow decodes them: inverted"
+        )
+        notes.append(f"{split}: {names(unmarked)} CMYK without an Adobe marker; {how}")
+    if probed.doubtful:
+        notes.append(
+            f"{split}: {names(probed.doubtful)} with warnings of the JPEG decoder; they decode, "
+            "but parts of them may be missing or damaged"
+        )
+    return tuple(notes)
 
 
 def _probe(source: Source, table: SampleTable, meter: Meter, *, check_images: bool) -> _Probed:
@@ -202,8 +220,8 @@ def _probe(source: Source, table: SampleTable, meter: Meter, *, check_images: bo
         prepare=import_decoders,
     )
     for first, headers in read:
-        for i, header in enumerate(headers, first):
-            probed.add(i, header, reencode=source.reencode)
+        for i, (header, is_sound) in enumerate(headers, first):
+            probed.add(i, header, is_sound, reencode=source.reencode)
         meter.advance(len(headers))
     return probed
 
@@ -216,9 +234,7 @@ def _n_probers(source: Source, table: SampleTable) -> int:
     rows = slice(None, None, max(1, len(table) // _SAMPLE))
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     places = zip(*(column.tolist() for column in columns), strict=True)
-    files = (
-        (_opened(source.place(number)), offset) for number, offset, nbytes in places if nbytes
-    )
+    files = ((_opened(source.place(number)), offset) for number, offset, nbytes in places if nbytes)
     cached = (
         file.is_cached(offset, unknown=False)
         for file, offset in files
@@ -229,29 +245,31 @@ def _n_probers(source: Source, table: SampleTable) -> int:
 
 def _probe_rows(
     source: Source, table: SampleTable, rows: slice, *, check_images: bool
-) -> list[ImageHeader | str]:
-    """Return the header of each image in some rows, or its fault."""
-    found: list[ImageHeader | str] = []
+) -> list[tuple[ImageHeader | str, bool]]:
+    """Return the header of each image in some rows or its fault, and whether it is sound."""
+    found: list[tuple[ImageHeader | str, bool]] = []
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
     opened = -1
     file: OpenFile | str = ""
     for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
         if not nbytes:
-            found.append("is empty (0 bytes)")
+            found.append(("is empty (0 bytes)", False))
             continue
         if number != opened:
             file, opened = _opened(source.place(number)), number
         if not isinstance(file, OpenFile):
-            found.append(file)
+            found.append((file, False))
             continue
+        is_sound = True
         try:
             header = probe(partial(_read, file, offset), nbytes)
             if check_images and not (source.reencode and needs_reencoding(header)):
-                check_decodes(read_at(file, offset, nbytes))  # re-encoding decodes the others
+                # Re-encoding decodes the others.
+                is_sound = check_decodes(read_at(file, offset, nbytes))
         except ValueError as error:
-            found.append(str(error))
+            found.append((str(error), False))
         else:
-            found.append(header)
+            found.append((header, is_sound))
     return found
 
 

@@ -495,7 +495,7 @@ def test_image_without_permission_can_be_skipped(
 
     monkeypatch.setattr(os, "open", refusing)
     with pytest.raises(
-        SourceError, match=r"in/dog/2\.jpg: cannot be read: Permission denied; pass"
+        SourceError, match=r"in/dog/2\.jpg: cannot be read: Permission denied \(in train\); pass"
     ):
         convert(folder, tmp_path / "a.h5")
     report = convert(folder, tmp_path / "a.h5", on_error="skip")

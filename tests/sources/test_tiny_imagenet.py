@@ -103,9 +103,9 @@ def test_class_of_the_list_without_images_keeps_its_label() -> None:
 
 def test_tables_are_compared_with_their_earlier_state(tmp_path: Path) -> None:
     source = load(drawn(tmp_path))
-    assert source.states.paths[len(source.files) :] == tuple(
+    assert list(source.states.paths[len(source.files) :]) == [
         f"{tmp_path}/{name}" for name in ("wnids.txt", "words.txt", "val/val_annotations.txt")
-    )
+    ]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,19 @@ def test_truncated_image_is_stored_if_it_is_not_checked(photos: str, tmp_path: P
     assert (skipped(report), report.splits["train"].num_samples) == ([], 43)
 
 
+def test_image_that_decodes_with_warnings_is_named(tmp_path: Path) -> None:
+    closed = CUT + b"\xff\xd9"
+    write_folder(tmp_path / "photos", FILES | {"train/ant/cut.jpg": closed})
+    (tmp_path / "photos/train/bee/cut.png").unlink()
+    source = f"folder:{tmp_path / 'photos'}"
+    report = arraystore.convert(source, tmp_path / "a.zarr", check_images=True, sync=False)
+    assert skipped(report) == []
+    (note,) = report.notes
+    assert note.startswith("train: 1 name (ant/cut.jpg) with warnings of the JPEG decoder")
+    unchecked = arraystore.convert(source, tmp_path / "b.zarr", sync=False)
+    assert unchecked.notes == ()
+
+
 @pytest.mark.parametrize("place", ["disk", "bucket"])
 def test_truncated_images_are_skipped(place: str, photos: str, tmp_path: Path) -> None:
     target: Any = tmp_path / "a.h5" if place == "disk" else (Bucket(), "a.zarr")
@@ -79,7 +92,7 @@ def test_truncated_images_are_skipped(place: str, photos: str, tmp_path: Path) -
 def test_truncated_record_is_skipped(tmp_path: Path) -> None:
     records = [{"image": data, "label": 0} for data in (WHOLE, CUT, WHOLE)]
     options: dict[str, Any] = {"classes": ["a"], "check_images": True, "sync": False}
-    with pytest.raises(SourceError, match=r"train: sample 1: 000001\.jpg: .* \(in train\)"):
+    with pytest.raises(SourceError, match=r"train: sample 1: 000001\.jpg: .*truncated"):
         arraystore.write(tmp_path / "a.zarr", {"train": records}, **options)
     report = arraystore.write(tmp_path / "a.zarr", {"train": records}, on_error="skip", **options)
     assert skipped(report) == ["000001.jpg"]
