@@ -194,6 +194,7 @@ def _source(
         ),
         states=states.joined(tables),
         faults={name: split.faults for name, split in splits.items() if split.faults},
+        parts={name: ((0, str(root)),) for name, split in splits.items() if split.faults},
     )
 
 

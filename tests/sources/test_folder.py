@@ -289,10 +289,8 @@ def test_name_that_is_not_utf_8_can_be_skipped(name: bytes, tmp_path: Path) -> N
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(PICTURE)
     shown = (name if b"/" in name else b"cat/" + name).decode(errors="backslashreplace")
-    message = re.escape(
-        f"train: {shown}: file names must be UTF-8; rename it; pass on_error='skip'"
-    )
-    with pytest.raises(SourceError, match=f"^{message}"):
+    message = f": {shown}: file names must be UTF-8; rename it (split train); pass on_error='skip'"
+    with pytest.raises(SourceError, match=re.escape(message)):
         convert(tmp_path / "in", tmp_path / "out.h5")
     report = convert(tmp_path / "in", tmp_path / "out.h5", on_error="skip")
     (skipped,) = report.splits["train"].skipped
@@ -321,8 +319,11 @@ def test_image_that_cannot_be_read_can_be_skipped(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "in", {"cat/1.jpg": PICTURE, "dog/2.jpg": PICTURE})
     (folder / "cat" / "0.jpg").symlink_to("absent.jpg")
     os.mkfifo(folder / "dog" / "3.jpg")
-    message = r"^train: cat/0\.jpg: is a broken link; 1 more in train: 1 name \(dog/3\.jpg\); pass"
-    with pytest.raises(SourceError, match=message):
+    message = (
+        f"{folder}: sample 0: cat/0.jpg: is a broken link (split train); 1 more in train: 1 name "
+        "(dog/3.jpg); pass on_error='skip'"
+    )
+    with pytest.raises(SourceError, match=f"^{re.escape(message)}"):
         convert(folder, tmp_path / "out.h5")
     report = convert(folder, tmp_path / "out.h5", on_error="skip")
     assert report.splits["train"].skipped == (
@@ -495,7 +496,7 @@ def test_image_without_permission_can_be_skipped(
 
     monkeypatch.setattr(os, "open", refusing)
     with pytest.raises(
-        SourceError, match=r"in/dog/2\.jpg: cannot be read: Permission denied; pass"
+        SourceError, match=r"in/dog/2\.jpg: cannot be read: Permission denied \(split train\); pass"
     ):
         convert(folder, tmp_path / "a.h5")
     report = convert(folder, tmp_path / "a.h5", on_error="skip")
