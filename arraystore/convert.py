@@ -415,7 +415,9 @@ def _store(
         except StoreExistsError as error:
             if not resume:
                 raise
-            return _report_complete(named(), location, options, error, began=began)
+            return _report_complete(
+                named(), location, options, error, unrecorded=list(stated), began=began
+            )
         shown = stack.enter_context(meter(progress))
         writer.check_unchanged(options)
         source = in_label_space(load(writer, shown.status), label_space)
@@ -472,6 +474,7 @@ def _report_complete(
     options: Fingerprint,
     error: FileExistsError,
     *,
+    unrecorded: Sequence[str],
     began: float,
 ) -> ConvertReport:
     """Report a complete store, if it is the one that this conversion would write.
@@ -508,6 +511,7 @@ def _report_complete(
         "option": options["option"],
     }
     check_known(str(target), stored, requested)
+    decoded = (_NOT_RECORDED,) if options["option"]["check_images"] == str(True) else ()
     return ConvertReport(
         dataset=info.full_name,
         path=str(target),
@@ -526,10 +530,18 @@ def _report_complete(
             for name, split in infos.items()
         },
         partial=info.partial,
-        notes=(_NOT_RECORDED,) if options["option"]["check_images"] == str(True) else (),
+        notes=(*_not_compared(unrecorded), *decoded),
         seconds=time.perf_counter() - began,
         was_complete=True,
     )
+
+
+def _not_compared(options: Sequence[str]) -> tuple[str, ...]:
+    """Say which options a complete store does not record."""
+    if not options:
+        return ()
+    lacks = f"the store was complete; it does not record {', '.join(options)}"
+    return (f"{lacks}: arraystore verify --source compares the labels",)
 
 
 def _stored_names(split: StoredSplit, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -143,9 +143,7 @@ def _of_table(path: Path, columns: Sequence[str], lines: Sequence[str]) -> Class
             raise SourceError(
                 f"{path}: line {number} must have {len(columns)} columns, got {len(values)}"
             )
-        row = {
-            column: _normal(value.strip()) for column, value in zip(columns, values, strict=False)
-        }
+        row = {column: nfc(value.strip()) for column, value in zip(columns, values, strict=False)}
         name, label = row[_NAME], row.get(_LABEL, str(len(names)))
         if not name or name in words:
             raise SourceError(
@@ -185,7 +183,7 @@ def checked(names: tuple[str, ...], words: tuple[str, ...], *, where: str) -> Cl
             raise SourceError(f"{where}: class {k} has no name")
     if not names:
         raise SourceError(f"{where}: must have a class or more, got none")
-    counts = Counter(map(_normal, names))
+    counts = Counter(map(nfc, names))
     if twice := [name for name, count in counts.items() if count > 1]:
         raise SourceError(f"{where}: {first_few(twice)} occur more than once")
     return Classes(names, words)
@@ -346,7 +344,7 @@ def resolve_names(
     first: dict[int, str] = {}
     for name in names:
         other = first.setdefault(number_of[name], name)
-        if _normal(other) != _normal(name):
+        if nfc(other) != nfc(name):
             raise SourceError(
                 f"{where}: {found[other]} and {found[name]} have the same label, "
                 f"{number_of[name]}; rename one of them, or merge them"
@@ -372,7 +370,7 @@ def _sorted_names(
             f"{where}: some labels are numbers ({_few(numbers)}), others are names "
             f"({_few(names)}); {_REMEDY}"
         )
-    normal = {name: _normal(str(name)) for name in stated}
+    normal = {name: nfc(str(name)) for name in stated}
     names_sorted = tuple(sorted(set(normal.values())))
     number = {name: k for k, name in enumerate(names_sorted)}
     notes = []
@@ -403,17 +401,17 @@ def _positions(
     notes: list[str] = []
     # Text such as "7" is a name if all labels are names of classes, or another cannot be a number.
     are_names = bool(names) and (
-        all(_normal(name) in position for name in names) or len(numbers) < len(stated)
+        all(nfc(name) in position for name in names) or len(numbers) < len(stated)
     )
     number_of: dict[Label, int] = {}
     for label in stated:
         is_name = isinstance(label, str) and are_names
-        if is_name and (place := position.get(_normal(str(label)))) is not None:
+        if is_name and (place := position.get(nfc(str(label)))) is not None:
             number_of[label] = place
         elif not is_name and _is_number(label, is_text=is_text):
             number_of[label] = _in_range(where, int(label), classes, found[label])
         else:
-            near = difflib.get_close_matches(_normal(str(label)), position, 1)
+            near = difflib.get_close_matches(nfc(str(label)), position, 1)
             raise SourceError(
                 f"{where}: {found[label]}: label {brief(label)} is not among the "
                 f"{len(classes.names):,} classes ({_few(classes.names)})"
@@ -444,7 +442,8 @@ def _is_number(label: Label, *, is_text: bool) -> bool:
     return label is not None
 
 
-def _normal(name: str) -> str:
+def nfc(name: str) -> str:
+    """Return a name in the form in which names of classes are compared: Unicode's NFC."""
     return unicodedata.normalize("NFC", name)
 
 

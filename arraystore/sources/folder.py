@@ -6,7 +6,7 @@ this module makes the samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from arraystore.errors import SourceError, escaped
 from arraystore.indexing.hierarchy import Hierarchy
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.schema import UNLABELLED
-from arraystore.sources.classes import Classes, as_classes, resolve_names
+from arraystore.sources.classes import Classes, as_classes, nfc, resolve_names
 from arraystore.sources.folder_layout import TINY_IMAGENET, arrange
 from arraystore.sources.folder_listing import joined, list_folder
 from arraystore.sources.junk import junk_note, others_note
@@ -72,6 +72,8 @@ def load(root: Path, options: SourceOptions | None = None) -> Source:
     _check_clear(root, listing, options)
     tables: FileStates = FileStates.known([])
     if options.layout == TINY_IMAGENET or (options.layout is None and is_tiny_imagenet(listing)):
+        if options.split is not None:
+            raise SourceError(f"{root}: Tiny ImageNet has splits, so split (--split) has no place")
         tables = FileStates.of([str(root / name) for name in TABLES if name in listing.others])
         found = arrange_tiny_imagenet(str(root), listing, lambda name: _text(root / name))
     else:
@@ -168,7 +170,9 @@ def _source(
         splits[name] = samples.of_split(folders, listing.images)
         check_names(f"{root}: {name}", splits[name].names)
     states = FileStates.of(samples.paths)
-    unclear = [f"{name}: {reason}; left out" for name, reason in listing.unclear.items()]
+    unclear: dict[str, list[str]] = {}
+    for name, reason in listing.unclear.items():
+        unclear.setdefault(reason, []).append(name)
     read = {path.removeprefix(f"{root}/") for path in tables.paths}
     return Source(
         name=name_of(root),
@@ -189,12 +193,13 @@ def _source(
         notes=(
             *notes,
             *found.notes,
-            *unclear,
+            *(f"{reason}; left out: {first_few(names)}" for reason, names in unclear.items()),
             *junk_note(listing.junk),
             *others_note([name for name in listing.others if name not in read]),
         ),
         states=states.joined(tables),
         faults={name: split.faults for name, split in splits.items() if split.faults},
+        parts={name: ((0, str(root)),) for name, split in splits.items() if split.faults},
     )
 
 
@@ -204,24 +209,28 @@ def _classes(
     """Return the classes, the label of each as its folder is named, and what must be reported."""
     stated = as_classes(options.classes)
     folders = {name: f"folder {path}" for name, path in found.class_folders.items()}
+    empty = sorted(found.empty)
     if stated is not None:
-        for name in found.empty:
+        empty = [name for name in empty if nfc(name) not in set(map(nfc, stated.names))]
+        for name in empty:
             del folders[name]
     classes, number_of, notes = resolve_names(where, folders, stated)
-    empty = first_few(sorted(found.empty))
     if stated is not None:
-        if found.empty:
-            notes.append(f"class folders without an image, left out: {empty}")
-        return classes, number_of, notes
-    if found.empty:
-        notes.append(f"classes without an image: {empty}")
-    notes += _case_notes(classes.names)
-    if (note := _number_note(classes.names)) and options.label_space != IMAGENET:
-        notes.append(note)
-    words = tuple(found.words.get(name) or name for name in classes.names)
-    if not found.is_nested:
-        return Classes(classes.names, words), number_of, notes
-    return _nested(classes.names), number_of, notes
+        if empty:
+            notes.append(
+                f"folders without an image that are not among the classes: {first_few(empty)}"
+            )
+    else:
+        if empty:
+            notes.append(f"classes without an image: {first_few(empty)}")
+        notes += _case_notes(classes.names)
+        if (note := _number_note(classes.names)) and options.label_space != IMAGENET:
+            notes.append(note)
+        words = tuple(found.words.get(name) or name for name in classes.names)
+        classes = replace(classes, words=words)
+    if found.is_nested and classes.hierarchy is None:
+        classes = _nested(classes)
+    return classes, number_of, notes
 
 
 def _case_notes(names: Sequence[str]) -> list[str]:
@@ -249,15 +258,21 @@ def _number_note(names: Sequence[str]) -> str:
     )
 
 
-def _nested(names: tuple[str, ...]) -> Classes:
-    """Return classes such as ``animal/dog``, which is a kind of ``animal``."""
+def _nested(classes: Classes) -> Classes:
+    """Return classes such as ``animal/dog`` with a hierarchy, in which it is an ``animal``."""
     parents: dict[str, list[str]] = {}
-    words: dict[str, str] = {}
-    for name in names:
+    above_words: dict[str, str] = {}
+    for name in classes.names:
         below = name
         while above := below.rpartition("/")[0]:
             parents[below] = [above]
-            words.setdefault(above, above.rpartition("/")[2])
+            above_words.setdefault(above, _last(above))
             below = above
-    last = tuple(name.rpartition("/")[2] for name in names)
-    return Classes(names, last, Hierarchy.from_parents(names, parents, words))
+    pairs = zip(classes.names, classes.words, strict=True)
+    words = tuple(_last(name) if words == name else words for name, words in pairs)
+    hierarchy = Hierarchy.from_parents(classes.names, parents, above_words)
+    return Classes(classes.names, words, hierarchy)
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]

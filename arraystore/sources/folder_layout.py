@@ -44,7 +44,7 @@ _EXPECTED: Final = "split/class/file, or class/file as one train split"
 _STATE_IT: Final = (
     "state what the folders are with layout (--layout), such as 'class/**/file' or "
     "'split/class/**/file' if folders below a class do not count, or 'class/class/file' for "
-    "nested classes"
+    "nested classes; or move what does not belong to the data set"
 )
 
 

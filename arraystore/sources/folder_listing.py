@@ -122,7 +122,7 @@ def list_folder(root: str) -> FolderListing:
         except PermissionError as error:
             if not folder.below:
                 raise
-            found.unclear[folder.below] = f"the folder cannot be listed: {error.strerror}"
+            found.unclear[folder.below] = f"is a folder that cannot be listed: {error.strerror}"
             continue
         states.append((folder.path, state))
         todo += inside

@@ -88,8 +88,8 @@ def test_missing_images_are_named_and_may_be_skipped(folder: Path, tmp_path: Pat
     loaded(folder, text)
     dataset = f"csv:{folder}/pets.csv"
     message = (
-        r"pets\.csv: sample 0: no/x\.jpg: No such file or directory; 2 more in train: "
-        r"2 names \(a, no/y\.jpg\)"
+        r"pets\.csv: sample 0: no/x\.jpg: No such file or directory \(in train\); "
+        r"2 more in train: 2 names \(a, no/y\.jpg\)"
     )
     with pytest.raises(SourceError, match=message):
         arraystore.convert(dataset, tmp_path / "a.h5", sync=False)

@@ -11,6 +11,7 @@ import arraystore
 from arraystore.errors import SourceError
 from arraystore.sources.folder import load
 from arraystore.sources.folder_listing import listing_of
+from arraystore.sources.source_options import SourceOptions
 from arraystore.sources.tiny_imagenet import arrange_tiny_imagenet, is_tiny_imagenet
 from tests.support import picture, write_folder
 
@@ -99,6 +100,11 @@ def test_class_of_the_list_without_images_keeps_its_label() -> None:
     found = arranged(IMAGES[:2])
     assert sorted(found.class_folders) == sorted(WNIDS)
     assert found.empty == {"n01443537", "n01629819"}
+
+
+def test_split_option_has_no_place(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"Tiny ImageNet has splits, so split \(--split\) has no"):
+        load(drawn(tmp_path), SourceOptions(split="test"))
 
 
 def test_tables_are_compared_with_their_earlier_state(tmp_path: Path) -> None:
