@@ -88,7 +88,7 @@ def test_missing_images_are_named_and_may_be_skipped(folder: Path, tmp_path: Pat
     loaded(folder, text)
     dataset = f"csv:{folder}/pets.csv"
     message = (
-        r"pets\.csv: sample 0: no/x\.jpg: No such file or directory \(in train\); "
+        r"pets\.csv: sample 0: no/x\.jpg: No such file or directory; "
         r"2 more in train: 2 names \(a, no/y\.jpg\)"
     )
     with pytest.raises(SourceError, match=message):
