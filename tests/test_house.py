@@ -90,7 +90,6 @@ OPENS_FILES = {
     "convert.py": {"open"},  # the spool of re-encoded images
     "dataset/saved_selection.py": {"open", "write_bytes"},  # files of saved selections
     "integrations/export.py": {"open"},  # writes images as files
-    "verifying/source.py": {"open_file", "read_at"},  # files of the source
 }
 """What opens, reads or writes files outside `OPENING_FOLDERS`, and why."""
 
