@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from arraystore._arguments import ON_ERROR, as_path, as_seed, check_bools, check_choice
+from arraystore._arguments import ON_ERROR, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
 from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.images.encode import as_encoding
@@ -28,8 +28,15 @@ from arraystore.schema import ORDERS, DatasetInfo, SplitInfo, check_version
 from arraystore.sources import records
 from arraystore.sources.imagenet2012_tables import wnids
 from arraystore.sources.label_space import AUTO, IMAGENET, LABEL_SPACES, OWN, in_label_space
-from arraystore.sources.registry import check_label_space, folder_of, load_source, names_of
+from arraystore.sources.registry import (
+    check_label_space,
+    check_source_options,
+    folder_of,
+    load_source,
+    names_of,
+)
 from arraystore.sources.source_options import SourceOptions
+from arraystore.storage.buckets import Buckets
 from arraystore.storage.file_states import FileStates
 from arraystore.storage.location import Location
 from arraystore.writing.fingerprint import of_images, of_options, of_source
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arraystore.sources.sample_table import Source, Status
+    from arraystore.storage.buckets import SourcePath
     from arraystore.storage.location import ObjectStore
     from arraystore.writing.journal import Fingerprint
     from arraystore.writing.progress import Meter
@@ -65,6 +73,7 @@ def convert(
     target: str | os.PathLike[str] | tuple[ObjectStore, str],
     *,
     storage_options: Mapping[str, Any] | None = None,
+    source_options: Mapping[str, Any] | None = None,
     manual_dir: str | os.PathLike[str] | None = None,
     subset_list: str | os.PathLike[str] | None = None,
     partial: bool = False,
@@ -97,17 +106,21 @@ def convert(
         ``imagenet2012_subset/1pct``, ``imagenet2012_subset/10pct`` or ``imagenet2012``, each
         with or without ``:version``; ``folder:PATH`` for images in folders; or files that match
         a pattern: ``wds:PATTERN``, ``tfrecord:PATTERN``, ``parquet:PATTERN``,
-        ``array_record:PATTERN``, ``csv:FILE`` or ``tsv:FILE``. See docs/sources.md.
+        ``array_record:PATTERN``, ``csv:FILE`` or ``tsv:FILE``. Paths and patterns may be
+        addresses in buckets, such as ``folder:s3://bucket/photos``. See docs/sources.md.
     target : path-like, or pair of an obstore store and a key
         The store to create: a path, or an address such as ``s3://bucket/1pct.zarr``.
         Its suffix chooses the container: ``.zarr``; ``.h5`` or ``.hdf5``.
     storage_options : mapping of str to anything, optional
-        Options of the bucket; see `arraystore.open`.
+        Options of the bucket of `target`; see `arraystore.open`.
+    source_options : mapping of str to anything, optional
+        Options of the buckets that are read, if there are any.
     manual_dir : path-like, optional
-        Folder of the ImageNet archives; TFDS's folder for manual downloads by default.
+        Folder of the ImageNet archives, or its address in a bucket; TFDS's folder for manual
+        downloads by default.
     subset_list : path-like, optional
-        The training images of the subset, one file name a line. By default the
-        published list in `manual_dir`, else downloaded once.
+        The training images of the subset, one file name a line; a path or an address. By default
+        the published list in `manual_dir`, else downloaded once.
     partial : bool, default False
         Accept an incomplete source, and archives with bytes other than zeros after their end. The
         report lists what is missing, and the store records that something is.
@@ -201,11 +214,14 @@ def convert(
     ... )
     True
     """
+    buckets = Buckets(source_options)
+    check_source_options(buckets, os.fspath(dataset), manual_dir, subset_list)
     options = SourceOptions(
         split=split,
         classes=classes,
         fields=dict(fields or {}),
         partial=partial,
+        buckets=buckets,
         layout=layout,
         label_space=label_space,
         skips_unreadable=on_error == "skip",
@@ -217,8 +233,8 @@ def convert(
     def load(writer: StoreWriter, status: Status) -> Source:
         return load_source(
             os.fspath(dataset),
-            manual_dir=_path(manual_dir),
-            subset_list=_path(subset_list),
+            manual_dir=manual_dir,
+            subset_list=subset_list,
             partial=partial,
             spool=writer.spool,
             options=options,
@@ -227,9 +243,9 @@ def convert(
 
     return _store(
         load,
-        lambda: names_of(os.fspath(dataset)),
+        lambda: names_of(os.fspath(dataset), buckets),
         target,
-        folder=folder_of(os.fspath(dataset)),
+        folder=folder_of(os.fspath(dataset), buckets),
         stated=options.stated(),
         label_space=label_space,
         storage_options=storage_options,
@@ -355,7 +371,7 @@ def _store(
     named: Callable[[], tuple[str, str, str]],
     target: str | os.PathLike[str] | tuple[ObjectStore, str],
     *,
-    folder: Path | None = None,
+    folder: SourcePath | None = None,
     stated: Mapping[str, str],
     label_space: str,
     storage_options: Mapping[str, Any] | None,
@@ -378,7 +394,7 @@ def _store(
         Lists the samples.
     named : callable
         Returns name, config and version of the data set.
-    folder : Path, optional
+    folder : Path or ObjectPath, optional
         The folder that is converted, if it is one.
     stated : mapping of str to str
         What else the samples depend on, to be compared when a conversion is resumed.
@@ -585,7 +601,3 @@ def _images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
     if len(source.files) in table.file:
         states = states.joined(FileStates.of([str(spool)]))
     return FileRanges(states.paths, table.file, table.offset, table.nbytes, states)
-
-
-def _path(value: str | os.PathLike[str] | None) -> Path | None:
-    return None if value is None else as_path(value)

@@ -123,15 +123,15 @@ class VerifyReport(store, dataset, splits, decoded, source, problems, num_proble
     ok: attribute
 class VersionError(FormatError)
 __version__: attribute
-convert(dataset, target, *, storage_options=None, manual_dir=None, subset_list=None, partial=False,
-    split=None, classes=None, fields=None, layout=None, label_space='auto', order='shuffled',
-    seed=0, on_error='raise', check_images=False, overwrite=False, resume=False, sync=True,
-    executor=None, progress=None)
+convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
+    subset_list=None, partial=False, split=None, classes=None, fields=None, layout=None,
+    label_space='auto', order='shuffled', seed=0, on_error='raise', check_images=False,
+    overwrite=False, resume=False, sync=True, executor=None, progress=None)
 copy(source, target, *, source_options=None, target_options=None, overwrite=False, sync=True,
     progress=None)
 open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True)
 verify(address, *, decode=False, source=None, subset_list=None, split=None, classes=None,
-    fields=None, layout=None, storage_options=None, progress=None)
+    fields=None, layout=None, storage_options=None, source_options=None, progress=None)
 write(target, splits, *, classes=None, fields=None, label_space='auto', encoding='png', quality=95,
     storage_options=None, order='shuffled', seed=0, on_error='raise', check_images=False,
     overwrite=False, resume=False, sync=True, executor=None, progress=None)
@@ -155,9 +155,9 @@ Split.map
 """What a split returns and `arraystore.__all__` does not name."""
 
 COMMANDS: Final = """\
-convert DATASET TARGET --storage-option --manual-dir --subset-list --partial --split --classes
-    --field --layout --label-space=auto --order=shuffled --seed=0 --on-error=raise --check-images
-    --overwrite --resume --sync/--no-sync --progress/--no-progress --json
+convert DATASET TARGET --storage-option --source-option --manual-dir --subset-list --partial --split
+    --classes --field --layout --label-space=auto --order=shuffled --seed=0 --on-error=raise
+    --check-images --overwrite --resume --sync/--no-sync --progress/--no-progress --json
 copy SOURCE TARGET --source-option --target-option --overwrite --sync/--no-sync
     --progress/--no-progress --json
 demo FOLDER
@@ -168,8 +168,8 @@ ls STORE SPLIT --storage-option --selection --label --is-a --file-name --per-lab
     --save-selection --limit=20 --explain --json
 show STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
     --seed=0 --save-selection -o/--output --limit --size=144 --columns=8
-verify STORE --storage-option --decode --source --subset-list --split --classes --field --layout
-    --progress/--no-progress --json
+verify STORE --storage-option --decode --source --source-option --subset-list --split --classes
+    --field --layout --progress/--no-progress --json
 """
 """Arguments and options of each command."""
 

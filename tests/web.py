@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import parse_qs, unquote
+from xml.sax.saxutils import escape
 
 from typing_extensions import override
 
@@ -75,6 +76,12 @@ class WebServer:
         Parts of the uploads that are neither complete nor aborted.
     hung_up : list of Asked
         Requests that were not answered, and whose connection is closed now.
+    keys_per_page : int
+        Objects that one page of a listing has at most.
+    listed_time : str
+        The time of change that listings state; responses state the first second of 2026.
+    listed_etag : str
+        What listings add to ETags.
     """
 
     def __init__(self) -> None:
@@ -86,6 +93,9 @@ class WebServer:
         self.closing = threading.Event()
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.hung_up: list[Asked] = []
+        self.keys_per_page = 1000
+        self.listed_time = "2026-01-01T00:00:00.000Z"
+        self.listed_etag = ""
         self._next: deque[Answer | str] = deque()
 
     def put(self, path: Path, name: str) -> None:
@@ -207,15 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
         query = parse_qs(asked.query, keep_blank_values=True)
         (upload,) = query.get("uploadId", [""])
         if method == "GET":
-            start = f"{path}/{query['prefix'][0]}"
-            keys = [key for key in web.objects if key.startswith(start)]
-            listed = "".join(
-                f"<Contents><Key>{key.partition('/')[2]}</Key><ETag>{etag_of(web.objects[key])}</ETag>"
-                f"<Size>{len(web.objects[key])}</Size>"
-                "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
-                for key in keys
-            )
-            self._send_xml("ListBucketResult", listed)
+            self._send_xml("ListBucketResult", self._listed(path, query))
         elif method == "PUT" and upload:
             web.uploads[upload][int(query["partNumber"][0])] = body
             self._send(200, b"", [("ETag", etag_of(body))])
@@ -245,6 +247,34 @@ class _Handler(BaseHTTPRequestHandler):
                 web.objects.pop(f"{path.rstrip('/')}/{name}", None)
             deleted = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
             self._send_xml("DeleteResult", deleted)
+
+    def _listed(self, bucket: str, query: dict[str, list[str]]) -> str:
+        """Return the next page of a listing; with a delimiter, folders are listed as such."""
+        web, root = self.server.web, f"{bucket.rstrip('/')}/"
+        prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
+        keys = sorted(key.removeprefix(root) for key in web.objects if key.startswith(root))
+        keys = [key for key in keys if key.startswith(prefix) and key > after]
+        page, rest = keys[: web.keys_per_page], keys[web.keys_per_page :]
+        below = {key: key.removeprefix(prefix).partition("/") for key in page}
+        is_flat = "delimiter" not in query
+        folders = sorted({prefix + name + "/" for name, mark, _ in below.values() if mark})
+        contents = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(web.objects[root + key])}</Size>"
+            f"<ETag>{web.etags.get(root + key, etag_of(web.objects[root + key]))}"
+            f"{web.listed_etag}</ETag>"
+            f"<LastModified>{web.listed_time}</LastModified></Contents>"
+            for key in page
+            if is_flat or not below[key][1]
+        )
+        if not is_flat:
+            contents += "".join(
+                f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
+                for name in folders
+            )
+        if rest:
+            token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>"
+            contents += f"<IsTruncated>true</IsTruncated>{token}"
+        return contents
 
     def _send_xml(self, name: str, content: str) -> None:
         self._send(200, f"<{name}>{content}</{name}>".encode(), ())

@@ -72,7 +72,8 @@ def cli() -> None:
 @click.argument("dataset")
 @click.argument("target", type=str)
 @storage_option("--storage-option", "TARGET")
-@click.option("--manual-dir", type=PATH, help="Folder of the ImageNet archives.")
+@storage_option("--source-option", "the source")
+@click.option("--manual-dir", help="Folder of the ImageNet archives; a path or an address.")
 @SUBSET_LIST
 @click.option("--partial", is_flag=True, help="Convert an incomplete source as far as it goes.")
 @source_options
@@ -126,7 +127,12 @@ def cli() -> None:
 @PROGRESS
 @JSON
 def convert(
-    dataset: str, target: str, as_json: bool, storage_option: dict[str, Any], **options: Any
+    dataset: str,
+    target: str,
+    as_json: bool,
+    storage_option: dict[str, Any],
+    source_option: dict[str, Any],
+    **options: Any,
 ) -> None:
     """Convert DATASET to a store at TARGET.
 
@@ -135,12 +141,15 @@ def convert(
     imagenet_r, imagenet_sketch, imagenet2012_corrupted/TYPE_SEVERITY or imagenet2012_real;
     folder:PATH for a folder of images, arranged as split/class/file or class/file (--layout for
     others); or files that match a pattern: wds:PATTERN, tfrecord:PATTERN, parquet:PATTERN,
-    array_record:PATTERN, csv:FILE, tsv:FILE.
+    array_record:PATTERN, csv:FILE, tsv:FILE. PATH, PATTERN and FILE may be addresses such as
+    s3://BUCKET/KEY.
 
     TARGET is a path or an address such as s3://BUCKET/KEY, outside that folder. Its suffix
     chooses the format: .zarr, or .h5 or .hdf5.
     """
-    report = arraystore.convert(dataset, target, storage_options=storage_option, **options)
+    report = arraystore.convert(
+        dataset, target, storage_options=storage_option, source_options=source_option, **options
+    )
     if as_json:
         _print_json(report.as_dict())
     else:
@@ -215,18 +224,27 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
 @click.option(
     "--source",
     help="Also compare STORE with its source: the folder of the archives, or of the images (PATH "
-    "or folder:PATH), or wds:PATTERN and the like.",
+    "or folder:PATH), or wds:PATTERN and the like; on a disk or in a bucket.",
 )
+@storage_option("--source-option", "the source")
 @SUBSET_LIST
 @source_options
 @PROGRESS
 @JSON
-def verify(store: str, storage_option: dict[str, Any], as_json: bool, **options: Any) -> int:
+def verify(
+    store: str,
+    storage_option: dict[str, Any],
+    source_option: dict[str, Any],
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Read all of STORE, and report every problem with its place.
 
     The exit status is 0 if there are no problems, and 1 otherwise.
     """
-    report = arraystore.verify(store, storage_options=storage_option, **options)
+    report = arraystore.verify(
+        store, storage_options=storage_option, source_options=source_option, **options
+    )
     if as_json:
         _print_json(report.as_dict())
     else:

@@ -31,7 +31,6 @@ PROGRESS: Final = click.option(
 )
 SUBSET_LIST: Final = click.option(
     "--subset-list",
-    type=PATH,
     help="File with the names of the subset's training images, one per line.",
 )
 

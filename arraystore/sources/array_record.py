@@ -15,6 +15,7 @@ from arraystore.sources.sample_table import silent
 from arraystore.sources.shards import find_shards
 from arraystore.sources.spool import SPOOL, Spool
 from arraystore.sources.tfrecord import ExampleReader, Record, classes_of
+from arraystore.storage.buckets import ObjectPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from arraystore.sources.sample_table import Source, Status
     from arraystore.sources.source_options import SourceOptions
+    from arraystore.storage.buckets import SourcePath
 
 SUFFIXES: Final = (".array_record", ".arrayrecord")
 """Of the files that are read where the pattern is a folder."""
@@ -29,7 +31,7 @@ SUFFIXES: Final = (".array_record", ".arrayrecord")
 _OPTIONS: Final = "readahead_buffer_size:1048576,max_parallelism:1"
 
 
-def records_of(path: Path) -> Iterator[Record]:
+def records_of(path: SourcePath) -> Iterator[Record]:
     """Read the records of a file front to back.
 
     Raises
@@ -38,6 +40,8 @@ def records_of(path: Path) -> Iterator[Record]:
         If the file is not an ArrayRecord file, is damaged or truncated, or the library is not
         installed.
     """
+    if isinstance(path, ObjectPath):
+        raise SourceError(f"{path}: ArrayRecord files are read from a disk only; download them")
     module = need("array_record.python.array_record_module", "array-record", "array_record:")
     try:
         reader = module.ArrayRecordReader(str(path), _OPTIONS)

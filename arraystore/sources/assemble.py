@@ -10,11 +10,11 @@ from arraystore.storage.file_states import NO_FILES, FileStates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from arraystore.sources.classes import Classes
     from arraystore.sources.sample_collector import SampleCollector
     from arraystore.sources.spool import Spool
+    from arraystore.storage.buckets import SourcePath
 
 
 def assemble(
@@ -24,7 +24,7 @@ def assemble(
     collectors: Mapping[str, SampleCollector],
     *,
     classes: Classes | None,
-    files: Sequence[Path],
+    files: Sequence[SourcePath],
     states: FileStates = NO_FILES,
     origins: Sequence[tuple[str, int]],
     spool: Spool | None,

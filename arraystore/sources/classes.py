@@ -22,6 +22,7 @@ from arraystore.errors import SourceError, brief, escaped
 from arraystore.indexing.hierarchy import Hierarchy
 from arraystore.schema import UNLABELLED
 from arraystore.sources.sample_table import first_few
+from arraystore.storage.buckets import ObjectPath
 
 if TYPE_CHECKING:
     import os
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore._typing import Ints
+    from arraystore.storage.buckets import SourcePath
 
     Label = int | str | None
 
@@ -67,13 +69,15 @@ class Classes:
 
 
 def as_classes(
-    value: Sequence[str] | int | str | os.PathLike[str] | None, *, where: str = "classes"
+    value: Sequence[str] | int | str | os.PathLike[str] | ObjectPath | None,
+    *,
+    where: str = "classes",
 ) -> Classes | None:
     """Return the classes that a caller states.
 
     Parameters
     ----------
-    value : sequence of str, int or path-like, optional
+    value : sequence of str, int, path-like or ObjectPath, optional
         The names in the order of the labels; a number of classes, which are then named ``"0"``,
         ``"1"``, …; or a file of names, one a line, each perhaps followed by a tab and words. If
         the first line has the columns ``name`` and ``parent`` or ``label``, the file is a table
@@ -102,6 +106,8 @@ def as_classes(
         n_classes = as_count(value, "classes", least=1, most=MAX_CLASSES)
         names = tuple(map(str, range(n_classes)))
         return Classes(names, names)
+    if isinstance(value, ObjectPath):
+        return _of_lines(value)
     if isinstance(value, str) or hasattr(value, "__fspath__"):
         path = as_path(value)
         return _of_lines(path)
@@ -109,7 +115,7 @@ def as_classes(
     return checked(names, names, where=where)
 
 
-def _of_lines(path: Path) -> Classes:
+def _of_lines(path: SourcePath) -> Classes:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -132,7 +138,7 @@ def _of_lines(path: Path) -> Classes:
     return checked(names, words, where=str(path))
 
 
-def _of_table(path: Path, columns: Sequence[str], lines: Sequence[str]) -> Classes:
+def _of_table(path: SourcePath, columns: Sequence[str], lines: Sequence[str]) -> Classes:
     """Return classes from lines with tabs, with their hierarchy if parents are stated."""
     names: list[str] = []
     words: dict[str, str] = {}

@@ -13,28 +13,31 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from arraystore.errors import SourceError
+from arraystore.storage.buckets import start_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from typing import IO, Any
 
+    from arraystore.storage.buckets import SourcePath
+
 _PIECE_NBYTES: Final = 2**16
+_BUFFER_NBYTES: Final = 2**17
 
 
-def _gzip(path: Path) -> Any:
-    return gzip.GzipFile(path, "rb")
+def _gzip(file: IO[bytes]) -> Any:
+    return gzip.GzipFile(fileobj=file, mode="rb")
 
 
-def _bzip2(path: Path) -> Any:
-    return bz2.BZ2File(path, "rb")
+def _bzip2(file: IO[bytes]) -> Any:
+    return bz2.BZ2File(file, "rb")
 
 
-def _xz(path: Path) -> Any:
-    return lzma.LZMAFile(path, "rb")
+def _xz(file: IO[bytes]) -> Any:
+    return lzma.LZMAFile(file, "rb")
 
 
-_OPENERS: Final[dict[bytes, Callable[[Path], Any]]] = {
+_OPENERS: Final[dict[bytes, Callable[[IO[bytes]], Any]]] = {
     b"\x1f\x8b": _gzip,
     b"BZh": _bzip2,
     b"\xfd7zXZ\0": _xz,
@@ -45,8 +48,8 @@ _OPENERS: Final[dict[bytes, Callable[[Path], Any]]] = {
 class _ZlibFile(RawIOBase):
     """A file in zlib's own format, which Python has no file object for."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._inflate = zlib.decompressobj()
 
     @override
@@ -59,20 +62,14 @@ class _ZlibFile(RawIOBase):
                 return data
         return b""
 
-    @override
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
-
-def is_compressed(path: Path, *, may_be_zlib: bool = False) -> bool:
+def is_compressed(path: SourcePath, *, may_be_zlib: bool = False) -> bool:
     """Whether a file begins as one compressed with gzip, bzip2 or xz does, or perhaps zlib."""
     return _opener_of(path, may_be_zlib=may_be_zlib) is not None
 
 
-def _opener_of(path: Path, *, may_be_zlib: bool) -> Callable[[Path], Any] | None:
-    with path.open("rb") as file:
-        begin = file.read(6)
+def _opener_of(path: SourcePath, *, may_be_zlib: bool) -> Callable[[IO[bytes]], Any] | None:
+    begin = start_of(path, 6)
     for signature, opener in _OPENERS.items():
         if begin.startswith(signature):
             return opener
@@ -81,7 +78,9 @@ def _opener_of(path: Path, *, may_be_zlib: bool) -> Callable[[Path], Any] | None
 
 
 @contextmanager
-def decompressed(path: Path, *, may_be_zlib: bool = False) -> Iterator[IO[bytes] | BufferedIOBase]:
+def decompressed(
+    path: SourcePath, *, may_be_zlib: bool = False
+) -> Iterator[IO[bytes] | BufferedIOBase]:
     """Open a compressed file for reading front to back, for as long as the context lasts.
 
     Raises
@@ -92,7 +91,7 @@ def decompressed(path: Path, *, may_be_zlib: bool = False) -> Iterator[IO[bytes]
     opener = _opener_of(path, may_be_zlib=may_be_zlib)
     if opener is None:
         raise SourceError(f"{path}: is not compressed in a known format")
-    with opener(path) as file:
+    with path.open("rb", buffering=_BUFFER_NBYTES) as stored, opener(stored) as file:
         try:
             yield file
         except EOFError:

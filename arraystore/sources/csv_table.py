@@ -1,13 +1,17 @@
 """CSV and TSV files that list the paths and labels of image files.
 
 The first line names the columns, unless `fields` gives their numbers, from 1 on. Paths are relative
-to the file. A column ``split`` may divide the samples into splits.
+to the file, or addresses in buckets. A column ``split`` may divide the samples into splits.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import os
+import posixpath
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,13 +24,16 @@ from arraystore.sources.sample_collector import SampleCollector
 from arraystore.sources.sample_table import first_few, silent
 from arraystore.sources.shards import find_shards
 from arraystore.sources.source_options import no_field
-from arraystore.storage.file_states import FileState, FileStates, state_of
+from arraystore.storage.buckets import ObjectPath, open_text, start_of, states_now
+from arraystore.storage.file_states import ABSENT, FileStates, is_address, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from arraystore.sources.sample_table import Source, Status
     from arraystore.sources.source_options import SourceOptions
+    from arraystore.storage.buckets import Buckets, SourcePath
+    from arraystore.storage.file_states import FileState
 
 DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 """Between the columns of each kind of file."""
@@ -67,7 +74,7 @@ def load(kind: str, pattern: str, options: SourceOptions, *, status: Status = si
     reader = _Reader(options)
     with shards.states.unchanged():
         for path, split in zip(shards.files, shards.splits, strict=True):
-            reader.read(path, DELIMITERS[kind], split, status)
+            reader.read(_Table(path, DELIMITERS[kind]), split, status)
     guesses = () if reader.has_split_column else shards.guesses
     return assemble(
         f"{kind}:{pattern}",
@@ -119,27 +126,32 @@ class _Reader:
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
         self._others: set[str] = set()
+        self._files: list[SourcePath] = []
         self._states: list[tuple[str, FileState]] = []
+        self._remote = _ObjectStates()
         self.has_split_column = False
         self.collectors: dict[str, SampleCollector] = {}
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[SourcePath, ...]:
         """The images that exist, in the order of the lines."""
-        return tuple(Path(path) for path, _ in self._states)
+        return tuple(self._files)
 
     def states(self) -> FileStates:
         """Return the states of the images."""
-        return FileStates.known(self._states)
+        is_remote = any(isinstance(file, ObjectPath) for file in self._files)
+        return FileStates.known(self._states, self._options.buckets if is_remote else None)
 
-    def read(self, path: Path, delimiter: str, split: str, status: Status) -> None:
+    def read(self, table: _Table, split: str, status: Status) -> None:
         """Add the lines of one file."""
+        path = table.path
         columns: _Columns | None = None
         n_lines = 0
-        for line, row in _rows(path, delimiter):
+        for line, row in table.rows():
             where = f"{path}: line {line}"
             if columns is None:
                 columns, is_header = self._columns_of(path, row)
+                table.image = columns.image
                 if is_header:
                     continue
             if len(row) != len(columns.names):
@@ -147,14 +159,14 @@ class _Reader:
                     f"{where}: must have {len(columns.names)} columns, got {len(row)}; quote "
                     "values that hold the delimiter"
                 )
-            self._add(path, where, row, columns, split)
+            self._add(table, where, row, columns, split)
             n_lines += 1
             if n_lines % _STATUS_EVERY == 0:
                 status(f"reading {path.name}: {n_lines:,} lines")
         if not n_lines:
             raise SourceError(f"{path}: lists no images")
 
-    def _columns_of(self, path: Path, row: Sequence[str]) -> tuple[_Columns, bool]:
+    def _columns_of(self, path: SourcePath, row: Sequence[str]) -> tuple[_Columns, bool]:
         """Return the columns, and whether the first line names them."""
         given = [place for place in self._options.fields.values() if place]
         is_header = not given or not all(place.isdecimal() for place in given)
@@ -173,8 +185,9 @@ class _Reader:
         return columns, is_header
 
     def _add(
-        self, path: Path, where: str, row: Sequence[str], columns: _Columns, split: str
+        self, table: _Table, where: str, row: Sequence[str], columns: _Columns, split: str
     ) -> None:
+        path = table.path
         if columns.split >= 0 and self._options.split is None:
             split = row[columns.split].strip()
             try:
@@ -195,21 +208,30 @@ class _Reader:
             name = row[columns.file_name].strip()
         elif "file_name" not in self._options.fields:
             name = _name_of(path, text)
-        file = str(path.parent / text)
         try:
-            state = state_of(file)
+            file = _file_of(path, text, self._options.buckets)
+            state = self._state(table, file)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             reason = why if name == text else f"{text}: {why}"
             collector.append_fault(name or None, label or None, reason)
             return
-        if Path(file).is_dir():
+        if isinstance(file, Path) and file.is_dir():
             collector.append_fault(name or None, label or None, f"{text}: is a folder")
             return
-        start = b"" if name else _start_of(file)
+        start = b"" if name else start_of(file, N_BYTES)
         number = len(self._states)
         collector.append(name or None, label or None, number, 0, state.nbytes, start=start)
-        self._states.append((file, state))
+        self._files.append(file)
+        self._states.append((str(file), state))
+
+    def _state(self, table: _Table, file: SourcePath) -> FileState:
+        """Return the state of an image; those of all objects of a table are requested at once."""
+        if not isinstance(file, ObjectPath):
+            return state_of(str(file))
+        if self._remote.table is not table:
+            self._remote = _ObjectStates(table, self._options.buckets)
+        return self._remote.of(file)
 
     def notes(self) -> list[str]:
         """Say what was left out."""
@@ -218,29 +240,89 @@ class _Reader:
         return [f"further columns are left out: {first_few(sorted(self._others), 8)}"]
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and values of each line that is not empty."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, delimiter=delimiter, strict=True)
-            for row in lines:
-                if row:
-                    yield lines.line_num, row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: must be UTF-8 text with values separated: {error}") from None
+@dataclass(eq=False)
+class _Table:
+    """One file of lines.
+
+    Attributes
+    ----------
+    path : Path or ObjectPath
+    delimiter : str
+    image : int
+        Position of the column with the paths, once it is known.
+    """
+
+    path: SourcePath
+    delimiter: str
+    image: int = -1
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield number and values of each line that is not empty."""
+        try:
+            with open_text(self.path) as file:
+                lines = csv.reader(file, delimiter=self.delimiter, strict=True)
+                for row in lines:
+                    if row:
+                        yield lines.line_num, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SourceError(
+                f"{self.path}: must be UTF-8 text with values separated: {error}"
+            ) from None
+
+    def objects(self, buckets: Buckets) -> Iterator[ObjectPath]:
+        """Yield the images that are objects; the first line may name the column."""
+        for _, row in self.rows():
+            if self.image < len(row) and (text := row[self.image].strip()):
+                with suppress(ValueError):  # raised where the line is added
+                    path = _file_of(self.path, text, buckets)
+                    if isinstance(path, ObjectPath):
+                        yield path
 
 
-def _start_of(file: str) -> bytes:
-    with open(file, "rb") as image:  # noqa: PTH123 - a path as text
-        return image.read(N_BYTES)
+class _ObjectStates:
+    """The states of the images of one table that lie in buckets."""
+
+    def __init__(self, table: _Table | None = None, buckets: Buckets | None = None) -> None:
+        self.table = table
+        files = [] if table is None or buckets is None else list(table.objects(buckets))
+        self._row_of = {str(file): row for row, file in enumerate(files)}
+        self._states = states_now(files)
+
+    def of(self, file: ObjectPath) -> FileState:
+        """Return the state of an image; raise `FileNotFoundError` if it does not exist."""
+        state = self._states[self._row_of[str(file)]]
+        if state == ABSENT:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return state
 
 
-def _name_of(table: Path, text: str) -> str:
+def _file_of(table: SourcePath, text: str, buckets: Buckets) -> SourcePath:
+    """Return the path of an image, by what a table states.
+
+    Raises
+    ------
+    ValueError
+        If it is an address that options, which may be secret, must not be sent to.
+    """
+    if is_address(text):
+        path = buckets.path(text)
+        if not isinstance(path, ObjectPath) or not path.is_in_plain_bucket:
+            raise ValueError(
+                "tables may name paths, and objects in buckets (s3://, gs://, az://CONTAINER)"
+            )
+        return path
+    if isinstance(table, ObjectPath):
+        return table.at(posixpath.normpath(posixpath.join(table.parent.key, text)).strip("/"))
+    return table.parent / text
+
+
+def _name_of(table: SourcePath, text: str) -> str:
     """Return a file name for the path of an image: the path below the folder of the table."""
-    path = os.path.normpath(text)
+    folder = str(table.parent.absolute()).rstrip("/") + "/"
+    path = text.removeprefix(folder) if is_address(text) else os.path.normpath(text)
     if os.path.isabs(path):  # noqa: PTH117 - Path has no test of text that may be anything
-        path = os.path.relpath(path, table.parent.absolute())
-    if path.partition("/")[0] == "..":
+        path = ".." if isinstance(table, ObjectPath) else os.path.relpath(path, folder)
+    if path.partition("/")[0] == ".." or is_address(path):
         raise SourceError(
             f"{table}: the image {brief(text)} lies outside the folder of the file, so that its "
             "path cannot be its name; pass fields={'file_name': COLUMN} (--field "

@@ -17,31 +17,33 @@ from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.schema import UNLABELLED
 from arraystore.sources.classes import Classes, as_classes, nfc, resolve_names
 from arraystore.sources.folder_layout import TINY_IMAGENET, arrange
-from arraystore.sources.folder_listing import joined, list_folder
+from arraystore.sources.folder_listing import joined, list_folder, listing_of
 from arraystore.sources.junk import junk_note, others_note
 from arraystore.sources.label_space import IMAGENET
 from arraystore.sources.sample_table import SampleTable, Source, check_names, first_few
 from arraystore.sources.source_options import SourceOptions
 from arraystore.sources.tiny_imagenet import TABLES, arrange_tiny_imagenet, is_tiny_imagenet
+from arraystore.storage.buckets import ObjectPath, paths_of, states_of
 from arraystore.storage.file_states import FileStates
-from arraystore.storage.packed_paths import PathView
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from arraystore.sources.folder_layout import Arrangement, ImageFolder
     from arraystore.sources.folder_listing import FolderListing
+    from arraystore.storage.buckets import SourcePath
+
+    StatesOf = Callable[[Sequence[str]], FileStates]
 
 _SHAPES: Final = "split/class/file, or class/file as one train split"
 
 
-def load(root: Path, options: SourceOptions | None = None) -> Source:
+def load(root: SourcePath, options: SourceOptions | None = None) -> Source:
     """List the images below a folder.
 
     Parameters
     ----------
-    root : Path
+    root : Path or ObjectPath
         A file with a suffix in `arraystore.images.probe.IMAGE_SUFFIXES` is an image. Hidden files,
         those of the system, and other files are left out and counted in the notes.
     options : SourceOptions, optional
@@ -65,28 +67,39 @@ def load(root: Path, options: SourceOptions | None = None) -> Source:
         If a folder changed while it was listed.
     """
     options = options or SourceOptions()
-    if not root.is_dir():
+    if isinstance(root, ObjectPath):
+        listing, states_of_images = _list_bucket(root)
+    elif root.is_dir():
+        listing, states_of_images = list_folder(str(root)), FileStates.of
+    else:
         kind = NotADirectoryError if root.exists() else FileNotFoundError
         raise kind(escaped(f"{root}: is not a folder; folder:PATH needs {_SHAPES}"))
-    listing = list_folder(str(root))
     _check_clear(root, listing, options)
     tables: FileStates = FileStates.known([])
     if options.layout == TINY_IMAGENET or (options.layout is None and is_tiny_imagenet(listing)):
         if options.split is not None:
             raise SourceError(f"{root}: Tiny ImageNet has splits, so split (--split) has no place")
-        tables = FileStates.of([str(root / name) for name in TABLES if name in listing.others])
+        tables = states_of([root / name for name in TABLES if name in listing.others])
         found = arrange_tiny_imagenet(str(root), listing, lambda name: _text(root / name))
     else:
         found = arrange(str(root), listing, options.layout, split=options.split)
-    return _source(root, listing, found, options, tables)
+    return _source(root, listing, found, options, tables, states_of_images)
 
 
-def name_of(root: Path) -> str:
+def _list_bucket(root: ObjectPath) -> tuple[FolderListing, StatesOf]:
+    """List a folder of a bucket; also return what knows the states of the objects from that."""
+    paths, known = root.below()
+    if not paths:
+        raise FileNotFoundError(escaped(f"{root}: is empty; folder:ADDRESS needs {_SHAPES}"))
+    return listing_of(paths), known.find
+
+
+def name_of(root: SourcePath) -> str:
     """Return the name of the data set of a folder."""
     return root.resolve().name or "folder"
 
 
-def _check_clear(root: Path, listing: FolderListing, options: SourceOptions) -> None:
+def _check_clear(root: SourcePath, listing: FolderListing, options: SourceOptions) -> None:
     """Refuse folders and links that cannot be read: a class may be missing, and shift labels."""
     if listing.unclear and not options.skips_unreadable:
         (name, reason), *others = listing.unclear.items()
@@ -97,7 +110,7 @@ def _check_clear(root: Path, listing: FolderListing, options: SourceOptions) -> 
         )
 
 
-def _text(path: Path) -> str:
+def _text(path: SourcePath) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -156,20 +169,21 @@ class _Split:
 
 
 def _source(
-    root: Path,
+    root: SourcePath,
     listing: FolderListing,
     found: Arrangement,
     options: SourceOptions,
     tables: FileStates,
+    states_of_images: StatesOf,
 ) -> Source:
     classes, number_of, notes = _classes(str(root), found, options)
-    samples = _Samples(str(root), listing.faults, number_of)
+    samples = _Samples(str(root).rstrip("/"), listing.faults, number_of)
     splits, firsts = {}, {}
     for name, folders in found.splits.items():
         firsts[name] = len(samples.paths)
         splits[name] = samples.of_split(folders, listing.images)
         check_names(f"{root}: {name}", splits[name].names)
-    states = FileStates.of(samples.paths)
+    states = states_of_images(samples.paths)
     unclear: dict[str, list[str]] = {}
     for name, reason in listing.unclear.items():
         unclear.setdefault(reason, []).append(name)
@@ -183,7 +197,7 @@ def _source(
         citation="",
         label_name=classes.names,
         label_words=classes.words,
-        files=PathView(states.paths),
+        files=paths_of(states),
         splits={
             name: split.table(firsts[name], len(samples.paths), states)
             for name, split in splits.items()

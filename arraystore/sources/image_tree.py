@@ -22,14 +22,16 @@ from arraystore.sources.compressed import decompressed, is_compressed
 from arraystore.sources.junk import is_junk
 from arraystore.sources.spool import SPOOL
 from arraystore.sources.tar import TarStream, open_archive, walk
+from arraystore.storage.buckets import ObjectPath, start_of, states_of
 from arraystore.storage.file_states import FileState, FileStates, state_of
-from arraystore.storage.open_files import open_file, read_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import IO
 
     from arraystore._typing import Ints
     from arraystore.sources.spool import Spool
+    from arraystore.storage.buckets import SourcePath
 
     Wanted = Callable[[str], bool]
 
@@ -45,11 +47,11 @@ class ImageTree:
 
     Attributes
     ----------
-    path : Path
+    path : Path or ObjectPath
         The folder or the archive.
     names : list of str
         Path of each image in it.
-    files : list of Path
+    files : list of Path or ObjectPath
         Files that hold images.
     states : FileStates
         Of `files`, before they were read.
@@ -60,9 +62,9 @@ class ImageTree:
         suffix of an image.
     """
 
-    path: Path
+    path: SourcePath
     names: list[str] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
+    files: list[SourcePath] = field(default_factory=list)
     states: FileStates = field(default_factory=lambda: FileStates.known([]))
     damage: tuple[str, ...] = ()
     hidden: list[str] = field(default_factory=list)
@@ -99,13 +101,13 @@ class ImageTree:
 
 
 def read_tree(
-    path: Path, wanted: Wanted, spool: Spool | None, *, partial: bool = False
+    path: SourcePath, wanted: Wanted, spool: Spool | None, *, partial: bool = False
 ) -> ImageTree:
     """List the images in a folder, or in an archive of one.
 
     Parameters
     ----------
-    path : Path
+    path : Path or ObjectPath
     wanted : callable
         Receives the path of each image, and returns whether it is kept.
     spool : Spool, optional
@@ -122,14 +124,12 @@ def read_tree(
     """
     tree = ImageTree(path)
     if path.is_dir():
-        _read_folder(tree, wanted)
+        (_read_bucket if isinstance(path, ObjectPath) else _read_folder)(tree, wanted)
         return tree
     tree.files = [path]
-    tree.states = FileStates.of([str(path)])
+    tree.states = states_of([path])
     with tree.states.unchanged():
-        with path.open("rb") as file:
-            is_zip = file.read(2) == _ZIP
-        if is_zip:
+        if start_of(path, 2) == _ZIP:
             _read_zip(tree, wanted, spool)
         elif is_compressed(path):
             _read_compressed_tar(tree, wanted, spool, partial=partial)
@@ -157,6 +157,16 @@ def _read_folder(tree: ImageTree, wanted: Wanted) -> None:
     tree._nbytes = array("q", tree.states.values[:, 0].tolist())
 
 
+def _read_bucket(tree: ImageTree, wanted: Wanted) -> None:
+    assert isinstance(tree.path, ObjectPath)
+    paths, states = tree.path.below()
+    rows = [row for row, path in enumerate(paths) if tree.accepts(path) and wanted(path)]
+    tree.states = states.take(np.array(rows, np.int64))
+    for number, row in enumerate(rows):
+        tree.add(paths[row], number, 0, int(states.values[row, 0]))
+        tree.files.append(tree.path / paths[row])
+
+
 def _read_tar(tree: ImageTree, wanted: Wanted, *, partial: bool) -> None:
     with open_archive(tree.path) as archive:
         members = walk(archive, partial=partial)
@@ -182,7 +192,7 @@ def _read_compressed_tar(
 def _read_zip(tree: ImageTree, wanted: Wanted, spool: Spool | None) -> None:
     """List a zip archive by its directory, which stands at its end."""
     try:
-        with zipfile.ZipFile(tree.path) as archive:
+        with tree.path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = sorted(archive.infolist(), key=lambda member: member.header_offset)
             for member in members:
                 name = member.filename
@@ -191,7 +201,7 @@ def _read_zip(tree: ImageTree, wanted: Wanted, spool: Spool | None) -> None:
                 if member.flag_bits & 1:
                     raise SourceError(f"{tree.path}: {name} is encrypted; unpack the archive")
                 if member.compress_type == zipfile.ZIP_STORED:
-                    tree.add(name, 0, _data_offset(tree.path, member), member.file_size)
+                    tree.add(name, 0, _data_offset(file, member), member.file_size)
                 else:
                     data = archive.read(member)
                     tree.add(name, SPOOL, _spooled(tree, spool, data), len(data))
@@ -199,9 +209,10 @@ def _read_zip(tree: ImageTree, wanted: Wanted, spool: Spool | None) -> None:
         raise SourceError(f"{tree.path}: is damaged ({error}); download it again") from None
 
 
-def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
+def _data_offset(file: IO[bytes], member: zipfile.ZipInfo) -> int:
     """Return where the bytes of a stored member begin; its local header has a length of its own."""
-    header = read_at(open_file(str(path)), member.header_offset, _LOCAL_HEADER_NBYTES)
+    file.seek(member.header_offset)
+    header = file.read(_LOCAL_HEADER_NBYTES)
     if len(header) < _LOCAL_HEADER_NBYTES or header[:4] != _LOCAL_HEADER:
         raise zipfile.BadZipFile(f"no local header at byte {member.header_offset}")
     lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")

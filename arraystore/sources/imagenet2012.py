@@ -47,15 +47,17 @@ from arraystore.sources.sample_table import (
 from arraystore.sources.spool import Spool
 from arraystore.sources.subset_list import SubsetList, find_subset_list
 from arraystore.sources.tar import Archive, TarMembers, next_header, open_archive, walk
+from arraystore.sources.webdataset import REMOTE_WALKERS
+from arraystore.storage.buckets import ObjectPath, paths_of
 from arraystore.storage.file_states import NO_FILES, FileStates
 from arraystore.storage.open_files import open_file
-from arraystore.storage.packed_paths import PathView
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from arraystore._typing import Ints
     from arraystore.sources.imagenet2012_forms import Form
+    from arraystore.storage.buckets import SourcePath
 
 TRAIN_ARCHIVE: Final = ARCHIVES["train"]
 VALIDATION_ARCHIVE: Final = ARCHIVES["validation"]
@@ -88,6 +90,7 @@ _SMALLER: Final[dict[str, tuple[str, ...]]] = {
 _WALKERS: Final = 8
 _PROBES: Final = 16
 _TRAIN_NAME: Final = re.compile(r"(n[0-9]{8})_[0-9]")
+_STATUS_EVERY: Final = 10
 _VALIDATION_NAME: Final = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
 _TEST_NAME: Final = re.compile(r"ILSVRC2012_test_([0-9]{8})\.JPEG")
 
@@ -122,8 +125,8 @@ def load(
     config: str,
     version: str,
     *,
-    manual_dir: Path | None = None,
-    subset_list: Path | None = None,
+    manual_dir: SourcePath | None = None,
+    subset_list: SourcePath | None = None,
     partial: bool = False,
     spool: Path | None = None,
     splits: Sequence[str] | None = None,
@@ -137,10 +140,10 @@ def load(
         Subset of the training images; empty for all of them.
     version : str
         One of `VERSIONS`.
-    manual_dir : Path, optional
+    manual_dir : Path or ObjectPath, optional
         Folder of the archives, or of another form of the images; see `imagenet2012_forms`.
         `MANUAL_DIR` by default.
-    subset_list : Path, optional
+    subset_list : Path or ObjectPath, optional
         The list of training images, one file name a line. By default the published list in
         `manual_dir`, else downloaded once.
     partial : bool, default False
@@ -164,7 +167,7 @@ def load(
         If an archive is missing, damaged or another one; if it is incomplete and `partial` is
         false.
     """
-    folder = as_path(manual_dir or MANUAL_DIR)
+    folder = manual_dir or as_path(MANUAL_DIR)
     splits = splits or (SPLITS if version in TEST_VERSIONS else SPLITS[:2])
     forms = {split: found for split, found in find_forms(folder).items() if split in splits}
     present = {split: some[0] for split, some in forms.items() if some}
@@ -223,7 +226,7 @@ def load(
         citation=_CITATION + (_SUBSET_CITATION if subset else ""),
         label_name=wnids(),
         label_words=words(),
-        files=PathView(all_states.first(n_files).paths),
+        files=paths_of(all_states.first(n_files)),
         splits=tables,
         origins=tuple(origins),
         selections=selections,
@@ -279,7 +282,7 @@ def _form_notes(
 
 
 def _smaller_subsets(
-    config: str, folder: Path, tables: dict[str, SampleTable]
+    config: str, folder: SourcePath, tables: dict[str, SampleTable]
 ) -> tuple[dict[str, dict[str, Ints]], list[SubsetList], list[str]]:
     """Return rows of the smaller subsets of a config, their lists, and notes on missing parts."""
     found: dict[str, dict[str, Ints]] = {}
@@ -319,16 +322,21 @@ def _read(
     wanted = subset.names if subset and form.split == "train" else None
     if form.kind == ARCHIVE:
         status(f"reading the headers of {form.path.name}")
-        return _read_archive(form.split, form.path, wanted, partial=partial)
+        return _read_archive(form.split, form.path, wanted, partial=partial, status=status)
     return read_form(form, wanted, spool, partial=partial, status=status)
 
 
 def _read_archive(
-    split: str, path: Path, wanted: Collection[str] | None, *, partial: bool
+    split: str,
+    path: SourcePath,
+    wanted: Collection[str] | None,
+    *,
+    partial: bool,
+    status: Status,
 ) -> SplitImages:
-    with open_archive(path) as archive:
+    with open_archive(path, is_one_of_many=split == "train") as archive:
         if split == "train":
-            return _read_train(path, archive, wanted, partial=partial)
+            return _read_train(path, archive, wanted, partial=partial, status=status)
         members, junk = walk(archive, partial=partial).without_junk()
         names = _base_names(members)
         label = _labels_of(split, archive.name, names)
@@ -345,7 +353,7 @@ def _read_archive(
 
 
 def _of_archive(
-    path: Path,
+    path: SourcePath,
     archive: Archive,
     file_name: PackedNames,
     label: Ints,
@@ -357,7 +365,9 @@ def _of_archive(
 ) -> SplitImages:
     return SplitImages(
         files=(path,),
-        states=FileStates.known([(str(path), archive.state)]),
+        states=FileStates.known(
+            [(str(path), archive.state)], path.buckets if isinstance(path, ObjectPath) else None
+        ),
         file_name=file_name,
         label=label,
         file=np.broadcast_to(np.int32(0), len(file_name)),  # takes no memory
@@ -370,7 +380,12 @@ def _of_archive(
 
 
 def _read_train(
-    path: Path, archive: Archive, wanted: Collection[str] | None, *, partial: bool
+    path: SourcePath,
+    archive: Archive,
+    wanted: Collection[str] | None,
+    *,
+    partial: bool,
+    status: Status,
 ) -> SplitImages:
     """Walk the archive of class archives; keep the images of the subset."""
     outer, junk = walk(archive, partial=partial).without_junk()
@@ -411,6 +426,8 @@ def _read_train(
         offsets += offset.tobytes()
         sizes += nbytes.tobytes()
         counts.append(len(offset))
+        if len(counts) % _STATUS_EVERY == 0:
+            status(f"reading the headers of {path.name} ({len(counts):,} of {len(labels):,})")
     return _of_archive(
         path,
         archive,
@@ -423,12 +440,14 @@ def _read_train(
     )
 
 
-def _n_walkers(path: Path, archive: Archive, outer: TarMembers) -> int:
-    """Return the number of threads to walk with: one if the headers are cached, else several.
+def _n_walkers(path: SourcePath, archive: Archive, outer: TarMembers) -> int:
+    """Return the number of threads to walk with: one if the headers are cached, else more.
 
     On a cold disk each header waits for a seek, and several threads keep the disk's queue full.
     Threads that never wait only compete for the interpreter.
     """
+    if isinstance(path, ObjectPath):
+        return REMOTE_WALKERS
     some = outer.offsets[:: max(1, len(outer.offsets) // _PROBES)].tolist()
     file = open_file(str(path))
     cached = (file.is_cached(next_header(archive, start), unknown=False) for start in some)

@@ -14,10 +14,12 @@ from arraystore.sources.imagenet2012_names import SPLIT_SIZES, is_name, label_of
 from arraystore.sources.imagenet2012_tables import wnids
 from arraystore.sources.junk import is_junk
 from arraystore.sources.sample_table import first_few
+from arraystore.storage.buckets import ObjectPath, state_of_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
+
+    from arraystore.storage.buckets import SourcePath
 
 SPLITS: Final = ("train", "validation", "test")
 
@@ -88,22 +90,22 @@ class Form:
     split : {"train", "validation", "test"}
     kind : str
         One of `KINDS`.
-    path : Path
+    path : Path or ObjectPath
         The archive; or the folder that holds images, class folders, or `files`.
-    files : tuple of Path
+    files : tuple of Path or ObjectPath
         The class archives or shards, sorted; empty for archives and folders.
     missing : str
         What the names show to be missing; empty if nothing.
-    labels : Path, optional
+    labels : Path or ObjectPath, optional
         Kaggle's table of validation labels.
     """
 
     split: str
     kind: str
-    path: Path
-    files: tuple[Path, ...] = ()
+    path: SourcePath
+    files: tuple[SourcePath, ...] = ()
     missing: str = ""
-    labels: Path | None = None
+    labels: SourcePath | None = None
 
     @property
     def text(self) -> str:
@@ -113,7 +115,7 @@ class Form:
         return f"{self.path}: {KINDS[self.kind]}{count}"
 
 
-def find_forms(folder: Path) -> dict[str, list[Form]]:
+def find_forms(folder: SourcePath) -> dict[str, list[Form]]:
     """Return the forms of each split that a folder has, the one to be read first.
 
     Complete forms come before those that lack something, and those with the original bytes
@@ -121,10 +123,12 @@ def find_forms(folder: Path) -> dict[str, list[Form]]:
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or ObjectPath
         As the user keeps it: the place of the archives, the root of an extracted tree or of
         Kaggle's, a copy of a repository of Hugging Face, or the data folder of TFDS.
     """
+    if isinstance(folder, ObjectPath):
+        folder.objects.check_listable(folder.key)
     forms: list[Form] = []
     for root in _roots(folder):
         names = _names(root)
@@ -138,7 +142,7 @@ def find_forms(folder: Path) -> dict[str, list[Form]]:
     order = list(KINDS)
     seen = set()
     for form in sorted(forms, key=lambda form: (bool(form.missing), order.index(form.kind))):
-        key = form.split, form.kind, os.path.realpath(form.path)
+        key = form.split, form.kind, str(form.path.resolve())
         if key not in seen:
             seen.add(key)
             is_labelled = form.split == "validation" and labels is not None
@@ -146,9 +150,9 @@ def find_forms(folder: Path) -> dict[str, list[Form]]:
     return found
 
 
-def archive_missing(split: str, path: Path) -> str:
+def archive_missing(split: str, path: SourcePath) -> str:
     """Return in what an official archive differs in size from the published one."""
-    expected, found = _ARCHIVE_NBYTES.get(split), path.stat().st_size
+    expected, found = _ARCHIVE_NBYTES.get(split), state_of_path(path).nbytes
     if expected is None or found == expected:
         return ""
     return f"has {found:,} bytes, the published archive {expected:,}"
@@ -176,11 +180,11 @@ def expected_forms(split: str) -> str:
     )
 
 
-def _with_labels(form: Form, labels: Path | None) -> Form:
+def _with_labels(form: Form, labels: SourcePath | None) -> Form:
     return Form(form.split, form.kind, form.path, form.files, form.missing, labels)
 
 
-def _roots(folder: Path) -> Iterator[Path]:
+def _roots(folder: SourcePath) -> Iterator[SourcePath]:
     """Yield the folders that exist among those that may hold a form."""
     for name in _ROOTS:
         if (root := folder / name).is_dir():
@@ -199,8 +203,10 @@ def _is_version(name: str) -> bool:
     return re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", name) is not None
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: SourcePath) -> list[str]:
     """Return the names in a folder that are not junk; none if it does not exist."""
+    if isinstance(folder, ObjectPath):
+        return sorted(name for name in folder.names() if not is_junk(name))
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries]
@@ -209,7 +215,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in names if not is_junk(name))
 
 
-def _archives(root: Path, names: Sequence[str]) -> Iterator[Form]:
+def _archives(root: SourcePath, names: Sequence[str]) -> Iterator[Form]:
     for split, name in ARCHIVES.items():
         if name in names and not (root / name).is_dir():
             yield Form(split, ARCHIVE, root / name)
@@ -224,7 +230,7 @@ def _archives(root: Path, names: Sequence[str]) -> Iterator[Form]:
             yield Form("train", CLASS_ARCHIVES, folder, files, _lacks(lacks, "class archive"))
 
 
-def _folders(root: Path, names: Sequence[str]) -> Iterator[Form]:
+def _folders(root: SourcePath, names: Sequence[str]) -> Iterator[Form]:
     """Yield folders of images and of class folders, by split and in the root itself."""
     for split in SPLITS:
         for name in ("", *_SPLIT_FOLDERS[split]):
@@ -232,11 +238,11 @@ def _folders(root: Path, names: Sequence[str]) -> Iterator[Form]:
                 yield from _folder(split, root / name, names if not name else None)
 
 
-def _folder(split: str, folder: Path, names: Sequence[str] | None) -> Iterator[Form]:
+def _folder(split: str, folder: SourcePath, names: Sequence[str] | None) -> Iterator[Form]:
     is_root = names is not None
     names = _names(folder) if names is None else names
     classes = [name for name in names if label_of_wnid(name) is not None]
-    classes = [name for name in classes if (folder / name).is_dir()] if split != "test" else []
+    classes = _only_folders(folder, classes) if split != "test" else []
     if classes and (not is_root or _holds(split, [folder / name for name in classes])):
         lacks = sorted({*wnids()} - {*classes})
         yield Form(split, CLASS_FOLDERS, folder, missing=_lacks(lacks, "class folder"))
@@ -244,7 +250,15 @@ def _folder(split: str, folder: Path, names: Sequence[str] | None) -> Iterator[F
         yield Form(split, FLAT_FOLDER, folder, missing=_too_few(split, names))
 
 
-def _holds(split: str, folders: Sequence[Path]) -> bool:
+def _only_folders(root: SourcePath, names: Sequence[str]) -> list[str]:
+    """Return those of some names in a folder that are folders."""
+    if isinstance(root, ObjectPath):
+        folders = set(root.entries()[0]) if names else set()
+        return [name for name in names if name in folders]
+    return [name for name in names if (root / name).is_dir()]
+
+
+def _holds(split: str, folders: Sequence[SourcePath]) -> bool:
     """Whether the first image in class folders is one of a split."""
     for folder in folders:
         for name in _names(folder):
@@ -257,7 +271,7 @@ def _too_few(split: str, names: Sequence[str]) -> str:
     return "" if n == SPLIT_SIZES[split] else f"has {n:,} of {SPLIT_SIZES[split]:,} images"
 
 
-def _hub_files(root: Path, names: Sequence[str]) -> Iterator[Form]:
+def _hub_files(root: SourcePath, names: Sequence[str]) -> Iterator[Form]:
     """Yield the Parquet files and older archives of Hugging Face's ``ILSVRC/imagenet-1k``."""
     for split, word in _SPLIT_WORDS.items():
         parquet = re.compile(rf"{word}-([0-9]{{5}})-of-([0-9]{{5}})(?:-\w+)?\.parquet")
@@ -272,7 +286,7 @@ def _hub_files(root: Path, names: Sequence[str]) -> Iterator[Form]:
             yield Form(split, TAR_GZ, root, tuple(root / name for name in files), missing)
 
 
-def _tfrecords(root: Path, names: Sequence[str]) -> Iterator[Form]:
+def _tfrecords(root: SourcePath, names: Sequence[str]) -> Iterator[Form]:
     for split in SPLITS:
         pattern = re.compile(
             rf"imagenet2012(?:_subset)?-{split}\.tfrecord-[0-9]{{5}}-of-[0-9]{{5}}"
@@ -282,7 +296,7 @@ def _tfrecords(root: Path, names: Sequence[str]) -> Iterator[Form]:
             yield _shards(split, TFRECORD, root, files)
 
 
-def _webdatasets(root: Path, names: Sequence[str]) -> Iterator[Form]:
+def _webdatasets(root: SourcePath, names: Sequence[str]) -> Iterator[Form]:
     for split, word in _SPLIT_WORDS.items():
         pattern = re.compile(rf"(?:imagenet(?:[-_]?1k|2012)?[-_])?{word}[-_][0-9]{{2,}}\.tar")
         for folder in (root, *(root / name for name in _SPLIT_FOLDERS[split] if name in names)):
@@ -294,7 +308,7 @@ def _webdatasets(root: Path, names: Sequence[str]) -> Iterator[Form]:
                 yield _shards(split, WEBDATASET, folder, files)
 
 
-def _shards(split: str, kind: str, root: Path, files: Sequence[str]) -> Form:
+def _shards(split: str, kind: str, root: SourcePath, files: Sequence[str]) -> Form:
     """Return a form of numbered files; its names may show that some are missing."""
     matches = [match for name in files if (match := _SHARD.fullmatch(name))]
     numbers = {int(match["number"] or match["last"]) for match in matches}
@@ -311,7 +325,7 @@ def _lacks(names: Sequence[str], what: str) -> str:
     return f"lacks {len(names):,} of {len(wnids()):,} {what}s: {first_few(names)}"
 
 
-def _kaggle_labels(folder: Path) -> Path | None:
+def _kaggle_labels(folder: SourcePath) -> SourcePath | None:
     """Return Kaggle's table of validation labels, which lies beside its tree or above it."""
     candidates = [folder, folder / "ILSVRC"]
     above = folder.absolute()

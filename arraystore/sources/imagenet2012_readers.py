@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.errors import SourceError, brief
+from arraystore.errors import SourceError, StorageError, brief
 from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.reading.read_ahead import ahead
@@ -40,29 +40,30 @@ from arraystore.sources.imagenet2012_names import (
     resolve_names,
 )
 from arraystore.sources.junk import is_junk, junk_note, others_note
+from arraystore.sources.parquet import opened
 from arraystore.sources.sample_table import SampleTable, first_few
 from arraystore.sources.spool import SPOOL
 from arraystore.sources.tar import TarStream, open_archive, walk
 from arraystore.sources.tfrecord import open_records
 from arraystore.sources.train_example import Feature, parse_example
-from arraystore.sources.webdataset import samples_of
+from arraystore.sources.webdataset import REMOTE_WALKERS, samples_of, walked
+from arraystore.storage.buckets import ObjectPath, open_text, paths_of, states_of
 from arraystore.storage.file_states import FileState, FileStates, state_of
-from arraystore.storage.packed_paths import PackedPaths, PathView
+from arraystore.storage.packed_paths import PackedPaths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from arraystore._typing import Ints
     from arraystore.sources.imagenet2012_forms import Form
     from arraystore.sources.sample_table import Status
     from arraystore.sources.spool import Spool
     from arraystore.sources.tar import TarMembers
-    from arraystore.sources.webdataset import KeyedSample
+    from arraystore.sources.webdataset import KeyedSample, OpenShard
+    from arraystore.storage.buckets import SourcePath
 
 _WALKERS: Final = 8
 _BATCH: Final = 4096
-_MAX_JSON_NBYTES: Final = 2**20
 _EXTENSIONS: Final = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 _KAGGLE_COLUMNS: Final = ["ImageId", "PredictionString"]
 
@@ -73,7 +74,7 @@ class SplitImages:
 
     Attributes
     ----------
-    files : sequence of Path
+    files : sequence of Path or ObjectPath
         Files that hold images.
     states : FileStates
         Of `files`, before they were read.
@@ -89,7 +90,7 @@ class SplitImages:
         See `Source`.
     """
 
-    files: Sequence[Path]
+    files: Sequence[SourcePath]
     states: FileStates
     file_name: PackedNames
     label: Ints
@@ -157,7 +158,7 @@ class _Reading:
         self.add([name], np.array([label]), SPOOL, np.array([offset]), np.array([len(data)]))
 
     def images(
-        self, files: Sequence[Path], states: FileStates, notes: Sequence[str] = ()
+        self, files: Sequence[SourcePath], states: FileStates, notes: Sequence[str] = ()
     ) -> SplitImages:
         """Return what was added."""
         total = int(states.values[:, 0].sum())
@@ -209,7 +210,7 @@ def read_form(
         reading.status(f"listing files of {form.path}")
         found = _read_folders(reading, _FOLDER_READERS[form.kind])
     else:
-        states = FileStates.of([str(path) for path in form.files])
+        states = states_of(form.files)
         with states.unchanged():
             notes = _FILE_READERS[form.kind](reading)
         found = reading.images(form.files, states, notes)
@@ -233,14 +234,14 @@ def _read_folders(
 ) -> SplitImages:
     """List images that are files of their own."""
     root, split = reading.form.path, reading.form.split
-    listed = _Listing(str(root), split)
+    listed = _Listing(root, split)
     paths = bytearray()
     for folder in listing(listed):
         stated = None
         if folder.label != NOT_STATED:
             stated = np.full(len(folder.names), folder.label, dtype=np.int64)
         rows, names, label = reading.resolve(
-            folder.path, folder.names, stated, stated_by="class folder"
+            str(folder.path), folder.names, stated, stated_by="class folder"
         )
         for number, (i, name, k) in enumerate(
             zip(rows.tolist(), names, label.tolist(), strict=True), len(reading.label)
@@ -249,18 +250,19 @@ def _read_folders(
             reading.label.append(k)
             reading.file.append(number)
             reading.offset.append(0)
-            paths += f"{folder.path}/{folder.names[i]}\0".encode(errors=PackedPaths.errors)
+            path = f"{str(folder.path).rstrip('/')}/{folder.names[i]}\0"
+            paths += path.encode(errors=PackedPaths.errors)
     FileStates.known(listed.states).check()
-    states = FileStates.of(PackedPaths(paths))
+    states = listed.states_of(PackedPaths(paths))
     reading.nbytes.frombytes(states.values[:, 0].tobytes())
-    return reading.images(PathView(states.paths), states, listed.notes())
+    return reading.images(paths_of(states), states, listed.notes())
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
     """The images of one folder; their label if the folder states it."""
 
-    path: str
+    path: SourcePath
     names: list[str]
     label: int
 
@@ -269,33 +271,66 @@ class _Folder:
 class _Listing:
     """Lists folders, and keeps what they were and what was left out."""
 
-    root: str
+    root: SourcePath
     split: str
     states: list[tuple[str, FileState]] = field(default_factory=list)
+    objects: list[FileStates] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
-    def of(self, path: str) -> tuple[list[str], list[str]]:
+    def of(self, path: SourcePath) -> tuple[list[str], list[str]]:
         """Return the sorted names of the folders and of the image files in a folder."""
-        self.states.append((path, state_of(path)))
+        if isinstance(path, ObjectPath):
+            return self._of_bucket(path)
+        self.states.append((str(path), state_of(str(path))))
         folders, images = [], []
         with os.scandir(path) as entries:
             for entry in entries:
-                name = entry.name
-                if is_junk(name):
-                    self.hidden.append(name)
-                elif entry.is_dir():
-                    folders.append(name)
-                elif not name.lower().endswith(tuple(IMAGE_SUFFIXES)):
-                    self.others.append(name)
+                if not self._accepts(entry.name):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif not self._is_image(entry.name):
+                    continue
                 elif entry.is_file():
-                    images.append(name)
+                    images.append(entry.name)
                 else:
                     raise SourceError(
                         f"{entry.path}: must be a file, but is a broken link, pipe or device; "
                         "restore or remove it"
                     )
         return sorted(folders), sorted(images)
+
+    def _of_bucket(self, path: ObjectPath) -> tuple[list[str], list[str]]:
+        folders, found = path.entries()
+        self.objects.append(found)
+        names = [address.rpartition("/")[2] for address in found.paths]
+        images = [name for name in names if self._accepts(name) and self._is_image(name)]
+        return [name for name in folders if self._accepts(name)], images
+
+    def _accepts(self, name: str) -> bool:
+        """Whether a name is neither hidden nor of the system."""
+        if is_junk(name):
+            self.hidden.append(name)
+            return False
+        return True
+
+    def _is_image(self, name: str) -> bool:
+        if not name.lower().endswith(tuple(IMAGE_SUFFIXES)):
+            self.others.append(name)
+            return False
+        return True
+
+    def states_of(self, paths: PackedPaths) -> FileStates:
+        """Return the states of images that were listed; those of objects are known from that."""
+        if not self.objects:
+            return FileStates.of(paths)
+        known = FileStates(
+            PackedPaths.of(address for some in self.objects for address in some.paths),
+            np.concatenate([some.values for some in self.objects]),
+            self.objects[0].buckets,
+        )
+        return known.find(paths)
 
     def of_split(self, names: Sequence[str]) -> list[str]:
         """Return names without those of the other splits, extracted into the same folder."""
@@ -319,9 +354,9 @@ def _class_folders(listed: _Listing) -> Iterator[_Folder]:
     listed.others += listed.of_split(images)
     listed.others += [f"{name}/" for name in folders if name not in classes]
     for name, label in classes.items():
-        inside, names = listed.of(f"{listed.root}/{name}")
+        inside, names = listed.of(listed.root / name)
         listed.others += [f"{name}/{folder}/" for folder in inside]
-        yield _Folder(f"{listed.root}/{name}", names, label)
+        yield _Folder(listed.root / name, names, label)
 
 
 def _flat_folder(listed: _Listing) -> Iterator[_Folder]:
@@ -338,12 +373,13 @@ def _read_class_archives(reading: _Reading) -> list[str]:
     reading.status(f"reading the headers of {len(form.files):,} class archives")
 
     def members_of(number: int) -> tuple[int, TarMembers, list[str]]:
-        with open_archive(form.files[number]) as archive:
+        with open_archive(form.files[number], is_one_of_many=True) as archive:
             return number, *walk(archive, partial=reading.partial).without_junk()
 
     hidden: list[str] = []
     numbers = (number for number in range(len(form.files)))
-    found = ahead(numbers, members_of, n_ahead=2 * _WALKERS, n_threads=_WALKERS)
+    n_walkers = REMOTE_WALKERS if isinstance(form.path, ObjectPath) else _WALKERS
+    found = ahead(numbers, members_of, n_ahead=2 * n_walkers, n_threads=n_walkers)
     for number, members, junk in found:
         hidden += junk
         path = form.files[number]
@@ -382,25 +418,26 @@ def _read_tar_gz(reading: _Reading) -> list[str]:
 
 def _read_webdataset(reading: _Reading) -> list[str]:
     form, left_out = reading.form, Counter[str]()
-    for number, path in enumerate(form.files):
+    shards = walked(form.files, partial=reading.partial)
+    for number, (path, shard) in enumerate(zip(form.files, shards, strict=True)):
         reading.status(f"reading {path.name} ({number + 1:,} of {len(form.files):,})")
+        if shard is None:
+            raise SourceError(f"{path}: is compressed; decompress it first")
         names: list[str] = []
         stated, offset, nbytes = array("q"), array("q"), array("q")
-        with open_archive(path) as archive:
-            members = walk(archive, partial=reading.partial)
-            reading.damage += members.unread
-            for sample in samples_of(str(path), members, left_out):
-                extension = next((e for e in sample.members if e in _EXTENSIONS), "")
-                if not extension:
-                    raise SourceError(
-                        f"{path}: the sample {brief(sample.key)} has no image; its members are "
-                        f".{', .'.join(sample.members)}"
-                    )
-                name, label = _named_sample(str(path), archive.fd, sample)
-                names.append(name)
-                stated.append(label)
-                offset.append(sample.members[extension].offset)
-                nbytes.append(sample.members[extension].nbytes)
+        reading.damage += shard.members.unread
+        for sample in samples_of(str(path), shard.members, left_out):
+            extension = next((e for e in sample.members if e in _EXTENSIONS), "")
+            if not extension:
+                raise SourceError(
+                    f"{path}: the sample {brief(sample.key)} has no image; its members are "
+                    f".{', .'.join(sample.members)}"
+                )
+            name, label = _named_sample(str(path), shard, sample)
+            names.append(name)
+            stated.append(label)
+            offset.append(sample.members[extension].offset)
+            nbytes.append(sample.members[extension].nbytes)
         rows, official, labels = reading.resolve(
             str(path),
             names,
@@ -412,13 +449,12 @@ def _read_webdataset(reading: _Reading) -> list[str]:
     return [f"{form.split}: {n:,} members {why}, left out" for why, n in left_out.items()]
 
 
-def _named_sample(location: str, fd: int, sample: KeyedSample) -> tuple[str, int]:
+def _named_sample(location: str, shard: OpenShard, sample: KeyedSample) -> tuple[str, int]:
     """Return the name and the label that a sample states."""
     name, label = sample.key, NOT_STATED
 
     def text(extension: str) -> str:
-        member = sample.members[extension]
-        return os.pread(fd, min(member.nbytes, _MAX_JSON_NBYTES), member.offset).decode()
+        return shard.read(sample.members[extension]).decode()
 
     try:
         if "json" in sample.members:
@@ -496,19 +532,21 @@ def _read_parquet(reading: _Reading) -> list[str]:
     for number, path in enumerate(form.files):
         reading.status(f"reading {path.name} ({number + 1:,} of {len(form.files):,})")
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            with pq.ParquetFile(
+                opened(path), page_checksum_verification=True, pre_buffer=False
+            ) as file:
                 _check_columns(path, file.schema_arrow)
                 for group in range(file.num_row_groups):
                     _read_row_group(reading, file, str(path), group)
         except (pa.ArrowException, OSError) as error:
-            if getattr(error, "errno", None) is not None:
+            if getattr(error, "errno", None) is not None or isinstance(error, StorageError):
                 raise
             reason = str(error).partition("\n")[0]
             raise SourceError(f"{path}: cannot be read: {reason}; download it again") from None
     return []
 
 
-def _check_columns(path: Path, schema: Any) -> None:
+def _check_columns(path: SourcePath, schema: Any) -> None:
     inner: set[str] = set()
     if "image" in schema.names and str(schema.field("image").type).startswith("struct"):
         inner = {child.name for child in schema.field("image").type}
@@ -538,9 +576,9 @@ def _read_row_group(reading: _Reading, file: Any, path: str, group: int) -> None
         reading.add_spooled(name, k, data[i].as_py() or b"")
 
 
-def _check_kaggle_labels(path: Path, found: SplitImages) -> None:
+def _check_kaggle_labels(path: SourcePath, found: SplitImages) -> None:
     """Compare labels with Kaggle's table: image, and class and box of each object."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         rows = csv.reader(file)
         if next(rows, None) != _KAGGLE_COLUMNS:
             raise SourceError(f"{path}: must begin with the columns {','.join(_KAGGLE_COLUMNS)}")

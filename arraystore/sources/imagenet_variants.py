@@ -30,13 +30,15 @@ from arraystore.sources.imagenet2012_tables import hierarchy, wnids, words
 from arraystore.sources.junk import junk_note, others_note
 from arraystore.sources.sample_table import SampleTable, Source, check_names, silent
 from arraystore.sources.spool import SPOOL, Spool
-from arraystore.storage.file_states import FileStates, state_of
+from arraystore.storage.buckets import ObjectPath, state_of_path, states_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from arraystore.sources.image_tree import ImageTree
     from arraystore.sources.sample_table import Status
+    from arraystore.storage.buckets import SourcePath
+    from arraystore.storage.file_states import FileStates
 
 _CORRUPTIONS: Final = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -156,7 +158,7 @@ def variant_of(name: str, config: str) -> Variant:
     return Variant(name, config, "test", paths, 2, n_images, title, homepage)
 
 
-def find_variant(variant: Variant, folder: Path) -> Path | None:
+def find_variant(variant: Variant, folder: SourcePath) -> SourcePath | None:
     """Return the archive or folder of a variant; None if there is none."""
     for name in variant.paths:
         path = folder / name if name else folder
@@ -165,8 +167,10 @@ def find_variant(variant: Variant, folder: Path) -> Path | None:
     return None
 
 
-def _has_classes(variant: Variant, folder: Path) -> bool:
+def _has_classes(variant: Variant, folder: SourcePath) -> bool:
     is_class = _is_number if variant.name == V2 else _is_wnid
+    if isinstance(folder, ObjectPath):
+        return any(is_class(name) for name in folder.entries()[0])
     return any(is_class(entry.name) and entry.is_dir() for entry in folder.iterdir())
 
 
@@ -183,7 +187,7 @@ def load(
     config: str,
     version: str,
     *,
-    manual_dir: Path | None = None,
+    manual_dir: SourcePath | None = None,
     partial: bool = False,
     spool: Path | None = None,
     status: Status = silent,
@@ -194,7 +198,7 @@ def load(
     ----------
     name, config, version : str
         Of `CONFIGS` and `VERSIONS`.
-    manual_dir : Path, optional
+    manual_dir : Path or ObjectPath, optional
         Folder of the published archive, or of what it extracts to.
     partial : bool, default False
         Accept missing images.
@@ -214,7 +218,7 @@ def load(
         If nothing is found, it is damaged, holds other images, or is incomplete and `partial` is
         false.
     """
-    folder = as_path(manual_dir or imagenet2012.MANUAL_DIR)
+    folder = manual_dir or as_path(imagenet2012.MANUAL_DIR)
     if name == REAL:
         return _load_real(version, folder, partial=partial, spool=spool, status=status)
     variant = variant_of(name, config)
@@ -264,7 +268,7 @@ def load(
     )
 
 
-def _below(variant: Variant, path: Path) -> str:
+def _below(variant: Variant, path: SourcePath) -> str:
     """Return the folders of the archive that a path is already in: of one corruption."""
     if variant.name == CORRUPTED and path.is_dir():
         return "/".join(path.parts[-2:]) + "/"
@@ -335,7 +339,7 @@ def _name_and_label(variant: Variant, parts: list[str]) -> tuple[str, int]:
 
 
 def _load_real(
-    version: str, folder: Path, *, partial: bool, spool: Path | None, status: Status
+    version: str, folder: SourcePath, *, partial: bool, spool: Path | None, status: Status
 ) -> Source:
     """List the validation images with ReaL's labels: the first of each image."""
     path = folder / _REAL_LABELS
@@ -379,10 +383,11 @@ def _load_real(
     )
 
 
-def _real_labels(path: Path) -> tuple[list[list[int]], FileStates, list[str]]:
+def _real_labels(path: SourcePath) -> tuple[list[list[int]], FileStates, list[str]]:
     """Return the labels of each validation image, by its number, from ReaL's file."""
     try:
-        states = FileStates.known([(str(path), state_of(str(path)))])
+        state_of_path(path)  # raises if there is none
+        states = states_of([path])
         data = path.read_bytes()
     except FileNotFoundError:
         raise SourceError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore.errors import SourceError, brief
+from arraystore.errors import SourceError, StorageError, brief
 from arraystore.sources.assemble import assemble
 from arraystore.sources.classes import Classes, as_classes, checked
 from arraystore.sources.extras import need
@@ -23,6 +23,7 @@ from arraystore.sources.sample_table import first_few, silent
 from arraystore.sources.shards import find_shards
 from arraystore.sources.source_options import no_field
 from arraystore.sources.spool import SPOOL, Spool
+from arraystore.storage.buckets import ObjectPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from arraystore._typing import Ints
     from arraystore.sources.sample_table import Source, Status
     from arraystore.sources.source_options import SourceOptions
+    from arraystore.storage.buckets import SourcePath
 
 SUFFIXES: Final = (".parquet",)
 """Of the files that are read where the pattern is a folder."""
@@ -191,7 +193,7 @@ class Rows:
     name: Sequence[str | None]
 
 
-def rows_of(path: Path, columns: Columns) -> Iterator[Rows]:
+def rows_of(path: SourcePath, columns: Columns) -> Iterator[Rows]:
     """Read the rows of a file front to back, some megabytes at a time.
 
     Raises
@@ -203,7 +205,10 @@ def rows_of(path: Path, columns: Columns) -> Iterator[Rows]:
     pq = need("pyarrow.parquet", "parquet", "parquet:")
     try:
         with pq.ParquetFile(
-            path, buffer_size=_BUFFER_NBYTES, pre_buffer=False, page_checksum_verification=True
+            opened(path),
+            buffer_size=_BUFFER_NBYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
         ) as file:
             batches = file.iter_batches(
                 batch_size=_n_rows(file.metadata), columns=columns.all, use_threads=False
@@ -211,10 +216,15 @@ def rows_of(path: Path, columns: Columns) -> Iterator[Rows]:
             for batch in batches:
                 yield _rows(pa, str(path), batch, columns)
     except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:
+        if getattr(error, "errno", None) is not None or isinstance(error, StorageError):
             raise
         reason = str(error).partition("\n")[0]
         raise SourceError(f"{path}: cannot be read: {reason}; download it again") from None
+
+
+def opened(path: SourcePath) -> Any:
+    """Return what pyarrow opens: the path of a file, or an object as a file."""
+    return path.open_raw() if isinstance(path, ObjectPath) else path
 
 
 def _n_rows(metadata: Any) -> int:
@@ -400,18 +410,18 @@ def _described(columns: Columns, fields: Mapping[str, str]) -> Iterator[str]:
             yield f"{field.replace('_', ' ')} is {part or 'generated'}"
 
 
-def _schema_of_file(pq: Any, path: Path) -> Schema:
+def _schema_of_file(pq: Any, path: SourcePath) -> Schema:
     pa = need("pyarrow", "parquet", "parquet:")
     try:
-        return schema_of(pq.read_schema(path))
+        return schema_of(pq.read_schema(opened(path)))
     except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:
+        if getattr(error, "errno", None) is not None or isinstance(error, StorageError):
             raise
         reason = str(error).partition("\n")[0]
         raise SourceError(f"{path}: must be a Parquet file: {reason}; download it again") from None
 
 
-def _check_columns(path: Path, schema: Schema, columns: Columns, first: Path) -> None:
+def _check_columns(path: SourcePath, schema: Schema, columns: Columns, first: SourcePath) -> None:
     """Refuse a file that lacks a column."""
     lacking = [name for name in columns.all if name not in schema.names]
     if lacking:
@@ -422,7 +432,7 @@ def _check_columns(path: Path, schema: Schema, columns: Columns, first: Path) ->
 
 
 def _check_classes(
-    path: Path, schema: Schema, columns: Columns, names: tuple[str, ...], first: Path
+    path: SourcePath, schema: Schema, columns: Columns, names: tuple[str, ...], first: SourcePath
 ) -> None:
     """Refuse a file that numbers its classes otherwise than the first."""
     found = schema.classes.get(columns.label, ())

@@ -12,13 +12,16 @@ from arraystore.sources.imagenet2012_tables import validation_labels, wnids
 from arraystore.sources.subset_list import find_subset_list
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from arraystore._typing import Ints
+    from arraystore.storage.buckets import SourcePath
 
 
 def published_counts(
-    config: str, split: str, *, manual_dir: Path | None = None, subset_list: Path | None = None
+    config: str,
+    split: str,
+    *,
+    manual_dir: SourcePath | None = None,
+    subset_list: SourcePath | None = None,
 ) -> Ints | None:
     """Return the number of samples of each class of ImageNet 2012 in a split.
 
@@ -27,7 +30,7 @@ def published_counts(
     config : {"1pct", "10pct", ""}
         Which subset of the training images; empty for all of them.
     split : str
-    manual_dir, subset_list : Path, optional
+    manual_dir, subset_list : Path or ObjectPath, optional
         See `arraystore.sources.imagenet2012.load`.
 
     Returns
@@ -45,7 +48,7 @@ def published_counts(
         return np.bincount(validation_labels(), minlength=n_classes).astype(np.int64)
     if split != "train" or not config:
         return None
-    listed = find_subset_list(config, subset_list, as_path(manual_dir or MANUAL_DIR))
+    listed = find_subset_list(config, subset_list, manual_dir or as_path(MANUAL_DIR))
     label_of = {wnid: k for k, wnid in enumerate(wnids())}
     labels = [label_of.get(name.partition("_")[0], n_classes) for name in listed.names]
     return np.bincount(labels, minlength=n_classes)[:n_classes].astype(np.int64)

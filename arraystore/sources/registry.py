@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from arraystore._arguments import as_path
 from arraystore.errors import SourceError, brief
 from arraystore.sources import (
     array_record,
@@ -22,6 +21,12 @@ from arraystore.sources import (
 from arraystore.sources.label_space import OWN
 from arraystore.sources.sample_table import Source, Status, silent
 from arraystore.sources.source_options import SourceOptions
+from arraystore.storage.buckets import Buckets
+
+if TYPE_CHECKING:
+    import os
+
+    from arraystore.storage.buckets import SourcePath
 
 CONFIGS: Final[dict[str, tuple[str, ...]]] = {
     "imagenet2012_subset": ("1pct", "10pct"),
@@ -53,8 +58,8 @@ _NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^/:]+))?(:(?P<version>[^/:]+)
 def load_source(
     dataset: str,
     *,
-    manual_dir: Path | None = None,
-    subset_list: Path | None = None,
+    manual_dir: str | os.PathLike[str] | None = None,
+    subset_list: str | os.PathLike[str] | None = None,
     partial: bool = False,
     spool: Path | None = None,
     options: SourceOptions | None = None,
@@ -67,12 +72,14 @@ def load_source(
     dataset : str
         ``name/config:version``, where config and version may be left out; ``folder:PATH``; or a
         pattern of files, such as ``wds:PATTERN``.
-    manual_dir, subset_list, partial, status
-        See `arraystore.sources.imagenet2012.load`.
+    manual_dir, subset_list : path-like, optional
+        Paths, or addresses in buckets; see `arraystore.sources.imagenet2012.load`.
+    partial, status
+        See there.
     spool : Path, optional
         Takes images that are not byte ranges of files; see `arraystore.sources.spool`.
     options : SourceOptions, optional
-        For folders and patterns of files.
+        For folders and patterns of files, and `buckets` for all.
 
     Raises
     ------
@@ -95,7 +102,7 @@ def load_source(
         if spool is None:
             raise ValueError(f"{brief(dataset)} needs a spool")
         return PATTERNS[kind](pattern, options, spool, status=status)
-    root = folder_of(dataset)
+    root = folder_of(dataset, options.buckets)
     if root is not None:
         _refuse(
             "folder:PATH",
@@ -108,13 +115,15 @@ def load_source(
         return folder.load(root, options)
     _refuse(dataset, **dict.fromkeys(options.stated(), True))
     name, config, version = names_of(dataset)
+    folder_path = options.buckets.path(manual_dir or imagenet2012.MANUAL_DIR)
+    list_path = None if subset_list is None else options.buckets.path(subset_list)
     if name not in ("imagenet2012", "imagenet2012_subset"):
         _refuse(name, subset_list=subset_list)
         return imagenet_variants.load(
             name,
             config,
             version,
-            manual_dir=manual_dir,
+            manual_dir=folder_path,
             partial=partial,
             spool=spool,
             status=status,
@@ -124,16 +133,22 @@ def load_source(
     return imagenet2012.load(
         config,
         version,
-        manual_dir=manual_dir,
-        subset_list=subset_list,
+        manual_dir=folder_path,
+        subset_list=list_path,
         partial=partial,
         spool=spool,
         status=status,
     )
 
 
-def names_of(dataset: str) -> tuple[str, str, str]:
+def names_of(dataset: str, buckets: Buckets | None = None) -> tuple[str, str, str]:
     """Return name, config and version of a data set, as a store records them.
+
+    Parameters
+    ----------
+    dataset : str
+    buckets : Buckets, optional
+        What addresses are looked up in.
 
     Raises
     ------
@@ -149,8 +164,8 @@ def names_of(dataset: str) -> tuple[str, str, str]:
     """
     kind, pattern = pattern_of(dataset)
     if kind:
-        return shards.name_of(pattern), "", ""
-    root = folder_of(dataset)
+        return shards.name_of(pattern, buckets or Buckets()), "", ""
+    root = folder_of(dataset, buckets)
     if root is not None:
         return folder.name_of(root), "", ""
     match = _NAME.fullmatch(dataset)
@@ -178,8 +193,14 @@ def names_of(dataset: str) -> tuple[str, str, str]:
     return match["name"], config, version
 
 
-def folder_of(dataset: str) -> Path | None:
+def folder_of(dataset: str, buckets: Buckets | None = None) -> SourcePath | None:
     """Return the path of a ``folder:PATH``, or None for another data set.
+
+    Parameters
+    ----------
+    dataset : str
+    buckets : Buckets, optional
+        What an address is looked up in.
 
     Raises
     ------
@@ -195,7 +216,19 @@ def folder_of(dataset: str) -> Path | None:
         return None
     if dataset == _FOLDER:
         raise SourceError("folder: needs a path, such as folder:photos")
-    return as_path(dataset.removeprefix(_FOLDER))
+    return (buckets or Buckets()).path(dataset.removeprefix(_FOLDER))
+
+
+def check_source_options(buckets: Buckets, dataset: str, *places: object) -> None:
+    """Refuse options of buckets if nothing lies in one; tables may name objects.
+
+    Raises
+    ------
+    ValueError
+        If neither the data set nor one of `places` is or has an address.
+    """
+    if pattern_of(dataset)[0] not in csv_table.DELIMITERS:
+        buckets.check_needed(dataset, *places)
 
 
 def check_label_space(dataset: str, label_space: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from arraystore.errors import SourceError
 from arraystore.schema import file_name_fault
+from arraystore.storage.file_bytes import FileBytes
 from arraystore.storage.file_states import NO_FILES, FileStates
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from arraystore._typing import Ints
     from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.indexing.packed_names import PackedNames
+    from arraystore.storage.buckets import SourcePath
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,8 @@ class Source:
         For users of the store; `citation` is BibTeX.
     label_name, label_words : tuple of str
         Class ids, and their human-readable names; label k is element k.
-    files : sequence of Path
-        The files that hold encoded images.
+    files : sequence of Path or ObjectPath
+        The files, or objects in buckets, that hold encoded images.
     splits : mapping of str to SampleTable
         In the order in which they are stored.
     origins : tuple of (str, int)
@@ -118,7 +120,7 @@ class Source:
     citation: str
     label_name: tuple[str, ...]
     label_words: tuple[str, ...]
-    files: Sequence[Path]
+    files: Sequence[SourcePath]
     splits: Mapping[str, SampleTable]
     origins: tuple[tuple[str, int], ...]
     selections: Mapping[str, Mapping[str, Ints]] = field(default_factory=dict)
@@ -133,9 +135,14 @@ class Source:
     faults: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     parts: Mapping[str, Sequence[tuple[int, str]]] = field(default_factory=dict)
 
-    def place(self, number: int) -> Path:
+    def place(self, number: int) -> SourcePath:
         """Return the file that a number in `SampleTable.file` stands for."""
         return self.spool if self.spool and number == len(self.files) else self.files[number]
+
+    def reader(self) -> FileBytes:
+        """Return a reader of `places`, for one thread."""
+        spool = "" if self.spool is None else str(self.spool)
+        return FileBytes(self.states, spool, len(self.files))
 
     def location(self, split: str, i: int) -> str:
         """Return a name for the origin of a sample, for messages."""

@@ -7,6 +7,7 @@ a split; several such patterns are separated by commas.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import itertools
 import os
@@ -15,18 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from arraystore._arguments import as_path
 from arraystore.errors import SourceError, escaped
 from arraystore.schema import check_split_name
 from arraystore.sources.folder_layout import SPLIT_WORDS
 from arraystore.sources.junk import is_junk
 from arraystore.sources.sample_table import first_few
-from arraystore.storage.file_states import FileStates
+from arraystore.storage.buckets import Buckets, ObjectPath, states_now, states_of
+from arraystore.storage.file_states import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from arraystore.sources.source_options import SourceOptions
+    from arraystore.storage.buckets import SourcePath
+    from arraystore.storage.file_states import FileStates
 
 _MAX_FILES: Final = 1_000_000
 
@@ -57,7 +60,7 @@ class Shards:
     ----------
     name : str
         Name for the data set.
-    files : tuple of Path
+    files : tuple of Path or ObjectPath
         In the order of the pattern.
     splits : tuple of str
         The split of each file.
@@ -72,7 +75,7 @@ class Shards:
     """
 
     name: str
-    files: tuple[Path, ...]
+    files: tuple[SourcePath, ...]
     splits: tuple[str, ...]
     states: FileStates
     notes: tuple[str, ...]
@@ -119,13 +122,13 @@ def find_shards(pattern: str, suffixes: Sequence[str], options: SourceOptions) -
         raise SourceError(f"{pattern}: either each part must be SPLIT=PATTERN or none")
     notes: list[str] = []
     guesses: list[str] = []
-    files: list[Path] = []
+    files: list[SourcePath] = []
     splits: list[str] = []
     is_partial = False
     for split, part in stated or [(options.split, pattern)]:
         if split is not None:
             _check_split(split, pattern)
-        found, lacking = _files_of(part, suffixes)
+        found, lacking = _files_of(part, suffixes, options.buckets)
         lacking += _missing_shards(found)
         if lacking:
             missing = f"{first_few(lacking)} not found"
@@ -145,18 +148,24 @@ def find_shards(pattern: str, suffixes: Sequence[str], options: SourceOptions) -
             splits += [split] * len(found)
     _check_once(files)
     return Shards(
-        name=name_of(pattern),
+        name=name_of(pattern, options.buckets),
         files=tuple(files),
         splits=tuple(splits),
-        states=FileStates.of([str(path) for path in files]),
+        states=states_of(files),
         notes=tuple(notes),
         guesses=tuple(guesses),
         partial=is_partial,
     )
 
 
-def name_of(pattern: str) -> str:
-    """Return a name for the data set of a pattern, from the text alone: that of its folder.
+def name_of(pattern: str, buckets: Buckets | None = None) -> str:
+    """Return a name for the data set of a pattern: that of its folder.
+
+    Parameters
+    ----------
+    pattern : str
+    buckets : Buckets, optional
+        What addresses are looked up in.
 
     Examples
     --------
@@ -166,7 +175,7 @@ def name_of(pattern: str) -> str:
     parts = [_STATED.match(part) for part in _NEXT.split(pattern)]
     texts = [match[2] for match in parts if match] or [pattern]
     fixed = re.split(r"[{*?\[]", texts[0])[0]
-    path = as_path(fixed)
+    path = (buckets or Buckets()).path(fixed)
     folder = path if fixed.endswith("/") or path.is_dir() else path.parent
     return folder.resolve().name or "images"
 
@@ -178,20 +187,24 @@ def _check_split(split: str, pattern: str) -> None:
         raise SourceError(f"{pattern}: {error}") from None
 
 
-def _check_once(files: Sequence[Path]) -> None:
+def _check_once(files: Sequence[SourcePath]) -> None:
     if len(set(files)) < len(files):
-        seen: set[Path] = set()
+        seen: set[SourcePath] = set()
         for path in files:
             if path in seen:
                 raise SourceError(f"{path}: named twice; a file belongs to one split")
             seen.add(path)
 
 
-def _files_of(pattern: str, suffixes: Sequence[str]) -> tuple[list[Path], list[str]]:
+def _files_of(
+    pattern: str, suffixes: Sequence[str], buckets: Buckets
+) -> tuple[list[SourcePath], list[str]]:
     """Return the files of one pattern, and names that it states and that do not exist."""
     if not pattern:
         raise SourceError("expected the path of files, or a pattern, got nothing")
-    path = as_path(pattern)
+    path = buckets.path(pattern)
+    if isinstance(path, ObjectPath):
+        return _objects_of(path, suffixes)
     if path.is_dir():
         found = _files_below(path, suffixes)
         if not found:
@@ -213,8 +226,70 @@ def _files_of(pattern: str, suffixes: Sequence[str]) -> tuple[list[Path], list[s
     return list(dict.fromkeys(found)), lacking
 
 
-def _files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    found = []
+def _objects_of(pattern: ObjectPath, suffixes: Sequence[str]) -> tuple[list[SourcePath], list[str]]:
+    """Return the objects of one pattern, and names that it states and that do not exist."""
+    named: list[ObjectPath] = []
+    found: list[SourcePath] = []
+    lacking = []
+    is_pattern = "{" in pattern.key or glob.has_magic(pattern.key)
+    if not is_pattern and pattern.is_dir():
+        paths = sorted(pattern.below()[0], key=lambda path: path.split("/"))
+        visible = (path.split("/") for path in paths if not is_junk(path))
+        found = [pattern / "/".join(parts) for parts in visible if _has(parts[-1], suffixes)]
+        if not found:
+            raise SourceError(f"{pattern}: no files *{', *'.join(suffixes)} in this folder")
+        return found, []
+    for key in _expanded(pattern.key):
+        if glob.has_magic(key):
+            found += _matching(pattern.at(key))
+        else:
+            named.append(pattern.at(key))
+    for path, state in zip(named, states_now(named), strict=True):
+        if state == ABSENT:
+            lacking.append(str(path))
+        else:
+            found.append(path)
+    if not found:
+        raise SourceError(f"{pattern}: no such object, and no object matches it as a pattern")
+    return list(dict.fromkeys(found)), lacking
+
+
+def _matching(pattern: ObjectPath) -> list[ObjectPath]:
+    """Return the objects that match a glob, sorted; the part without wildcards is listed."""
+    parts = pattern.key.split("/")
+    n_fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    folder = pattern.at("/".join(parts[:n_fixed]))
+    if n_fixed == len(parts) - 1 and parts[-1] != "**":
+        names = [address.rpartition("/")[2] for address in folder.entries()[1].paths]
+    else:
+        names = folder.below()[0]
+    return [folder / name for name in sorted(names) if _matches(parts[n_fixed:], name.split("/"))]
+
+
+def _matches(pattern: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a glob.
+
+    As on a disk, ``*`` matches no hidden name, and ``**`` any number of folders.
+
+    Examples
+    --------
+    >>> [_matches(["**", "a-*.tar"], path) for path in (["x", "y", "a-1.tar"], ["x", "b.tar"])]
+    [True, False]
+    """
+    if not pattern or not names:
+        return not pattern and not names
+    first, rest = pattern[0], pattern[1:]
+    is_visible = names[0][:1] != "." or first[:1] == "."
+    if first != "**":
+        fits = is_visible and fnmatch.fnmatchcase(names[0], first)
+        return fits and _matches(rest, names[1:])
+    if not rest and len(names) == 1:
+        return is_visible
+    return _matches(rest, names) or (is_visible and _matches(pattern, names[1:]))
+
+
+def _files_below(folder: Path, suffixes: Sequence[str]) -> list[SourcePath]:
+    found: list[SourcePath] = []
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not is_junk(name))
         found += [Path(root, name) for name in names if not is_junk(name) and _has(name, suffixes)]
@@ -252,9 +327,9 @@ def _choices(inside: str, pattern: str) -> list[str]:
     return inside.split(",") if "," in inside else [f"{{{inside}}}"]
 
 
-def _missing_shards(files: Sequence[Path]) -> list[str]:
+def _missing_shards(files: Sequence[SourcePath]) -> list[str]:
     """Return which shards are missing, where names say how many there are."""
-    groups: dict[tuple[Path, str, str], dict[int, str]] = {}
+    groups: dict[tuple[SourcePath, str, str], dict[int, str]] = {}
     for path in files:
         if match := _OF.fullmatch(path.name):
             key = path.parent, match["before"], match["total"]
@@ -262,7 +337,7 @@ def _missing_shards(files: Sequence[Path]) -> list[str]:
     lacking = []
     for (folder, before, total), numbers in groups.items():
         if int(total) > _MAX_FILES:
-            raise SourceError(f"{folder / before}: means {total} files, more than are read")
+            raise SourceError(f"{folder}/{before}: means {total} files, more than are read")
         width = len(next(iter(numbers.values())))
         lacking += [
             str(folder / f"{before}{number:0{width}}-of-{total}")
@@ -272,7 +347,7 @@ def _missing_shards(files: Sequence[Path]) -> list[str]:
     return lacking
 
 
-def _splits_of(files: Sequence[Path]) -> tuple[list[str], list[str]]:
+def _splits_of(files: Sequence[SourcePath]) -> tuple[list[str], list[str]]:
     """Return the split of each file, from its name, and what is worth a note."""
     found = [_split_of_name(path) for path in files]
     _check_one_kind(files, found)
@@ -295,7 +370,7 @@ def _given(found: Sequence[str]) -> list[str]:
     return sorted({split for split in found if split})
 
 
-def _split_of_name(path: Path) -> str:
+def _split_of_name(path: SourcePath) -> str:
     """Return the split that a file's name states; empty if it states none."""
     if match := _TFDS.fullmatch(path.name) or _HUB.fullmatch(path.name):
         return match["split"]
@@ -308,7 +383,7 @@ def _split_of_name(path: Path) -> str:
     return words[0] if words else ""
 
 
-def _split_of_folder(path: Path) -> str:
+def _split_of_folder(path: SourcePath) -> str:
     """Return the split that the folder of a file is named after; empty if it is not."""
     name = path.absolute().parent.name
     return name if name.lower() in SPLIT_WORDS else ""
@@ -318,9 +393,9 @@ def _words(name: str) -> list[str]:
     return [word for word in _LETTERS.findall(name) if word.lower() in SPLIT_WORDS]
 
 
-def _check_one_kind(files: Sequence[Path], splits: Sequence[str]) -> None:
+def _check_one_kind(files: Sequence[SourcePath], splits: Sequence[str]) -> None:
     """Refuse to merge ``train_small.tar`` and ``train_full.tar`` into one split."""
-    kinds: dict[str, dict[str, Path]] = {}
+    kinds: dict[str, dict[str, SourcePath]] = {}
     for path, split in zip(files, splits, strict=True):
         is_numbered = _TFDS.fullmatch(path.name) or _HUB.fullmatch(path.name)
         if split and not is_numbered:

@@ -10,6 +10,7 @@ from arraystore.errors import SourceError, brief
 from arraystore.schema import check_split_name
 from arraystore.sources.folder_layout import TINY_IMAGENET, Layout
 from arraystore.sources.label_space import AUTO
+from arraystore.storage.buckets import Buckets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ class SourceOptions:
         See `arraystore.sources.label_space`; it decides what is worth a note.
     skips_unreadable : bool
         Whether folders and links that cannot be read are left out, instead of an error.
+    buckets : Buckets
+        What addresses in the name of the source are looked up in.
     """
 
     split: str | None = None
@@ -48,6 +51,7 @@ class SourceOptions:
     layout: str | None = None
     label_space: str = AUTO
     skips_unreadable: bool = False
+    buckets: Buckets = field(default_factory=Buckets, compare=False)
 
     def check(self) -> None:
         """Refuse names of fields, splits and layouts that do not exist.

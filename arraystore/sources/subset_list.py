@@ -6,11 +6,15 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from arraystore._arguments import as_path
 from arraystore.errors import SourceError
-from arraystore.storage.file_states import FileState, FileStates, state_of
+from arraystore.storage.buckets import ObjectPath
+from arraystore.storage.file_states import NO_FILES, FileState, FileStates, state_of
+
+if TYPE_CHECKING:
+    from arraystore.storage.buckets import SourcePath
 
 _BASE_URL: Final = (
     "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets"
@@ -68,18 +72,18 @@ class SubsetList:
 
 
 def find_subset_list(
-    config: str, given: Path | None, manual_dir: Path, *, optional: bool = False
+    config: str, given: SourcePath | None, manual_dir: SourcePath, *, optional: bool = False
 ) -> SubsetList:
     """Read the list of a subset.
 
     Parameters
     ----------
     config : {"1pct", "10pct"}
-    given : Path, optional
+    given : Path or ObjectPath, optional
         Path of the list. By default ``1percent.txt`` or ``10percent.txt`` in `manual_dir`, else
         in the user's cache, else from the network. A downloaded list must have the published
         checksum, and is kept in the cache.
-    manual_dir : Path
+    manual_dir : Path or ObjectPath
         Folder of the archives.
     optional : bool, default False
         Use a short timeout for the network.
@@ -91,15 +95,16 @@ def find_subset_list(
     """
     published = SUBSETS[config]
     beside = manual_dir / published.file_name
-    states: list[tuple[str, FileState]] = []
-    if given is not None or beside.exists():
-        path = given or beside
+    states = NO_FILES
+    path = given or (beside if beside.exists() else None)
+    if path is not None:
         data, state = _read(path)
-        states = [(str(path), state)]
+        buckets = path.buckets if isinstance(path, ObjectPath) else None
+        states = FileStates.known([(str(path), state)], buckets)
     else:
-        path = cache_dir() / published.file_name
+        path = kept = cache_dir() / published.file_name
         timeout = _OPTIONAL_TIMEOUT_SECONDS if optional else _TIMEOUT_SECONDS
-        data = _cached(path, published, manual_dir, timeout)
+        data = _cached(kept, published, manual_dir, timeout)
     try:
         lines = [line.strip() for line in data.decode().splitlines()]
     except UnicodeDecodeError as error:
@@ -113,7 +118,7 @@ def find_subset_list(
     description = f"The training images are the {len(names):,} that {path.name} lists."
     if _has_checksum(data, published):
         description = published.description
-    return SubsetList(names, (path.name, len(data)), description, FileStates.known(states))
+    return SubsetList(names, (path.name, len(data)), description, states)
 
 
 def cache_dir() -> Path:
@@ -122,8 +127,11 @@ def cache_dir() -> Path:
     return as_path(base) / "arraystore"
 
 
-def _read(path: Path) -> tuple[bytes, FileState]:
+def _read(path: SourcePath) -> tuple[bytes, FileState]:
     try:
+        if isinstance(path, ObjectPath):
+            stored = path.open_raw()
+            return stored.readall(), stored.state
         with path.open("rb") as file:
             state = state_of(file.fileno())
             return file.read(), state
@@ -133,7 +141,7 @@ def _read(path: Path) -> tuple[bytes, FileState]:
         raise SourceError(f"{path}: is a folder, expected a subset list") from None
 
 
-def _cached(path: Path, published: _Published, manual_dir: Path, timeout: int) -> bytes:
+def _cached(path: Path, published: _Published, manual_dir: SourcePath, timeout: int) -> bytes:
     if path.exists():
         data = path.read_bytes()
         if _has_checksum(data, published):
@@ -152,7 +160,7 @@ def _cached(path: Path, published: _Published, manual_dir: Path, timeout: int) -
     return data
 
 
-def _download(published: _Published, manual_dir: Path, timeout: int) -> bytes:
+def _download(published: _Published, manual_dir: SourcePath, timeout: int) -> bytes:
     import http.client
     import urllib.error
     import urllib.request

@@ -11,6 +11,9 @@ be zeros: a header overwritten with zeros, or a second archive after the first, 
 A member that is itself an uncompressed tar archive is walked in place, as a byte range of the outer
 file. A compressed archive is read front to back, with the same checks. V7, ustar, GNU and pax
 archives are understood.
+
+In a bucket each read is a request of 4 KiB. Where members are small, longer ranges are requested
+one after another instead, because that takes less time than a round trip for each header.
 """
 
 import os
@@ -19,8 +22,8 @@ import stat
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Protocol, Self
 
 import numpy as np
@@ -29,7 +32,8 @@ from numpy.typing import NDArray
 from arraystore.errors import SourceError
 from arraystore.sources.junk import is_junk
 from arraystore.sources.tar_checksums import OCTAL, checksums
-from arraystore.storage.file_states import FileState, check_open, state_of
+from arraystore.storage.buckets import ObjectFile, ObjectPath, SourcePath
+from arraystore.storage.file_states import FileState, changed, check_open, state_of
 
 RECORD_NBYTES: Final = 512
 """Size of a header, and of the records to which data is padded."""
@@ -39,6 +43,13 @@ MAX_EXTENSION_NBYTES: Final = 2**20
 
 _BATCH: Final = 1024
 """Headers whose checksums are verified at once: 512 KiB, about the size of a core's cache."""
+
+_REMOTE_NBYTES: Final = 2**12
+"""Bytes of an object that are requested for a header: often enough for small members behind it."""
+
+_REMOTE_SKIP: Final = {False: (2**20, 2**24), True: (2**16, 2**20)}
+"""Of one walk, and of one among many at the same time: the longest data that is read rather than
+skipped, in bytes, and the most bytes of a request."""
 
 _END_MARKER: Final = bytes(RECORD_NBYTES)
 _TAIL_NBYTES: Final = 2**16  # of the bytes after the end marker, read at a time; whole records
@@ -80,19 +91,36 @@ class Archive:
     Attributes
     ----------
     fd : int
-        Descriptor of the file.
+        Descriptor of the file; -1 of an object in a bucket.
     nbytes : int
         Size of the file.
     name : str
         Base name of its path.
     state : FileState, optional
         State of the file when it was opened.
+    object : ObjectFile, optional
+        The object, if the archive lies in a bucket.
     """
 
     fd: int
     nbytes: int
     name: str
     state: FileState = _UNKNOWN
+    object: ObjectFile | None = None
+
+    def reader(self, start: int = 0) -> Callable[[int, int], bytes]:
+        """Return a function that reads some bytes from an offset, for one thread.
+
+        Parameters
+        ----------
+        start : int
+            Offset that reading begins with.
+        """
+        if self.object is None:
+            return partial(os.pread, self.fd)
+        # Only one thread walks from the beginning.
+        file = self.object.again() if start else self.object
+        return lambda nbytes, offset: file.read_at(offset, nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +138,15 @@ class TarMembers:
         Size of each file's data.
     unread : tuple of str
         A message if bytes other than zeros follow the end-of-archive marker.
+    kept : dict of int to bytes
+        First bytes of files of an object, by their offsets; see `walk`.
     """
 
     names: list[str]
     offsets: NDArray[np.int64]
     nbytes: NDArray[np.int64]
     unread: tuple[str, ...] = ()
+    kept: dict[int, bytes] = field(default_factory=dict)
 
     def without_junk(self) -> tuple[Self, list[str]]:
         """Return the members that belong to the data set, and the names of the others.
@@ -137,13 +168,16 @@ class TarMembers:
 
 
 @contextmanager
-def open_archive(path: Path) -> Iterator[Archive]:
+def open_archive(path: SourcePath, *, is_one_of_many: bool = False) -> Iterator[Archive]:
     """Open an archive for as long as the context lasts.
 
     Parameters
     ----------
-    path : Path
+    path : Path or ObjectPath
         An uncompressed tar archive.
+    is_one_of_many : bool, default False
+        Whether many archives, or parts of this one, are walked at the same time. Then objects
+        are read with fewer bytes and more round trips.
 
     Yields
     ------
@@ -160,6 +194,10 @@ def open_archive(path: Path) -> Iterator[Archive]:
     SourceChangedError
         If an error of the archive follows a change of the file.
     """
+    if isinstance(path, ObjectPath):
+        with _open_object(path, *_REMOTE_SKIP[is_one_of_many]) as archive:
+            yield archive
+        return
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
@@ -184,6 +222,22 @@ def open_archive(path: Path) -> Iterator[Archive]:
         os.close(fd)
 
 
+@contextmanager
+def _open_object(path: ObjectPath, max_gap: int, most: int) -> Iterator[Archive]:
+    state = path.state()
+    if state.nbytes == 0:
+        raise SourceError(f"{path}: must be a tar archive, but is empty; download it again")
+    file = ObjectFile(path, state, least=_REMOTE_NBYTES, most=most, max_gap=max_gap)
+    _refuse_other_formats(file.read_at(0, RECORD_NBYTES), path)
+    try:
+        yield Archive(-1, state.nbytes, path.name, state, file)
+    except SourceError:
+        now = path.state()
+        if not state.matches(now):
+            raise changed(str(path), state, now) from None
+        raise
+
+
 def walk(
     archive: Archive,
     location: str = "",
@@ -191,6 +245,7 @@ def walk(
     start: int = 0,
     stop: int | None = None,
     partial: bool = False,
+    keep: Callable[[str, int], int] | None = None,
 ) -> TarMembers:
     """Find the regular files of an archive, or of one nested in it.
 
@@ -208,6 +263,9 @@ def walk(
     partial : bool, default False
         Return a message about bytes other than zeros after the end-of-archive marker, instead of
         raising an error.
+    keep : callable, optional
+        Receives name and size of each file; returns how many bytes of it to keep if the archive
+        lies in a bucket, because they are read with the headers around them.
 
     Returns
     -------
@@ -240,15 +298,19 @@ def walk(
     stop = archive.nbytes if stop is None else stop
     if not 0 <= start <= stop <= archive.nbytes:
         raise ValueError(f"bytes {start} to {stop} are not a range of {archive.nbytes} bytes")
-    tape = _Tape(
-        lambda nbytes, offset: os.pread(archive.fd, nbytes, offset), stop, location or archive.name
-    )
-    files = list(tape.files(start))
+    tape = _Tape(archive.reader(start), stop, location or archive.name)
+    kept: dict[int, bytes] = {}
+    files = []
+    for name, offset, nbytes in tape.files(start):
+        files.append((name, offset, nbytes))
+        if keep is not None and archive.object is not None and (n_kept := keep(name, nbytes)):
+            kept[offset] = tape.read(offset, min(n_kept, nbytes))
     return TarMembers(
         names=[name for name, _, _ in files],
         offsets=np.array([offset for _, offset, _ in files], dtype=np.int64),
         nbytes=np.array([nbytes for _, _, nbytes in files], dtype=np.int64),
         unread=tape.unread(partial=partial),
+        kept=kept,
     )
 
 
@@ -328,7 +390,7 @@ class TarStream:
 
 def next_header(archive: Archive, start: int) -> int:
     """Return the offset of the header after the one at `start`; `start` itself if malformed."""
-    header = os.pread(archive.fd, RECORD_NBYTES, start)
+    header = archive.reader(start)(RECORD_NBYTES, start)
     try:
         after = start + RECORD_NBYTES + _padded(_nbytes(header.ljust(RECORD_NBYTES)))
     except _MalformedError:
@@ -565,7 +627,7 @@ def _require_directory(kind: bytes, name: str, nbytes: int) -> None:
         raise _MalformedError(f"directory {name!r} must have size 0, got {nbytes}")
 
 
-def _refuse_other_formats(start: bytes, path: Path) -> None:
+def _refuse_other_formats(start: bytes, path: SourcePath) -> None:
     if len(start) == RECORD_NBYTES and checksums([start])[1].all():
         return  # a tar archive begins with the name of a member, which may look like another format
     for signature, (what, tool) in _OTHER_FORMATS.items():

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from arraystore.sources.classes import Classes
     from arraystore.sources.sample_table import Source, Status
     from arraystore.sources.source_options import SourceOptions
+    from arraystore.storage.buckets import SourcePath
 
 SUFFIXES: Final = (".tfrecord", ".tfrecords", ".tfrec", ".tfrecord.gz", ".tfrecords.gz")
 """Of the files that are read where the pattern is a folder."""
@@ -94,12 +95,12 @@ def masked_crc32c(data: bytes | memoryview) -> int:
     return ((value >> 15 | value << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
-def records_of(path: Path, reader: IO[bytes] | BufferedIOBase) -> Iterator[Record]:
+def records_of(path: SourcePath, reader: IO[bytes] | BufferedIOBase) -> Iterator[Record]:
     """Read the records of a file front to back.
 
     Parameters
     ----------
-    path : Path
+    path : Path or ObjectPath
         For messages.
     reader : file
         The file, decompressed.
@@ -150,7 +151,7 @@ def _whole(reader: IO[bytes] | BufferedIOBase, nbytes: int) -> bytes:
 
 
 @contextmanager
-def open_records(path: Path) -> Iterator[tuple[Iterator[Record], bool]]:
+def open_records(path: SourcePath) -> Iterator[tuple[Iterator[Record], bool]]:
     """Open a file of records for as long as the context lasts.
 
     Yields
@@ -341,7 +342,9 @@ def _first_of(names: Sequence[str], there: Sequence[str]) -> str | None:
     return next((name for name in names if name in there), None)
 
 
-def classes_of(files: Sequence[Path], options: SourceOptions) -> tuple[Classes | None, list[str]]:
+def classes_of(
+    files: Sequence[SourcePath], options: SourceOptions
+) -> tuple[Classes | None, list[str]]:
     """Return the classes that are stated, or that TFDS lists beside its files, and a note."""
     path = files[0].parent / _CLASS_FILE
     if options.classes is not None or not path.is_file():

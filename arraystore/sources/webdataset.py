@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from arraystore.errors import SourceError, brief
 from arraystore.images.probe import IMAGE_SUFFIXES
+from arraystore.reading.read_ahead import ahead
 from arraystore.sources.assemble import assemble
 from arraystore.sources.classes import as_classes
 from arraystore.sources.compressed import decompressed, is_compressed
@@ -28,13 +29,15 @@ from arraystore.sources.shards import find_shards
 from arraystore.sources.source_options import no_field
 from arraystore.sources.spool import SPOOL, Spool
 from arraystore.sources.tar import Archive, TarMembers, open_archive, walk
+from arraystore.storage.buckets import ObjectPath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from arraystore.sources.sample_table import Source, Status
     from arraystore.sources.source_options import SourceOptions
+    from arraystore.storage.buckets import SourcePath
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 """Of the files that are read where the pattern is a folder."""
@@ -45,7 +48,19 @@ FOLDER: Final = "folder"
 """Places of a label: a member with this extension, a key of a JSON member, the folder's name."""
 
 _LABEL_KEY: Final = "label"
-_MAX_LABEL_NBYTES: Final = 2**20
+MAX_LABEL_NBYTES: Final = 2**20
+"""Most bytes of a member that are read for a label or a name."""
+
+_MAX_KEPT_NBYTES: Final = 2**16
+_KEPT_NBYTES: Final = 2**24
+"""Bytes of one member, and of all members of a shard, that are kept while it is walked."""
+
+REMOTE_WALKERS: Final = 32
+"""Archives in a bucket that are walked at the same time, because each mostly waits."""
+
+_MANY: Final = 8
+"""Number of shards from which they are many."""
+
 _PIECE_NBYTES: Final = 2**20
 _EXTENSIONS: Final = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 
@@ -82,30 +97,99 @@ class OpenShard:
 
     Attributes
     ----------
-    fd : int
-        Of the file that `members` are ranges of: the archive, or the spool.
+    archive : Archive
+        The file that `members` are ranges of: the archive, or the spool.
     is_spooled : bool
         Whether that is the spool.
     members : TarMembers
     """
 
-    fd: int
+    archive: Archive
     is_spooled: bool
     members: TarMembers
 
-    def read(self, member: Member, limit: int = _MAX_LABEL_NBYTES) -> bytes:
+    def read(self, member: Member, limit: int = MAX_LABEL_NBYTES) -> bytes:
         """Return the bytes of a member, at most `limit`."""
-        return os.pread(self.fd, min(member.nbytes, limit), member.offset)
+        nbytes = min(member.nbytes, limit)
+        kept = self.members.kept.get(member.offset, b"")
+        if len(kept) >= nbytes:
+            return kept[:nbytes]
+        return self.archive.reader()(nbytes, member.offset)
 
 
-@contextmanager
-def open_shard(path: Path, spool: Spool, *, partial: bool = False) -> Iterator[OpenShard]:
-    """Open a shard for as long as the context lasts; a compressed one is spooled whole.
+class LabelKeeper:
+    """Chooses what is kept of a shard in a bucket: members with labels and names.
 
     Parameters
     ----------
-    path : Path
-        A tar archive, perhaps compressed with gzip, bzip2 or xz.
+    places : iterable of str
+        Extensions of further members that hold labels or names. An empty one states that names
+        are generated, for which the first bytes of images are needed.
+    """
+
+    def __init__(self, places: Iterable[str] = ()) -> None:
+        self._extensions = {CLS, JSON, *places, *(place.partition(".")[0] for place in places)}
+        self._start_nbytes = N_BYTES if "" in places else 0
+        self._left = _KEPT_NBYTES
+
+    def __call__(self, name: str, nbytes: int) -> int:
+        """Return how many bytes to keep of a member; up to some megabytes in all."""
+        is_small = split_key(name)[1] in self._extensions and nbytes <= _MAX_KEPT_NBYTES
+        n_kept = nbytes if is_small else self._start_nbytes
+        self._left -= n_kept
+        return n_kept if self._left >= 0 else 0
+
+
+def walked(
+    paths: Sequence[SourcePath], *, places: Collection[str] = (), partial: bool = False
+) -> Generator[OpenShard | None]:
+    """Yield each shard, open; those in buckets are walked ahead, many at the same time.
+
+    Parameters
+    ----------
+    paths : sequence of Path or ObjectPath
+    places : collection of str
+        See `LabelKeeper`.
+    partial : bool, default False
+        See `arraystore.sources.tar.walk`.
+
+    Yields
+    ------
+    OpenShard or None
+        None for files that are compressed. A shard on the disk is closed with the next one.
+    """
+    is_one_of_many = len(paths) >= _MANY
+
+    def walk_object(path: ObjectPath) -> OpenShard | None:
+        if is_compressed(path):
+            return None
+        with open_archive(path, is_one_of_many=is_one_of_many) as archive:
+            members = walk(archive, partial=partial, keep=LabelKeeper(places))
+            return OpenShard(archive, False, members)
+
+    remote = (path for path in paths if isinstance(path, ObjectPath))
+    objects = ahead(remote, walk_object, n_ahead=REMOTE_WALKERS, n_threads=REMOTE_WALKERS)
+    with closing(objects):
+        for path in paths:
+            if isinstance(path, ObjectPath):
+                yield next(objects)
+            elif path.is_file() and is_compressed(path):
+                yield None
+            else:
+                with open_archive(path) as archive:
+                    yield OpenShard(archive, False, walk(archive, partial=partial))
+
+
+@contextmanager
+def decompressed_shard(
+    path: SourcePath, spool: Spool, *, partial: bool = False
+) -> Iterator[OpenShard]:
+    """Spool a compressed shard whole, and open it for as long as the context lasts.
+
+    Parameters
+    ----------
+    path : Path or ObjectPath
+        A tar archive, compressed with gzip, bzip2 or xz.
     spool : Spool
         Takes the bytes of a compressed archive.
     partial : bool, default False
@@ -116,10 +200,6 @@ def open_shard(path: Path, spool: Spool, *, partial: bool = False) -> Iterator[O
     SourceError
         If the archive is damaged, truncated, or of another format.
     """
-    if not path.is_file() or not is_compressed(path):
-        with open_archive(path) as archive:
-            yield OpenShard(archive.fd, False, walk(archive, partial=partial))
-        return
     start = spool.nbytes
     with decompressed(path) as file:
         while piece := file.read(_PIECE_NBYTES):
@@ -127,10 +207,9 @@ def open_shard(path: Path, spool: Spool, *, partial: bool = False) -> Iterator[O
     spool.flush()
     fd = os.open(spool.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        members = walk(
-            Archive(fd, spool.nbytes, path.name), start=start, location=str(path), partial=partial
-        )
-        yield OpenShard(fd, True, members)
+        archive = Archive(fd, spool.nbytes, path.name)
+        members = walk(archive, start=start, location=str(path), partial=partial)
+        yield OpenShard(archive, True, members)
     finally:
         os.close(fd)
 
@@ -232,14 +311,18 @@ def load(
     reader = _Reader(options)
     collectors: dict[str, SampleCollector] = {}
     damage: list[str] = []
-    with Spool(spool_path) as spool, shards.states.unchanged():
+    opened = walked(shards.files, places=reader.places, partial=options.partial)
+    with Spool(spool_path) as spool, shards.states.unchanged(), closing(opened):
         for i, (path, split) in enumerate(zip(shards.files, shards.splits, strict=True)):
             status(f"reading {path.name} ({i + 1:,} of {len(shards.files):,})")
             if split not in collectors:
                 collectors[split] = SampleCollector(split, labels_are_text=True)
             collector = collectors[split]
             collector.begin_part(str(path))
-            with open_shard(path, spool, partial=options.partial) as shard:
+            with ExitStack() as stack:
+                shard = next(opened) or stack.enter_context(
+                    decompressed_shard(path, spool, partial=options.partial)
+                )
                 damage += shard.members.unread
                 reader.read(str(path), shard, i, collector)
     return assemble(
@@ -288,6 +371,12 @@ class _Reader:
                 continue
             start = shard.read(member, N_BYTES) if name is None else b""
             collector.append(name, label, file, member.offset, member.nbytes, start=start)
+
+    @property
+    def places(self) -> list[str]:
+        """Where labels and names are, if that is stated; names that are generated are nowhere."""
+        stated = [self._label] if self._label else []
+        return stated if self._named is None else [*stated, self._named]
 
     @property
     def _used(self) -> set[str]:

@@ -1,17 +1,21 @@
-"""States of files, compared to detect changes while they are read.
+"""States of files and objects, compared to detect changes while they are read.
 
-A state is the record that the file system keeps of a file. The kernel sets the status change time
-(ctime) whenever bytes, length, names or permissions of a file change, and no program can set it
-back. So a file with an equal state has had the same bytes all the time.
+The state of a file is the record that the file system keeps of it. The kernel sets the status
+change time (ctime) whenever bytes, length, names or permissions of a file change, and no program
+can set it back. So a file with an equal state has had the same bytes all the time.
+
+The state of an object in a bucket is its size, its time and its ETag, as listings and responses
+state them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from arraystore.indexing.byte_range import ByteRange
+
 _TICK_NS: Final = 20_000_000
 """Longer than a tick of the kernel's clock (1 to 10 ms); changes in one tick get the same time."""
 
@@ -32,19 +38,33 @@ _BATCH: Final = 4096
 _REMEDY: Final = "start again when no program writes to it"
 
 
+class RemoteFiles(Protocol):
+    """Buckets that hold some of the files whose states are known."""
+
+    def states_now(self, addresses: Sequence[str]) -> NDArray[np.int64]:
+        """Return the `FileState` of each object as a row; `ABSENT` if it does not exist."""
+        ...
+
+    def read(self, ranges: Sequence[ByteRange], states: Sequence[FileState]) -> list[memoryview]:
+        """Return ranges of objects, each of the expected state."""
+        ...
+
+
 class FileState(NamedTuple):
-    """Record of the file system about one file.
+    """Record of the file system about one file, or of a bucket about one object.
 
     Attributes
     ----------
     nbytes : int
         Length in bytes.
     seconds, nanoseconds : int
-        Time of the last change of its bytes, since 1970; programs can set it.
+        Time of the last change of its bytes, since 1970; programs can set it. Of an object in
+        whole seconds, because listings and responses state different fractions.
     changed_ns : int
-        Time of the last change of its bytes or of its status (ctime), modulo 2**64.
+        Time of the last change of its bytes or of its status (ctime), modulo 2**64. Of an object
+        a checksum of its ETag; 0 if that is not known.
     inode : int
-        Number of the file on its file system, modulo 2**64.
+        Number of the file on its file system, modulo 2**64; 0 of an object.
     """
 
     nbytes: int
@@ -60,6 +80,25 @@ class FileState(NamedTuple):
         changed = _as_int64(status.st_ctime_ns), _as_int64(status.st_ino)
         return cls(status.st_size, seconds, nanoseconds, *changed)
 
+    @classmethod
+    def of_object(cls, nbytes: int, seconds: int, etag: str | None) -> FileState:
+        """Return what identifies the bytes of an object; ETags may lack their quotes."""
+        plain = (etag or "").removeprefix("W/").strip('"')
+        digest = hashlib.blake2b(plain.encode(), digest_size=8).digest() if plain else b""
+        return cls(nbytes, seconds, 0, int.from_bytes(digest, "big", signed=True), 0)
+
+    def matches(self, other: FileState) -> bool:
+        """Whether an object is the same, judging by what is known of both states.
+
+        Examples
+        --------
+        >>> known, unknown = FileState.of_object(5, 9, "a"), FileState.of_object(5, 9, None)
+        >>> known.matches(unknown), known.matches(FileState.of_object(5, 9, "b"))
+        (True, False)
+        """
+        pairs = zip(self[1:], other[1:], strict=True)
+        return self[0] == other[0] and all(not a or not b or a == b for a, b in pairs)
+
     @property
     def date(self) -> str:
         """Time of the last change of the bytes, in UTC, for any year.
@@ -72,7 +111,34 @@ class FileState(NamedTuple):
         return f"{np.datetime64(self.seconds, 's')}.{self.nanoseconds:09d}"
 
 
-_ABSENT: Final = FileState(-1, 0, 0, 0, 0)
+ABSENT: Final = FileState(-1, 0, 0, 0, 0)
+"""State of a file that does not exist."""
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is the address of an object; paths of files never have two slashes.
+
+    Examples
+    --------
+    >>> is_address("s3://bucket/a.tar"), is_address("photos/a.jpg")
+    (True, False)
+    """
+    return "://" in path
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """Return the folder that contains all files or objects; empty if there is none.
+
+    Examples
+    --------
+    >>> common_folder(["s3://a/b/c.jpg", "s3://a/bc/d.jpg"]), common_folder(["a.jpg", "b/c.jpg"])
+    ('s3://a', '')
+    """
+    first, last = min(paths).split("/")[:-1], max(paths).split("/")[:-1]
+    n = 0
+    while n < min(len(first), len(last)) and first[n] == last[n]:
+        n += 1
+    return "/".join(first[:n])
 
 
 def state_of(file: str | int) -> FileState:
@@ -98,10 +164,13 @@ class FileStates:
         The files.
     values : ndarray of int64, shape (n, 5)
         The `FileState` of each, as a row.
+    buckets : RemoteFiles, optional
+        Holds the files whose paths are addresses.
     """
 
     paths: PackedPaths
     values: NDArray[np.int64]
+    buckets: RemoteFiles | None = None
 
     @classmethod
     def of(cls, paths: Sequence[str]) -> FileStates:
@@ -121,13 +190,14 @@ class FileStates:
         return cls(PackedPaths.of(paths), values)
 
     @classmethod
-    def known(cls, states: Sequence[tuple[str, FileState]]) -> FileStates:
+    def known(
+        cls, states: Sequence[tuple[str, FileState]], buckets: RemoteFiles | None = None
+    ) -> FileStates:
         """Return states that were taken earlier, each with its path."""
         values = np.array([state for _, state in states], np.int64)
-        return cls(
-            PackedPaths.of(path for path, _ in states),
-            values.reshape(len(states), len(FileState._fields)),
-        )
+        shape = len(states), len(FileState._fields)
+        paths = PackedPaths.of(path for path, _ in states)
+        return cls(paths, values.reshape(shape), buckets)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -140,17 +210,36 @@ class FileStates:
 
     def joined(self, other: FileStates) -> FileStates:
         """Return these states followed by others."""
-        return FileStates(
-            self.paths.joined(other.paths), np.concatenate([self.values, other.values])
-        )
+        values = np.concatenate([self.values, other.values])
+        return FileStates(self.paths.joined(other.paths), values, self.buckets or other.buckets)
 
     def first(self, n: int) -> FileStates:
         """Return the states of the first `n` files, as a view."""
-        return FileStates(self.paths[:n], self.values[:n])
+        return FileStates(self.paths[:n], self.values[:n], self.buckets)
 
     def take(self, rows: NDArray[np.int64]) -> FileStates:
         """Return the states of some files, without the memory of the others."""
-        return FileStates(PackedPaths.of(iter(self.paths.take(rows))), self.values[rows])
+        paths = PackedPaths.of(iter(self.paths.take(rows)))
+        return FileStates(paths, self.values[rows], self.buckets)
+
+    def find(self, paths: Sequence[str]) -> FileStates:
+        """Return the states of some of these files, by their paths.
+
+        Raises
+        ------
+        KeyError
+            If a path is not one of these, or two of these have one hash.
+        """
+        # Hashes take a tenth of the memory of a dict of the paths.
+        hashes = np.fromiter(map(hash, self.paths), np.int64, len(self))
+        order = np.argsort(hashes)
+        wanted = np.fromiter(map(hash, paths), np.int64, len(paths))
+        places = np.searchsorted(hashes[order], wanted)
+        found = self.take(order[np.minimum(places, len(self) - 1)])
+        for path, one in zip(paths, found.paths, strict=True):
+            if path != one:
+                raise KeyError(path)
+        return found
 
     def check(self) -> None:
         """Check that all files are unchanged.
@@ -160,16 +249,29 @@ class FileStates:
         SourceChangedError
             If one has changed, or is absent.
         """
-        for first in range(0, len(self), _BATCH):
-            paths = list(self.paths[first : first + _BATCH])
-            now = np.array([_state_now(path) for path in paths], np.int64)
-            differs = np.flatnonzero(np.any(now != self.values[first : first + _BATCH], axis=1))
-            if len(differs):
-                i = int(differs[0])
-                found = FileState(*now[i].tolist())
-                if found == _ABSENT:
-                    raise gone(paths[i])
-                raise _changed(paths[i], self[first + i], found)
+        local = np.arange(len(self))
+        if self.buckets is not None:
+            is_remote = np.array([is_address(path) for path in self.paths], np.bool_)
+            remote = np.flatnonzero(is_remote)
+            now = self.buckets.states_now(list(self.paths.take(remote)))
+            then = self.values[remote]
+            is_known = (now != 0) & (then != 0) | (np.arange(now.shape[1]) == 0)
+            self._compare(remote, np.where(is_known, now, then))
+            local = np.flatnonzero(~is_remote)
+        for first in range(0, len(local), _BATCH):
+            rows = local[first : first + _BATCH]
+            now = np.array([_state_now(path) for path in self.paths.take(rows)], np.int64)
+            self._compare(rows, now)
+
+    def _compare(self, rows: NDArray[np.int64], now: NDArray[np.int64]) -> None:
+        """Raise `SourceChangedError` if some files have other states now."""
+        if not len(rows):
+            return
+        differs = np.flatnonzero(np.any(now != self.values[rows], axis=1))
+        if len(differs):
+            first = int(differs[0])
+            i, found = int(rows[first]), FileState(*now[first].tolist())
+            raise changed(self.paths[i], self[i], found)
 
     def check_open(self, i: int, fd: int) -> None:
         """Check that an open file is unchanged; raise `SourceChangedError` if not."""
@@ -207,14 +309,14 @@ def check_open(path: str, then: FileState, fd: int) -> None:
     """
     now = FileState.of(os.fstat(fd))
     if now != then:
-        raise _changed(path, then, now)
+        raise changed(path, then, now)
 
 
 def _state_now(path: str) -> FileState:
     try:
         return FileState.of(os.stat(path))  # noqa: PTH116 - there may be millions
     except (FileNotFoundError, NotADirectoryError):
-        return _ABSENT
+        return ABSENT
 
 
 def gone(path: str) -> SourceChangedError:
@@ -222,11 +324,15 @@ def gone(path: str) -> SourceChangedError:
     return SourceChangedError(f"{path}: no longer exists, but did when reading began; {_REMEDY}")
 
 
-def _changed(path: str, then: FileState, now: FileState) -> SourceChangedError:
+def changed(path: str, then: FileState, now: FileState) -> SourceChangedError:
+    """Return the error about a file that has another state than before, or no longer exists."""
+    if now.nbytes == ABSENT.nbytes:
+        return gone(path)
+    status = "ETag" if is_address(path) else "status change time"
     changes = {
         f"size was {then.nbytes:,} and is {now.nbytes:,} bytes": then.nbytes != now.nbytes,
         f"modification time was {then.date} and is {now.date}": then[1:3] != now[1:3],
-        "status change time differs": then.changed_ns != now.changed_ns,
+        f"{status} differs": then.changed_ns != now.changed_ns,
         "inode differs": then.inode != now.inode,
     }
     found = ", ".join(change for change, is_so in changes.items() if is_so)

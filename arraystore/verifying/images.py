@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.indexing.byte_range import ChunkManifest
+    from arraystore.storage.file_bytes import FileBytes
     from arraystore.storage.range_reader import RangeReader
     from arraystore.verifying.columns import Columns
     from arraystore.verifying.source import SourceCheck
@@ -114,7 +115,9 @@ class ImagesCheck:
             if is_access_error(error, is_remote=self.reader.is_remote):
                 raise
             return [self._problem(first, f"cannot be read: {error}")]
-        found = ((i, self._fault(i, data)) for i, data in enumerate(images, first))
+        names = (self.columns.name(i) for i in range(first, last))
+        files = None if self.source is None else self.source.reader(names)
+        found = ((i, self._fault(i, data, files)) for i, data in enumerate(images, first))
         return [self._problem(i, fault) for i, fault in found if fault]
 
     def _read(self, positions: NDArray[np.int64]) -> list[memoryview]:
@@ -142,7 +145,7 @@ class ImagesCheck:
         fault = self._checksum_fault(i, value)
         return [self._problem(i, fault)] if fault else []
 
-    def _fault(self, i: int, data: memoryview) -> str:
+    def _fault(self, i: int, data: memoryview, files: FileBytes | None) -> str:
         """Return the fault of an image; empty if there is none."""
         fault = self._checksum_fault(i, crc32c(data))
         if fault and self.reader.is_remote:  # the transfer may have failed, so read it again
@@ -161,7 +164,9 @@ class ImagesCheck:
             for name, expected, got in triples:
                 if expected is not None and expected != got:
                     return f"image_{name} is {expected}, the image's {part} has {got}"
-        return self.source.fault(self.columns.name(i), data) if self.source else ""
+        if self.source is None or files is None:
+            return ""
+        return self.source.fault(self.columns.name(i), data, files)
 
     def _checksum_fault(self, i: int, found: int) -> str:
         expected = self._value("image_crc32c", i)

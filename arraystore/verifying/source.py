@@ -11,14 +11,14 @@ from arraystore.errors import SourceError
 from arraystore.images.probe import probe
 from arraystore.images.reencode import needs_reencoding
 from arraystore.sources.sample_table import first_few
-from arraystore.storage.open_files import open_file, read_at
 from arraystore.verifying.problems import Findings, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Set
+    from collections.abc import Collection, Iterable, Set
 
     from arraystore._typing import Ints
     from arraystore.sources.sample_table import Source
+    from arraystore.storage.file_bytes import FileBytes
     from arraystore.verifying.columns import Columns
 
 
@@ -77,17 +77,41 @@ class SourceCheck:
         if label is not None and published is not None and not skipped:
             self._compare_counts(label, published, findings)
 
-    def fault(self, name: str, data: memoryview) -> str:
-        """Return how an image differs from its source; empty if it does not."""
+    def reader(self, names: Iterable[str]) -> FileBytes:
+        """Return a reader of the source, which has fetched some images if they are remote.
+
+        Raises
+        ------
+        SourceChangedError
+            If an object of the source has changed.
+        """
+        files = self._source.reader()
+        if self._source.states.buckets is not None:
+            found = (self._position.get(name) for name in names)
+            rows = np.array([i for i in found if i is not None], np.int64)
+            table = self._table
+            files.fetch(table.file[rows], table.offset[rows], table.nbytes[rows])
+        return files
+
+    def fault(self, name: str, data: memoryview, files: FileBytes) -> str:
+        """Return how an image differs from its source; empty if it does not.
+
+        Parameters
+        ----------
+        name : str
+            File name of the image.
+        data : memoryview
+            Its stored bytes.
+        files : FileBytes
+            See `reader`.
+        """
         i = self._position.get(name)
         if i is None:
             return ""  # check_samples reports it
         table = self._table
         if reason := self._source.faults.get(self._split, {}).get(i):
             return f"its source cannot be read: {reason}"
-        path, offset, nbytes = (int(c[i]) for c in (table.file, table.offset, table.nbytes))
-        file = open_file(str(self._source.place(path)))
-        origin = read_at(file, offset, nbytes)
+        origin = files.read(*(int(c[i]) for c in (table.file, table.offset, table.nbytes)))
         if name not in self._reencoded:
             is_same = len(origin) == len(data) and np.array_equal(
                 np.frombuffer(origin, np.uint8), np.frombuffer(data, np.uint8)
@@ -109,7 +133,7 @@ class SourceCheck:
             findings.add(Problem(message, self._split))
 
 
-def _reencoding_fault(origin: bytes, data: memoryview) -> str:
+def _reencoding_fault(origin: bytes | memoryview, data: memoryview) -> str:
     """Return the fault of an image that was re-encoded; empty if there is none."""
     try:
         before = probe(lambda start, stop: origin[start:stop], len(origin))

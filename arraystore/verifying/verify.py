@@ -34,8 +34,15 @@ from arraystore.sources import records
 from arraystore.sources.imagenet2012_tables import wnids
 from arraystore.sources.label_space import AUTO, IMAGENET, OWN, in_label_space
 from arraystore.sources.published import published_counts
-from arraystore.sources.registry import VERSIONS, folder_of, load_source, pattern_of
+from arraystore.sources.registry import (
+    VERSIONS,
+    check_source_options,
+    folder_of,
+    load_source,
+    pattern_of,
+)
 from arraystore.sources.source_options import SourceOptions
+from arraystore.storage.buckets import Buckets
 from arraystore.storage.location import Location
 from arraystore.storage.open_files import close_idle_files
 from arraystore.verifying.columns import Columns, ColumnsCheck
@@ -54,6 +61,7 @@ if TYPE_CHECKING:
     from arraystore.indexing.byte_range import ChunkManifest
     from arraystore.reader import Store
     from arraystore.sources.sample_table import Source
+    from arraystore.storage.buckets import SourcePath
 
 _REMOTE_THREADS: Final = 8
 """Windows of a remote store that are read in parallel, because most of the time is latency."""
@@ -120,6 +128,7 @@ def verify(
     fields: Mapping[str, str] | None = None,
     layout: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    source_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> VerifyReport:
     """Read a whole store and report every problem.
@@ -147,6 +156,8 @@ def verify(
         Those that the store was converted with; see `arraystore.convert`.
     storage_options : mapping, optional
         See `arraystore.open`.
+    source_options : mapping, optional
+        Options of the buckets of `source`; see `arraystore.convert`.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal.
 
@@ -186,9 +197,17 @@ def verify(
     else:
         name = store.dataset
         origin = source if source is None or isinstance(source, Mapping) else os.fspath(source)
-        names = None if subset_list is None else as_path(subset_list)
+        buckets = Buckets(source_options)
+        stated = "records" if isinstance(origin, Mapping) else origin or ""
+        check_source_options(buckets, stated, subset_list)
+        names = None if subset_list is None else buckets.path(subset_list)
         options = SourceOptions(
-            split, classes, dict(fields or {}), layout=layout, skips_unreadable=True
+            split,
+            classes,
+            dict(fields or {}),
+            layout=layout,
+            skips_unreadable=True,
+            buckets=buckets,
         )
         options.check()
         with meter(progress) as shown, _temporary_spool(origin) as spool:
@@ -234,7 +253,7 @@ class _Verification:
         findings: Findings,
         shown: Meter,
         source: str | Mapping[str, Any] | None,
-        subset_list: Path | None,
+        subset_list: SourcePath | None,
         options: SourceOptions | None = None,
         spool: Path | None = None,
     ) -> None:
@@ -418,15 +437,16 @@ class _Verification:
             return None
         return found
 
-    def _folder_of(self, source: str) -> Path:
+    def _folder_of(self, source: str) -> SourcePath:
         """Return the folder of the archives or images."""
-        folder = folder_of(source)
+        buckets = self._options.buckets
+        folder = folder_of(source, buckets)
         if self._is_from_archives and folder is not None:
             raise SourceError(
                 f"{source}: {self._info.full_name} was made from archives; give source (--source) "
                 "their folder, without the prefix folder:"
             )
-        folder = folder or as_path(source)
+        folder = folder or buckets.path(source)
         if not folder.is_dir():
             kind = NotADirectoryError if folder.exists() else FileNotFoundError
             content = "archives" if self._is_from_archives else "images"
@@ -435,16 +455,17 @@ class _Verification:
             )
         return folder
 
-    def _load_source(self, folder: Path) -> Source:
+    def _load_source(self, folder: SourcePath) -> Source:
         """List the samples that the store was made from."""
         info, status = self._info, self._shown.status
         if self._is_from_archives:
             return load_source(
                 info.full_name,
-                manual_dir=folder,
-                subset_list=self._subset_list,
+                manual_dir=str(folder),
+                subset_list=None if self._subset_list is None else str(self._subset_list),
                 partial=info.partial,
                 spool=self._spool,
+                options=self._options,
                 status=status,
             )
         options = replace(self._options, partial=False)

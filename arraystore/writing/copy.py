@@ -248,6 +248,11 @@ class StoredImages:
         columns = self._start[rows], self.nbytes[rows], self._names[rows]
         return StoredImages(self._reader, self._manifest, *columns, self._location)
 
+    @property
+    def is_remote(self) -> bool:
+        """See `ImageSource`."""
+        return False  # the number of threads suits the target
+
     def location(self, i: int) -> str:
         """See `ImageSource`."""
         return f"{self._location}: {self._names[i]}"

@@ -6,7 +6,6 @@ A resumed conversion compares it with the one in the journal, to report what has
 from __future__ import annotations
 
 import hashlib
-import os
 from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore.schema import FORMAT_VERSION, __version__
+from arraystore.storage.file_states import common_folder
 from arraystore.writing.journal import IDENTITY, IMAGES
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _files(states: FileStates) -> dict[str, str]:
     """Describe size and time of each file, or of all files in each folder if they are many."""
     if not states:
         return {}
-    root = os.path.commonpath({name.rpartition("/")[0] for name in states.paths}).rstrip("/") + "/"
+    root = f"{common_folder(states.paths)}/"
     names = (name.removeprefix(root) for name in states.paths)
     if len(states) <= _MAX_FILES:
         return {

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 import numpy as np
 
 from arraystore.errors import SourceError
-from arraystore.storage.file_states import NO_FILES, FileStates, gone
+from arraystore.storage.file_bytes import FileBytes
+from arraystore.storage.file_states import NO_FILES, FileStates, gone, is_address
 from arraystore.storage.open_files import OpenFile, open_file, read_into
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ _MAX_GAP_NBYTES: Final = 2**16
 _PREFETCH_ROWS: Final = 2**14
 """Images whose ranges are merged at a time, to bound the memory."""
 
+_WINDOW_NBYTES: Final = 2**23
+"""Bytes of images in buckets that a task requests at a time."""
+
 _FEW_FILES: Final = 64
 _PROBED: Final = 64
 """Images that are tested to decide whether all are in the page cache."""
@@ -41,6 +45,11 @@ class ImageSource(Protocol):
     def nbytes(self) -> Ints:
         """Size of each image in bytes."""
         ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether images come over a network, so that threads mostly wait."""
+        return False
 
     def rows(self, first: int, last: int) -> Self:
         """Return the images ``[first, last)``."""
@@ -81,16 +90,16 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileRanges:
-    """Images that are ranges of files on the local disk.
+    """Images that are ranges of files on the local disk, or of objects in buckets.
 
     Attributes
     ----------
     files : sequence of str
-        Paths of the files.
+        Paths of the files, or addresses of the objects.
     file, offset, nbytes : ndarray of integers, shape (n,)
         Each image is the bytes ``[offset, offset + nbytes)`` of ``files[file]``.
     states : FileStates, optional
-        Expected states of `files` when they are opened.
+        Expected states of `files` when they are opened; needed for objects.
     """
 
     files: Sequence[str]
@@ -99,6 +108,12 @@ class FileRanges:
     nbytes: Ints
     states: FileStates = NO_FILES
     _last: dict[int, OpenFile] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ahead: list[FileBytes] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def is_remote(self) -> bool:
+        """See `ImageSource`."""
+        return self.states.buckets is not None
 
     def rows(self, first: int, last: int) -> FileRanges:
         """See `ImageSource`."""
@@ -113,8 +128,8 @@ class FileRanges:
         return f"{self.files[self.file[i]]} (at byte {self.offset[i]:,})"
 
     def prefetch(self) -> None:
-        """See `ImageSource`."""
-        if not self._is_cached():
+        """See `ImageSource`; images in buckets are requested by `read`, many at a time."""
+        if not self.is_remote and not self._is_cached():
             self._prefetch_rows()
 
     def _prefetch_rows(self) -> None:
@@ -148,6 +163,8 @@ class FileRanges:
 
     def prefetch_all(self) -> bool:
         """See `ImageSource`."""
+        if self.is_remote:
+            return False
         fits = len(self.files) <= _FEW_FILES and int(self.nbytes.sum()) <= page_cache_nbytes() // 2
         if not fits or self._is_cached():  # then the task of each block decides for itself
             return False
@@ -156,13 +173,35 @@ class FileRanges:
 
     def read(self, i: int, start: int, buffer: memoryview) -> None:
         """See `ImageSource`; `SourceError` if the file changed or has become shorter."""
-        number, start = int(self.file[i]), int(self.offset[i]) + start
+        number = int(self.file[i])
+        if self.is_remote and is_address(self.files[number]):
+            self._read_object(i, start, buffer)
+            return
+        start += int(self.offset[i])
         nbytes = read_into(self._opened(number).fd, buffer, start)
         if nbytes < len(buffer):
             raise SourceError(
                 f"{self.files[number]}: ends at byte {start + nbytes:,}, expected at least "
                 f"{start + len(buffer):,} bytes; it has become shorter since the conversion began"
             )
+
+    def _read_object(self, i: int, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` from an object; the images that are read next are requested with it."""
+        number, offset = int(self.file[i]), int(self.offset[i]) + start
+        if not (self._ahead and self._ahead[0].has(number, offset, len(buffer))):
+            self._ahead[:] = [self._fetched(i, start, max(_WINDOW_NBYTES, len(buffer)))]
+        buffer[:] = self._ahead[0].read(number, offset, len(buffer))
+
+    def _fetched(self, i: int, start: int, most: int) -> FileBytes:
+        """Request image `i` from byte `start` of it on, and the next ones: `most` bytes in all."""
+        ends = np.cumsum(self.nbytes[i:]) - start
+        stop = i + max(1, int(np.searchsorted(ends, most, side="right")))
+        offset, nbytes = self.offset[i:stop].copy(), self.nbytes[i:stop].copy()
+        offset[0] += start
+        nbytes[0] = min(nbytes[0] - start, most)
+        found = FileBytes(self.states)
+        found.fetch(self.file[i:stop], offset, nbytes)
+        return found
 
     def _opened(self, number: int) -> OpenFile:
         """Open a file, or return it if it was the last to be opened."""

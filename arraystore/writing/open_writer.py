@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arraystore.containers import writer_for
 from arraystore.errors import escaped
+from arraystore.storage.buckets import ObjectPath
 from arraystore.writing.local import LocalStoreWriter
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from arraystore.storage.buckets import SourcePath
     from arraystore.storage.location import Location
     from arraystore.writing.store_writer import StoreWriter
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def open_writer(
     target: Location,
     *,
-    source: Path | None = None,
+    source: SourcePath | None = None,
     overwrite: bool = False,
     sync: bool = True,
     resume: bool = False,
@@ -29,8 +30,8 @@ def open_writer(
     ----------
     target : Location
         Its suffix chooses the container.
-    source : Path, optional
-        The folder that is converted, if it is one on the disk.
+    source : Path or ObjectPath, optional
+        The folder that is converted, if it is one.
     overwrite : bool, default False
         Whether an existing store may be replaced.
     sync : bool, default True
@@ -44,6 +45,9 @@ def open_writer(
         If the suffix chooses no container, or an option is unknown; if `resume` is true and
         `sync` false; if one of `source` and `target` lies in the other.
     """
+    if isinstance(source, ObjectPath) and not target.is_local:
+        is_inside = target.is_within(source.location)
+        _refuse(target, source, is_inside, is_around=source.location.is_within(target))
     if not target.is_local:
         return _bucket_writer(target, overwrite=overwrite, resume=resume)
     if target.options:
@@ -56,8 +60,10 @@ def open_writer(
             )
         )
     writer = LocalStoreWriter(target.path, overwrite=overwrite, sync=sync, resume=resume)
-    if source is not None:
-        _check_apart(target.path, source)
+    if isinstance(source, Path):
+        resolved, folder = target.path.parent.resolve() / target.path.name, source.resolve()
+        is_inside = resolved.is_relative_to(folder)
+        _refuse(target, source, is_inside, is_around=folder.is_relative_to(resolved))
     return writer
 
 
@@ -71,15 +77,14 @@ def _bucket_writer(target: Location, *, overwrite: bool, resume: bool) -> StoreW
     return kind(ObjectWriter(target), container_type, overwrite=overwrite, resume=resume)
 
 
-def _check_apart(target: Path, source: Path) -> None:
+def _refuse(target: Location, source: SourcePath, is_inside: bool, *, is_around: bool) -> None:
     """Refuse a target in the source, where the next conversion would find it, and vice versa."""
-    resolved, folder = target.parent.resolve() / target.name, source.resolve()
-    if resolved.is_relative_to(folder):
+    if is_inside:
         raise ValueError(
             escaped(
                 f"{target}: lies in the source {source}; the next conversion would take the store "
                 "for class folders; choose a target outside of the source"
             )
         )
-    if folder.is_relative_to(resolved):
+    if is_around:
         raise ValueError(escaped(f"{target}: contains the source {source}; choose another target"))

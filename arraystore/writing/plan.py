@@ -5,6 +5,7 @@ Images that cannot be stored are found here, before the first byte is written.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -14,26 +15,28 @@ import numpy as np
 from arraystore._threads import n_cpus
 from arraystore.errors import SourceError
 from arraystore.images.decode import UNKNOWN_COLOURS, check_decodes, import_decoders
-from arraystore.images.jpeg import Colours
+from arraystore.images.jpeg import SIGNATURE, Colours
 from arraystore.images.probe import ImageHeader, probe
 from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
 from arraystore.indexing.layout import sample_order
 from arraystore.reading.read_ahead import ahead
 from arraystore.sources.sample_table import first_few
-from arraystore.storage.open_files import OpenFile, open_file, read_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
     from typing import BinaryIO
 
     from numpy.typing import NDArray
 
     from arraystore._typing import Ints
     from arraystore.sources.sample_table import SampleTable, Source
+    from arraystore.storage.file_bytes import FileBytes
     from arraystore.writing.progress import Meter
 
 _PROBERS: Final = 2
+_REMOTE_PROBERS: Final = 4
+_REMOTE_START_NBYTES: Final = 2**12  # of each image, requested for its header
+_REMOTE_NBYTES: Final = 2**24  # of images that are requested whole at a time
 _SAMPLE: Final = 8
 _BATCH: Final = 512
 _DECODED_BATCH: Final = 32  # decoding takes longer than probing
@@ -227,62 +230,97 @@ def _probe(source: Source, table: SampleTable, meter: Meter, *, check_images: bo
 
 
 def _n_probers(source: Source, table: SampleTable) -> int:
-    """Return the number of threads to probe with: one if the files are cached, else two.
+    """Return the number of threads to probe with: one if the files are cached, else more.
 
-    Threads that never wait for a disk only compete for the interpreter.
+    Threads that never wait for a disk or a network only compete for the interpreter.
     """
     rows = slice(None, None, max(1, len(table) // _SAMPLE))
     columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
-    places = zip(*(column.tolist() for column in columns), strict=True)
-    files = ((_opened(source.place(number)), offset) for number, offset, nbytes in places if nbytes)
-    cached = (
-        file.is_cached(offset, unknown=False)
-        for file, offset in files
-        if isinstance(file, OpenFile)
-    )
-    return 1 if all(cached) else _PROBERS
+    files = source.reader()
+    probers = 1
+    for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
+        if nbytes and files.is_remote(number):
+            return _REMOTE_PROBERS
+        with suppress(PermissionError):  # a fault of the image
+            if nbytes and not files.opened(number).is_cached(offset, unknown=False):
+                probers = _PROBERS
+    return probers
 
 
 def _probe_rows(
     source: Source, table: SampleTable, rows: slice, *, check_images: bool
 ) -> list[tuple[ImageHeader | str, bool]]:
     """Return the header of each image in some rows or its fault, and whether it is sound."""
+    file, offset, nbytes = table.file[rows], table.offset[rows], table.nbytes[rows]
+    files = source.reader()
+    if not check_images:
+        files.fetch(file, offset, np.minimum(nbytes, _REMOTE_START_NBYTES))
+    header = partial(_header, source, files, check_images=check_images)
     found: list[tuple[ImageHeader | str, bool]] = []
-    columns = (table.file[rows], table.offset[rows], table.nbytes[rows])
-    opened = -1
-    file: OpenFile | str = ""
-    for number, offset, nbytes in zip(*(column.tolist() for column in columns), strict=True):
-        if not nbytes:
-            found.append(("is empty (0 bytes)", False))
-            continue
-        if number != opened:
-            file, opened = _opened(source.place(number)), number
-        if not isinstance(file, OpenFile):
-            found.append((file, False))
-            continue
-        is_sound = True
-        try:
-            header = probe(partial(_read, file, offset), nbytes)
-            if check_images and not (source.reencode and needs_reencoding(header)):
-                # Re-encoding decodes the others.
-                is_sound = check_decodes(read_at(file, offset, nbytes))
-        except ValueError as error:
-            found.append((str(error), False))
+    whole: list[int] = []
+    for i, place in enumerate(zip(file.tolist(), offset.tolist(), nbytes.tolist(), strict=True)):
+        is_remote = place[2] and files.is_remote(place[0])
+        if is_remote and (check_images or not _is_jpeg(files, *place)):
+            whole.append(i)
+            found.append(("", False))
         else:
-            found.append((header, is_sound))
+            found.append(header(*place))
+    # Images that are read whole are requested together.
+    for some in _groups(whole, nbytes):
+        files.fetch(file[some], offset[some], nbytes[some])
+        for i in some:
+            found[i] = header(int(file[i]), int(offset[i]), int(nbytes[i]))
     return found
 
 
-def _opened(path: Path) -> OpenFile | str:
-    """Open a file; return the fault of its images if it must not be read."""
+def _header(
+    source: Source,
+    files: FileBytes,
+    number: int,
+    offset: int,
+    nbytes: int,
+    *,
+    check_images: bool,
+) -> tuple[ImageHeader | str, bool]:
+    """Return the header of an image or its fault, and whether the image is sound."""
+    if not nbytes:
+        return "is empty (0 bytes)", False
+    is_sound = True
     try:
-        return open_file(str(path))
+        header = probe(partial(_read, files, number, offset), nbytes)
+        if check_images and not (source.reencode and needs_reencoding(header)):
+            # Re-encoding decodes the others.
+            is_sound = check_decodes(files.read(number, offset, nbytes))
     except PermissionError as error:
-        return f"cannot be read: {error.strerror}"
+        return f"cannot be read: {error.strerror}", False
+    except ValueError as error:
+        if isinstance(error, SourceError):  # the file has changed: not a fault of the image
+            raise
+        return str(error), False
+    return header, is_sound
 
 
-def _read(file: OpenFile, offset: int, start: int, stop: int) -> bytes:
-    return read_at(file, offset + start, stop - start)
+def _is_jpeg(files: FileBytes, number: int, offset: int, nbytes: int) -> bool:
+    start = files.read(number, offset, min(nbytes, len(SIGNATURE)))
+    return bytes(start) == SIGNATURE
+
+
+def _groups(rows: list[int], nbytes: Ints) -> Iterator[list[int]]:
+    """Divide rows so that the images of each group have some megabytes."""
+    group: list[int] = []
+    total = 0
+    for i in rows:
+        if group and total + int(nbytes[i]) > _REMOTE_NBYTES:
+            yield group
+            group, total = [], 0
+        group.append(i)
+        total += int(nbytes[i])
+    if group:
+        yield group
+
+
+def _read(files: FileBytes, number: int, offset: int, start: int, stop: int) -> bytes | memoryview:
+    return files.read(number, offset + start, stop - start)
 
 
 def _reencode(
@@ -294,10 +332,12 @@ def _reencode(
 ) -> dict[int, tuple[int, int]]:
     """Append images as RGB JPEGs to the spool; return offset and size of each row there."""
     spooled = {}
+    files = source.reader()
     for i in rows:
-        origin = open_file(str(source.place(int(table.file[i]))))
+        place = (int(column[i]) for column in (table.file, table.offset, table.nbytes))
+        data = bytes(files.read(*place))
         try:
-            data = reencode_as_jpeg(read_at(origin, int(table.offset[i]), int(table.nbytes[i])))
+            data = reencode_as_jpeg(data)
         except ValueError as error:
             faults[i] = str(error)
             continue

@@ -206,7 +206,8 @@ class StoreWriter(Protocol):
             if block not in parts
             for rows in [images.rows(block.first, block.last)]
         )
-        pool = executor or ThreadPoolExecutor(self.n_threads)
+        n_threads = self.max_in_flight if images.is_remote else self.n_threads
+        pool = executor or ThreadPoolExecutor(n_threads)
         try:
             self.compare(images, {block: parts[block] for block in compared}, pool)
             with closing(run(pool, tasks, self.max_in_flight)) as filling:

@@ -26,7 +26,7 @@ def touch(folder: Path, *names: str) -> None:
 
 def found(pattern: str, folder: Path, **options: object) -> list[tuple[str, str]]:
     shards = find_shards(pattern, (".tar",), SourceOptions(**options))  # type: ignore[arg-type]
-    files = [path.relative_to(folder).as_posix() for path in shards.files]
+    files = [str(path).removeprefix(f"{folder}/") for path in shards.files]
     return list(zip(files, shards.splits, strict=True))
 
 

@@ -138,10 +138,10 @@ def translate_error(
     text = str(error)
     code = match[1] if (match := _CODE.search(text)) else ""
     suffix = f" ({code})" if code else ""
+    if code in _NO_BUCKET:
+        no_bucket = escaped(f"there is no such bucket{suffix}")
+        return NoBucketError(errno.ENOENT, no_bucket, str(location))
     if isinstance(error, FileNotFoundError):
-        if code in _NO_BUCKET:
-            no_bucket = escaped(f"there is no such bucket{suffix}")
-            return NoBucketError(errno.ENOENT, no_bucket, str(location))
         problem = "there is nothing here"
         if location.kind == "memory":
             problem += "; memory:// is the memory of one process, which no other can read"
@@ -157,7 +157,8 @@ def translate_error(
         return StorageError(f"{location}: the AWS profile gives no credentials: {reason}")
     if code in _EXPIRED or "has expired" in text:
         return StorageError(f"{location}: the session has expired{suffix}; renew the credentials")
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+    # The error of a listing has no type for it.
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _status(error) == "403":
         return StorageError(f"{location}: {_denied(code, is_anonymous=is_anonymous)}{suffix}")
     if isinstance(error, PreconditionError):
         return store_changed(str(location))

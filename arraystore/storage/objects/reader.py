@@ -310,7 +310,7 @@ class ObjectReader(RangeReader):
             raise store_changed(self._at(key))
         return size
 
-    def _translated(self, key: str, error: Exception) -> OSError:
+    def _translated(self, key: str, error: Exception) -> Exception:
         """Return the error to raise instead of an error of obstore."""
         raised = self._connection.translate(error, self._prefix + key)
         if isinstance(raised, FileNotFoundError):
