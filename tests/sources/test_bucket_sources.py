@@ -206,10 +206,15 @@ def after(web: WebServer, n: int, act: Any) -> None:
     web.answer = answer
 
 
-@pytest.mark.parametrize("n", [0, 9, 17], ids=["listed", "probed", "copied"])
 @pytest.mark.parametrize(
-    ("change", "found"),
-    [("replace", "ETag differs"), ("append", "size was"), ("delete", "no longer exists")],
+    ("n", "change", "found"),
+    [
+        (0, "append", "size was"),
+        (9, "replace", "ETag differs"),
+        (9, "delete", "no longer exists"),
+        (17, "delete", "no longer exists"),
+    ],
+    ids=["listed", "probed", "deleted", "copied"],
 )
 def test_object_that_changes_raises(
     n: int, change: str, found: str, bucket: WebServer, tmp_path: Path
@@ -356,8 +361,9 @@ def test_form_in_bucket_gives_the_store_of_the_files(
     ]
     assert infos[0] == infos[1] == {s: i.content_digest for s, i in report.splits.items()}
     assert stores[0].label_names == stores[1].label_names
-    found = arraystore.verify(tmp_path / "b.h5", source=remote, source_options=web.s3, **stated)
-    assert found.problems == ()
+    if form in ("wds", "csv"):  # others read the same file, or the spool
+        found = arraystore.verify(tmp_path / "b.h5", source=remote, source_options=web.s3, **stated)
+        assert found.problems == ()
     assert not [
         asked
         for asked in web.asked
