@@ -8,6 +8,7 @@
 from arraystore.convert import convert, write
 from arraystore.dataset.batch import Batch, Sample
 from arraystore.dataset.batches import Batches
+from arraystore.dataset.columns import Column, Columns
 from arraystore.dataset.episodes import Episode, Episodes
 from arraystore.dataset.saved_selection import SavedSelection
 from arraystore.dataset.split import Split
@@ -28,6 +29,7 @@ from arraystore.reading.image_reader import ReadPlan
 from arraystore.schema import SplitInfo, __version__
 from arraystore.verifying.problems import Problem, ProblemGroup
 from arraystore.verifying.verify import VerifyReport, verify
+from arraystore.writing.add_column import add_column, remove_column
 from arraystore.writing.copy import CopyReport, copy
 from arraystore.writing.report import ConvertReport, SplitReport
 
@@ -36,6 +38,8 @@ __all__ = [
     "Batch",
     "Batches",
     "ChecksumError",
+    "Column",
+    "Columns",
     "ConvertReport",
     "CopyReport",
     "Episode",
@@ -59,9 +63,11 @@ __all__ = [
     "VerifyReport",
     "VersionError",
     "__version__",
+    "add_column",
     "convert",
     "copy",
     "open",
+    "remove_column",
     "verify",
     "write",
 ]

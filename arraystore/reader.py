@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from arraystore.dataset.sample_set import SampleSet, StoredPositions
 from arraystore.dataset.split import Split
 from arraystore.dataset.store_root import StoreRoot
-from arraystore.errors import StoreChangedError, brief, escaped
+from arraystore.errors import FormatError, StorageError, StoreChangedError, brief, escaped
 from arraystore.indexing.selection import parse_split_string
 from arraystore.reading.store_handle import OpenOptions, StoreHandle
 from arraystore.reading.stored_split import StoredSplit
@@ -65,6 +65,8 @@ class StoreInfo:
         Version of the stored hierarchy of the classes, see `Store.is_a`; empty if there is none.
     writer, format_version : str
         Program that wrote the store, and version of the format.
+    columns : dict of str to dict of str to str
+        Of each split that has further columns: their names, with data type and shape.
     """
 
     name: str
@@ -85,6 +87,7 @@ class StoreInfo:
     label_hierarchy: str
     writer: str
     format_version: str
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name}: {info.num_samples:,}" for name, info in self.splits.items())
@@ -223,7 +226,7 @@ class Store(Mapping[str, Split]):
     def info(self) -> StoreInfo:
         """Metadata of the store."""
         version, dataset = self._root.read()
-        attributes = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
+        attributes = {one.name: getattr(dataset, one.name) for one in fields(dataset)}
         return StoreInfo(
             **attributes
             | {
@@ -232,8 +235,18 @@ class Store(Mapping[str, Split]):
                 "label_names": self.label_names,
                 "label_words": self.label_words,
                 "format_version": ".".join(map(str, version)),
+                "columns": {name: found for name in self if (found := self._columns(name))},
             }
         )
+
+    def _columns(self, name: str) -> dict[str, str]:
+        """Return type and shape of each further column of a split."""
+        try:
+            return {name: column.summary for name, column in self[name].columns.items()}
+        except StoreChangedError:
+            raise
+        except (FormatError, StorageError):  # reported when a column is used, and by `verify`
+            return {}
 
     @cached_property
     def label_names(self) -> tuple[str, ...]:

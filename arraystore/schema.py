@@ -18,16 +18,19 @@ performs no I/O. A store is one group::
         ├── label           int64  (sample,)
         ├── file_name       string (sample,)
         ├── label_order     int64  (labelled,)
-        └── label_indptr    int64  (class_bound,)
+        ├── label_indptr    int64  (class_bound,)
+        └── columns/        further columns, also ragged ones and ones of several dimensions
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+import numpy as np
 from typing_extensions import override
 
 from arraystore.errors import FormatError, VersionError, brief, escaped
@@ -45,7 +48,7 @@ __version__: Final = "0.1.0"
 FORMAT_NAME: Final = "arraystore"
 """Value of the root attribute ``format``."""
 
-FORMAT_VERSION: Final = (1, 1)
+FORMAT_VERSION: Final = (1, 2)
 """Newest major and minor version that this release writes; it reads every minor of the major.
 
 A store has the lowest minor version that has all it uses, see `DatasetInfo.format_version`.
@@ -64,7 +67,16 @@ SELECTIONS: Final = "selections"
 """Group of the named selections: arrays ``selections/NAME/SPLIT`` of positions."""
 
 USER_COLUMNS: Final = "columns"
-"""Group of a split with further arrays over `sample`."""
+"""Group of a split with further columns: arrays over `sample`, and ragged columns."""
+
+USER_COLUMNS_VERSION: Final = (1, 2)
+"""First version of the format with columns of several dimensions, and ragged ones."""
+
+RAGGED: Final = ("values", "indptr")
+"""Arrays of the group of a ragged column."""
+
+COLUMN_DIGEST: Final = "digest"
+"""Attribute of a further column with the digest of its values."""
 
 HIERARCHY: Final = "label_hierarchy"
 """Group of the ancestors of the classes, and the root attribute with its version."""
@@ -85,6 +97,9 @@ INNER_CHUNK_NBYTES: Final = 128 * 2**10
 
 COLUMN_CHUNK_ROWS: Final = 64 * 2**10
 """Length in rows of the chunks of every column."""
+
+ARRAY_CHUNK_NBYTES: Final = 2**20
+"""Length in bytes of the chunks of an array of several dimensions, rounded down to whole rows."""
 
 MIN_TEXT_WIDTH: Final = 2
 """Least width in bytes of text in HDF5: netCDF4 reads a width of 1 as an array of characters."""
@@ -121,6 +136,36 @@ class Column(NamedTuple):
     data_type: str
     dimension: str
     fill: float | str = 0
+
+
+class ArraySpec(NamedTuple):
+    """Data type, shape and dimensions of an array of any number of dimensions.
+
+    Attributes
+    ----------
+    data_type : str
+        NumPy name of the values, or ``"string"``.
+    shape : tuple of int
+    dimensions : tuple of str
+        Name of each dimension.
+    text_nbytes : int
+        Most bytes of UTF-8 in one of the values, if they are text.
+    """
+
+    data_type: str
+    shape: tuple[int, ...]
+    dimensions: tuple[str, ...]
+    text_nbytes: int = 0
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk: as of every column, or about 1 MiB if rows have several values."""
+        if len(self.shape) == 1:
+            return COLUMN_CHUNK_ROWS
+        is_text = self.data_type == STRING
+        size = max(16, self.text_nbytes) if is_text else np.dtype(self.data_type).itemsize
+        row_nbytes = max(1, math.prod(self.shape[1:]) * size)
+        return max(1, min(COLUMN_CHUNK_ROWS, ARRAY_CHUNK_NBYTES // row_nbytes))
 
 
 COLUMNS: Final[Mapping[str, Column]] = {
@@ -160,8 +205,15 @@ FEATURES: Final = {
 # Names that users choose
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_COLUMN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 _ODD_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 _RESERVED = frozenset({*ROOT_COLUMNS, "selections", "class", "zarr.json"})
+_NOT_COLUMNS = frozenset(
+    {
+        *(*COLUMNS, PAYLOAD, "image", "image_bytes", "is_a"),  # attributes and conditions of splits
+        *("sample", "byte", "labelled", "class_bound", "c"),  # dimensions; chunks of an array
+    }
+)
 
 
 def check_split_name(name: str) -> None:
@@ -171,6 +223,35 @@ def check_split_name(name: str) -> None:
             f"a split cannot be named {name[:80]!r}: use letters, digits, '_', '-' and '.'; "
             f"{', '.join(sorted(_RESERVED))} are reserved"
         )
+
+
+def check_column_name(name: object) -> None:
+    """Raise an error if a user cannot add a column with a name.
+
+    Raises
+    ------
+    TypeError
+        If it is not text.
+    ValueError
+        If it has other characters than letters, digits, ``_`` and ``-``, more than 100 of them, or
+        another meaning.
+
+    Examples
+    --------
+    >>> check_column_name("label")
+    Traceback (most recent call last):
+    ...
+    ValueError: a column cannot be named 'label': it is a column of every split
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a column is text, got {brief(name)}")
+    if not _COLUMN_NAME.fullmatch(name):
+        raise ValueError(
+            f"a column cannot be named {brief(name)}: use at most 100 letters, digits, '_' and '-'"
+        )
+    if name in _NOT_COLUMNS:
+        what = "it is a column of every split" if name in COLUMNS else "the name has a meaning"
+        raise ValueError(escaped(f"a column cannot be named {name!r}: {what}"))
 
 
 def file_name_fault(name: str) -> str:
@@ -375,6 +456,11 @@ def check_version(attributes: Mapping[str, Any], *, location: str) -> tuple[int,
             f"{FORMAT_VERSION[0]}.x; {remedy}"
         )
     return major, minor
+
+
+def without_version(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a root without the version, which a new column may raise."""
+    return {name: value for name, value in attributes.items() if name != "format_version"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 import arraystore
 from arraystore.cli.synthetic_archives import draw, encode
 from arraystore.schema import FORMAT_VERSION
@@ -31,7 +33,12 @@ def main() -> None:
                     file = source / split / name / f"{number}.jpg"
                     file.write_bytes(encode(picture))
         for suffix in (".zarr", ".h5"):
-            arraystore.convert(f"folder:{source}", folder / f"polygons{suffix}")
+            store = folder / f"polygons{suffix}"
+            arraystore.convert(f"folder:{source}", store)
+            corners = [[[1.0, 2.0]] * (3 + i % 2) for i in range(6)]
+            arraystore.add_column(store, "train", "corners", corners)
+            arraystore.add_column(store, "train", "features", np.arange(24).reshape(6, 4) / 8)
+            arraystore.add_column(store, "train", "caption", [f"é{i}" for i in range(6)])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,23 @@ class Batches
     positions()
     skipped: attribute
 class ChecksumError(StorageError)
+class Column
+    __array__(dtype=None, copy=None)
+    __getitem__(selection)
+    __iter__()
+    __len__()
+    attributes: attribute
+    ndim: attribute
+    summary: attribute
+class Columns
+    __contains__(key)
+    __getitem__(name)
+    __iter__()
+    __len__()
+    get(key, default=None)
+    items()
+    keys()
+    values()
 class ConvertReport(dataset, path, splits, partial, notes, seconds, was_complete=False)
     as_dict()
 class CopyReport(dataset, source, path, splits, left_out, seconds, notes=())
@@ -56,9 +73,11 @@ class Split
     __len__()
     as_supervised()
     batches(batch_size, *, seed=0, epoch=0, shuffle='full', balanced=False, drop_last=False,
-        start_batch=0, rank=0, world_size=1, buffer_size=1024, size=None, on_error='raise')
+        start_batch=0, rank=0, world_size=1, buffer_size=1024, size=None, on_error='raise',
+        columns=())
     class_to_idx: attribute
     classes: attribute
+    columns: attribute
     episodes(n_way, k_shot, n_query, *, seed=0, n_episodes=None, start=0, size=None)
     even_splits(n, *, drop_remainder=False)
     file_name: attribute
@@ -87,7 +106,7 @@ class Split
     selection()
     str2int(name)
     targets: attribute
-    where(*, label=None, file_name=None, is_a=None)
+    where(*, label=None, file_name=None, is_a=None, **columns)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest)
 class SplitReport(num_samples, num_bytes, content_digest, skipped, reencoded)
 class StorageError(ArrayStoreError, OSError)
@@ -116,13 +135,15 @@ class Store
 class StoreChangedError(StorageError)
 class StoreInfo(name, config, version, full_name, description, homepage, citation, splits,
     label_names, label_words, sources, partial, skipped, reencoded, selections, label_hierarchy,
-    writer, format_version)
+    writer, format_version, columns=<factory>)
 class VerifyReport(store, dataset, splits, decoded, source, problems, num_problems, groups, seconds,
     source_damage=())
     as_dict()
     ok: attribute
 class VersionError(FormatError)
 __version__: attribute
+add_column(store, split, name, values, *, description='', ragged=None, storage_options=None,
+    sync=True)
 convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
     subset_list=None, partial=False, split=None, classes=None, fields=None, layout=None,
     label_space='auto', order='shuffled', seed=0, on_error='raise', check_images=False,
@@ -130,6 +151,7 @@ convert(dataset, target, *, storage_options=None, source_options=None, manual_di
 copy(source, target, *, source_options=None, target_options=None, overwrite=False, sync=True,
     progress=None)
 open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True)
+remove_column(store, split, name, *, storage_options=None, sync=True)
 verify(address, *, decode=False, source=None, subset_list=None, split=None, classes=None,
     fields=None, layout=None, storage_options=None, source_options=None, progress=None)
 write(target, splits, *, classes=None, fields=None, label_space='auto', encoding='png', quality=95,
@@ -174,6 +196,7 @@ verify STORE --storage-option --decode --source --source-option --subset-list --
 """Arguments and options of each command."""
 
 NOT_PUBLIC: Final = {
+    *("Column.is_any_of", "Column.loaded_if_small", "Column.take"),
     *("Split.batch", "Split.encoded", "Split.parts", "Split.views"),
     *("SplitInfo.attributes", "SplitInfo.from_attributes"),
     *("Store.hierarchy", "Store.opened", "Store.read_root", "Store.stored", "Store.vocabulary"),
@@ -186,7 +209,7 @@ SPECIAL: Final = {
     *("__iter__", "__len__"),
 }
 
-COLLECTIONS: Final = {"Batches", "Episodes", "Split", "Store"}
+COLLECTIONS: Final = {"Batches", "Column", "Columns", "Episodes", "Split", "Store"}
 """Classes whose instances come from a method: their constructors are not public."""
 
 

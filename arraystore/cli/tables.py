@@ -145,6 +145,11 @@ def print_info(address: str, info: StoreInfo) -> None:
         "selections": ", ".join(
             f"{name} (of {', '.join(splits)})" for name, splits in info.selections.items()
         ),
+        "columns": "\n".join(
+            escaped(f"{split}/{name}: {summary}")
+            for split, columns in info.columns.items()
+            for name, summary in columns.items()
+        ),
         "complete": "no; samples were missing in the sources" if info.partial else "yes",
         "format": f"{info.format_version}, written by {info.writer}",
     }.items():

@@ -1,10 +1,11 @@
 """Zarr and HDF5 behind one protocol; no other package knows which of them a store is."""
 
 from arraystore.containers.open_container import (
+    editor_for,
     is_container,
     open_local,
     open_remote,
     writer_for,
 )
 
-__all__ = ["is_container", "open_local", "open_remote", "writer_for"]
+__all__ = ["editor_for", "is_container", "open_local", "open_remote", "writer_for"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -15,21 +16,25 @@ from arraystore.containers.hdf5.cached_object import (
     PAGE_NBYTES,
     CachedObjectReader,
 )
+from arraystore.containers.hdf5.editor import HDF5Editor
 from arraystore.containers.hdf5.reader import SIGNATURE, HDF5Reader
+from arraystore.containers.hdf5.redo import MARK
 from arraystore.containers.hdf5.writer import HDF5Writer
+from arraystore.containers.zarr.editor import ZarrEditor
 from arraystore.containers.zarr.metadata import METADATA
 from arraystore.containers.zarr.reader import ZarrReader
 from arraystore.containers.zarr.writer import ZarrWriter
 from arraystore.errors import FormatError, StorageError, escaped, store_changed
 from arraystore.indexing.byte_range import ByteRange
+from arraystore.storage.open_files import nbytes_of
 from arraystore.storage.range_reader import LocalReader
 from arraystore.storage.server_responses import unexpected_response
-from arraystore.storage.workspace_folder import restore
+from arraystore.storage.workspace_folder import recovered, restore
 
 if TYPE_CHECKING:
     from pathlib import Path, PurePath
 
-    from arraystore.containers.protocol import ContainerReader, ContainerWriter
+    from arraystore.containers.protocol import ColumnEditor, ContainerReader, ContainerWriter
     from arraystore.storage.location import Location
     from arraystore.storage.objects.connection import Connection
     from arraystore.storage.objects.reader import ObjectReader
@@ -62,6 +67,11 @@ def writer_for(target: PurePath | Location) -> type[ContainerWriter]:
                 f"{', '.join(_WRITERS)}, got {target.suffix!r}"
             )
         ) from None
+
+
+def editor_for(path: Path) -> type[ColumnEditor]:
+    """Return what changes the columns of a container on the local disk."""
+    return ZarrEditor if path.is_dir() else HDF5Editor
 
 
 def is_container(path: Path) -> bool:
@@ -106,12 +116,41 @@ def open_local(
     if status is None:
         raise FileNotFoundError(escaped(f"{path}: there is nothing here"))
     try:
-        return _open_local(path, status.st_mode, max_gap=max_gap, mmap=mmap)
+        reader, container = _open_local(path, status.st_mode, max_gap=max_gap, mmap=mmap)
+        reader.accepts = partial(_is_column_change, path, status, container)
+        return reader, container
     except (FormatError, OSError):
         now = _status(path)
         if now is None or not os.path.samestat(now, status):
             raise store_changed(str(path)) from None
         raise
+
+
+def _is_column_change(
+    path: Path,
+    opened: os.stat_result,
+    container: ContainerReader,
+    key: str,
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+) -> bool:
+    """Return whether a changed file is that of a store to which columns were added.
+
+    A Zarr store then has a new root document in the same folder. An HDF5 file has become longer.
+    """
+    is_folder = stat.S_ISDIR(opened.st_mode)
+    if key != (METADATA if is_folder else path.name):
+        return False
+    now = _status(path)
+    if now is None or not os.path.samestat(now, opened):
+        return False
+    if not is_folder and nbytes_of(after) <= nbytes_of(before):
+        return False
+    try:
+        _, later = _open_local(path, opened.st_mode, max_gap=0, mmap=False)
+        return container.has_same_samples(later)
+    except (FormatError, OSError):
+        return False
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -123,7 +162,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 def _open_local(
     path: Path, mode: int, *, max_gap: int, mmap: bool
-) -> tuple[RangeReader, ContainerReader]:
+) -> tuple[LocalReader, ContainerReader]:
     location = str(path)
     if stat.S_ISDIR(mode):
         if not (path / METADATA).is_file():
@@ -143,6 +182,9 @@ def _open_local(
     ends = ((0, HEAD_NBYTES), (max(0, nbytes - TAIL_NBYTES), nbytes))
     reader.read_ahead([ByteRange(path.name, *end) for end in ends])
     (start,) = reader.read_ranges([ByteRange(path.name, 0, len(SIGNATURE))])
+    if bytes(start) == MARK:
+        recovered(path, HDF5Editor.recover)
+        return _open_local(path, mode, max_gap=max_gap, mmap=mmap)
     _check_signature(start, location)
     return reader, HDF5Reader(reader, path.name, location)
 

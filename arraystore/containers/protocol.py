@@ -16,7 +16,7 @@ from arraystore.errors import FormatError, brief, escaped
 from arraystore.schema import MAX_DEPTH
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr import Group
 
+    from arraystore._typing import Ints
     from arraystore.indexing.byte_range import ChunkManifest
-    from arraystore.schema import Column
+    from arraystore.schema import ArraySpec, Column
 
     ColumnRows = tuple[str, str, tuple[int, int] | None]
     """Path and data type of a column, and the rows ``[start, stop)`` of it; None means all."""
@@ -122,6 +123,49 @@ def check_path(path: str) -> None:
     """
     if _RESERVED_PARTS & {*path.split("/")} or "\0" in path:
         raise FormatError(f"{path[:80]!r} is not a path of a group or column that can be copied")
+
+
+class ArrayReader(Protocol):
+    """Read an array of any number of dimensions, along the first.
+
+    Attributes
+    ----------
+    data_type : str
+        NumPy name of the values, or ``"string"``.
+    dtype : numpy.dtype
+        Of the values; text is `numpy.dtypes.StringDType`.
+    shape : tuple of int
+    chunk_rows : int
+        Rows that `chunks` returns together.
+    """
+
+    data_type: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunk_rows: int
+
+    def chunks(self, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield chunks: chunk k has the rows from ``k * chunk_rows`` on.
+
+        A remote store receives all requests at once.
+
+        Raises
+        ------
+        FormatError
+            If a chunk is missing or damaged.
+        """
+        ...
+
+    def rows(self, positions: Ints) -> NDArray[Any] | None:
+        """Return rows read without the rest of their chunks; None if that is not possible.
+
+        Parameters
+        ----------
+        positions : ndarray of int64, shape (n,)
+            Ascending.
+        """
+        del positions
+        return None
 
 
 class ContainerReader(Protocol):
@@ -226,6 +270,17 @@ class ContainerReader(Protocol):
         del path
         return None
 
+    def has_same_samples(self, later: Self) -> bool:
+        """Whether all that was read holds, because the container differs in columns of users only.
+
+        Parameters
+        ----------
+        later : ContainerReader
+            Of the same container, opened after it was changed.
+        """
+        del later
+        return False
+
     def tree(self) -> Tree:
         """Return the groups and arrays of the container.
 
@@ -235,6 +290,32 @@ class ContainerReader(Protocol):
             If there is more than `check_nodes` allows.
         StorageError
             If the store cannot be listed, and its metadata does not list its groups and arrays.
+        """
+        ...
+
+    def members(self, path: str) -> dict[str, bool]:
+        """Return the groups and arrays directly in a group; none if the group does not exist.
+
+        Returns
+        -------
+        dict of str to bool
+            Whether each is a group, sorted by name. Links of HDF5 and dimensions are left out.
+
+        Raises
+        ------
+        StorageError
+            If the store cannot be listed, and its metadata does not list its groups and arrays.
+        """
+        ...
+
+    def open_array(self, path: str) -> ArrayReader:
+        """Return a reader of an array of any number of dimensions; no value is read yet.
+
+        Raises
+        ------
+        FormatError
+            If the array does not exist, has no dimension, or holds other values than numbers,
+            bools and text.
         """
         ...
 
@@ -406,6 +487,19 @@ class ContainerWriter(Protocol):
         """Write a whole column."""
         ...
 
+    def write_array(self, path: str, spec: ArraySpec, blocks: Iterable[NDArray[Any]]) -> None:
+        """Write an array of any number of dimensions.
+
+        Parameters
+        ----------
+        path : str
+        spec : ArraySpec
+        blocks : iterable of ndarray
+            The array in runs of `ArraySpec.chunk_rows` rows, or a multiple of it; the last may be
+            shorter.
+        """
+        ...
+
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
         """Set attributes of a group or an array: str, int, float, bool, list of str or numbers."""
         ...
@@ -438,6 +532,62 @@ class ContainerWriter(Protocol):
             if error is None:
                 raise
             error.add_note(escaped(f"in addition, unwritten data was lost: {another}"))
+
+
+class ColumnEditor(Protocol):
+    """Change the columns of a finished container on the local disk.
+
+    A process that is killed leaves the container as before or as after the change, once `recover`
+    was called.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder, without symbolic links.
+    scratch : Path
+        The workspace of the container, which is locked and empty.
+    sync : bool, default True
+        Whether to wait until everything is on the disk.
+    """
+
+    def __init__(self, path: Path, scratch: Path, *, sync: bool = True) -> None: ...
+
+    @staticmethod
+    def recover(path: Path, scratch: Path) -> None:
+        """Complete a change that a killed process began, or undo it.
+
+        Raises
+        ------
+        StorageError, FormatError
+            If that is not possible.
+        """
+        del path, scratch
+
+    def add(
+        self,
+        group: str,
+        name: str,
+        write: Callable[[ContainerWriter, str], None],
+        version: str | None,
+    ) -> None:
+        """Add an array, or a group of arrays.
+
+        Parameters
+        ----------
+        group : str
+            Path of the group that gets it; created if it does not exist.
+        name : str
+            A name that is free.
+        write : callable
+            Writes it, given a writer and the path in that.
+        version : str or None
+            New version of the format, if it changes.
+        """
+        ...
+
+    def remove(self, group: str, name: str) -> None:
+        """Remove an array, or a group of arrays; and the group if nothing else is in it."""
+        ...
 
 
 def as_string_array(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:

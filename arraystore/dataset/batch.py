@@ -51,6 +51,27 @@ class Batch(NamedTuple, Generic[Many]):
     file_name: NDArray[Any]
 
 
+class BatchWithColumns(Batch[Many]):
+    """A batch with the values of further columns.
+
+    It unpacks as every batch does: image, label, file name.
+
+    Attributes
+    ----------
+    columns : dict of str to ndarray, shape (n, ...), or list of ndarray
+        Values of each column; a list if it is ragged.
+    """
+
+    columns: dict[str, Any]
+
+    @classmethod
+    def of(cls, batch: Batch[Many], columns: dict[str, Any]) -> Self:
+        """Return a batch with columns."""
+        found = cls(*batch)
+        found.columns = columns
+        return found
+
+
 class Encoded(NamedTuple):
     """Several samples that were read and not decoded yet.
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from arraystore.dataset.batch import Batch, Encoded
+from arraystore.dataset.batch import Batch, BatchWithColumns, Encoded
 from arraystore.errors import brief, escaped
 from arraystore.indexing.sampling import Groups, balanced, block_buffers, permutation, share
 from arraystore.reading.read_ahead import ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from arraystore._typing import Ints
+    from arraystore.dataset.columns import Column
     from arraystore.dataset.sample_reader import SampleReader, Size
 
     AnyBatch = Batch[Any]
@@ -115,6 +116,8 @@ class Batches:
         Height and width to resize images to.
     skips : bool, default False
         Whether to leave out images that cannot be decoded.
+    columns : sequence of Column, optional
+        Further columns of the batches.
     """
 
     def __init__(
@@ -127,7 +130,9 @@ class Batches:
         drop_last: bool,
         size: Size | None,
         skips: bool = False,
+        columns: Sequence[Column] = (),
     ) -> None:
+        self._columns = columns
         self._skipped: dict[int, str] = {}
         self._skips = skips
         self._reader = reader
@@ -211,9 +216,26 @@ class Batches:
         items: Generator[T],
         load: Callable[[T, Size | None, dict[int, str] | None], AnyBatch],
     ) -> Iterator[AnyBatch]:
+        if self._columns:
+            return self._skipping(items, self._with_columns(load))
         if not self._skips:
             return self._ahead(items, lambda item: load(item, self._size, None))
         return self._skipping(items, load)
+
+    def _with_columns(
+        self, load: Callable[[T, Size | None, dict[int, str] | None], AnyBatch]
+    ) -> Callable[[T, Size | None, dict[int, str] | None], AnyBatch]:
+        """Return `load` with further columns, of the samples that are not left out."""
+        columns = [(column.name, column.loaded_if_small()) for column in self._columns]
+
+        def loaded(item: T, size: Size | None, faults: dict[int, str] | None) -> AnyBatch:
+            batch = load(item, size, faults)
+            indices = item.indices if isinstance(item, Encoded) else np.asarray(item)
+            if faults:
+                indices = indices[~np.isin(indices, list(faults))]
+            return BatchWithColumns.of(batch, {name: take(indices) for name, take in columns})
+
+        return loaded
 
     def _skipping(
         self,
@@ -224,7 +246,7 @@ class Batches:
 
         def work(item: T) -> tuple[AnyBatch, dict[int, str]]:
             faults: dict[int, str] = {}
-            return load(item, self._size, faults), faults
+            return load(item, self._size, faults if self._skips else None), faults
 
         with closing(self._ahead(items, work)) as loaded:
             for batch, faults in loaded:

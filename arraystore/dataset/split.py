@@ -20,6 +20,7 @@ from arraystore._arguments import (
 )
 from arraystore.dataset.batch import Arena
 from arraystore.dataset.batches import SHUFFLES, Batches, Epoch
+from arraystore.dataset.columns import Columns
 from arraystore.dataset.episodes import Episodes
 from arraystore.dataset.lazy_images import LazyImages
 from arraystore.dataset.mapped import Mapped, image_and_label
@@ -213,6 +214,14 @@ class Split:
         """CRC-32C of each encoded image: ndarray of uint32, shape (n,)."""
         return self._column("image_crc32c")
 
+    @cached_property
+    def columns(self) -> Columns:
+        """Further columns, read on demand: ``split.columns["features"][:64]``.
+
+        A mapping from names to `Column`. `arraystore.add_column` adds one to a store.
+        """
+        return Columns(self._samples, self.name)
+
     # Images
 
     @property
@@ -360,6 +369,7 @@ class Split:
         label: Label | Iterable[Label] | None = None,
         file_name: str | Iterable[str] | None = None,
         is_a: str | Iterable[str] | None = None,
+        **columns: Any,
     ) -> Self:
         """Return the samples that meet all conditions given, in the order of this split.
 
@@ -376,19 +386,22 @@ class Split:
         is_a : str or iterable of str, optional
             A wider concept, such as ``"dog"`` or ``"n02084071"``: samples of all classes that
             are a kind of it; several mean any of them. See `Store.is_a`.
+        **columns : number, bool or str, or iterable of them
+            Values of further columns, such as ``score=1.0``; several mean any of them. Of a
+            column with several values per sample, any of these. The columns are read whole.
 
         Returns
         -------
         Split
-            Empty if a pattern matches nothing.
+            Empty if a pattern or value matches nothing.
 
         Raises
         ------
         KeyError
             If no class or file has such a name, with the closest matches; or if several classes
-            have it, with all of them.
+            have it, with all of them. If there is no such column.
         TypeError
-            If no condition is given.
+            If no condition is given, or one compares text with a number.
         ValueError
             If `is_a` is given, and the store has no hierarchy of its classes.
 
@@ -401,8 +414,8 @@ class Split:
         >>> train.where(is_a="reptile").label_counts().nonzero()[0]
         array([52])
         """
-        if label is None and file_name is None and is_a is None:
-            raise TypeError("where() needs a condition: label=…, file_name=… or is_a=…")
+        if label is None and file_name is None and is_a is None and not columns:
+            raise TypeError("where() needs a condition: label=…, file_name=…, is_a=… or COLUMN=…")
         found = self
         if label is not None:
             indices = self._indices_of_labels(_listed(label))
@@ -416,6 +429,9 @@ class Split:
             indices = found._samples.among(lambda stored: positions[stored.location])
             name = f"{found._term}.where(file_name={_short(file_name)})"
             found = found._derived(indices, name)
+        for column, value in columns.items():
+            indices = np.flatnonzero(found.columns[column].is_any_of(_listed(value)))
+            found = found._derived(indices, f"{found._term}.where({column}={_short(value)})")
         return found
 
     def select(self, selection: Selection | SavedSelection | str | os.PathLike[str]) -> Self:
@@ -711,6 +727,7 @@ class Split:
         buffer_size: int = 1024,
         size: int | tuple[int, int] | None = None,
         on_error: str = "raise",
+        columns: Sequence[str] = (),
     ) -> Batches:
         """Return the batches of one epoch; a loop over them reads and decodes ahead.
 
@@ -748,6 +765,9 @@ class Split:
             Raise an error for an image that cannot be decoded, or leave its sample out of the batch
             and record it in ``Batches.skipped``. A batch keeps its place and becomes shorter,
             perhaps empty. Images with a wrong checksum are an error in any case.
+        columns : sequence of str, optional
+            Further columns; ``Batch.columns`` has their values by name. Columns of at most 64 MiB
+            are loaded when the loop begins.
 
         Returns
         -------
@@ -773,6 +793,8 @@ class Split:
         """
         check_bools(balanced=balanced, drop_last=drop_last)
         check_choice(on_error, "on_error", ON_ERROR)
+        if isinstance(columns, str):
+            raise TypeError(escaped(f"columns must be a list of names, got {brief(columns)}"))
         order = Epoch(
             shuffle=SHUFFLES[0] if shuffle is True else shuffle or None,
             seed=as_seed(seed),
@@ -790,6 +812,7 @@ class Split:
             drop_last=drop_last,
             size=None if size is None else as_size(size),
             skips=on_error != ON_ERROR[0],
+            columns=[self.columns[name] for name in columns],
         )
 
     def episodes(

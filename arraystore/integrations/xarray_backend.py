@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from arraystore.dataset.columns import Column
     from arraystore.dataset.split import Split
 
 _SUFFIXES: Final = (".zarr", ".h5", ".hdf5")
@@ -190,6 +191,58 @@ class LazySamples(BackendArray):
         return np.array(found, dtype=self.dtype)
 
 
+class LazyColumn(BackendArray):
+    """A further column, whose chunks are read when they are indexed.
+
+    Parameters
+    ----------
+    column : Column
+        It pickles with its split. The values of a ragged one are arrays.
+    split : Split
+        Its split.
+    """
+
+    def __init__(self, column: Column, split: Split) -> None:
+        self._is_text = isinstance(column.dtype, np.dtypes.StringDType)
+        is_object = column.is_ragged or self._is_text
+        self.shape: tuple[int, ...] = len(column), *_even_shape(column)
+        self.dtype = np.dtype(object) if is_object else column.dtype
+        self._split, self._name = split, column.name
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._read
+        )
+
+    def _read(self, key: tuple[int | slice | NDArray[np.int64], ...]) -> Any:
+        selection, *others = key
+        column = self._split.columns[self._name]
+        found = column[selection]
+        if column.is_ragged:
+            if not isinstance(found, list):
+                return _as_object(found)
+            values = np.empty(len(found), object)
+            for i, value in enumerate(found):
+                values[i] = value
+            return values
+        axis = int(isinstance(found, np.ndarray) and not isinstance(selection, int | np.integer))
+        for one in others:
+            found = found[(slice(None),) * axis + (one,)]
+            axis += not isinstance(one, int | np.integer)
+        return np.array(found, dtype=self.dtype)
+
+
+def _even_shape(column: Column) -> tuple[int, ...]:
+    """Return the shape of the value of a sample; that of a ragged column is one object."""
+    return () if column.is_ragged else tuple(n or 0 for n in column.row_shape)
+
+
+def _as_object(value: NDArray[Any]) -> NDArray[Any]:
+    single = np.empty((), object)
+    single[()] = value
+    return single
+
+
 def _dataset(store: Store, group: str | None, drop_variables: Iterable[str]) -> Dataset:
     name = (group or "").strip("/")
     try:
@@ -229,6 +282,14 @@ def _split(store: Store, name: str) -> Dataset:
         variable: Variable("sample", indexing.LazilyIndexedArray(LazySamples(split, variable, t)))
         for variable, t in _DTYPES.items()
     }
+    for column in split.columns.values():
+        if column.name not in variables:
+            n_more = len(_even_shape(column))
+            more = (f"{column.name}.{axis}" for axis in range(1, n_more + 1))
+            lazy = indexing.LazilyIndexedArray(LazyColumn(column, split))
+            attributes = {name: column.attributes.get(name) for name in ("description",)}
+            attributes = {name: value for name, value in attributes.items() if value}
+            variables[column.name] = Variable(("sample", *more), lazy, attributes)
     if name in store:
         return Dataset(variables, attrs=asdict(store.stored(name).info))
     # The attributes of a split, such as its digest, do not hold for a part of it.

@@ -17,6 +17,7 @@ from arraystore.indexing.sampling import ranked
 from arraystore.reading.column_reader import ColumnReader
 from arraystore.reading.image_reader import ImageReader
 from arraystore.reading.label_index import LabelIndex
+from arraystore.reading.user_column import UserColumn
 from arraystore.schema import (
     COLUMN_CHUNK_ROWS,
     COLUMNS,
@@ -24,6 +25,7 @@ from arraystore.schema import (
     PAYLOAD,
     SELECTIONS,
     STRING,
+    USER_COLUMNS,
     SplitInfo,
 )
 
@@ -184,6 +186,16 @@ class StoredSplit:
     def columns(self) -> ColumnReader:
         """Columns of the split."""
         return ColumnReader(self._handle, self.name, self.info)
+
+    @cached_property
+    def user_columns(self) -> dict[str, UserColumn]:
+        """Further columns, by name; listed when this is first used."""
+        members = self._handle.container.members(f"{self.name}/{USER_COLUMNS}")
+        n = len(self)
+        return {
+            name: UserColumn(self._handle, self.name, name, n, is_ragged=is_group)
+            for name, is_group in members.items()
+        }
 
     @cached_property
     def labels(self) -> LabelIndex:

@@ -155,6 +155,11 @@ def identity_of(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def nbytes_of(identity: tuple[int, ...]) -> int:
+    """Return the size in bytes that is part of an identity."""
+    return identity[2]
+
+
 def open_file(path: str) -> OpenFile:
     """Open a file for reading, or return it if it is open."""
     return _open_files.get(path)

@@ -159,6 +159,12 @@ class LocalReader(RangeReader):
         See `RangeReader`.
     mmap : bool, default True
         Whether files may be mapped into memory.
+
+    Attributes
+    ----------
+    accepts : callable or None
+        Given the key of a changed file and its identity before and after, returns whether all
+        that was read of it still holds.
     """
 
     def __init__(
@@ -172,6 +178,7 @@ class LocalReader(RangeReader):
         self._files: dict[str, weakref.ref[OpenFile]] = {}
         self._first = ""
         self._uncached_batches = 0
+        self.accepts: Callable[[str, tuple[int, ...], tuple[int, ...]], bool] | None = None
 
     @override
     def size(self, key: str) -> int:
@@ -328,8 +335,12 @@ class LocalReader(RangeReader):
             self._first = key
 
     def _check(self, key: str, identity: tuple[int, ...]) -> None:
-        if self._seen.setdefault(key, identity) != identity:
+        seen = self._seen.setdefault(key, identity)
+        if seen == identity:
+            return
+        if self.accepts is None or not self.accepts(key, seen, identity):
             raise store_changed(f"{self.root}/{key}")
+        self._seen[key] = identity
 
     def __reduce__(self) -> tuple[Callable[..., LocalReader], tuple[Any]]:
         return partial(LocalReader, max_gap=self.max_gap, mmap=self.has_maps), (self.root,)

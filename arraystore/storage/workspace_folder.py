@@ -6,13 +6,20 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import StorageError
 from arraystore.storage.fsync import sync_path
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 REPLACED: Final = "replaced"
-CONTENT: Final = frozenset({"lock", "store", "journal", "spool", "skeleton", REPLACED})
+REDO: Final = "redo"
+ADDED: Final = "added"
+CONTENT: Final = frozenset(
+    {"lock", "store", "journal", "spool", "skeleton", REPLACED, REDO, ADDED, f"{ADDED}.json"}
+)
 _RESTORE_PAUSES: Final = tuple(0.001 * 2**i for i in range(10))
 """Seconds to wait for a running conversion to make the second of its two renames; 1 s in total."""
 
@@ -65,6 +72,45 @@ def _restore_locked(folder: Path, target: Path) -> bool:
     finally:
         os.close(lock)
     return True
+
+
+def recovered(target: Path, recover: Callable[[Path, Path], None]) -> None:
+    """Complete a change of a store that a killed process began, or wait for a running one.
+
+    Parameters
+    ----------
+    target : Path
+    recover : callable
+        Completes it, given the target and the workspace, which is locked meanwhile.
+
+    Raises
+    ------
+    StorageError
+        If the files cannot be written to, or another process still works on the store.
+    """
+    target = Path(os.path.realpath(target))
+    folder = work_folder(target)
+    for pause in _RESTORE_PAUSES:
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:  # completed, and the folder deleted, meanwhile
+            recover(target, folder)
+            return
+        except OSError as error:
+            raise StorageError(
+                f"{target}: a change of its columns was interrupted, and this process cannot "
+                f"complete it ({error.strerror}); open it once with permission to write"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            recover(target, folder)
+        except BlockingIOError:
+            time.sleep(pause)
+        else:
+            return
+        finally:
+            os.close(lock)
+    raise StorageError(f"{target}: its columns are being changed; try again")
 
 
 def work_folder(target: Path) -> Path:

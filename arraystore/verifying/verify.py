@@ -51,6 +51,7 @@ from arraystore.verifying.problems import MAX_KEPT, Findings, Problem, ProblemGr
 from arraystore.verifying.read_errors import READ_ERRORS, is_access_error, record_errors
 from arraystore.verifying.root import attribute_faults, class_faults
 from arraystore.verifying.source import SourceCheck
+from arraystore.verifying.user_columns import user_column_faults
 from arraystore.writing.progress import Meter, meter
 
 if TYPE_CHECKING:
@@ -396,6 +397,12 @@ class _Verification:
         for column in COLUMNS:
             with self._recording(name):
                 self._add_faults(f"{name}/{column}", name)
+        with self._recording(name):
+            for user_column in self._store.stored(name).user_columns.values():
+                self._shown.status(f"{name}: reading the column {user_column.name}")
+                with self._recording(name):
+                    for fault in user_column_faults(user_column):
+                        self._add(fault, name, user_column.path)
         source = None if self._source is None else self._check_samples(name, columns)
         n_before = findings.count
         missing: frozenset[str] = frozenset()

@@ -22,7 +22,9 @@ from arraystore.schema import (
     COLUMNS,
     MAX_DEPTH,
     PAYLOAD,
+    RAGGED,
     ROOT_COLUMNS,
+    USER_COLUMNS,
     DatasetInfo,
     SplitInfo,
 )
@@ -176,7 +178,7 @@ def copy(
                 writer.fill(name, images[name], shown, expected=checksums)
             shown.status("sealing")
             with writer.sealing() as copied:
-                left_out = _copy_nodes(container, tree, copied, tuple(splits))
+                left_out = _copy_nodes(store, tree, copied, tuple(splits))
         writer.publish(shown)
     return CopyReport(
         dataset=store.info.full_name,
@@ -331,16 +333,22 @@ def _check_is_stored(reader: RangeReader, manifest: ChunkManifest) -> None:
 
 
 def _copy_nodes(
-    container: ContainerReader, tree: Tree, writer: ContainerWriter, splits: Sequence[str]
+    store: Store, tree: Tree, writer: ContainerWriter, splits: Sequence[str]
 ) -> tuple[str, ...]:
     """Copy columns and attributes, the version last; return the paths of those left out."""
+    container = store.opened[1]
     ours = {"": dict(ROOT_COLUMNS)}
     ours |= {split: {f"{split}/{name}": COLUMNS[name] for name in COLUMNS} for split in splits}
     known = {path for columns in ours.values() for path in columns}
-    theirs = {path: column for path, column in tree.columns.items() if path not in known}
-    groups = [path for path in tree.groups if path not in splits]
+    below = tuple(f"{split}/{USER_COLUMNS}/" for split in splits)
+    theirs = {
+        path: column
+        for path, column in tree.columns.items()
+        if path not in known and not path.startswith(below)
+    }
+    groups = [path for path in tree.groups if path not in splits and not path.startswith(below)]
     payloads = {f"{split}/{PAYLOAD}" for split in splits}
-    left_out = [path for path in tree.others if path not in payloads]
+    left_out = [path for path in tree.others if path not in payloads and not path.startswith(below)]
     for path, columns in ours.items():
         _copy_columns(container, writer, columns)
         nodes = [*columns, f"{path}/{PAYLOAD}", path] if path else columns
@@ -352,8 +360,33 @@ def _copy_nodes(
         else:
             writer.create_group(path)
         left_out += _copy_attributes(container, writer, path)
+        if f"{path}/" in below:
+            left_out += _copy_user_columns(store, path.split("/")[0], tree, writer)
     left_out += _copy_attributes(container, writer, "")
     return tuple(left_out)
+
+
+def _copy_user_columns(store: Store, split: str, tree: Tree, writer: ContainerWriter) -> list[str]:
+    """Copy further columns, block by block; return the paths of what could not be copied."""
+    left_out, container, prefix = [], store.opened[1], f"{split}/{USER_COLUMNS}/"
+    known = set()
+    for column in store.stored(split).user_columns.values():
+        parts = RAGGED if column.is_ragged else ("",)
+        paths = [f"{column.path}/{part}" if part else column.path for part in parts]
+        known |= {column.path, *paths}
+        try:
+            specs = [column.spec(part) for part in parts]
+        except FormatError:
+            left_out.append(column.path)
+            continue
+        if column.is_ragged:
+            writer.create_group(column.path)
+        for part, path, spec in zip(parts, paths, specs, strict=True):
+            writer.write_array(path, spec, column.blocks(of_bounds=part == RAGGED[1]))
+        for path in dict.fromkeys((*paths, column.path)):
+            left_out += _copy_attributes(container, writer, path)
+    nodes = (*tree.groups, *tree.columns, *tree.others)
+    return left_out + [path for path in nodes if path.startswith(prefix) and path not in known]
 
 
 def _copy_columns(

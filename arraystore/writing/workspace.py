@@ -9,7 +9,9 @@
         ├── journal           records the blocks of the new store that are on the disk
         ├── spool             re-encoded images
         ├── skeleton          a second layout, while a store is resumed
-        └── replaced          the old store between two renames, if names cannot be exchanged
+        ├── replaced          the old store between two renames, if names cannot be exchanged
+        ├── added             a new column, until it is complete
+        └── redo              what a change of the columns replaces in an HDF5 file
 """
 
 from __future__ import annotations
@@ -20,19 +22,19 @@ import itertools
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from arraystore.containers import is_container
+from arraystore.containers import editor_for, is_container
 from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.storage.exchange import exchange
 from arraystore.storage.folder_trees import remove_tree
 from arraystore.storage.fsync import sync_path
-from arraystore.storage.workspace_folder import REPLACED, check_own, put_back, work_folder
+from arraystore.storage.workspace_folder import REDO, REPLACED, check_own, put_back, work_folder
 from arraystore.writing.journal import read_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterator
 
 _LOCK_TRIES: Final = 100
 """How often the folder may vanish between its creation and its locking."""
@@ -162,6 +164,8 @@ def workspace(
     lock = _locked(work.folder)
     try:
         put_back(work.folder, target)
+        if (work.folder / REDO).exists() and is_container(target):
+            editor_for(target).recover(Path(os.path.realpath(target)), work.folder)
         _check_target(target, overwrite=overwrite, unfinished=work.is_unfinished)
         if work.is_unfinished and not overwrite and not resume:
             raise FileExistsError(
@@ -175,6 +179,47 @@ def workspace(
         yield work
     finally:
         if work.is_unfinished:
+            os.close(lock)
+        else:
+            _remove(work, lock)
+
+
+@contextmanager
+def editing(target: Path, recover: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """Lock the workspace of a finished store to change the store, and yield its empty folder.
+
+    Parameters
+    ----------
+    target : Path
+        The store, without symbolic links.
+    recover : callable
+        Completes a change that a killed process began, given `target` and the folder.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds an unfinished conversion that is to replace the store.
+    PermissionError
+        If the folder of `target` cannot be written to.
+    StorageError
+        If another process is writing to the store.
+    """
+    work = Workspace(work_folder(target), target, overwrite=False)
+    lock = _locked(work.folder)
+    try:
+        put_back(work.folder, target)
+        if work.is_unfinished:
+            raise FileExistsError(
+                escaped(
+                    f"{work.folder}: holds an unfinished conversion to {target.name}; finish it "
+                    "with resume=True (--resume), or delete the folder"
+                )
+            )
+        recover(target, work.folder)
+        _clear(work.folder)
+        yield work.folder
+    finally:
+        if work.is_unfinished or (work.folder / REDO).exists():
             os.close(lock)
         else:
             _remove(work, lock)

@@ -19,6 +19,7 @@ DIGESTS = {
         "train": "c55ce3efefc937029d0667b1c44bde8b9d427297b5594b99b596f08e6acca3d0",
     },
 }
+DIGESTS["v1.2"] = DIGESTS["v1.1"]
 """Content digest of each split of the stores of each version."""
 
 
@@ -32,6 +33,11 @@ def test_store_of_each_format_version_is_read(path: Path) -> None:
     else:
         assert names == {"n01443537", "n02012849"}
         assert set(store["train"].where(is_a="bird").label) == {store.str2int("n02012849")}
+    if path.parent.name >= "v1.2":
+        columns = store["train"].columns
+        assert columns["features"][5].tolist() == [2.5, 2.625, 2.75, 2.875]
+        assert [len(values) for values in columns["corners"][:]] == [3, 4, 3, 4, 3, 4]
+        assert columns["caption"][-1] == "é5"
     for name, digest in DIGESTS[path.parent.name].items():
         split = store[name]
         assert store.info.splits[name].content_digest == digest

@@ -275,7 +275,7 @@ def test_newer_minor_version_warns_once(copy: Path) -> None:
     expected = arraystore.open(copy)["train"].image_bytes[:]
     set_attribute(copy, "", "format_version", "1.7")
     with pytest.warns(
-        UserWarning, match=r"has format version 1\.7, newer than 1\.1 of this release"
+        UserWarning, match=r"has format version 1\.7, newer than 1\.2 of this release"
     ) as w:
         store = arraystore.open(copy)
     assert [warning.filename for warning in w] == [__file__]

@@ -50,12 +50,18 @@ def check_attribute(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, loc
         )
 
 
-def check_dataset(dataset: Any, location: str) -> None:
-    """Raise `FormatError` unless a node is a 1-d dataset, stored in its file by known filters."""
+def check_dataset(dataset: Any, location: str, *, is_flat: bool = True) -> None:
+    """Raise `FormatError` unless a node is a dataset that is stored in its file by known filters.
+
+    It must have one dimension if `is_flat`, else at least one.
+    """
     import h5py
 
-    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
-        raise FormatError(f"{location}: must be a 1-d dataset, got {dataset!r}")
+    if not isinstance(dataset, h5py.Dataset) or (
+        dataset.ndim != 1 if is_flat else not dataset.ndim
+    ):
+        kind = "a 1-d dataset" if is_flat else "a dataset with dimensions"
+        raise FormatError(f"{location}: must be {kind}, got {dataset!r}")
     properties = dataset.id.get_create_plist()
     if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
         raise FormatError(f"{location}: has its values in other files; they are not followed")
@@ -69,16 +75,20 @@ def check_dataset(dataset: Any, location: str) -> None:
 
 def check_values(dataset: Any, file_nbytes: int, location: str) -> None:
     """Raise `FormatError` if fewer values of a column are stored than it states."""
-    length, nbytes = len(dataset), len(dataset) * dataset.dtype.itemsize
+    row_nbytes = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    nbytes = len(dataset) * row_nbytes
     stored = min(dataset.id.get_storage_size(), file_nbytes)
     if dataset.chunks is None:
         if stored < nbytes:
             raise FormatError(f"{location}: must have {nbytes} bytes, but {stored} are stored")
         return
-    (rows,) = dataset.chunks
-    if rows * dataset.dtype.itemsize > MAX_CHUNK_NBYTES:
+    rows = dataset.chunks[0]
+    chunk_nbytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if max(chunk_nbytes, row_nbytes) > MAX_CHUNK_NBYTES:
         raise FormatError(f"{location}: chunks may have {MAX_CHUNK_NBYTES} bytes, got {rows} rows")
-    n_chunks, found = -(-length // rows), dataset.id.get_num_chunks() if length else 0
+    sides = zip(dataset.shape, dataset.chunks, strict=True)
+    n_chunks = math.prod(-(-side // step) for side, step in sides)
+    found = dataset.id.get_num_chunks() if n_chunks else 0
     if found < n_chunks:
         raise FormatError(f"{location}: {n_chunks - found} chunks of {n_chunks} are missing")
     if nbytes > _MAX_RATIO * stored:

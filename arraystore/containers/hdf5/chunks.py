@@ -6,6 +6,7 @@ meanwhile.
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +43,8 @@ class ChunkedColumn:
         Offset of each chunk in the file, and its size.
     filters : list of int
         Numbers of HDF5's own filters, in the order in which they were applied.
+    row_shape : tuple of int
+        Shape of a row; empty for one value.
     """
 
     dtype: np.dtype[Any]
@@ -50,6 +53,7 @@ class ChunkedColumn:
     start: Ints
     nbytes: Ints
     filters: list[int]
+    row_shape: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, dataset: Any, file_nbytes: int) -> ChunkedColumn | None:
@@ -58,7 +62,7 @@ class ChunkedColumn:
         Parameters
         ----------
         dataset : h5py.Dataset
-            One-dimensional, with no chunk missing.
+            With no chunk missing.
         file_nbytes : int
             Size of the file, which contains all chunks.
         """
@@ -67,7 +71,9 @@ class ChunkedColumn:
         filters = filters_of(dataset)
         if dataset.chunks is None or filters not in _DECODABLE:
             return None
-        (rows,), length = dataset.chunks, len(dataset)
+        if dataset.chunks[1:] != dataset.shape[1:]:  # a row is in several chunks
+            return None
+        rows, length = dataset.chunks[0], len(dataset)
         start = np.full(-(-length // rows), -1, dtype=np.int64)
         nbytes = np.zeros_like(start)
         masks = set[int]()
@@ -79,11 +85,11 @@ class ChunkedColumn:
 
         if length:
             dataset.id.chunk_iter(record)
-        plain = rows * dataset.dtype.itemsize
+        plain = math.prod(dataset.chunks) * dataset.dtype.itemsize
         is_odd = (start < 0) | (start > file_nbytes - nbytes) | (nbytes > plain + plain // 8 + 64)
         if masks - {0} or is_odd.any():
             return None
-        return cls(dataset.dtype, length, rows, start, nbytes, filters)
+        return cls(dataset.dtype, length, rows, start, nbytes, filters, dataset.shape[1:])
 
     def ranges(self, key: str, rows: tuple[int, int] | None) -> list[ByteRange]:
         """Return the byte ranges of the file `key` that hold the rows ``[start, stop)``, or all."""
@@ -91,6 +97,25 @@ class ChunkedColumn:
         some = slice(start // self.chunk_rows, -(-min(stop, self.length) // self.chunk_rows))
         pairs = zip(self.start[some].tolist(), self.nbytes[some].tolist(), strict=True)
         return [ByteRange(key, offset, offset + nbytes) for offset, nbytes in pairs]
+
+    def row_ranges(self, key: str, positions: Ints) -> list[ByteRange]:
+        """Return the byte ranges of the file `key` that hold some rows, if there are no filters.
+
+        Parameters
+        ----------
+        key : str
+        positions : ndarray of int64, shape (n,)
+            Ascending. Rows that follow each other in a chunk are one range.
+        """
+        row_nbytes = math.prod(self.row_shape) * self.dtype.itemsize
+        numbers, within = np.divmod(positions, self.chunk_rows)
+        begins = self.start[numbers] + within * row_nbytes
+        is_first = np.ones(len(begins), np.bool_)
+        np.not_equal(begins[1:], begins[:-1] + row_nbytes, out=is_first[1:])
+        first = np.flatnonzero(is_first)
+        stops = begins[np.append(first[1:], len(begins)) - 1] + row_nbytes
+        pairs = zip(begins[first].tolist(), stops.tolist(), strict=True)
+        return [ByteRange(key, start, stop) for start, stop in pairs]
 
     def values(self, chunks: Iterable[Buffer], rows: tuple[int, int] | None) -> NDArray[Any]:
         """Return the rows, decoded from the bytes of `ranges`.
@@ -102,16 +127,25 @@ class ChunkedColumn:
         """
         start, stop = rows or (0, self.length)
         stop = min(stop, self.length)
-        values = np.empty(max(0, stop - start), self.dtype)
+        values = np.empty((max(0, stop - start), *self.row_shape), self.dtype)
         first = start // self.chunk_rows * self.chunk_rows - start
         for row, chunk in zip(range(first, len(values), self.chunk_rows), chunks, strict=False):
-            some = self._decode(chunk)[max(0, -row) : len(values) - row]
+            some = self.decode(chunk)[max(0, -row) : len(values) - row]
             values[max(0, row) : row + self.chunk_rows] = some
         return values
 
-    def _decode(self, chunk: Buffer) -> NDArray[Any]:
+    def decode(self, chunk: Buffer) -> NDArray[Any]:
+        """Return all rows of a chunk; those beyond the end of the column are not values of it.
+
+        Raises
+        ------
+        ValueError
+            If the chunk is damaged.
+        """
         data: Buffer = chunk
-        nbytes = self.chunk_rows * self.dtype.itemsize
+        shape = self.chunk_rows, *self.row_shape
+        n_values = math.prod(shape)
+        nbytes = n_values * self.dtype.itemsize
         if _DEFLATE in self.filters:
             stream = zlib.decompressobj()
             try:
@@ -123,13 +157,13 @@ class ChunkedColumn:
         if memoryview(data).nbytes != nbytes:
             raise ValueError(f"a chunk has {memoryview(data).nbytes} bytes or more, not {nbytes}")
         if _SHUFFLE not in self.filters:
-            return np.frombuffer(data, self.dtype)
+            return np.frombuffer(data, self.dtype).reshape(shape)
         # The first bytes of all values come first, then the second. (Four times as fast as `.T`.)
-        values = np.empty((self.chunk_rows, self.dtype.itemsize), dtype=np.uint8)
-        shuffled = np.frombuffer(data, np.uint8).reshape(self.dtype.itemsize, self.chunk_rows)
+        values = np.empty((n_values, self.dtype.itemsize), dtype=np.uint8)
+        shuffled = np.frombuffer(data, np.uint8).reshape(self.dtype.itemsize, n_values)
         for place, some in enumerate(shuffled):
             values[:, place] = some
-        return values.view(self.dtype).ravel()
+        return values.view(self.dtype).reshape(shape)
 
 
 def payload_chunks(dataset: Any, file_nbytes: int, location: str) -> tuple[int, Ints]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import numpy as np
 from typing_extensions import override
 
+from arraystore.containers.hdf5.arrays import ARRAY_KINDS, HDF5Array
 from arraystore.containers.hdf5.checks import (
     check_attribute,
     check_dataset,
@@ -32,17 +34,31 @@ from arraystore.containers.hdf5.datasets import (
 from arraystore.containers.hdf5.errors import RAISED, translate_error
 from arraystore.containers.hdf5.links import find_node, walk_nodes
 from arraystore.containers.hdf5.range_file import RangeFile
-from arraystore.containers.protocol import ContainerReader, Fault, Tree, as_string_array
+from arraystore.containers.protocol import (
+    ArrayReader,
+    ContainerReader,
+    Fault,
+    Tree,
+    as_string_array,
+)
 from arraystore.errors import ArrayStoreError, FormatError, escaped
-from arraystore.indexing.byte_range import ChunkManifest
-from arraystore.schema import PAYLOAD, STRING, Column, Unreadable
-from arraystore.storage.range_reader import each_exactly
+from arraystore.indexing.byte_range import ByteRange, ChunkManifest
+from arraystore.schema import (
+    PAYLOAD,
+    STRING,
+    USER_COLUMNS,
+    Column,
+    Unreadable,
+    without_version,
+)
+from arraystore.storage.range_reader import each_exactly, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from arraystore._typing import Ints
     from arraystore.containers.protocol import ColumnRows
     from arraystore.storage.range_reader import RangeReader
 
@@ -71,6 +87,7 @@ class HDF5Reader(ContainerReader):
         self._key = key
         self._location = location
         self._chunked: dict[tuple[str, str], ChunkedColumn | None] = {}
+        self._attributes: dict[str, dict[str, Any]] = {}
         self._session = _Session()
 
     @override
@@ -113,6 +130,7 @@ class HDF5Reader(ContainerReader):
                         found[name] = _plain(value[()] if value.ndim == 0 else value)
                     except UnicodeDecodeError as error:
                         found[name] = Unreadable(f"text that is not UTF-8 ({error})")
+            self._attributes[path] = found
             return found
 
     @override
@@ -134,6 +152,74 @@ class HDF5Reader(ContainerReader):
             except ValueError as error:
                 raise FormatError(f"{self._locate(path)}: cannot be decoded: {error}") from None
             yield self._decoded(values, path)
+
+    @override
+    def members(self, path: str) -> dict[str, bool]:
+        with self.keep_open():
+            above = ""
+            for part in path.split("/"):
+                with self._open(above) as group:
+                    if part not in group:
+                        return {}
+                above = f"{above}/{part}" if above else part
+            return self._members(path)
+
+    def _members(self, path: str) -> dict[str, bool]:
+        import h5py
+
+        with self._open(path) as group:
+            found = {}
+            for name in sorted(group):
+                if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+                    continue
+                node = group[name]
+                if not (isinstance(node, h5py.Dataset) and node.is_scale):
+                    found[name] = isinstance(node, h5py.Group)
+            return found
+
+    @override
+    def open_array(self, path: str) -> ArrayReader:
+        with self.keep_open(), self._open(path) as dataset:
+            location = self._locate(path)
+            file_nbytes = self._reader.size(self._key)
+            check_dataset(dataset, location, is_flat=False)
+            check_values(dataset, file_nbytes, location)
+            if dataset.dtype.kind not in ARRAY_KINDS:
+                got = unreadable_value(dataset.shape, dataset.dtype)
+                raise FormatError(f"{location}: must hold numbers, bools or text, got {got}")
+            column = ChunkedColumn.of(dataset, file_nbytes)
+            rows, chunks = partial(self._array_rows, path), partial(self._array_chunks, path)
+            read = self._array_rows_of if self._reader.has_cheap_reads else None
+            return HDF5Array(dataset, column, rows, chunks, read)
+
+    def _array_rows_of(self, column: ChunkedColumn, positions: Ints) -> NDArray[Any]:
+        """Return rows of chunks without filters; the rest of the chunks is not read."""
+        data = read_exactly(self._reader, column.row_ranges(self._key, positions))
+        joined = data[0] if len(data) == 1 else b"".join(data)
+        return np.frombuffer(joined, column.dtype).reshape(len(positions), *column.row_shape)
+
+    def _array_chunks(
+        self, path: str, column: ChunkedColumn, numbers: Sequence[int]
+    ) -> Iterator[NDArray[Any]]:
+        """Yield decoded chunks of an array, read without libhdf5."""
+        starts, sizes = (some[list(numbers)].tolist() for some in (column.start, column.nbytes))
+        ranges = [
+            ByteRange(self._key, start, start + nbytes)
+            for start, nbytes in zip(starts, sizes, strict=True)
+        ]
+        for number, data in zip(numbers, each_exactly(self._reader, ranges), strict=True):
+            try:
+                values = column.decode(data)
+            except ValueError as error:
+                raise FormatError(f"{self._locate(path)}: cannot be decoded: {error}") from None
+            values = values[: max(0, column.length - number * column.chunk_rows)]
+            yield self._decoded(values.ravel(), path).reshape(values.shape)
+
+    def _array_rows(self, path: str, start: int, stop: int) -> NDArray[Any]:
+        """Return rows of an array, read by libhdf5."""
+        with self._open(path) as dataset:
+            values = np.asarray(dataset[start:stop])
+        return self._decoded(values.ravel(), path).reshape(values.shape)
 
     @override
     def check_column(self, path: str, data_type: str, length: int) -> None:
@@ -201,6 +287,14 @@ class HDF5Reader(ContainerReader):
             if isinstance(dataset, h5py.Dataset) and dataset.ndim == 1:
                 texts = layout_faults(dataset, is_payload=path.rpartition("/")[2] == PAYLOAD)
                 yield from [Fault(path, "layout", text) for text in texts]
+
+    @override
+    def has_same_samples(self, later: Self) -> bool:
+        return all(
+            without_version(found) == without_version(later.attributes(path))
+            for path, found in self._attributes.items()
+            if path.split("/")[1:2] != [USER_COLUMNS]
+        )
 
     @override
     def tree(self) -> Tree:

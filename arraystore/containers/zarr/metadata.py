@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from arraystore.errors import FormatError, brief
-from arraystore.schema import STRING, Column
+from arraystore.schema import MAX_CHUNK_NBYTES, STRING, Column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,9 @@ CONSOLIDATED: Final = "consolidated_metadata"
 
 _MALFORMED: Final = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 """Exceptions that reading fields of a document raises if it has another structure."""
+
+NUMBERS: Final = "biufc"
+"""Kinds of NumPy's data types that an array of any number of dimensions may have, besides text."""
 
 _PAYLOAD_CODECS: Final = {
     "codecs": ["bytes"],
@@ -207,6 +210,68 @@ class ArrayMetadata:
         if self.chunk_layout != ("regular", "default", "/") or not is_possible:
             found = *self.chunk_layout, self.length, self.chunk_length
             raise FormatError(f"{self.location}: unknown chunk layout {brief(found)}")
+
+
+@dataclass(frozen=True, slots=True)
+class NDArrayMetadata:
+    """An array of any number of dimensions, as its metadata document states it.
+
+    Attributes
+    ----------
+    data_type : str
+        NumPy name of the values, or ``"string"``.
+    shape : tuple of int
+    chunk_shape : tuple of int
+    is_plain : bool
+        Whether chunks hold whole rows, and are stored as those of a column.
+    """
+
+    data_type: str
+    shape: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
+    is_plain: bool
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], location: str) -> NDArrayMetadata:
+        """Read the metadata document of an array of numbers, bools or text.
+
+        Raises
+        ------
+        FormatError
+            If it is another document, or its chunks are larger than those of any store.
+        """
+        try:
+            shape = tuple(map(int, document["shape"]))
+            grid, keys = document["chunk_grid"], document["chunk_key_encoding"]
+            chunk_shape = tuple(map(int, grid["configuration"]["chunk_shape"]))
+            layout = grid["name"], keys["name"], keys["configuration"]["separator"]
+            data_type, codecs = document["data_type"], document["codecs"]
+            is_text = data_type == STRING
+            itemsize = 16 if is_text else np.dtype(data_type).itemsize
+            if not (is_text or np.dtype(data_type).kind in NUMBERS):
+                raise TypeError(f"data type {brief(data_type)}")
+            row_nbytes = math.prod(shape[1:]) * itemsize
+            if not (
+                len(shape) == len(chunk_shape) >= 1
+                and min(shape) >= 0
+                and shape[0] < 2**63
+                and min(chunk_shape) >= 1
+                and max(row_nbytes, math.prod(chunk_shape) * itemsize) <= MAX_CHUNK_NBYTES
+            ):
+                raise ValueError(f"shape {brief(shape)} in chunks of {brief(chunk_shape)}")
+            options = codecs[0].get("configuration") or {}
+            is_plain = (
+                layout == ("regular", "default", "/")
+                and chunk_shape[1:] == tuple(max(1, size) for size in shape[1:])
+                and [codec["name"] for codec in codecs] == column_codecs(data_type)
+                and options.get("endian", "little") == "little"
+            )
+            return cls(data_type, shape, chunk_shape, is_plain)
+        except _MALFORMED as error:
+            raise FormatError(
+                f"{location}: is not the metadata of an array of numbers, bools or text: "
+                f"{brief(error)}"
+            ) from None
 
 
 def column_codecs(data_type: str) -> list[str]:

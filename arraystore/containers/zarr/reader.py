@@ -7,23 +7,26 @@ is enough.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import numpy as np
 from typing_extensions import Buffer, override
 
 from arraystore.containers.protocol import (
+    ArrayReader,
     ContainerReader,
     Fault,
     Tree,
     as_string_array,
     check_nodes,
 )
+from arraystore.containers.zarr.arrays import ForeignArray, PlainArray
 from arraystore.containers.zarr.column_codec import check_chunk, decode_chunk, import_codecs
 from arraystore.containers.zarr.faults import document_faults, shard_faults
 from arraystore.containers.zarr.metadata import (
     METADATA,
     ArrayMetadata,
+    NDArrayMetadata,
     check_document,
     consolidated_documents,
     document_key,
@@ -46,8 +49,10 @@ from arraystore.schema import (
     PAYLOAD,
     SHARD_NBYTES,
     STRING,
+    USER_COLUMNS,
     Column,
     parse_json,
+    without_version,
 )
 from arraystore.storage.range_reader import RangeReader, each_exactly, read_exactly
 from arraystore.storage.server_responses import is_truncated_json, unexpected_response
@@ -222,6 +227,19 @@ class ZarrReader(ContainerReader):
         )
 
     @override
+    def has_same_samples(self, later: Self) -> bool:
+        return self._samples() == later._samples()
+
+    def _samples(self) -> dict[str, Any]:
+        """Return the documents that are in the root, without those of columns of users."""
+        nodes = {
+            path: node
+            for path, node in (consolidated_documents(self._nodes[""]) or {}).items()
+            if path.split("/")[1:2] != [USER_COLUMNS]
+        }
+        return nodes | {"": without_version(self.attributes())}
+
+    @override
     def tree(self) -> Tree:
         groups, columns, others = [], {}, []
         self._list()
@@ -279,6 +297,39 @@ class ZarrReader(ContainerReader):
             except _MissingError:
                 return False
         return is_group(self._nodes[path])
+
+    @override
+    def members(self, path: str) -> dict[str, bool]:
+        prefix = f"{path}/"
+        if not self._is_consolidated:
+            try:
+                self._node(path, "group")
+            except _MissingError:
+                return {}
+            names = self._reader.folders(path)
+            if names is None:
+                raise StorageError(
+                    f"{self._locate(path)}: {METADATA} of the store has no consolidated metadata, "
+                    "and a web server does not list the arrays of a group; download the store, or "
+                    "add consolidated metadata with zarr.consolidate_metadata"
+                )
+            self._read_nodes([prefix + name for name in names])
+            found = {name: prefix + name for name in sorted(names)}
+            return {
+                name: self._is_group(at)
+                for name, at in found.items()
+                if self._is_group(at) or at in self._nodes
+            }
+        inside = {at.removeprefix(prefix): at for at in self._nodes if at.startswith(prefix)}
+        return {n: is_group(self._nodes[inside[n]]) for n in sorted(inside) if "/" not in n}
+
+    @override
+    def open_array(self, path: str) -> ArrayReader:
+        location = self._locate(path)
+        array = NDArrayMetadata.parse(self._node(path, "array"), location)
+        if not array.is_plain:
+            return ForeignArray(array, location, lambda: self.as_zarr()[path])
+        return PlainArray(array, location, path, self._read_chunks)
 
     @override
     def describe_array(self, path: str) -> Column:

@@ -29,13 +29,14 @@ from arraystore.schema import (
     INNER_CHUNK_NBYTES,
     SHARD_NBYTES,
     STRING,
+    ArraySpec,
     Column,
 )
 from arraystore.storage.open_files import reserve
 
 if TYPE_CHECKING:
     from asyncio import Runner
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -156,25 +157,47 @@ class ZarrWriter(ContainerWriter):
 
     @override
     def write_column(self, path: str, values: NDArray[Any] | Sequence[str], column: Column) -> None:
+        spec = ArraySpec(column.data_type, (len(values),), (column.dimension,))
+        rows = range(0, len(values), COLUMN_CHUNK_ROWS)
+        blocks = (values[start : start + COLUMN_CHUNK_ROWS] for start in rows)
+        is_text = column.data_type == STRING
+        self._write(
+            path,
+            spec,
+            (as_string_array(rows) if is_text else np.asarray(rows) for rows in blocks),
+            column.fill,
+        )
+
+    @override
+    def write_array(self, path: str, spec: ArraySpec, blocks: Iterable[NDArray[Any]]) -> None:
+        is_text, is_bool = spec.data_type == STRING, spec.data_type == "bool"
+        self._write(path, spec, blocks, "" if is_text else False if is_bool else 0)
+
+    def _write(
+        self,
+        path: str,
+        spec: ArraySpec,
+        blocks: Iterable[NDArray[Any]],
+        fill: float | str,
+    ) -> None:
         root = self._root()
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
         array = self._create_array(
             root,
             path,
-            len(values),
-            column,
-            chunks=(COLUMN_CHUNK_ROWS,),
+            spec,
+            fill,
+            chunks=(spec.chunk_rows, *spec.shape[1:]),
             compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
             # By default, chunks that contain only the fill value are not stored. A missing chunk
             # must be a loss that the reader can report.
             config={"write_empty_chunks": True},
         )
-        is_text = column.data_type == STRING
-        for start in range(0, len(values), COLUMN_CHUNK_ROWS):
-            rows = values[start : start + COLUMN_CHUNK_ROWS]
-            data = as_string_array(rows) if is_text else np.asarray(rows)
-            self._run(array.setitem(slice(start, start + len(data)), data))
+        start = 0
+        for block in blocks:
+            self._run(array.setitem(slice(start, start + len(block)), block))
+            start += len(block)
 
     @override
     def set_attributes(self, path: str, attributes: Mapping[str, Any]) -> None:
@@ -234,8 +257,7 @@ class ZarrWriter(ContainerWriter):
             self._create_array(
                 self._group,
                 path,
-                nbytes,
-                Column("uint8", "byte"),
+                ArraySpec("uint8", (nbytes,), ("byte",)),
                 chunks=(INNER_CHUNK_NBYTES,),
                 shards=(SHARD_NBYTES,),
                 compressors=None,
@@ -249,22 +271,23 @@ class ZarrWriter(ContainerWriter):
         return self._loop.run(work)
 
     def _create_array(
-        self, root: Any, path: str, length: int, column: Column, **options: Any
+        self, root: Any, path: str, spec: ArraySpec, fill: float | str = 0, **options: Any
     ) -> Any:
         from zarr.codecs import BytesCodec
         from zarr.dtype import parse_dtype
 
-        is_text = column.data_type == STRING
-        kind = parse_dtype(str if is_text else column.data_type, zarr_format=3)
+        is_text = spec.data_type == STRING
+        kind = parse_dtype(str if is_text else spec.data_type, zarr_format=3)
+        is_complex = not is_text and np.dtype(spec.data_type).kind == "c"
         array = root.create_array(
             _checked(path),
-            shape=(length,),
+            shape=spec.shape,
             dtype=kind,
             filters=None,
             serializer="auto" if is_text else BytesCodec(endian="little"),
             # A fill value read from a Zarr store is as in JSON; from an HDF5 file, a number.
-            fill_value=kind.from_json_scalar(column.fill, zarr_format=3),
-            dimension_names=[column.dimension],
+            fill_value=kind.from_json_scalar([0.0, 0.0] if is_complex else fill, zarr_format=3),
+            dimension_names=spec.dimensions,
             **options,
         )
         return self._run(array)
