@@ -29,7 +29,7 @@ from arraystore.reading.image_reader import ReadPlan
 from arraystore.schema import SplitInfo, __version__
 from arraystore.verifying.problems import Problem, ProblemGroup
 from arraystore.verifying.verify import VerifyReport, verify
-from arraystore.writing.add_column import add_column, remove_column
+from arraystore.writing.add_column import ColumnReport, add_column, remove_column
 from arraystore.writing.copy import CopyReport, copy
 from arraystore.writing.report import ConvertReport, SplitReport
 
@@ -39,6 +39,7 @@ __all__ = [
     "Batches",
     "ChecksumError",
     "Column",
+    "ColumnReport",
     "Columns",
     "ConvertReport",
     "CopyReport",

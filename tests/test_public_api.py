@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PUBLIC: Final = """\
 class ArrayStoreError(Exception)
 class Batch(image, label, file_name)
+    columns: attribute
 class Batches
     __iter__()
     __len__()
@@ -33,6 +34,8 @@ class Column
     attributes: attribute
     ndim: attribute
     summary: attribute
+class ColumnReport(store, split, name, values, notes, seconds)
+    as_dict()
 class Columns
     __contains__(key)
     __getitem__(name)
@@ -142,8 +145,8 @@ class VerifyReport(store, dataset, splits, decoded, source, problems, num_proble
     ok: attribute
 class VersionError(FormatError)
 __version__: attribute
-add_column(store, split, name, values, *, description='', ragged=None, storage_options=None,
-    sync=True)
+add_column(store, split, name, values, *, description='', ragged=None, file_names=None, fill=None,
+    key=None, fields=(), storage_options=None, sync=True)
 convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
     subset_list=None, partial=False, split=None, classes=None, fields=None, layout=None,
     label_space='auto', order='shuffled', seed=0, on_error='raise', check_images=False,
@@ -177,6 +180,10 @@ Split.map
 """What a split returns and `arraystore.__all__` does not name."""
 
 COMMANDS: Final = """\
+column add STORE SPLIT NAME FILE --storage-option --key --field --fill --ragged --description=
+    --sync/--no-sync --json
+column ls STORE --storage-option --json
+column remove STORE SPLIT NAME --storage-option
 convert DATASET TARGET --storage-option --source-option --manual-dir --subset-list --partial --split
     --classes --field --layout --label-space=auto --order=shuffled --seed=0 --on-error=raise
     --check-images --overwrite --resume --sync/--no-sync --progress/--no-progress --json
@@ -301,9 +308,17 @@ def test_returned_objects_have_the_listed_members(train: Split) -> None:
     assert wrapped(lines) == RETURNED.splitlines()
 
 
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield all commands, those of groups with the name of the group, by name."""
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
 def test_commands_have_the_listed_options() -> None:
     lines = [
-        " ".join([name, *map(command_parameter, command.params)])
-        for name, command in sorted(cli.commands.items())
+        " ".join([name, *map(command_parameter, command.params)]) for name, command in commands(cli)
     ]
     assert wrapped(lines) == COMMANDS.splitlines()

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -215,6 +216,95 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
         _print_json(dataclasses.asdict(opened.info))
     else:
         tables.print_info(opened.address, opened.info)
+
+
+@cli.group(short_help="Add, remove and list further columns of a store.")
+def column() -> None:
+    """Add, remove and list further columns: features, scores, boxes, captions."""
+
+
+@column.command("add", short_help="Add a column to a split of a store.")
+@click.argument("store", type=str)
+@click.argument("split")
+@click.argument("name")
+@click.argument("file", type=PATH)
+@storage_option("--storage-option", "STORE")
+@click.option("--key", help="Column of FILE with file names; '' if rows are in stored order.")
+@click.option(
+    "--field", "fields", multiple=True, help="Column of FILE with values; may be repeated."
+)
+@click.option("--fill", help="Value of samples that FILE has none for.")
+@click.option(
+    "--ragged", is_flag=True, default=None, help="Samples may have any number of rows of FILE."
+)
+@click.option("--description", default="", help="For people.")
+@click.option(
+    "--sync/--no-sync", default=True, help="Wait until all data is on the disk.  [default: sync]"
+)
+@JSON
+def add_column(
+    store: str,
+    split: str,
+    name: str,
+    file: Path,
+    storage_option: dict[str, Any],
+    fill: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Add the values of FILE to SPLIT of STORE as the column NAME.
+
+    FILE is .npy, with one value per sample in the order of the split; or .csv, .tsv or .parquet,
+    matched by file names if it has a column of them. No image is rewritten.
+    """
+    report = arraystore.add_column(
+        store,
+        split,
+        name,
+        file,
+        fill=None if fill is None else _number_or_text(fill),
+        storage_options=storage_option,
+        **options,
+    )
+    if as_json:
+        _print_json(report.as_dict())
+        return
+    _print_line(f"{report.store}/{split}: added {name}, {report.values}")
+    for note in report.notes:
+        _print_line(f"  {note}")
+
+
+@column.command("remove", short_help="Remove a column from a split of a store.")
+@click.argument("store", type=str)
+@click.argument("split")
+@click.argument("name")
+@storage_option("--storage-option", "STORE")
+def remove_column(store: str, split: str, name: str, storage_option: dict[str, Any]) -> None:
+    """Remove the column NAME from SPLIT of STORE."""
+    arraystore.remove_column(store, split, name, storage_options=storage_option)
+    _print_line(f"{store}/{split}: removed {name}")
+
+
+@column.command("ls", short_help="List the columns of a store.")
+@click.argument("store", type=str)
+@storage_option("--storage-option", "STORE")
+@JSON
+def list_columns(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
+    """List the further columns of all splits of STORE, with data type and shape."""
+    found = arraystore.open(store, storage_options=storage_option).info.columns
+    if as_json:
+        _print_json(found)
+        return
+    for split, columns in found.items():
+        for name, summary in columns.items():
+            _print_line(f"{split}/{name}: {summary}")
+
+
+def _number_or_text(text: str) -> int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 @cli.command(short_help="Read a whole store and report problems.")

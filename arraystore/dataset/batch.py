@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,25 +51,27 @@ class Batch(NamedTuple, Generic[Many]):
     label: Ints
     file_name: NDArray[Any]
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Values of the further columns that were requested: arrays, or lists if ragged."""
+        return {}
+
 
 class BatchWithColumns(Batch[Many]):
-    """A batch with the values of further columns.
+    """A batch with the values of further columns; it unpacks as every batch does."""
 
-    It unpacks as every batch does: image, label, file name.
+    _values: dict[str, Any]
 
-    Attributes
-    ----------
-    columns : dict of str to ndarray, shape (n, ...), or list of ndarray
-        Values of each column; a list if it is ragged.
-    """
-
-    columns: dict[str, Any]
+    @property
+    @override
+    def columns(self) -> dict[str, Any]:
+        return self._values
 
     @classmethod
     def of(cls, batch: Batch[Many], columns: dict[str, Any]) -> Self:
         """Return a batch with columns."""
         found = cls(*batch)
-        found.columns = columns
+        found._values = columns
         return found
 
 

@@ -7,47 +7,63 @@ each further column has a digest of its own.
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from arraystore._arguments import check_bools
+from arraystore._arguments import as_path, check_bools
 from arraystore.containers import editor_for
 from arraystore.errors import brief, escaped
 from arraystore.reader import open_store
-from arraystore.reading.column_digest import ColumnDigest
-from arraystore.reading.user_column import column_spec
 from arraystore.schema import (
-    COLUMN_DIGEST,
-    RAGGED,
-    STRING,
     USER_COLUMNS,
     USER_COLUMNS_VERSION,
     check_column_name,
 )
+from arraystore.sources.column_file import read_column_file
 from arraystore.storage.location import Location
 from arraystore.storage.open_files import translate_full_disk
+from arraystore.writing.matched_values import matched
+from arraystore.writing.new_column import NewColumn, as_new_column
 from arraystore.writing.workspace import editing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterator, Sequence
 
     from arraystore.containers.protocol import ColumnEditor, ContainerWriter
     from arraystore.reader import Store
-    from arraystore.schema import ArraySpec
     from arraystore.storage.location import Place
 
-_BLOCK_CHUNKS: Final = 16
-"""Chunks that are converted and written at a time."""
 
-_KINDS: Final = "biufc"
-_MAX_TEXT_NBYTES: Final = 2**20
-_EXAMPLES: Final = "numbers, bools or text"
+@dataclass(frozen=True, slots=True)
+class ColumnReport:
+    """Result of adding a column.
+
+    Attributes
+    ----------
+    store, split, name : str
+        Address of the store, name of the split and of the column.
+    values : str
+        Data type and shape, such as ``float32 (1281167, 512)``.
+    notes : tuple of str
+        Which values belong to no sample, which samples got none, and what was taken as what.
+    seconds : float
+        Wall time.
+    """
+
+    store: str
+    split: str
+    name: str
+    values: str
+    notes: tuple[str, ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return asdict(self)
 
 
 def add_column(
@@ -58,9 +74,13 @@ def add_column(
     *,
     description: str = "",
     ragged: bool | None = None,
+    file_names: Sequence[str] | None = None,
+    fill: Any = None,
+    key: str | None = None,
+    fields: Sequence[str] = (),
     storage_options: Mapping[str, Any] | None = None,
     sync: bool = True,
-) -> None:
+) -> ColumnReport:
     """Add a column to a split of a finished store: one value per sample, of any shape.
 
     No image is read or rewritten, and no digest of the split changes. The new column is read with
@@ -75,8 +95,9 @@ def add_column(
         Name of the split, such as ``"train"``.
     name : str
         Name of the column: letters, digits, ``_`` and ``-``.
-    values : array-like, or sequence of array-like
-        One value per sample, in the order of the split. An array of shape (n, …) of numbers, bools
+    values : array-like, sequence of array-like, mapping, str or path-like
+        One value per sample, in the order of the split; or a mapping from file names to values;
+        or a .npy, .csv, .tsv or .parquet file. An array of shape (n, …) of numbers, bools
         or text; a `numpy.memmap` or another array that is read by slices, such as one of Zarr or
         HDF5, is never in memory as a whole. A list of arrays of different lengths becomes a ragged
         column: boxes, several labels, captions.
@@ -84,11 +105,28 @@ def add_column(
         For people.
     ragged : bool, optional
         Whether samples may have different numbers of values. By default this follows from
-        `values`; pass True for a list that happens to hold arrays of one length.
+        `values`; pass True for a list that happens to hold arrays of one length, or if several
+        values belong to one file name.
+    file_names : sequence of str, optional
+        The file name that each value belongs to. Without it, values are in the order of the split.
+    fill : scalar, optional
+        Value of samples that no file name names. By default they are an error; a ragged column
+        has no values there.
+    key : str, optional
+        Column of a table with the file names; by default ``file_name`` or a similar one. An empty
+        text: the rows are in the order of the split.
+    fields : sequence of str, optional
+        Columns of a table with the values; by default the one with the name of the new column.
+        Several are put side by side.
     storage_options : mapping, optional
         See `arraystore.open`.
     sync : bool, default True
         Whether to wait until everything is on the disk.
+
+    Returns
+    -------
+    ColumnReport
+        Its notes say which file names did not match.
 
     Raises
     ------
@@ -97,7 +135,9 @@ def add_column(
     KeyError
         If the store has no such split.
     ValueError
-        If there is not one value per sample, or the name is not allowed.
+        If there is not one value per sample, the name is not allowed, or no file name matches.
+    SourceError
+        If a file of values cannot be read.
     TypeError
         If values are neither numbers, bools nor text.
     StorageError
@@ -107,7 +147,7 @@ def add_column(
     --------
     >>> import arraystore
     >>> import numpy as np
-    >>> arraystore.add_column("1pct.zarr", "train", "score", np.linspace(0, 1, 160))
+    >>> report = arraystore.add_column("1pct.zarr", "train", "score", np.linspace(0, 1, 160))
     >>> train = arraystore.open("1pct.zarr")["train"]
     >>> train.columns["score"][[0, -1]]
     array([0., 1.])
@@ -116,6 +156,16 @@ def add_column(
     """
     check_bools(sync=sync, ragged=bool(ragged) if ragged is None else ragged)
     check_column_name(name)
+    began = time.perf_counter()
+    notes: tuple[str, ...] = ()
+    if isinstance(values, str | os.PathLike):
+        read = read_column_file(as_path(values), name, key=key, fields=fields)
+        values, notes = read.values, read.notes
+        file_names = read.file_names if file_names is None else file_names
+    elif key is not None or fields:
+        raise ValueError("key and fields are for files of values")
+    if isinstance(values, Mapping):
+        file_names, values = list(values), list(values.values())
     with _opened(store, storage_options, sync=sync) as (found, editor):
         stored = _stored(found, split)
         if name in stored.user_columns:
@@ -125,6 +175,11 @@ def add_column(
                     "(remove_column), or choose another name"
                 )
             )
+        if file_names is not None:
+            values, more = matched(values, file_names, stored, fill=fill, ragged=ragged)
+            notes += more
+        elif fill is not None:
+            raise ValueError("fill is for values that belong to file names; pass file_names")
         column = as_new_column(values, name, len(stored), ragged=ragged)
 
         def write(writer: ContainerWriter, path: str) -> None:
@@ -133,6 +188,14 @@ def add_column(
         attributes = found.opened[1].attributes()
         version = _needed_version(attributes["format_version"], column)
         editor.add(f"{split}/{USER_COLUMNS}", name, write, version)
+    return ColumnReport(
+        store=found.address,
+        split=split,
+        name=name,
+        values=column.summary,
+        notes=notes,
+        seconds=time.perf_counter() - began,
+    )
 
 
 def remove_column(
@@ -201,192 +264,3 @@ def _needed_version(found: str, column: NewColumn) -> str | None:
     if column.is_simple or (major, minor) >= USER_COLUMNS_VERSION:
         return None
     return ".".join(map(str, USER_COLUMNS_VERSION))
-
-
-@dataclass(frozen=True, slots=True)
-class NewColumn:
-    """The values of a new column.
-
-    Attributes
-    ----------
-    arrays : mapping of str to (ArraySpec, array)
-        By the name of the part; an only one has no name.
-    """
-
-    arrays: Mapping[str, tuple[ArraySpec, Any]]
-
-    @property
-    def is_simple(self) -> bool:
-        """Whether stores of version 1.0 may have such a column."""
-        return all(not part and len(spec.shape) == 1 for part, (spec, _) in self.arrays.items())
-
-    def write(self, writer: ContainerWriter, path: str, description: str = "") -> None:
-        """Write the column at a path, with its digest."""
-        digest = ColumnDigest()
-        if "" not in self.arrays:
-            writer.create_group(path)
-        for part, (spec, values) in self.arrays.items():
-            at = f"{path}/{part}" if part else path
-            writer.write_array(at, spec, digest.passed(spec, blocks_of(spec, values)))
-        attributes = {"description": description} if description else {}
-        writer.set_attributes(path, attributes | {COLUMN_DIGEST: digest.text})
-
-
-def as_new_column(values: Any, name: str, n: int, *, ragged: bool | None = None) -> NewColumn:
-    """Check the values of a new column.
-
-    Parameters
-    ----------
-    values : array-like, or sequence of array-like
-        See `add_column`.
-    name : str
-        Name of the column.
-    n : int
-        Samples of the split.
-    ragged : bool, optional
-        See `add_column`.
-
-    Raises
-    ------
-    TypeError
-        If values are neither numbers, bools nor text.
-    ValueError
-        If there is not one value per sample, or rows of a ragged column have different shapes.
-    """
-    array = None if ragged else _as_array(values, name)
-    if array is None and ragged is False:
-        raise ValueError(
-            f"the column {name} has values of different shapes, but ragged=False was passed"
-        )
-    found = len(values) if array is None else len(array)
-    if found != n:
-        raise ValueError(f"the column {name} needs one value per sample: {n} values, got {found}")
-    if array is None:
-        return _ragged(values, name)
-    return NewColumn({"": (_spec(array, name, name), array)})
-
-
-def _as_array(values: Any, name: str) -> Any:
-    """Return values as something with a shape and a data type, or None if they are ragged."""
-    if hasattr(values, "dtype") and hasattr(values, "shape"):
-        if not len(values.shape):
-            raise ValueError(f"the column {name} needs one value per sample, got a single value")
-        return values if values.dtype.kind != "O" else _as_array(list(values), name)
-    if hasattr(values, "__array__"):
-        return _as_array(np.asarray(values), name)
-    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
-        raise TypeError(
-            escaped(f"the column {name} needs a sequence or array, got {brief(values)}")
-        )
-    try:
-        if any(isinstance(value, str) for value in values):
-            return np.array(_texts(values, name), dtype=np.dtypes.StringDType())
-        if not _is_even(values):
-            return None
-        array = np.asarray(values)
-    except ValueError:  # lists of several lengths within one value
-        return None
-    if array.dtype.kind == "O":
-        raise TypeError(
-            escaped(f"the column {name} needs {_EXAMPLES}, got {brief(next(iter(values)))}")
-        )
-    return array
-
-
-def _texts(values: Sequence[Any], name: str) -> list[str]:
-    for i, value in enumerate(values):
-        if not isinstance(value, str):
-            raise TypeError(
-                escaped(f"the column {name} mixes text with other values: {brief(value)} at {i}")
-            )
-    return list(values)
-
-
-def _is_even(values: Sequence[Any]) -> bool:
-    """Return whether all values have the shape of the first."""
-    shapes = {np.shape(value) for value in values}
-    return len(shapes) < 2
-
-
-def _ragged(values: Sequence[Any], name: str) -> NewColumn:
-    parts = [np.asarray(value) for value in values]
-    for i, part in enumerate(parts):
-        if not part.ndim or part.dtype.kind == "O":
-            raise TypeError(
-                escaped(
-                    f"the column {name} needs {_EXAMPLES}, or arrays of them, one per sample, got "
-                    f"{brief(values[i])} at {i}"
-                )
-            )
-    full = [part for part in parts if part.size] or parts
-    rest = {part.shape[1:] for part in full}
-    if len(rest) > 1:
-        raise ValueError(
-            f"the column {name} is ragged, and all its values must have the same shape behind the "
-            f"first dimension, got {brief(sorted(rest)[:3])}"
-        )
-    (shape,) = rest
-    even = [part if part.size else np.empty((0, *shape), part.dtype) for part in parts]
-    texts = {part.dtype.kind in "UT" for part in full}
-    if len(texts) > 1:
-        raise TypeError(f"the column {name} mixes text with other values")
-    if texts == {True}:
-        strings = np.dtypes.StringDType()
-        joined = np.concatenate([part.astype(strings) for part in even])
-    else:
-        dtype = np.result_type(*(part.dtype for part in full))
-        joined = np.concatenate([part.astype(dtype, copy=False) for part in even])
-    indptr = np.cumsum([0, *map(len, even)], dtype=np.int64)
-    items, bounds = RAGGED
-    return NewColumn(
-        {
-            items: (_spec(joined, name, name, items), joined),
-            bounds: (_spec(indptr, name, name, bounds), indptr),
-        }
-    )
-
-
-def _spec(array: Any, name: str, column: str, part: str = "") -> ArraySpec:
-    """Return how an array is stored, after checking its data type and shape."""
-    dtype, shape = np.dtype(array.dtype), tuple(map(int, array.shape))
-    if 0 in shape[1:]:
-        raise ValueError(escaped(f"the values of the column {name} are empty: shape {shape}"))
-    if dtype.kind in "UT" or dtype == np.dtypes.StringDType():
-        return column_spec(column, STRING, shape, _text_nbytes(array, name), part)
-    if dtype.kind not in _KINDS or dtype.itemsize // (2 if dtype.kind == "c" else 1) > 8:
-        remedy = "; decode it to text" if dtype.kind == "S" else ""
-        raise TypeError(
-            escaped(f"the column {name} needs {_EXAMPLES}, got data type {dtype}{remedy}")
-        )
-    return column_spec(column, dtype.name, shape, 0, part)
-
-
-def _text_nbytes(array: Any, name: str) -> int:
-    """Return the most bytes of UTF-8 that a text takes, after checking all texts."""
-    most = 0
-    for i, text in enumerate(np.asarray(array).ravel().tolist()):
-        if not isinstance(text, str):
-            raise TypeError(escaped(f"the column {name} has no text at {i}, got {brief(text)}"))
-        try:
-            nbytes = len(text.encode())
-        except UnicodeEncodeError:
-            raise ValueError(
-                escaped(f"the column {name} has text at {i} with a lone surrogate")
-            ) from None
-        if "\0" in text or nbytes > _MAX_TEXT_NBYTES:
-            raise ValueError(
-                escaped(
-                    f"the column {name} has text at {i} that has a NUL, or more than "
-                    f"{_MAX_TEXT_NBYTES} bytes"
-                )
-            )
-        most = max(most, nbytes)
-    return most
-
-
-def blocks_of(spec: ArraySpec, values: Any) -> Iterator[NDArray[Any]]:
-    """Yield an array in runs of some chunks, in the type in which it is stored."""
-    dtype = np.dtypes.StringDType() if spec.data_type == STRING else np.dtype(spec.data_type)
-    step = spec.chunk_rows * (1 if len(spec.shape) == 1 else _BLOCK_CHUNKS)
-    for start in range(0, spec.shape[0], step):
-        yield np.asarray(values[start : start + step]).astype(dtype, copy=False)

@@ -176,15 +176,14 @@ def test_only_needed_chunks_are_read(
     train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    plain, chunked = PlainArray.chunks, HDF5Reader._array_chunks
-    monkeypatch.setattr(
-        PlainArray, "chunks", lambda self, numbers: (read.extend(numbers), plain(self, numbers))[1]
-    )
-    monkeypatch.setattr(
-        HDF5Reader,
-        "_array_chunks",
-        lambda *args: (read.extend(args[-1]), chunked(*args))[1],
-    )
+    for owner, name in ((PlainArray, "chunks"), (HDF5Reader, "_array_chunks")):
+        function = getattr(owner, name)
+
+        def recorded(*args: Any, function: Any = function) -> Any:
+            read.extend(args[-1])
+            return function(*args)
+
+        monkeypatch.setattr(owner, name, recorded)
     column = train.columns["features"]
     assert (column.shape, read) == ((N, 8), [])
     _ = column[[9, 10, 2, 29]]

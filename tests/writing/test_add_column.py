@@ -16,7 +16,7 @@ import zarr
 
 import arraystore
 from arraystore.containers.hdf5 import redo
-from arraystore.errors import FormatError, StorageError, StoreChangedError
+from arraystore.errors import FormatError, SourceError, StorageError, StoreChangedError
 from arraystore.writing.workspace import editing
 from tests.support import SUFFIXES, copied, picture, write_folder
 
@@ -209,7 +209,8 @@ def test_copy_keeps_every_column(full: Path, target: str, tmp_path: Path) -> Non
         ("new", ["a"] * (N - 1) + [1], TypeError, "mixes text with other values: 1 at 11"),
         ("new", ["a\0b"] * N, ValueError, "has a NUL"),
         ("new", [np.zeros((i, i)) for i in range(N)], ValueError, "must have the same shape"),
-        ("new", "text" * 3, TypeError, "needs a sequence or array"),
+        ("new", "text" * 3, SourceError, "must end in one of .npy"),
+        ("new", 5, TypeError, "needs a sequence or array"),
     ],
 )
 def test_wrong_values_raise_and_change_nothing(

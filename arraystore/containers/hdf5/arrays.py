@@ -62,9 +62,10 @@ class HDF5Array(ArrayReader):
 
     @override
     def rows(self, positions: Ints) -> NDArray[Any] | None:
-        if self._read is None or self._column is None or self._column.filters:
+        column = self._column
+        if self._read is None or column is None or column.filters or self.data_type == STRING:
             return None
-        return self._read(self._column, positions).astype(self.dtype, copy=False)
+        return self._read(column, positions).astype(self.dtype, copy=False)
 
     @override
     def chunks(self, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:

@@ -195,7 +195,7 @@ class HDF5Reader(ContainerReader):
     def _array_rows_of(self, column: ChunkedColumn, positions: Ints) -> NDArray[Any]:
         """Return rows of chunks without filters; the rest of the chunks is not read."""
         data = read_exactly(self._reader, column.row_ranges(self._key, positions))
-        joined = data[0] if len(data) == 1 else b"".join(data)
+        joined = data[0] if len(data) == 1 else bytearray().join(data)
         return np.frombuffer(joined, column.dtype).reshape(len(positions), *column.row_shape)
 
     def _array_chunks(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from typing_extensions import override
 
+from arraystore._threads import in_threads
 from arraystore.containers.protocol import ArrayReader, as_string_array
-from arraystore.containers.zarr.column_codec import check_chunk, decode_chunk
+from arraystore.containers.zarr.column_codec import check_chunk, decode_chunk, import_codecs
 from arraystore.errors import FormatError, StorageError
 from arraystore.schema import STRING
 from arraystore.storage.server_responses import unexpected_response
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore.containers.zarr.metadata import NDArrayMetadata
+
+_TOGETHER: Final = 16
+"""Chunks that are decoded in several threads at a time."""
 
 
 class _Array(ArrayReader):
@@ -61,12 +67,22 @@ class PlainArray(_Array):
     def chunks(self, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
         zeros = "/0" * (len(self.shape) - 1)
         keys = [f"{self._key}/c/{number}{zeros}" for number in numbers]
-        for number, key, data in zip(numbers, keys, self._read(keys), strict=True):
-            values = self._decoded(memoryview(data), key)
-            some = values[: max(0, self.shape[0] - number * self.chunk_rows)]
-            # The padding of the last chunk is not converted to text.
-            text = self.data_type == STRING
-            yield as_string_array(some.ravel()).reshape(some.shape) if text else some
+        if len(keys) > 1:
+            import_codecs()
+        left, encoded = iter(zip(numbers, keys, strict=True)), self._read(keys)
+        while some := [(*one, next(encoded)) for one in islice(left, _TOGETHER)]:
+            yield from in_threads(partial(self._value, some), len(some))
+
+    def _value(self, some: list[tuple[int, str, bytes | memoryview]], i: int) -> NDArray[Any]:
+        return self._values(*some[i])
+
+    def _values(self, number: int, key: str, data: bytes | memoryview) -> NDArray[Any]:
+        values = self._decoded(memoryview(data), key)
+        values = values[: max(0, self.shape[0] - number * self.chunk_rows)]
+        if self.data_type != STRING:
+            return values
+        # The padding of the last chunk is not converted to text.
+        return as_string_array(values.ravel()).reshape(values.shape)
 
     def _decoded(self, chunk: memoryview, key: str) -> NDArray[Any]:
         location = f"{self._location}{key.removeprefix(self._key)}"
