@@ -20,6 +20,7 @@ from arraystore.containers.hdf5.editor import HDF5Editor
 from arraystore.containers.hdf5.reader import SIGNATURE, HDF5Reader
 from arraystore.containers.hdf5.redo import MARK
 from arraystore.containers.hdf5.writer import HDF5Writer
+from arraystore.containers.zarr.bucket_editor import ZarrBucketEditor
 from arraystore.containers.zarr.editor import ZarrEditor
 from arraystore.containers.zarr.metadata import METADATA
 from arraystore.containers.zarr.reader import ZarrReader
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from arraystore.storage.location import Location
     from arraystore.storage.objects.connection import Connection
     from arraystore.storage.objects.reader import ObjectReader
+    from arraystore.storage.objects.writer import ObjectWriter
     from arraystore.storage.range_reader import RangeReader
 
 TAIL_NBYTES: Final = 2**18
@@ -72,6 +74,24 @@ def writer_for(target: PurePath | Location) -> type[ContainerWriter]:
 def editor_for(path: Path) -> type[ColumnEditor]:
     """Return what changes the columns of a container on the local disk."""
     return ZarrEditor if path.is_dir() else HDF5Editor
+
+
+def bucket_editor_for(container: ContainerReader, objects: ObjectWriter) -> ColumnEditor:
+    """Return what changes the columns of a container in a bucket.
+
+    Raises
+    ------
+    ValueError
+        If it is one object, which cannot be changed in place.
+    """
+    if isinstance(container, ZarrReader):
+        return ZarrBucketEditor(objects)
+    raise ValueError(
+        escaped(
+            f"{objects.at(objects.key)}: is an HDF5 file in a bucket, which cannot be changed in "
+            "place; copy it to a disk or to a .zarr store (arraystore copy), and change the copy"
+        )
+    )
 
 
 def is_container(path: Path) -> bool:
@@ -227,7 +247,9 @@ def open_remote(
     def open_zarr() -> tuple[RangeReader, ContainerReader]:
         reader = reader_below(key)
         (document,) = reader.read_objects([METADATA])
-        return reader, ZarrReader(reader, location, document)
+        container = ZarrReader(reader, location, document)
+        reader.accepts = container.is_column_change
+        return reader, container
 
     def open_hdf5() -> tuple[RangeReader, ContainerReader]:
         parent, _, name = key.rpartition("/")

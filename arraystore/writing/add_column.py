@@ -11,12 +11,12 @@ import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from arraystore._arguments import as_path, check_bools
-from arraystore.containers import editor_for
-from arraystore.errors import brief, escaped
+from arraystore.containers import bucket_editor_for, editor_for
+from arraystore.errors import StorageError, brief, escaped
 from arraystore.reader import open_store
 from arraystore.schema import (
     USER_COLUMNS,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from arraystore.containers.protocol import ColumnEditor, ContainerWriter
     from arraystore.reader import Store
     from arraystore.storage.location import Place
+    from arraystore.storage.objects.writer import ObjectWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,13 +242,37 @@ def _opened(
 ) -> Iterator[tuple[Store, ColumnEditor]]:
     """Lock a store, and return it with what changes its columns."""
     location = Location.parse(place, storage_options)
+    opened = open_store(location)  # raises if it is not a store
     if not location.is_local:
-        raise ValueError(escaped(f"{location}: columns of stores in buckets cannot be changed yet"))
-    open_store(location)  # raises if it is not a store
+        with _locked_in_bucket(location) as objects:
+            yield open_store(location), bucket_editor_for(opened.opened[1], objects)
+        return
     path = Path(os.path.realpath(location.path))
     kind = editor_for(path)
     with editing(path, kind.recover) as scratch, translate_full_disk(scratch):
         yield open_store(path), kind(path, scratch, sync=sync)
+
+
+@contextmanager
+def _locked_in_bucket(location: Location) -> Iterator[ObjectWriter]:
+    """Lock a store in a bucket, and return what writes its objects."""
+    from arraystore.storage.objects.writer import ObjectWriter
+    from arraystore.writing.lock_object import LockObject
+
+    objects = ObjectWriter(location)
+    path = PurePosixPath(objects.key)
+    lock = LockObject(objects, str(path.with_name(f".{path.name}.partial")))
+    if lock.existed:
+        raise StorageError(
+            f"{lock.location}: another process is writing to the store, or was killed while it did "
+            f"(last update {lock.time:%Y-%m-%d %H:%M:%S} UTC); wait for it, or, if it no longer "
+            "runs, delete this object"
+        )
+    lock.acquire()
+    try:
+        yield objects
+    finally:
+        lock.delete()
 
 
 def _stored(store: Store, split: str) -> Any:

@@ -46,6 +46,7 @@ from arraystore.schema import (
     INNER_CHUNK_NBYTES,
     MAX_CHUNK_NBYTES,
     MAX_NBYTES,
+    ORDERS,
     PAYLOAD,
     SHARD_NBYTES,
     STRING,
@@ -232,12 +233,27 @@ class ZarrReader(ContainerReader):
 
     def _samples(self) -> dict[str, Any]:
         """Return the documents that are in the root, without those of columns of users."""
-        nodes = {
-            path: node
-            for path, node in (consolidated_documents(self._nodes[""]) or {}).items()
-            if path.split("/")[1:2] != [USER_COLUMNS]
-        }
-        return nodes | {"": without_version(self.attributes())}
+        nodes = consolidated_documents(self._nodes[""]) or {}
+        kept = {path: nodes[path] for path in nodes if not _is_of_users(path)}
+        return kept | {"": without_version(self.attributes())}
+
+    def is_column_change(self, document: bytes) -> bool:
+        """Whether the root's document was replaced only because columns of users changed.
+
+        Positions must follow from what is in the document: then the order of each split does.
+        """
+        try:
+            later = ZarrReader(self._reader, self._location, document)
+        except FormatError:
+            return False
+        users = [
+            {path: node for path, node in reader._nodes.items() if _is_of_users(path)}
+            for reader in (self, later)
+        ]
+        mine = self._samples()
+        names = mine[""].get("splits", [])
+        orders = {mine.get(name, {}).get("attributes", {}).get("order") for name in names}
+        return users[0] != users[1] and orders <= {*ORDERS[:2]} and mine == later._samples()
 
     @override
     def tree(self) -> Tree:
@@ -542,3 +558,8 @@ class ZarrReader(ContainerReader):
             return decode_chunk(frame, rows.data_type, rows.chunk_rows)
         except (RuntimeError, ValueError, TypeError) as error:
             raise FormatError(f"{self._locate(key)}: cannot be decoded: {error}") from None
+
+
+def _is_of_users(path: str) -> bool:
+    """Whether a group or array is in the group of further columns of a split."""
+    return path.split("/")[1:2] == [USER_COLUMNS]

@@ -19,7 +19,7 @@ from arraystore.storage.open_files import LARGE_NBYTES
 from arraystore.storage.range_reader import RangeReader
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from arraystore.indexing.byte_range import ByteRange
@@ -67,6 +67,12 @@ class ObjectReader(RangeReader):
         See `RangeReader`.
     max_in_flight : int
         Most requests that are outstanding at one time.
+
+    Attributes
+    ----------
+    accepts : callable or None
+        Given the new bytes of the first object, which has changed, returns whether all that was
+        read of it still holds.
     """
 
     is_remote = True
@@ -84,6 +90,7 @@ class ObjectReader(RangeReader):
         self._connection = connection
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.root = connection.store, self._prefix.rstrip("/")
+        self.accepts: Callable[[bytes], bool] | None = None
         self._slots = asyncio.Semaphore(max_in_flight)
         self._seen: dict[str, Seen] = {}
         self._guarded: set[str] = set()
@@ -161,8 +168,22 @@ class ObjectReader(RangeReader):
         return next(iter(list(self._seen)), None)
 
     async def _check_first(self) -> memoryview:
-        """Check that the first object is unchanged."""
-        await self._head(self._first or "")
+        """Check that the first object is unchanged, or that all that was read of it still holds."""
+        first = self._first or ""
+        try:
+            await self._head(first)
+        except StoreChangedError:
+            if self.accepts is None:
+                raise
+            seen = self._seen.pop(first)
+            try:
+                reply = await self._get(first, {})
+                is_accepted = self.accepts(bytes(reply.data))
+            except OSError:
+                is_accepted = False
+            if not is_accepted:
+                self._seen[first] = seen
+                raise
         return memoryview(b"")
 
     async def _object(self, key: str) -> memoryview:
