@@ -35,7 +35,7 @@ from arraystore.sources.registry import (
     load_source,
     names_of,
 )
-from arraystore.sources.source_options import SourceOptions
+from arraystore.sources.source_options import SourceOptions, as_columns
 from arraystore.storage.buckets import Buckets
 from arraystore.storage.file_states import FileStates
 from arraystore.storage.location import Location
@@ -80,6 +80,7 @@ def convert(
     split: str | None = None,
     classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    columns: Sequence[str] | Mapping[str, str] = (),
     layout: str | None = None,
     label_space: str = LABEL_SPACES[0],
     order: str = "shuffled",
@@ -131,6 +132,10 @@ def convert(
         number of classes that are numbers, or a file with one name a line, or with columns
         ``name`` and ``parent``. By default those that the files state, or, if labels are names
         or folders, these in sorted order.
+    columns : sequence of str, or mapping of str to str, optional
+        Further columns of ``parquet:``, ``wds:``, ``csv:`` and ``tsv:`` that are kept, see
+        `Split.columns`: places of values (a column, an extension, ``json.KEY``), or names with
+        places.
     fields : mapping of str to str, optional
         Where the files of a pattern keep ``image``, ``label`` and ``file_name``: names of
         columns, features or extensions. An empty label states that samples have none, an
@@ -220,6 +225,7 @@ def convert(
         split=split,
         classes=classes,
         fields=dict(fields or {}),
+        columns=as_columns(columns),
         partial=partial,
         buckets=buckets,
         layout=layout,
@@ -268,6 +274,7 @@ def write(
     *,
     classes: Sequence[str] | int | str | os.PathLike[str] | None = None,
     fields: Mapping[str, str] | None = None,
+    columns: Sequence[str] | Mapping[str, str] = (),
     label_space: str = LABEL_SPACES[0],
     encoding: str = "png",
     quality: int = 95,
@@ -302,6 +309,9 @@ def write(
         Names of the classes in the order of the labels, a number of classes without names, or
         a file with one name a line. By default those of the data set of Hugging Face, or, if
         labels are names, these in sorted order.
+    columns : sequence of str, or mapping of str to str, optional
+        Further fields that are kept as columns, see `Split.columns`; or names of columns with the
+        fields. Values are numbers, bools, text or arrays; every record must have them.
     fields : mapping of str to str, optional
         Other names of the fields, such as ``{"image": "img", "label": "fine_label"}``. An empty
         label states that samples have none, an empty file name that names are generated.
@@ -337,7 +347,7 @@ def write(
     >>> report.splits["train"].num_samples, report.notes[-1]
     (3, 'train: the file names of 3 samples were generated (000000.png, …)')
     """
-    options = SourceOptions(classes=classes, fields=dict(fields or {}))
+    options = SourceOptions(classes=classes, fields=dict(fields or {}), columns=as_columns(columns))
     options.check()
     check_choice(label_space, "label_space", LABEL_SPACES)
     encoded_as = as_encoding(encoding, quality)

@@ -148,7 +148,7 @@ __version__: attribute
 add_column(store, split, name, values, *, description='', ragged=None, file_names=None, fill=None,
     key=None, fields=(), storage_options=None, sync=True)
 convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
-    subset_list=None, partial=False, split=None, classes=None, fields=None, layout=None,
+    subset_list=None, partial=False, split=None, classes=None, fields=None, columns=(), layout=None,
     label_space='auto', order='shuffled', seed=0, on_error='raise', check_images=False,
     overwrite=False, resume=False, sync=True, executor=None, progress=None)
 copy(source, target, *, source_options=None, target_options=None, overwrite=False, sync=True,
@@ -157,9 +157,9 @@ open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_fli
 remove_column(store, split, name, *, storage_options=None, sync=True)
 verify(address, *, decode=False, source=None, subset_list=None, split=None, classes=None,
     fields=None, layout=None, storage_options=None, source_options=None, progress=None)
-write(target, splits, *, classes=None, fields=None, label_space='auto', encoding='png', quality=95,
-    storage_options=None, order='shuffled', seed=0, on_error='raise', check_images=False,
-    overwrite=False, resume=False, sync=True, executor=None, progress=None)
+write(target, splits, *, classes=None, fields=None, columns=(), label_space='auto', encoding='png',
+    quality=95, storage_options=None, order='shuffled', seed=0, on_error='raise',
+    check_images=False, overwrite=False, resume=False, sync=True, executor=None, progress=None)
 """
 """Everything in `arraystore.__all__`. Errors have their bases; collections get no constructor."""
 
@@ -185,8 +185,9 @@ column add STORE SPLIT NAME FILE --storage-option --key --field --fill --ragged 
 column ls STORE --storage-option --json
 column remove STORE SPLIT NAME --storage-option
 convert DATASET TARGET --storage-option --source-option --manual-dir --subset-list --partial --split
-    --classes --field --layout --label-space=auto --order=shuffled --seed=0 --on-error=raise
-    --check-images --overwrite --resume --sync/--no-sync --progress/--no-progress --json
+    --classes --field --layout --column --label-space=auto --order=shuffled --seed=0
+    --on-error=raise --check-images --overwrite --resume --sync/--no-sync --progress/--no-progress
+    --json
 copy SOURCE TARGET --source-option --target-option --overwrite --sync/--no-sync
     --progress/--no-progress --json
 demo FOLDER

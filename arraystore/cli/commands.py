@@ -22,6 +22,7 @@ from arraystore.cli import tables
 from arraystore.cli.contact_sheet import contact_sheet
 from arraystore.cli.demo import run_demo
 from arraystore.cli.options import (
+    COLUMN,
     JSON,
     OVERWRITE,
     PATH,
@@ -78,6 +79,7 @@ def cli() -> None:
 @SUBSET_LIST
 @click.option("--partial", is_flag=True, help="Convert an incomplete source as far as it goes.")
 @source_options
+@COLUMN
 @click.option(
     "--label-space",
     type=click.Choice(LABEL_SPACES),

@@ -9,7 +9,7 @@ import click
 
 from arraystore._arguments import as_path
 from arraystore.errors import escaped
-from arraystore.sources.source_options import FIELDS
+from arraystore.sources.source_options import FIELDS, as_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,6 +137,26 @@ def selecting(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def _named(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    del context, option
+    plain = as_columns([value for value in values if "=" not in value])
+    pairs = (value.partition("=") for value in values if "=" in value)
+    return plain | {name: place for name, _, place in pairs}
+
+
+COLUMN: Final = click.option(
+    "--column",
+    "columns",
+    metavar="NAME[=PLACE]",
+    multiple=True,
+    callback=_named,
+    help="A further column of parquet:, wds:, csv: or tsv:, kept as NAME; PLACE is a "
+    "column, an extension or json.KEY. May be repeated.",
+)
 
 
 def source_options(command: Command) -> Command:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from arraystore.errors import SourceError, brief
+from arraystore.sources import imagenet_boxes
 from arraystore.sources.extras import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 KEYS: Final = ("file_name", "filename", "file", "image", "path", "ImageId", "image_id", "name")
 """Columns that hold file names, if no other is given: the first that exists."""
@@ -36,11 +39,14 @@ class FileValues(NamedTuple):
         The sample that each belongs to; None if they are in the order of the split.
     notes : tuple of str
         What was taken as what.
+    is_ragged : bool
+        Whether each value is an array of any length, so that a sample may have none.
     """
 
     values: Any
     file_names: list[str] | None
     notes: tuple[str, ...]
+    is_ragged: bool = False
 
 
 def read_column_file(
@@ -68,6 +74,9 @@ def read_column_file(
         If the file cannot be read, or has no such columns.
     """
     suffix = file.suffix.lower()
+    if file.name.lower().endswith(imagenet_boxes.SUFFIXES):
+        stems, boxes = imagenet_boxes.read_archive(file)
+        return FileValues(boxes, stems, (imagenet_boxes.NOTE,), is_ragged=True)
     if suffix == ".npy":
         if key or fields:
             raise SourceError(f"{file}: has no columns; leave out key (--key) and fields (--field)")
@@ -76,9 +85,15 @@ def read_column_file(
         except ValueError as error:
             raise SourceError(f"{file}: is not an array of numbers: {error}") from None
     if suffix not in SUFFIXES:
-        raise SourceError(f"{file}: must end in one of {', '.join(SUFFIXES)}")
+        known = ", ".join((*SUFFIXES, *imagenet_boxes.SUFFIXES))
+        raise SourceError(f"{file}: must end in one of {known}")
     table = _Parquet(file) if suffix == ".parquet" else _Lines(file, suffix)
     names = table.names
+    if imagenet_boxes.is_kaggle(names) and not fields:
+        stems, texts = (table.texts(known) for known in names)
+        rows = zip(texts, (f"{file}: {stem}" for stem in stems), strict=True)
+        boxes = [imagenet_boxes.boxes_of_text(*row) for row in rows]
+        return FileValues(boxes, stems, (imagenet_boxes.NOTE,), is_ragged=True)
     if key is None:
         key = next((known for known in KEYS if known in names and known not in fields), "")
     others = [other for other in names if other != key]
@@ -104,6 +119,21 @@ def _side_by_side(columns: list[Any], file: Path) -> Any:
     return np.stack(columns, axis=1)
 
 
+def parsed(texts: Sequence[str]) -> NDArray[Any]:
+    """Return texts as numbers or bools if all of them are, else as text.
+
+    Numbers with leading zeros are text, because they are names, such as those of files.
+    """
+    if texts and all(map(_NUMBER.fullmatch, texts)):
+        for kind in (np.int64, np.float64):
+            with suppress(ValueError, OverflowError):
+                return np.array(texts, dtype=object).astype(kind)
+    truths = {"true": True, "false": False}
+    if texts and all(text.lower() in truths for text in texts):
+        return np.array([truths[text.lower()] for text in texts])
+    return np.array(texts, dtype=np.dtypes.StringDType())
+
+
 class _Lines:
     def __init__(self, file: Path, suffix: str) -> None:
         self._file = file
@@ -125,16 +155,7 @@ class _Lines:
         return [row[at] for row in self._rows]
 
     def values(self, name: str) -> Any:
-        texts = self.texts(name)
-        # Numbers with leading zeros are names, such as those of files.
-        if all(map(_NUMBER.fullmatch, texts)):
-            for kind in (np.int64, np.float64):
-                with suppress(ValueError, OverflowError):
-                    return np.array(texts, dtype=object).astype(kind)
-        truths = {"true": True, "false": False}
-        if texts and all(text.lower() in truths for text in texts):
-            return np.array([truths[text.lower()] for text in texts])
-        return np.array(texts, dtype=np.dtypes.StringDType())
+        return parsed(self.texts(name))
 
 
 class _Parquet:
@@ -154,20 +175,33 @@ class _Parquet:
         return found
 
     def values(self, name: str) -> Any:
-        pa, column = self._pa, self._column(name)
-        kind = column.type
-        if column.null_count:
-            raise SourceError(f"{self._file}: {name} has {column.null_count} values that are null")
-        if pa.types.is_fixed_size_list(kind):
-            flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            return flat.reshape(len(column), kind.list_size)
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            lists = [np.asarray(value.values.to_pylist()) for value in column]
-            is_even = len({value.shape for value in lists}) == 1
-            return np.stack(lists) if is_even else lists
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            return np.array(column.to_pylist(), dtype=np.dtypes.StringDType())
-        return column.to_numpy()
+        return arrow_values(self._pa, self._column(name), f"{self._file}: {name}")
 
     def _column(self, name: str) -> Any:
         return self._table.read(columns=[name]).column(0)
+
+
+def arrow_values(pa: Any, column: Any, where: str) -> Any:
+    """Return a column of pyarrow as an array, or as a list of arrays of different lengths.
+
+    Raises
+    ------
+    SourceError
+        If values are null, or of a type that is not stored.
+    """
+    kind = column.type
+    if column.null_count:
+        raise SourceError(f"{where} has {column.null_count} values that are null")
+    if pa.types.is_fixed_size_list(kind):
+        whole = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+        flat = whole.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(column), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lists = [np.asarray(value.values.to_pylist()) for value in column]
+        is_even = len({value.shape for value in lists}) == 1
+        return np.stack(lists) if is_even else lists
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array(column.to_pylist(), dtype=np.dtypes.StringDType())
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise SourceError(f"{where} must hold numbers, bools, text or lists of them, got {kind}")
+    return np.asarray(column)

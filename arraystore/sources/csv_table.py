@@ -23,7 +23,7 @@ from arraystore.sources.image_suffix import N_BYTES
 from arraystore.sources.sample_collector import SampleCollector
 from arraystore.sources.sample_table import first_few, silent
 from arraystore.sources.shards import find_shards
-from arraystore.sources.source_options import no_field
+from arraystore.sources.source_options import no_column, no_field
 from arraystore.storage.buckets import ObjectPath, open_text, start_of, states_now
 from arraystore.storage.file_states import ABSENT, FileStates, is_address, state_of
 
@@ -126,6 +126,7 @@ class _Reader:
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
         self._others: set[str] = set()
+        self._places: dict[str, int] = {}
         self._files: list[SourcePath] = []
         self._states: list[tuple[str, FileState]] = []
         self._remote = _ObjectStates()
@@ -180,7 +181,12 @@ class _Reader:
         if columns.image < 0:
             raise no_field(str(path), "column", "image", (), names)
         self.has_split_column |= columns.split >= 0 and self._options.split is None
-        used = {columns.image, columns.label, columns.file_name, columns.split}
+        for place in self._options.columns.values():
+            if place not in names:
+                raise no_column(str(path), place, names)
+        places = [list(names).index(place) for place in self._options.columns.values()]
+        self._places = dict(zip(self._options.columns, places, strict=True))
+        used = {columns.image, columns.label, columns.file_name, columns.split, *places}
         self._others |= {name for i, name in enumerate(names) if i not in used}
         return columns, is_header
 
@@ -195,13 +201,17 @@ class _Reader:
             except ValueError as error:
                 raise SourceError(f"{where}: {error}") from None
         if split not in self.collectors:
-            self.collectors[split] = SampleCollector(split, labels_are_text=True)
+            self.collectors[split] = SampleCollector(
+                split, labels_are_text=True, columns=self._options.columns
+            )
         collector = self.collectors[split]
         if not collector.parts or collector.parts[-1][1] != str(path):
             collector.begin_part(str(path))
         text = row[columns.image].strip()
         if not text:
             raise SourceError(f"{where}: has no path of an image")
+        for column, place in self._places.items():
+            collector.values[column].append(row[place])
         label = row[columns.label].strip() if columns.label >= 0 else ""
         name = ""
         if columns.file_name >= 0:

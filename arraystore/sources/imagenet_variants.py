@@ -86,6 +86,9 @@ VERSIONS: Final[dict[str, tuple[str, ...]]] = {
 ORIGINAL_LABEL: Final = "original_label"
 """Column of `REAL` with the labels of ImageNet."""
 
+REAL_LABELS: Final = "real_labels"
+"""Column of `REAL` with all of ReaL's labels of each image."""
+
 _REAL_LABELS: Final = "real.json"
 _REAL_URL: Final = "https://github.com/google-research/reassessed-imagenet"
 _REAL_SHA256: Final = "d83e9bff374c631aae8439eb064c7019acc56e1b3bc3f56b8380c2a710b0220b"
@@ -359,10 +362,10 @@ def _load_real(
     label = first[numbers]
     counts = np.array([len(some) for some in real])[numbers]
     n_several, n_none = int(np.count_nonzero(counts > 1)), int(np.count_nonzero(counts == 0))
-    several = f"{n_several:,} images have several, whose others are left out"
+    several = f"{n_several:,} images have several"
     notes = [
         f"labels are the first of ReaL's labels of each image; {several}; {n_none:,} have none",
-        f"{ORIGINAL_LABEL} in the group validation/columns has ImageNet's own labels",
+        f"the column {REAL_LABELS} has all of them, {ORIGINAL_LABEL} ImageNet's own labels",
         *note,
     ]
     return replace(
@@ -373,7 +376,12 @@ def _load_real(
         homepage=_REAL_URL,
         splits={
             "validation": replace(
-                table, label=label, extra={ORIGINAL_LABEL: table.label.astype(np.int64)}
+                table,
+                label=label,
+                extra={
+                    ORIGINAL_LABEL: table.label.astype(np.int64),
+                    REAL_LABELS: [np.array(real[i], dtype=np.int64) for i in numbers],
+                },
             )
         },
         origins=(*found.origins, (path.name, states[0].nbytes)),

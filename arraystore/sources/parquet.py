@@ -7,8 +7,9 @@ Parquet are compressed, so that images are spooled.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from arraystore.errors import SourceError, StorageError, brief
 from arraystore.sources.assemble import assemble
 from arraystore.sources.classes import Classes, as_classes, checked
+from arraystore.sources.column_file import arrow_values
 from arraystore.sources.extras import need
 from arraystore.sources.image_suffix import N_BYTES
 from arraystore.sources.sample_collector import SampleCollector
@@ -79,11 +81,13 @@ class Columns:
     image: str
     label: str
     name: str
+    further: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def all(self) -> list[str]:
         """The top-level columns that must be read."""
-        return list(dict.fromkeys(part.partition(".")[0] for part in self.parts if part))
+        parts = (*self.parts, *self.further.values())
+        return list(dict.fromkeys(part.partition(".")[0] for part in parts if part))
 
     @property
     def parts(self) -> tuple[str, str, str]:
@@ -184,6 +188,8 @@ class Rows:
         Where each image lies in `data`; empty images have no bytes.
     label : list of int, str or None, or ndarray of int64
     name : list of str or None
+    further : mapping of str to ndarray or list
+        Values of further columns.
     """
 
     data: memoryview
@@ -191,6 +197,7 @@ class Rows:
     nbytes: Ints
     label: Sequence[int | str | None] | Ints
     name: Sequence[str | None]
+    further: Mapping[str, Any]
 
 
 def rows_of(path: SourcePath, columns: Columns) -> Iterator[Rows]:
@@ -250,6 +257,10 @@ def _rows(pa: Any, where: str, batch: Any, columns: Columns) -> Rows:
         _names(pa, where, columns.name, _column(batch, columns.name))
         if columns.name
         else [None] * n,
+        {
+            name: arrow_values(pa, _column(batch, place), f"{where}: {place}")
+            for name, place in columns.further.items()
+        },
     )
 
 
@@ -332,6 +343,8 @@ def add_rows(rows: Rows, collector: SampleCollector, spool: Spool) -> None:
     else:
         for label in rows.label:
             collector.labels.append(label)
+    for column, values in rows.further.items():
+        collector.values[column].extend(values)
     for i in np.flatnonzero(rows.nbytes == 0).tolist():
         collector.faults[first + i] = "its bytes are missing (null, or empty)"
 
@@ -372,12 +385,15 @@ def load(
             schema = _schema_of_file(pq, path)
             if columns is None:
                 columns = columns_of(str(path), schema, options.fields)
+                columns = replace(columns, further=options.columns)
                 names = schema.classes.get(columns.label, ())
             _check_columns(path, schema, columns, shards.files[0])
             if options.classes is None:
                 _check_classes(path, schema, columns, names, shards.files[0])
-            others |= {*schema.names} - {part.partition(".")[0] for part in columns.parts}
-            collector = collectors.setdefault(split, SampleCollector(split))
+            others |= {*schema.names} - {*columns.all}
+            if split not in collectors:
+                collectors[split] = SampleCollector(split, columns=options.columns)
+            collector = collectors[split]
             collector.begin_part(str(path))
             for rows in rows_of(path, columns):
                 add_rows(rows, collector, spool)

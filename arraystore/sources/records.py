@@ -25,7 +25,7 @@ from arraystore.sources.classes import Classes, as_classes, checked
 from arraystore.sources.image_suffix import N_BYTES
 from arraystore.sources.sample_collector import SampleCollector
 from arraystore.sources.sample_table import first_few, silent
-from arraystore.sources.source_options import no_field
+from arraystore.sources.source_options import no_column, no_field
 from arraystore.sources.spool import SPOOL, Spool
 from arraystore.storage.file_states import FileState, FileStates, state_of
 
@@ -108,7 +108,7 @@ def load(
 
 class _Reader:
     def __init__(self, options: SourceOptions, encoding: Encoding, spool: Spool) -> None:
-        self._fields = options.fields
+        self._fields, self._columns = options.fields, options.columns
         self._encoding, self._spool = encoding, spool
         self._others: set[str] = set()
         self._digest = hashlib.sha256()
@@ -124,7 +124,7 @@ class _Reader:
 
     def read(self, split: str, records: Any, status: Status) -> None:
         """Add the records of one split."""
-        collector = self.collectors[split] = SampleCollector(split)
+        collector = self.collectors[split] = SampleCollector(split, columns=self._columns)
         fields = {
             field: self._fields.get(field, field) for field in ("image", "label", "file_name")
         }
@@ -141,7 +141,7 @@ class _Reader:
         import_decoders()
         n_threads = n_cpus()
         encoded = ahead(
-            _batches(_checked(split, records, fields)),
+            _batches(_checked(split, records, fields, self._columns)),
             self._encoded,
             n_ahead=2 * n_threads,
             n_threads=n_threads,
@@ -159,7 +159,9 @@ class _Reader:
     def _add(
         self, collector: SampleCollector, record: _Record, fields: Mapping[str, str], image: Any
     ) -> None:
-        self._others |= record.keys - set(fields.values())
+        self._others |= record.keys - {*fields.values(), *self._columns.values()}
+        for column, value in record.values.items():
+            collector.values[column].append(value)
         name, label = record.name, record.label
         if isinstance(image, _Fault):
             collector.append_fault(name, label, image.reason)
@@ -221,6 +223,7 @@ class _Record:
     name: str | None
     keys: set[str]
     is_pixels: bool
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +258,19 @@ def _pairs(split: str, images: Any, labels: Any) -> Iterator[dict[str, Any]]:
         yield {"image": images[i], "label": None if labels is None else labels[i]}
 
 
-def _checked(split: str, records: Iterable[Any], fields: Mapping[str, str]) -> Iterator[_Record]:
+def _checked(
+    split: str, records: Iterable[Any], fields: Mapping[str, str], columns: Mapping[str, str]
+) -> Iterator[_Record]:
     for i, record in enumerate(records):
         if not isinstance(record, Mapping):
             raise TypeError(escaped(f"{split}: record {i} must be a mapping, got {brief(record)}"))
         for field in ("image", "label"):
             if fields[field] and fields[field] not in record:
                 raise no_field(f"{split}: record {i}", "field", field, (), list(map(str, record)))
+        for place in columns.values():
+            if place not in record:
+                raise no_column(f"{split}: record {i}", place, list(map(str, record)))
+        values = {column: record[place] for column, place in columns.items()}
         image = record[fields["image"]]
         name = record.get(fields["file_name"]) if fields["file_name"] else None
         is_struct = isinstance(image, Mapping)
@@ -276,7 +285,7 @@ def _checked(split: str, records: Iterable[Any], fields: Mapping[str, str]) -> I
             )
         label = _label(record[fields["label"]], f"{split}: record {i}") if fields["label"] else None
         is_pixels = not isinstance(image, bytes | bytearray | memoryview | str | os.PathLike | None)
-        yield _Record(image, label, name, set(map(str, record)), is_pixels)
+        yield _Record(image, label, name, set(map(str, record)), is_pixels, values)
 
 
 def _label(label: Any, where: str) -> int | str | None:

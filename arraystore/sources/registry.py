@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from arraystore.errors import SourceError, brief
+from arraystore.errors import SourceError, brief, escaped
 from arraystore.sources import (
     array_record,
     csv_table,
@@ -55,6 +55,10 @@ _MANY: Final = 10  # configs that are not listed one by one
 _NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^/:]+))?(:(?P<version>[^/:]+))?")
 
 
+WITH_COLUMNS: Final = ("parquet", "wds", *csv_table.DELIMITERS)
+"""Kinds of files that further columns can be read of."""
+
+
 def load_source(
     dataset: str,
     *,
@@ -97,6 +101,13 @@ def load_source(
             layout=options.layout,
         )
         status(f"listing files of {dataset}")
+        if options.columns and kind not in WITH_COLUMNS:
+            raise ValueError(
+                escaped(
+                    f"{dataset}: columns (--column) can be read of {', '.join(WITH_COLUMNS)} and "
+                    "Python records; add others afterwards with arraystore.add_column"
+                )
+            )
         if kind in csv_table.DELIMITERS:
             return csv_table.load(kind, pattern, options, status=status)
         if spool is None:
@@ -110,6 +121,7 @@ def load_source(
             subset_list=subset_list,
             partial=partial,
             fields=options.fields,
+            columns=options.columns,
         )
         status("listing files")
         return folder.load(root, options)

@@ -13,9 +13,10 @@ from arraystore.sources.classes import LabelColumn
 from arraystore.sources.image_suffix import suffix_of
 from arraystore.sources.sample_table import SampleTable, check_names
 from arraystore.sources.spool import SPOOL
+from arraystore.sources.value_column import ValueColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from arraystore._typing import Ints
 
@@ -31,6 +32,10 @@ class SampleCollector:
         Name of the split, for messages.
     labels_are_text : bool, default False
         See `LabelColumn`.
+    columns : iterable of str, optional
+        Names of further columns. After each sample, a value is added to each of them.
+    columns_are_typed : bool, default False
+        Whether their text is text even if it is of numbers and labels are text.
 
     Attributes
     ----------
@@ -41,9 +46,18 @@ class SampleCollector:
         Samples whose names were generated.
     parts : list of (int, str)
         See `Source.parts`.
+    values : dict of str to ValueColumn
+        Further columns.
     """
 
-    def __init__(self, split: str, *, labels_are_text: bool = False) -> None:
+    def __init__(
+        self,
+        split: str,
+        *,
+        labels_are_text: bool = False,
+        columns: Iterable[str] = (),
+        columns_are_typed: bool = False,
+    ) -> None:
         self.split = split
         self.labels = LabelColumn(is_text=labels_are_text)
         self.faults: dict[int, str] = {}
@@ -53,6 +67,10 @@ class SampleCollector:
         self._names = bytearray()
         self._n_names = 0
         self._file, self._offset, self._nbytes = array("i"), array("q"), array("q")
+        self.values = {
+            name: ValueColumn(name, is_text=labels_are_text and not columns_are_typed)
+            for name in columns
+        }
 
     def __len__(self) -> int:
         return self._n_names
@@ -165,4 +183,8 @@ class SampleCollector:
             file,
             np.frombuffer(self._offset, np.int64),
             np.frombuffer(self._nbytes, np.int64),
+            {
+                name: column.finished(len(self), f"{where}: {self.split}")
+                for name, column in self.values.items()
+            },
         )

@@ -6,7 +6,7 @@ import bisect
 from collections import Counter
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -41,8 +41,8 @@ class SampleTable:
         Number of the file that holds the encoded image; see `Source.place`.
     offset, nbytes : ndarray of int64, shape (n,)
         Offset and length of the image in this file, in bytes.
-    extra : mapping of str to ndarray of int64, shape (n,)
-        Further values of each sample, by name.
+    extra : mapping of str to ndarray, shape (n, ...), or list of ndarray, length n
+        Further values of each sample, by name; a list if their number differs.
     """
 
     file_name: PackedNames
@@ -50,7 +50,7 @@ class SampleTable:
     file: NDArray[np.int32]
     offset: Ints
     nbytes: Ints
-    extra: Mapping[str, Ints] = field(default_factory=dict)
+    extra: Mapping[str, NDArray[Any] | list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.file_name)
@@ -63,8 +63,12 @@ class SampleTable:
             self.file[rows],
             self.offset[rows],
             self.nbytes[rows],
-            {name: values[rows] for name, values in self.extra.items()},
+            {name: _rows(values, rows) for name, values in self.extra.items()},
         )
+
+
+def _rows(values: NDArray[Any] | list[Any], rows: Ints) -> NDArray[Any] | list[Any]:
+    return [values[i] for i in rows.tolist()] if isinstance(values, list) else values[rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from arraystore.errors import SourceError, brief
-from arraystore.schema import check_split_name
+from arraystore.schema import check_column_name, check_split_name
 from arraystore.sources.folder_layout import TINY_IMAGENET, Layout
 from arraystore.sources.label_space import AUTO
 from arraystore.storage.buckets import Buckets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 FIELDS: Final = ("image", "label", "file_name")
 """The fields of a sample that `SourceOptions.fields` may name."""
@@ -40,6 +41,8 @@ class SourceOptions:
         See `arraystore.sources.label_space`; it decides what is worth a note.
     skips_unreadable : bool
         Whether folders and links that cannot be read are left out, instead of an error.
+    columns : mapping of str to str
+        Further columns of the store: their names, and where the source keeps the values.
     buckets : Buckets
         What addresses in the name of the source are looked up in.
     """
@@ -51,6 +54,7 @@ class SourceOptions:
     layout: str | None = None
     label_space: str = AUTO
     skips_unreadable: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
     buckets: Buckets = field(default_factory=Buckets, compare=False)
 
     def check(self) -> None:
@@ -69,6 +73,8 @@ class SourceOptions:
                 )
             if not isinstance(place, str):
                 raise TypeError(f"field {brief(name)} must be a text, got {brief(place)}")
+        for name in self.columns:
+            check_column_name(name)
         if self.split is not None:
             check_split_name(self.split)
         if self.layout not in (None, TINY_IMAGENET):
@@ -77,6 +83,8 @@ class SourceOptions:
     def stated(self) -> dict[str, str]:
         """Return the options that were given, as text that identifies them."""
         given = {f"field {name}": place for name, place in sorted(self.fields.items())}
+        if self.columns:
+            given["columns"] = ", ".join(f"{n}={place}" for n, place in self.columns.items())
         if self.split is not None:
             given["split"] = self.split
         if self.layout is not None:
@@ -87,6 +95,32 @@ class SourceOptions:
             is_single = isinstance(self.classes, int | str)
             given["classes"] = str(self.classes if is_single else list(self.classes))  # type: ignore[arg-type]
         return given
+
+
+def as_columns(columns: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Return names of further columns with the places of their values.
+
+    Parameters
+    ----------
+    columns : sequence of str, or mapping of str to str
+        Places, after which the columns are named; or names and places.
+
+    Raises
+    ------
+    TypeError
+        If it is a single text, or holds other values.
+    """
+    if isinstance(columns, str):
+        raise TypeError(f"columns must be a list or mapping of names, got {brief(columns)}")
+    if not isinstance(columns, Mapping):
+        columns = {place.rpartition(".")[2]: place for place in columns}
+    return dict(columns)
+
+
+def no_column(where: str, place: str, found: Sequence[str]) -> SourceError:
+    """Return the error for a further column whose values do not exist."""
+    there = ", ".join(map(brief, found)) or "none"
+    return SourceError(f"{where}: has no values {brief(place)} for a column, it has {there}")
 
 
 def no_field(

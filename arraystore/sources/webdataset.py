@@ -26,7 +26,7 @@ from arraystore.sources.junk import is_junk
 from arraystore.sources.sample_collector import SampleCollector
 from arraystore.sources.sample_table import first_few, silent
 from arraystore.sources.shards import find_shards
-from arraystore.sources.source_options import no_field
+from arraystore.sources.source_options import no_column, no_field
 from arraystore.sources.spool import SPOOL, Spool
 from arraystore.sources.tar import Archive, TarMembers, open_archive, walk
 from arraystore.storage.buckets import ObjectPath
@@ -316,7 +316,12 @@ def load(
         for i, (path, split) in enumerate(zip(shards.files, shards.splits, strict=True)):
             status(f"reading {path.name} ({i + 1:,} of {len(shards.files):,})")
             if split not in collectors:
-                collectors[split] = SampleCollector(split, labels_are_text=True)
+                collectors[split] = SampleCollector(
+                    split,
+                    labels_are_text=True,
+                    columns=options.columns,
+                    columns_are_typed=True,
+                )
             collector = collectors[split]
             collector.begin_part(str(path))
             with ExitStack() as stack:
@@ -349,6 +354,7 @@ class _Reader:
         self._label = options.fields.get("label")
         self._is_guessed = self._label is None
         self._named = options.fields.get("file_name")
+        self._columns = options.columns
         self._others: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
 
@@ -367,21 +373,26 @@ class _Reader:
                 if self._named is not None:
                     name = self._name_of(where, shard, sample)
             except _IncompleteError as error:
+                for values in collector.values.values():
+                    values.append(None)
                 collector.append_fault(name, None, str(error))
                 continue
+            for column, place in self._columns.items():
+                value = _further_value(place, where, shard, sample)
+                collector.values[column].append(value)
             start = shard.read(member, N_BYTES) if name is None else b""
             collector.append(name, label, file, member.offset, member.nbytes, start=start)
 
     @property
     def places(self) -> list[str]:
         """Where labels and names are, if that is stated; names that are generated are nowhere."""
-        stated = [self._label] if self._label else []
+        stated = [*([self._label] if self._label else []), *self._columns.values()]
         return stated if self._named is None else [*stated, self._named]
 
     @property
     def _used(self) -> set[str]:
         """The extensions of members that hold labels and file names."""
-        places = (self._label or "", self._named or "")
+        places = (self._label or "", self._named or "", *self._columns.values())
         return {part for place in places for part in (place, place.partition(".")[0])}
 
     def _image_of(self, where: str, sample: KeyedSample) -> str:
@@ -459,6 +470,23 @@ def _json_of(where: str, shard: OpenShard, sample: KeyedSample) -> Any:
         return json.loads(shard.read(member))
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: {sample.key}.json: must be JSON: {error}") from None
+
+
+def _further_value(place: str, where: str, shard: OpenShard, sample: KeyedSample) -> Any:
+    """Return the value of a further column: of a key of the JSON document, or a member's text."""
+    extension, _, keys = place.partition(".")
+    try:
+        if extension == JSON and keys and place not in sample.members and JSON in sample.members:
+            value = _json_of(where, shard, sample)
+            for key in keys.split("."):
+                value = value[key]
+            return value
+        return shard.read(sample.members[place]).decode().strip()
+    except (KeyError, TypeError):
+        there = [f".{name}" for name in sample.members]
+        raise no_column(f"{where}: {sample.key}", place, there) from None
+    except UnicodeDecodeError:
+        raise SourceError(f"{where}: {sample.key}.{place}: must be UTF-8 text") from None
 
 
 def _value_of(

@@ -162,6 +162,7 @@ def add_column(
     if isinstance(values, str | os.PathLike):
         read = read_column_file(as_path(values), name, key=key, fields=fields)
         values, notes = read.values, read.notes
+        ragged = True if read.is_ragged else ragged
         file_names = read.file_names if file_names is None else file_names
     elif key is not None or fields:
         raise ValueError("key and fields are for files of values")

@@ -127,8 +127,10 @@ def matched(
         notes += (text,)
     if ragged:
         order, indptr = label_index(np.where(is_known, positions, -1), len(stored))
-        array = values if hasattr(values, "dtype") else np.asarray(values)
         bounds = pairwise(indptr.tolist())
+        if isinstance(values, list) and all(np.ndim(value) for value in values):
+            return [_joined(values, order[a:b].tolist()) for a, b in bounds], notes
+        array = values if hasattr(values, "dtype") else np.asarray(values)
         return [np.asarray(array[order[a:b]]) for a, b in bounds], notes
     if counts.max(initial=0) > 1:
         twice = stored.columns["file_name"][int(np.argmax(counts))]
@@ -147,6 +149,12 @@ def matched(
     if array.dtype.kind == "U":
         array = array.astype(np.dtypes.StringDType())
     return MatchedValues(array, rows, fill), notes
+
+
+def _joined(values: list[Any], rows: list[int]) -> NDArray[Any]:
+    """Join the values of some rows."""
+    some = [np.asarray(values[row]) for row in rows]
+    return np.concatenate(some) if some else np.asarray(values[0])[:0]
 
 
 def _is_even(values: list[Any]) -> bool:

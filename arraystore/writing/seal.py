@@ -15,10 +15,12 @@ from arraystore.schema import (
     ROOT_COLUMNS,
     SELECTIONS,
     USER_COLUMNS,
+    USER_COLUMNS_VERSION,
     Column,
     DatasetInfo,
     SplitInfo,
 )
+from arraystore.writing.new_column import as_new_column
 from arraystore.writing.report import SplitReport
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def seal(
     """
     for name, texts in (("label_name", source.label_name), ("label_words", source.label_words)):
         container.write_column(name, texts, ROOT_COLUMNS[name])
-    reports = {}
+    reports, needs_newer = {}, False
     for split, plan in plans.items():
         table, crc = plan.table, checksums[split]
         digest = content_digest(table.file_name, table.label, table.nbytes, crc)
@@ -81,8 +83,9 @@ def seal(
         if table.extra:
             container.create_group(f"{split}/{USER_COLUMNS}")
         for name, extra in table.extra.items():
-            path = f"{split}/{USER_COLUMNS}/{name}"
-            container.write_column(path, extra, Column("int64", "sample"))
+            new = as_new_column(extra, name, len(table), ragged=isinstance(extra, list))
+            new.write(container, f"{split}/{USER_COLUMNS}/{name}")
+            needs_newer |= not new.is_simple
         # CF conventions, contiguous ragged array: this is the count variable of `byte`.
         container.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
         total = int(table.nbytes.sum())
@@ -92,7 +95,10 @@ def seal(
     if source.hierarchy is not None:
         _write_hierarchy(container, source.hierarchy)
     _write_selections(container, source, plans)
-    container.set_attributes("", dataset_info(source, plans).attributes())
+    attributes = dataset_info(source, plans).attributes()
+    if needs_newer:
+        attributes["format_version"] = ".".join(map(str, USER_COLUMNS_VERSION))
+    container.set_attributes("", attributes)
     return reports
 
 
