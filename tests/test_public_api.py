@@ -123,6 +123,7 @@ class VerifyReport(store, dataset, splits, decoded, source, problems, num_proble
     ok: attribute
 class VersionError(FormatError)
 __version__: attribute
+concat(splits)
 convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
     subset_list=None, partial=False, split=None, classes=None, fields=None, layout=None,
     label_space='auto', order='shuffled', seed=0, on_error='raise', check_images=False,
