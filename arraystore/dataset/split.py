@@ -27,7 +27,7 @@ from arraystore.dataset.sample_reader import SampleReader
 from arraystore.dataset.sample_set import SampleSet, StoredPositions
 from arraystore.dataset.saved_selection import SavedSelection, SelectedRanks
 from arraystore.dataset.store_root import StoreRoot
-from arraystore.errors import FormatError, brief, escaped
+from arraystore.errors import FormatError, OtherSelectionError, brief, escaped
 from arraystore.indexing.layout import hash_numbers, label_index
 from arraystore.indexing.packed_names import is_pattern
 from arraystore.indexing.positions import as_mask, compact, distinct, is_ascending, union
@@ -999,11 +999,9 @@ class Split:
         if not any(stored.name in splits_of[stored.handle.address] for stored, _ in self._samples):
             splits = dict.fromkeys(split for some in splits_of.values() for split in some)
             mine = [stored.name for stored, _ in self._samples]
-            raise ValueError(
-                escaped(
-                    f"the selection {name!r} is of {', '.join(splits)}, this split is of "
-                    f"{', '.join(mine)}"
-                )
+            raise OtherSelectionError(
+                f"the selection {name!r} is of {', '.join(splits)}, this split is of "
+                f"{', '.join(mine)}"
             )
         none = np.empty(0, dtype=np.int64)
         return lambda stored: (
@@ -1018,11 +1016,9 @@ class Split:
                 _digest_of(stored.location, stored.info) for stored, _ in self._samples
             )
             saved = ", ".join(_digest_of(*entry) for entry in selection.splits.items())
-            raise ValueError(
-                escaped(
-                    f"{path}: was saved from different data, {selection.dataset} ({saved}); "
-                    f"this split is of {mine}"
-                )
+            raise OtherSelectionError(
+                f"{path}: was saved from different data, {selection.dataset} ({saved}); "
+                f"this split is of {mine}"
             )
 
         def positions(stored: StoredSplit) -> Ints:
