@@ -86,7 +86,17 @@ def _listed(splits: Any) -> list[Split]:
 
 
 def check_classes(terms: Sequence[Split]) -> None:
-    """Raise `ValueError` with the first difference between the classes of the splits' stores."""
+    """Check that the stores of all splits have the same classes.
+
+    Raises
+    ------
+    ValueError
+        With the first difference.
+    FormatError
+        If a store has other numbers of ids, words and groups of its index of labels.
+    """
+    for term in terms:
+        _ = term.label_names, term.label_words
     first, *others = {a: root for term in terms for a, root in term._roots.items()}.values()
     for other in others:
         mine, theirs = first.class_names, other.class_names

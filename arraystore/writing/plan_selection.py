@@ -285,9 +285,6 @@ def _read(target: str, split: Split) -> SelectedSplit:
     def read(some: StoredSplit, positions: Ints, _: Sequence[int]) -> tuple[Any, ...]:
         rows, values = some.rows(positions, _COLUMNS, with_checksums=True)
         number = np.full(len(positions), number_of[some.location], dtype=np.int64)
-        label, n_classes = values[0], some.labels.n_classes
-        if len(label) and not -1 <= label.min() <= label.max() < n_classes:
-            raise FormatError(f"{some.location}/label: must be in range(-1, {n_classes})")
         return number, *rows, *values
 
     gathered = samples.gather(np.arange(len(samples), dtype=np.int64), read)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from arraystore.errors import FormatError
 from arraystore.schema import (
     COLUMNS,
     HIERARCHY,
@@ -42,6 +43,11 @@ def user_columns(
     -------
     dict of str to ndarray of int64, shape (n,)
         Columns of int64 with one value per sample, by name.
+
+    Raises
+    ------
+    FormatError
+        If a column has another length than its split.
     """
     names = [list(_column_names(split, trees[split.handle.address])) for split in stored]
     shared = [name for name in names[0] if all(name in some for some in names)] if names else []
@@ -51,7 +57,13 @@ def user_columns(
         for k, split in enumerate(stored):
             path = f"{split.name}/{USER_COLUMNS}/{name}"
             mine = number == k
-            values[mine] = split.handle.container.read_column(path, "int64")[positions[mine]]
+            stored_values = split.handle.container.read_column(path, "int64")
+            if len(stored_values) != len(split):
+                raise FormatError(
+                    f"{split.handle.address}/{path}: must have {len(split)} values, one a sample, "
+                    f"got {len(stored_values)}"
+                )
+            values[mine] = stored_values[positions[mine]]
         columns[name] = values
     return columns
 

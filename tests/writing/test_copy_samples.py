@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ import arraystore
 from arraystore.cli.commands import cli
 from arraystore.cli.synthetic_archives import write_archives
 from arraystore.containers.zarr import writer as zarr_writer
-from arraystore.errors import ChecksumError, SourceChangedError
+from arraystore.errors import ChecksumError, FormatError, SourceChangedError
 from arraystore.indexing.layout import blocks
 from arraystore.sources import imagenet2012
 from arraystore.sources.subset_list import SUBSETS
@@ -331,6 +332,26 @@ def test_user_columns_are_selected_and_others_reported(
     expected = [AGES[NAMES.index(name)] for name in train.file_name[[7, 2]]]
     assert age.tolist() == expected
     assert sorted(report.left_out) == ["notes", "notes/more", "train/columns/half", "train@camera"]
+
+
+@pytest.mark.parametrize(
+    ("path", "n", "message"),
+    [
+        ("train/columns/age", 5, "train/columns/age: must have 14 values, one a sample, got 5"),
+        ("label_words", 2, "label_words: must have 3 values"),
+    ],
+)
+def test_column_of_another_length_raises(
+    path: str, n: int, message: str, photos: Path, tmp_path: Path
+) -> None:
+    source = copied(photos / "photos.zarr", tmp_path / "a.zarr")
+    root = json.loads((source / "zarr.json").read_text())
+    root["consolidated_metadata"]["metadata"][path]["shape"] = [n]
+    (source / "zarr.json").write_text(json.dumps(root))
+    own = json.loads((source / path / "zarr.json").read_text())
+    (source / path / "zarr.json").write_text(json.dumps(own | {"shape": [n]}))
+    with pytest.raises(FormatError, match=message):
+        copy(arraystore.open(source)["train"], tmp_path / "b.h5")
 
 
 def test_column_that_one_store_lacks_is_reported(
