@@ -250,6 +250,25 @@ def test_stated_order_is_that_of_a_conversion(
     assert (info.order, info.seed) == (order, 5 if order == "shuffled" else 0)
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda split: split.per_label(2, seed=1),
+        lambda split: split.per_label(fraction=0.5),
+        lambda split: split.sample(6),
+        lambda split: split.where(label="n3", file_name="*[02468].jpg"),
+        lambda split: split.even_splits(3)[1],
+    ],
+    ids=["per_label", "fraction", "sample", "where", "even_splits"],
+)
+def test_joined_stores_are_drawn_from_as_their_copy_is(
+    draw: Callable[[arraystore.Split], arraystore.Split], both: arraystore.Split, tmp_path: Path
+) -> None:
+    copy(both, tmp_path / "a.h5")
+    one = arraystore.open(tmp_path / "a.h5")["train"]
+    assert contents(draw(both)) == contents(draw(one))
+
+
 def test_copied_store_object_is_the_whole_store(photos: Path, tmp_path: Path) -> None:
     copy(arraystore.open(photos / "photos.zarr"), tmp_path / "a.zarr")
     assert tree(tmp_path / "a.zarr") == tree(photos / "photos.zarr")
