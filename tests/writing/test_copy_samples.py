@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +22,9 @@ from arraystore.cli.synthetic_archives import write_archives
 from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.errors import ChecksumError, FormatError, SourceChangedError
 from arraystore.indexing.layout import blocks
+from arraystore.schema import DatasetInfo
 from arraystore.sources import imagenet2012
+from arraystore.sources.imagenet2012 import part_of
 from arraystore.sources.subset_list import SUBSETS
 from arraystore.storage.objects import connection
 from arraystore.writing import selected_images, store_writer
@@ -190,6 +193,24 @@ def test_renumbered_subset_is_not_called_by_its_name(
     store = arraystore.open(imagenet("10pct", ".zarr"))
     report = copy(store["train"].select("1pct"), tmp_path / "own.h5", classes="present")
     assert report.dataset == "own"
+
+
+def test_published_lists_are_described_as_such() -> None:
+    lists = tuple((subset.file_name, subset.nbytes) for subset in SUBSETS.values())
+    named: dict[str, tuple[str, ...]] = dict.fromkeys(SUBSETS, ("train",))
+    info = DatasetInfo(
+        *("imagenet2012", "", "5.0.0", "", "", "", ("train", "validation")),
+        sources=(("train.tar", 1), ("val.tar", 2), *lists),
+        selections=named,
+    )
+    splits = info.splits
+    part = part_of(info, splits, named, subset="10pct", n=128_116)
+    assert part is not None
+    assert part.description.endswith(SUBSETS["10pct"].description)
+    assert part.sources == (*info.sources[:2], lists[1], lists[0])
+    assert part.selections == {"1pct": ("train",)}
+    for other in (replace(info, version=""), replace(info, sources=info.sources[:2])):
+        assert part_of(other, splits, named, subset="10pct", n=128_116) is None
 
 
 # Contents
