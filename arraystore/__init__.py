@@ -8,6 +8,7 @@
 from arraystore.convert import convert, write
 from arraystore.dataset.batch import Batch, Sample
 from arraystore.dataset.batches import Batches
+from arraystore.dataset.concat import concat
 from arraystore.dataset.episodes import Episode, Episodes
 from arraystore.dataset.saved_selection import SavedSelection
 from arraystore.dataset.split import Split
@@ -59,6 +60,7 @@ __all__ = [
     "VerifyReport",
     "VersionError",
     "__version__",
+    "concat",
     "convert",
     "copy",
     "open",
