@@ -9,6 +9,7 @@ from arraystore.convert import convert, write
 from arraystore.dataset.batch import Batch, Sample
 from arraystore.dataset.batches import Batches
 from arraystore.dataset.columns import Column, Columns
+from arraystore.dataset.concat import concat
 from arraystore.dataset.episodes import Episode, Episodes
 from arraystore.dataset.saved_selection import SavedSelection
 from arraystore.dataset.split import Split
@@ -65,6 +66,7 @@ __all__ = [
     "VersionError",
     "__version__",
     "add_column",
+    "concat",
     "convert",
     "copy",
     "open",

@@ -476,9 +476,8 @@ def _store(
                 }
             shown.status("comparing the source with its earlier state")
         shown.status("sealing")
-        seed = seed if order == "shuffled" else 0
         with writer.sealing() as container:
-            splits = seal(container, source, plans, checksums, order=order, seed=seed)
+            splits = seal(container, source, plans, checksums)
         writer.publish(shown)
     return ConvertReport(
         dataset=info.full_name,

@@ -123,6 +123,10 @@ class SourceChangedError(SourceError):
     """A file of a source changed while it was read, or since an interrupted run read it."""
 
 
+class OtherSelectionError(ArrayStoreError, ValueError):
+    """A saved or named selection is of other splits than the one that it is applied to."""
+
+
 class StorageError(ArrayStoreError, OSError):
     """Bytes could not be read from storage, or written to it."""
 

@@ -703,3 +703,14 @@ class SplitInfo:
                     f"{location}: attribute {name!r} must be in range(2**63), got {brief(value)}"
                 )
         return info
+
+
+ROOT_ATTRIBUTES: Final = tuple(
+    DatasetInfo(
+        "", "", "", "", "", "", (), selections={"some": ()}, label_hierarchy="1.0"
+    ).attributes()
+)
+"""Names of all attributes of a root group, the version last."""
+
+SPLIT_ATTRIBUTES: Final = tuple(SplitInfo(0, 0, "", 0, "").attributes())
+"""Names of all attributes of a split's group."""

@@ -161,6 +161,8 @@ def _connected(options: dict[str, Any]) -> object:
 def main(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_NBYTES, LIMIT_NBYTES))
     warnings.simplefilter("error")
+    # NumPy before 2.3 takes np.True_ for an index, with a warning; since then it is a TypeError.
+    warnings.filterwarnings("ignore", "In future, it will be an error for 'np.bool' scalars")
     train = arraystore.open(path)["train"]
     for value in ODD:
         for name, call in CALLS.items():

@@ -57,6 +57,7 @@ def write_store(
     order: str = "shuffled",
     seed: int = 0,
     selections: Mapping[str, Sequence[int]] | None = None,
+    columns: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
     """Write a store of one split, train, from columns, as `arraystore.convert` does.
 
@@ -76,10 +77,13 @@ def write_store(
         file=np.zeros(len(names), np.int32),
         offset=image_starts(nbytes),
         nbytes=nbytes,
+        extra={name: np.array(v, np.int64)[ranks] for name, v in (columns or {}).items()},
     )
     kept = {name: np.array(positions, np.int64) for name, positions in (selections or {}).items()}
     height, width = np.array(shapes, np.int32).reshape(-1, 2).T
-    plan = SplitPlan(table, height, width, skipped=(), reencoded=(), selections=kept)
+    plan = SplitPlan(
+        table, height, width, skipped=(), reencoded=(), selections=kept, order=order, seed=seed
+    )
     source = Source(
         *("columns", "", "", "", "", ""),
         label_name=tuple(classes),
@@ -96,7 +100,7 @@ def write_store(
         ranges = FileRanges(states.paths, table.file, table.offset, nbytes, states)
         writer.fill("train", ranges, shown)
         with writer.sealing() as container:
-            seal(container, source, {"train": plan}, {"train": crc}, order=order, seed=seed)
+            seal(container, source, {"train": plan}, {"train": crc})
         writer.publish(shown)
     return path
 

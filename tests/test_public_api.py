@@ -147,12 +147,13 @@ class VersionError(FormatError)
 __version__: attribute
 add_column(store, split, name, values, *, description='', ragged=None, file_names=None, fill=None,
     key=None, fields=(), storage_options=None, sync=True)
+concat(splits)
 convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
     subset_list=None, partial=False, split=None, classes=None, fields=None, columns=(), layout=None,
     label_space='auto', order='shuffled', seed=0, on_error='raise', check_images=False,
     overwrite=False, resume=False, sync=True, executor=None, progress=None)
-copy(source, target, *, source_options=None, target_options=None, overwrite=False, sync=True,
-    progress=None)
+copy(source, target, *, source_options=None, target_options=None, classes='keep', order=None,
+    seed=0, overwrite=False, sync=True, progress=None)
 open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True)
 remove_column(store, split, name, *, storage_options=None, sync=True)
 verify(address, *, decode=False, source=None, subset_list=None, split=None, classes=None,
@@ -188,7 +189,8 @@ convert DATASET TARGET --storage-option --source-option --manual-dir --subset-li
     --classes --field --layout --column --label-space=auto --order=shuffled --seed=0
     --on-error=raise --check-images --overwrite --resume --sync/--no-sync --progress/--no-progress
     --json
-copy SOURCE TARGET --source-option --target-option --overwrite --sync/--no-sync
+copy SOURCE TARGET --source-option --target-option --split --selection --label --is-a --file-name
+    --per-label --sample --seed=0 --classes=keep --order --overwrite --sync/--no-sync
     --progress/--no-progress --json
 demo FOLDER
 export STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample

@@ -28,24 +28,36 @@ from arraystore.cli.options import (
     PATH,
     PROGRESS,
     SUBSET_LIST,
+    narrowing,
     new_file,
     selecting,
     source_options,
     storage_option,
 )
-from arraystore.errors import ArrayStoreError, FormatError, escaped, escaped_json
+from arraystore.errors import (
+    ArrayStoreError,
+    FormatError,
+    OtherSelectionError,
+    escaped,
+    escaped_json,
+)
 from arraystore.indexing.selection import ALL
 from arraystore.integrations.export import export as export_images
 from arraystore.schema import ORDERS
 from arraystore.sources.imagenet2012_inventory import take_inventory
 from arraystore.sources.label_space import LABEL_SPACES
+from arraystore.writing.plan_selection import CLASSES, name_of
 from arraystore.writing.progress import meter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from arraystore.dataset.split import Split
+    from arraystore.reader import Store
 
+
+_CONDITIONS: Final = ("selection", "labels", "kinds", "file_names", "per_label", "sample")
+"""Arguments of `narrowing`, except the seed."""
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
 """Exit status of shells after Ctrl-C."""
@@ -159,11 +171,33 @@ def convert(
         tables.print_report(report, resumed=options["resume"])
 
 
-@cli.command(short_help="Copy a store to another place or format.")
+@cli.command(short_help="Copy a store, or samples of it, to another place or format.")
 @click.argument("source", type=str)
 @click.argument("target", type=str)
 @storage_option("--source-option", "SOURCE")
 @storage_option("--target-option", "TARGET")
+@click.option(
+    "--split",
+    "splits",
+    metavar="[NAME=]SPLIT",
+    multiple=True,
+    help="Copy a split of SOURCE, such as train or 'train[:10%]', perhaps under another name; may "
+    "be repeated.  [default: all splits]",
+)
+@narrowing
+@click.option(
+    "--classes",
+    type=click.Choice(CLASSES),
+    default=CLASSES[0],
+    show_default=True,
+    help="Keep all classes, or only those that samples have (present), with new labels.",
+)
+@click.option(
+    "--order",
+    type=click.Choice(ORDERS),
+    help="Order of the samples: shuffled with --seed, by label, or as selected (source).  "
+    "[default: as in SOURCE]",
+)
 @OVERWRITE
 @click.option(
     "--sync/--no-sync", default=True, help="Wait until all data is on the disk.  [default: sync]"
@@ -175,6 +209,8 @@ def copy(
     target: str,
     source_option: dict[str, Any],
     target_option: dict[str, Any],
+    splits: tuple[str, ...],
+    seed: int,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -182,9 +218,24 @@ def copy(
 
     The suffix of TARGET (.zarr, .h5 or .hdf5) chooses the format. Everything is copied, and every
     image is compared with its checksum.
+
+    --split and the options from --selection to --sample copy samples instead, as a conversion of
+    these samples would store them. They narrow down every split that is copied, in the order in
+    which they are listed here; a selection, only the splits that it is of.
     """
+    conditions = {name: options.pop(name) for name in _CONDITIONS}
+    place: Any = source
+    if splits or any(value not in (None, ()) for value in conditions.values()):
+        store = arraystore.open(source, storage_options=source_option)
+        place = _selected_splits(store, splits, seed=seed, **conditions)
+        source_option = {}
     report = arraystore.copy(
-        source, target, source_options=source_option, target_options=target_option, **options
+        place,
+        target,
+        source_options=source_option,
+        target_options=target_option,
+        seed=seed,
+        **options,
     )
     if as_json:
         _print_json(report.as_dict())
@@ -348,23 +399,70 @@ def _selected(
     store: str,
     split: str,
     selection: str | None,
+    save_selection: Path | None,
+    storage_option: dict[str, Any],
+    **conditions: Any,
+) -> Split:
+    """Return a split, narrowed down in the order of the arguments."""
+    opened = arraystore.open(store, storage_options=storage_option)
+    samples = opened[split or next(iter(opened), ALL)]
+    if selection is not None:
+        samples = _select(samples, selection)
+    samples = _narrowed(samples, **conditions)
+    if save_selection is not None:
+        samples.selection().save(save_selection)
+    return samples
+
+
+def _selected_splits(
+    store: Store, splits: Sequence[str], selection: str | None, **conditions: Any
+) -> dict[str, Split]:
+    """Return splits by the names that they will have, narrowed down."""
+    samples: dict[str, Split] = {}
+    for given in splits or store:
+        name, mark, text = given.rpartition("=")
+        split = store[text]
+        name = name if mark else name_of(split)
+        if name in samples:
+            raise click.UsageError(f"--split: {name} is given twice; write NAME={text}")
+        samples[name] = split
+    if selection is not None:
+        samples = _select_from_each(samples, selection)
+    return {name: _narrowed(split, **conditions) for name, split in samples.items()}
+
+
+def _select_from_each(samples: dict[str, Split], selection: str) -> dict[str, Split]:
+    """Apply a selection to the splits that it is of; leave the others whole."""
+    selected: dict[str, Split] = {}
+    for name, split in samples.items():
+        try:
+            selected[name] = _select(split, selection)
+        except OtherSelectionError as error:
+            other = error
+    if not selected:
+        raise other
+    return samples | selected
+
+
+def _select(samples: Split, selection: str) -> Split:
+    """Apply a named selection, or that of a file."""
+    try:
+        return samples.select(selection)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise FileNotFoundError(escaped(f"--selection: there is no file {selection}")) from None
+
+
+def _narrowed(
+    samples: Split,
+    *,
     labels: tuple[str, ...],
     kinds: tuple[str, ...],
     file_names: tuple[str, ...],
     per_label: int | None,
     sample: int | None,
     seed: int,
-    save_selection: Path | None,
-    storage_option: dict[str, Any],
 ) -> Split:
     """Return a split, narrowed down in the order of the arguments."""
-    opened = arraystore.open(store, storage_options=storage_option)
-    samples = opened[split or next(iter(opened), ALL)]
-    if selection is not None:
-        try:
-            samples = samples.select(selection)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise FileNotFoundError(escaped(f"--selection: there is no file {selection}")) from None
     if labels:
         samples = samples.where(label=list(labels))
     if kinds:
@@ -375,8 +473,6 @@ def _selected(
         samples = samples.per_label(per_label, seed=seed)
     if sample is not None:
         samples = samples.sample(sample, seed=seed)
-    if save_selection is not None:
-        samples.selection().save(save_selection)
     return samples
 
 

@@ -85,56 +85,41 @@ def new_file(_: click.Context, option: click.Parameter, path: Path | None) -> Pa
     return path
 
 
-def selecting(command: Command) -> Command:
-    """Add the arguments and options that narrow a split down to a command."""
-    for option in reversed(
-        (
-            click.argument("store", type=str),
-            click.argument("split", default=""),
-            storage_option("--storage-option", "STORE"),
-            click.option(
-                "--selection",
-                help="File of a saved selection, or the name of a selection stored in STORE.",
-            ),
-            click.option(
-                "--label",
-                "labels",
-                multiple=True,
-                help="Samples of a class, given by its id, number or words; may be repeated.",
-            ),
-            click.option(
-                "--is-a",
-                "kinds",
-                multiple=True,
-                help="Samples of all classes that are a kind of something, such as dog or "
-                "n02084071. May be repeated.",
-            ),
-            click.option(
-                "--file-name",
-                "file_names",
-                multiple=True,
-                help="Samples with this file name or pattern (*, ?, [abc]); may be repeated.",
-            ),
-            click.option(
-                "--per-label", type=int, metavar="K", help="K random samples of every class."
-            ),
-            click.option("--sample", type=int, metavar="N", help="N random samples."),
-            click.option(
-                "--seed",
-                type=int,
-                default=0,
-                show_default=True,
-                help="Seed of --per-label and --sample.",
-            ),
-            click.option(
-                "--save-selection",
-                type=PATH,
-                callback=new_file,
-                metavar="FILE",
-                help="Save the selection to a .json file.",
-            ),
-        )
-    ):
+_NARROWING: Final = (
+    click.option(
+        "--selection",
+        help="File of a saved selection, or the name of a selection stored in the store.",
+    ),
+    click.option(
+        "--label",
+        "labels",
+        multiple=True,
+        help="Samples of a class, given by its id, number or words; may be repeated.",
+    ),
+    click.option(
+        "--is-a",
+        "kinds",
+        multiple=True,
+        help="Samples of all classes that are a kind of something, such as dog or n02084071. May "
+        "be repeated.",
+    ),
+    click.option(
+        "--file-name",
+        "file_names",
+        multiple=True,
+        help="Samples with this file name or pattern (*, ?, [abc]); may be repeated.",
+    ),
+    click.option("--per-label", type=int, metavar="K", help="K random samples of every class."),
+    click.option("--sample", type=int, metavar="N", help="N random samples."),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of --per-label and --sample."
+    ),
+)
+
+
+def narrowing(command: Command) -> Command:
+    """Add the options that narrow a split down to a command."""
+    for option in reversed(_NARROWING):
         command = option(command)
     return command
 
@@ -157,6 +142,20 @@ COLUMN: Final = click.option(
     help="A further column of parquet:, wds:, csv: or tsv:, kept as NAME; PLACE is a "
     "column, an extension or json.KEY. May be repeated.",
 )
+
+
+def selecting(command: Command) -> Command:
+    """Add the arguments and options that select samples of a store to a command."""
+    command = click.option(
+        "--save-selection",
+        type=PATH,
+        callback=new_file,
+        metavar="FILE",
+        help="Save the selection to a .json file.",
+    )(command)
+    command = storage_option("--storage-option", "STORE")(narrowing(command))
+    command = click.argument("split", default="")(command)
+    return click.argument("store", type=str)(command)
 
 
 def source_options(command: Command) -> Command:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from functools import cached_property
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from arraystore._arguments import as_integer
 from arraystore.errors import brief, escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import SupportsIndex
 
 _MAX_DIGITS: Final = 18
@@ -79,6 +80,43 @@ class ClassNames:
         if not 0 <= label < len(self.ids):
             raise KeyError(f"label {brief(label)} is not in range({len(self.ids)})")
         return label
+
+    def first_difference(self, other: ClassNames) -> int:
+        """Return the first label that stands for another class in `other`, or -1.
+
+        Ids must be equal, and words too, unless one side has no words beside the id.
+
+        Examples
+        --------
+        >>> plain = ClassNames(["n01", "n02"], ["n01", "n02"])
+        >>> plain.first_difference(ClassNames(["n01", "n02"], ["crane", "goldfish"]))
+        -1
+        >>> plain.first_difference(ClassNames(["n01", "n03"], ["crane", "goldfish"]))
+        1
+        """
+        for label, (mine, theirs) in enumerate(zip_longest(self._classes, other._classes)):
+            if mine is None or theirs is None or mine[0] != theirs[0]:
+                return label
+            named = {words for _, words in (mine, theirs)} - {"", mine[0]}
+            if len(named) > 1:
+                return label
+        return -1
+
+    @property
+    def _classes(self) -> Iterator[tuple[str, str]]:
+        return zip(self.ids, self.words, strict=True)
+
+    def describe(self, label: int) -> str:
+        """Return the id and the words of a class, for messages.
+
+        Examples
+        --------
+        >>> ClassNames(["n01"], ["crane, lift"]).describe(0), ClassNames([], []).describe(0)
+        ("'n01' (crane, lift)", 'none')
+        """
+        if label >= len(self.ids):
+            return "none"
+        return f"{brief(self.ids[label])} ({escaped(self.words[label])})"
 
     @cached_property
     def label_of_id(self) -> dict[str, int]:

@@ -28,7 +28,7 @@ from arraystore.dataset.sample_reader import SampleReader
 from arraystore.dataset.sample_set import SampleSet, StoredPositions
 from arraystore.dataset.saved_selection import SavedSelection, SelectedRanks
 from arraystore.dataset.store_root import StoreRoot
-from arraystore.errors import FormatError, brief, escaped
+from arraystore.errors import FormatError, OtherSelectionError, brief, escaped
 from arraystore.indexing.layout import hash_numbers, label_index
 from arraystore.indexing.packed_names import is_pattern
 from arraystore.indexing.positions import as_mask, compact, distinct, is_ascending, union
@@ -145,7 +145,11 @@ class Split:
         )
 
     def __repr__(self) -> str:
-        return escaped(f"<Split {self.name!r} of {self._root.address}: {len(self):,} samples>")
+        others = len(self._roots) - 1
+        more = f" and {others} more store{'s' if others > 1 else ''}" if others else ""
+        return escaped(
+            f"<Split {self.name!r} of {self._root.address}{more}: {len(self):,} samples>"
+        )
 
     def __reduce__(self) -> tuple[Callable[..., Split], tuple[Any, ...]]:
         members = [tuple(member) for member in self._samples]
@@ -160,6 +164,15 @@ class Split:
     def _sample_set(self) -> SampleSet:
         """The samples of the split. Internal."""
         return self._samples
+
+    @property
+    def _roots(self) -> dict[str, StoreRoot]:
+        """The roots of all stores that samples are from, by address. Internal."""
+        roots = {self._root.address: self._root}
+        for stored, _ in self._samples:
+            if stored.handle.address not in roots:
+                roots[stored.handle.address] = StoreRoot(stored.handle)
+        return roots
 
     @property
     def positions(self) -> Ints:
@@ -461,11 +474,12 @@ class Split:
         ValueError
             If a saved or named selection is of other splits than these.
         """
-        if isinstance(selection, str) and selection in self._root.dataset.selections:
+        named = {name: None for root in self._roots.values() for name in root.dataset.selections}
+        if isinstance(selection, str) and selection in named:
             indices = self._samples.indices_of(self._named_selection(selection))
             return self._derived(indices, f"{self._term}.select({selection!r})")
         if isinstance(selection, str) and not (os.sep in selection or selection.endswith(".json")):
-            names = ", ".join(self._root.dataset.selections) or "none"
+            names = ", ".join(named) or "none"
             raise KeyError(
                 escaped(
                     f"the store has no selection {brief(selection)}, it has {names}; the name of "
@@ -531,13 +545,16 @@ class Split:
         >>> arraystore.open("1pct.h5")["train"].select("fewshot.json")
         <Split 'train.select(fewshot.json)' of ...1pct.h5: 20 samples>
         """
-        splits = {
-            stored.name: SelectedRanks(
+        splits: dict[str, SelectedRanks] = {}
+        for stored, positions in self._samples.by_stored().values():
+            name = stored.name  # of several stores; the digest identifies the split
+            while name in splits:
+                name += "+"
+            splits[name] = SelectedRanks(
                 stored.info.content_digest, len(stored), stored.names.ranks(positions)
             )
-            for stored, positions in self._samples.by_stored().values()
-        }
-        return SavedSelection(self._root.dataset.full_name, self.name, splits)
+        datasets = dict.fromkeys(root.dataset.full_name for root in self._roots.values())
+        return SavedSelection(" + ".join(datasets), self.name, splits)
 
     def even_splits(self, n: int, *, drop_remainder: bool = False) -> list[Self]:
         """Cut into parts of equal length, as ``tfds.even_splits`` does.
@@ -999,17 +1016,20 @@ class Split:
 
     def _named_selection(self, name: str) -> Callable[[StoredSplit], Ints]:
         """Return a function from a stored split to the positions of a named selection."""
-        splits = self._root.dataset.selections[name]
-        mine = [stored.name for stored, _ in self._samples]
-        if not set(mine) & set(splits):
-            raise ValueError(
-                escaped(
-                    f"the selection {name!r} is of {', '.join(splits)}, this split is of "
-                    f"{', '.join(mine)}"
-                )
+        splits_of = {
+            address: root.dataset.selections.get(name, ()) for address, root in self._roots.items()
+        }
+        if not any(stored.name in splits_of[stored.handle.address] for stored, _ in self._samples):
+            splits = dict.fromkeys(split for some in splits_of.values() for split in some)
+            mine = [stored.name for stored, _ in self._samples]
+            raise OtherSelectionError(
+                f"the selection {name!r} is of {', '.join(splits)}, this split is of "
+                f"{', '.join(mine)}"
             )
         none = np.empty(0, dtype=np.int64)
-        return lambda stored: stored.selection(name) if stored.name in splits else none
+        return lambda stored: (
+            stored.selection(name) if stored.name in splits_of[stored.handle.address] else none
+        )
 
     def _select_saved(self, selection: SavedSelection, path: str) -> Self:
         """Return the samples of a saved selection that are in this split."""
@@ -1019,11 +1039,9 @@ class Split:
                 _digest_of(stored.location, stored.info) for stored, _ in self._samples
             )
             saved = ", ".join(_digest_of(*entry) for entry in selection.splits.items())
-            raise ValueError(
-                escaped(
-                    f"{path}: was saved from different data, {selection.dataset} ({saved}); "
-                    f"this split is of {mine}"
-                )
+            raise OtherSelectionError(
+                f"{path}: was saved from different data, {selection.dataset} ({saved}); "
+                f"this split is of {mine}"
             )
 
         def positions(stored: StoredSplit) -> Ints:
@@ -1043,11 +1061,11 @@ class Split:
         """Combine the positions of both in each stored split."""
         if not isinstance(other, Split):
             return NotImplemented  # type: ignore[no-any-return] # operators return it in Python
-        if self._root.address != other._root.address:
+        if not self._roots.keys() & other._roots.keys():
             raise ValueError(
                 escaped(
                     f"{sign} needs samples of one store, got {self._root.address} and "
-                    f"{other._root.address}"
+                    f"{other._root.address}; concat() joins splits of several stores"
                 )
             )
         mine, theirs = self._samples.by_stored(), other._samples.by_stored()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -152,6 +153,44 @@ class Hierarchy:
             found |= new
             todo += new
         return np.array(sorted(k for k in found if k < self.n_classes), dtype=np.int64)
+
+    def restricted(self, labels: Ints, ids: Sequence[str], words: Sequence[str]) -> Hierarchy:
+        """Return the hierarchy of some of the classes: these, and all that is above them.
+
+        Parameters
+        ----------
+        labels : ndarray of int64, shape (n,)
+            Ascending labels of the classes to keep; the first is class 0 of the result.
+        ids, words : sequence of str, length n_classes
+            Of all classes: one that is above others remains as an ancestor.
+
+        Examples
+        --------
+        >>> pets = Hierarchy.from_parents(
+        ...     ["cat", "animal", "dog"], {"cat": ["animal"], "dog": ["canine"]}, {"canine": "dogs"}
+        ... )
+        >>> pets.restricted(np.array([0]), ["cat", "animal", "dog"], ["cats", "animals", "dogs"])
+        Hierarchy(names=('animal',), words=('animals',), parent=array([1]),
+                  parent_indptr=array([0, 1, 1]), notice='')
+        """
+        bounds = self.parent_indptr.tolist()
+        above = [self.parent[a:b].tolist() for a, b in pairwise(bounds)]
+        found, todo = set(labels.tolist()), labels.tolist()
+        while todo:
+            new = set(above[todo.pop()]) - found
+            found |= new
+            todo += new
+        kept = [*labels.tolist(), *sorted(found.difference(labels.tolist()))]
+        number = {node: k for k, node in enumerate(kept)}
+        all_ids, all_words = [*ids, *self.names], [*words, *self.words]
+        ancestors = kept[len(labels) :]
+        return Hierarchy(
+            tuple(all_ids[node] for node in ancestors),
+            tuple(all_words[node] for node in ancestors),
+            np.array([number[node] for k in kept for node in above[k]], dtype=np.int64),
+            np.cumsum([0, *(len(above[k]) for k in kept)], dtype=np.int64),
+            self.notice,
+        )
 
     def _children(self) -> list[list[int]]:
         children: list[list[int]] = [[] for _ in range(len(self.parent_indptr) - 1)]

@@ -6,6 +6,7 @@ import bisect
 import difflib
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self, overload
@@ -119,6 +120,22 @@ class PackedNames(Sequence[str]):
 def is_pattern(text: str) -> bool:
     """Return whether a text contains wildcards of a shell."""
     return _WILDCARDS.search(text) is not None
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Return the names that occur more than once, each once, in the order of their first place.
+
+    Examples
+    --------
+    >>> repeated(["b.jpg", "a.jpg", "b.jpg"])
+    ['b.jpg']
+    """
+    # A set of the names would take 8 times the memory of their hashes.
+    hashes = np.fromiter(map(hash, names), np.int64, len(names))
+    hashes.sort()
+    if not np.any(hashes[1:] == hashes[:-1]):
+        return []
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 class NameIndex:

@@ -98,12 +98,19 @@ class StoredSplit:
         Name of the split.
     expected : (str, str), optional
         The `identity` that the split must have. It is compared before anything else is read.
+
+    Attributes
+    ----------
+    handle : StoreHandle
+    name : str
+    location : str
+        Address of the store, and name of the split.
     """
 
     def __init__(self, handle: StoreHandle, name: str, expected: Identity | None = None) -> None:
         self.name = name
         self.location = f"{handle.address}/{name}"
-        self._handle = handle
+        self.handle = handle
         self._expected = expected
         self._always = handle.options.checksum == "always"
         self._name_keys: dict[int, NDArray[np.uint64]] = {}
@@ -114,16 +121,16 @@ class StoredSplit:
         return self.info.num_samples
 
     def __reduce__(self) -> tuple[type[Self], tuple[StoreHandle, str, Identity]]:
-        return type(self), (self._handle, self.name, self.identity)
+        return type(self), (self.handle, self.name, self.identity)
 
     def import_libraries(self) -> None:
         """Import what reading columns would import, before threads read them."""
-        self._handle.container.import_libraries()
+        self.handle.container.import_libraries()
 
     @cached_property
     def stated(self) -> SplitInfo:
         """Attributes of the split, not compared with anything yet."""
-        attributes = self._handle.container.attributes(self.name)
+        attributes = self.handle.container.attributes(self.name)
         return SplitInfo.from_attributes(attributes, location=self.location)
 
     @cached_property
@@ -140,7 +147,7 @@ class StoredSplit:
         n = self.stated.num_samples
         if n > _UNCHECKED_SAMPLES:
             path = f"{self.name}/{_COUNTED_BY}"
-            self._handle.container.check_column(path, COLUMNS[_COUNTED_BY].data_type, n)
+            self.handle.container.check_column(path, COLUMNS[_COUNTED_BY].data_type, n)
         if self._expected is not None:
             self._check_identity(self._expected, self._identity_of(self.stated))
         return self.stated
@@ -165,7 +172,7 @@ class StoredSplit:
         digest = hashlib.blake2b(digest_size=16)
         path, starts = f"{self.name}/file_name", range(0, info.num_samples, COLUMN_CHUNK_ROWS)
         chunks = [(path, STRING, (start, start + COLUMN_CHUNK_ROWS)) for start in starts]
-        for names in self._handle.container.read_rows(chunks):
+        for names in self.handle.container.read_rows(chunks):
             digest.update("\0".join([*names.tolist(), ""]).encode())
         return info.content_digest, f"{info.order}, names {digest.hexdigest()}"
 
@@ -185,15 +192,15 @@ class StoredSplit:
     @cached_property
     def columns(self) -> ColumnReader:
         """Columns of the split."""
-        return ColumnReader(self._handle, self.name, self.info)
+        return ColumnReader(self.handle, self.name, self.info)
 
     @cached_property
     def user_columns(self) -> dict[str, UserColumn]:
         """Further columns, by name; listed when this is first used."""
-        members = self._handle.container.members(f"{self.name}/{USER_COLUMNS}")
+        members = self.handle.container.members(f"{self.name}/{USER_COLUMNS}")
         n = len(self)
         return {
-            name: UserColumn(self._handle, self.name, name, n, is_ragged=is_group)
+            name: UserColumn(self.handle, self.name, name, n, is_ragged=is_group)
             for name, is_group in members.items()
         }
 
@@ -211,7 +218,7 @@ class StoredSplit:
         """Return the positions of a named selection of the store."""
         path = f"{SELECTIONS}/{name}/{self.name}"
         columns = self.columns
-        positions = self._handle.container.read_column(path, "int64")
+        positions = self.handle.container.read_column(path, "int64")
         columns.check_positions(f"../{path}", positions, len(positions))
         return positions
 
@@ -247,7 +254,7 @@ class StoredSplit:
     @property
     def is_remote(self) -> bool:
         """Whether images come over a network."""
-        return self._handle.reader.is_remote
+        return self.handle.reader.is_remote
 
     @cached_property
     def is_checked(self) -> bool:
@@ -281,7 +288,7 @@ class StoredSplit:
         """
         has_checksums = with_checksums or self.is_checked
         names = (*_RANGES, _CHECKSUM, *others) if has_checksums else (*_RANGES, *others)
-        with self._handle.container.keep_open():
+        with self.handle.container.keep_open():
             _ = self._images
             start, nbytes, *more = self.columns.take(names, positions)
         if "_ranges" not in vars(self):
@@ -395,7 +402,7 @@ class StoredSplit:
 
     @cached_property
     def _images(self) -> ImageReader:
-        return ImageReader(self._handle, f"{self.name}/{PAYLOAD}", self.info.num_bytes)
+        return ImageReader(self.handle, f"{self.name}/{PAYLOAD}", self.info.num_bytes)
 
     @cached_property
     def _ranges(self) -> tuple[Ints, Ints]:

@@ -74,7 +74,7 @@ class UserColumn:
         array = self._handle.container.open_array(path)
         if not self.is_ragged and array.shape[0] != self._n_samples:
             raise FormatError(
-                f"{self.location}: must have {self._n_samples} rows, one a sample, got "
+                f"{self.location}: must have {self._n_samples} values, one a sample, got "
                 f"{array.shape[0]}"
             )
         return array
@@ -89,6 +89,17 @@ class UserColumn:
                 f"{array.data_type} {brief(array.shape)}"
             )
         return array
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the values are of a type that is read, by the metadata alone."""
+        parts = [f"{self.path}/{part}" for part in RAGGED] if self.is_ragged else [self.path]
+        try:
+            for path in parts:
+                self._handle.container.open_array(path)
+        except FormatError:
+            return False
+        return True
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -45,7 +46,7 @@ from arraystore.sources.sample_table import (
     silent,
 )
 from arraystore.sources.spool import Spool
-from arraystore.sources.subset_list import SubsetList, find_subset_list
+from arraystore.sources.subset_list import SUBSETS, SubsetList, find_subset_list, listed_in
 from arraystore.sources.tar import Archive, TarMembers, next_header, open_archive, walk
 from arraystore.sources.webdataset import REMOTE_WALKERS
 from arraystore.storage.buckets import ObjectPath, paths_of
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from arraystore._typing import Ints
+    from arraystore.schema import DatasetInfo
     from arraystore.sources.imagenet2012_forms import Form
     from arraystore.storage.buckets import SourcePath
 
@@ -238,6 +240,59 @@ def load(
         states=all_states,
         spool=spooled.path if spooled is not None and spooled.nbytes else None,
         parts={split: ((0, found.origin[0]),) for split, found in read.items()},
+    )
+
+
+def part_of(
+    info: DatasetInfo, splits: Sequence[str], selections: Collection[str], *, subset: str, n: int
+) -> DatasetInfo | None:
+    """Describe some splits of a store, and perhaps a subset of its training images, as `load` does.
+
+    Parameters
+    ----------
+    info : DatasetInfo
+        Description of a store.
+    splits : sequence of str
+        Some of its splits.
+    selections : collection of str
+        Names of its selections that have samples in these splits.
+    subset : {"1pct", "10pct", ""}
+        The selection that the training images are; empty if they are all of the store's.
+    n : int
+        Number of these images.
+
+    Returns
+    -------
+    DatasetInfo or None
+        None if the store is not a conversion of ``imagenet2012`` or one of its subsets, or does not
+        list its sources as this release does.
+    """
+    lists = [*([info.config] if info.config else []), *info.selections]
+    known = info.name in ("imagenet2012", "imagenet2012_subset") and info.version in VERSIONS
+    if not known or len(info.sources) != len(info.splits) + len(lists):
+        return None
+    origin_of = dict(zip([*info.splits, *lists], info.sources, strict=True))
+    config = subset or info.config
+    if config not in _SMALLER or (subset and subset not in SUBSETS):
+        return None
+    smaller = [name for name in _SMALLER[config] if name in selections]
+    named = [*splits, *([config] if config else []), *smaller]
+    description, citation = info.description, info.citation
+    if subset:
+        file_name, nbytes = origin_of[subset]
+        published = SUBSETS[subset]
+        is_published = (file_name, nbytes) == (published.file_name, published.nbytes)
+        about = published.description if is_published else listed_in(file_name, n)
+        description, citation = f"{_DESCRIPTION} {about}", _CITATION + _SUBSET_CITATION
+    return replace(
+        info,
+        name="imagenet2012_subset" if config else "imagenet2012",
+        config=config,
+        description=description,
+        citation=citation,
+        splits=tuple(splits),
+        sources=tuple(origin_of[name] for name in named),
+        selections={name: info.selections[name] for name in smaller},
     )
 
 

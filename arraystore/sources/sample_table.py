@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import bisect
-from collections import Counter
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from arraystore.errors import SourceError
+from arraystore.indexing.packed_names import repeated
 from arraystore.schema import file_name_fault
 from arraystore.storage.file_bytes import FileBytes
 from arraystore.storage.file_states import NO_FILES, FileStates
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from arraystore._typing import Ints
@@ -42,7 +41,8 @@ class SampleTable:
     offset, nbytes : ndarray of int64, shape (n,)
         Offset and length of the image in this file, in bytes.
     extra : mapping of str to ndarray, shape (n, ...), or list of ndarray, length n
-        Further values of each sample, by name; a list if their number differs.
+        Further values of each sample, by name; a list if their number differs. Instead of an
+        array, anything with a shape and a data type that is read by slices.
     """
 
     file_name: PackedNames
@@ -50,7 +50,7 @@ class SampleTable:
     file: NDArray[np.int32]
     offset: Ints
     nbytes: Ints
-    extra: Mapping[str, NDArray[Any] | list[Any]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.file_name)
@@ -173,22 +173,13 @@ def silent(message: str) -> None:
 
 def check_names(location: str, names: Sequence[str]) -> None:
     """Raise `SourceError` if a file name occurs twice, or cannot be stored."""
-    if _may_repeat(names):
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise SourceError(
-                f"{location}: {first_few(twice)} found more than once; file names must be unique"
-            )
+    if twice := repeated(names):
+        raise SourceError(
+            f"{location}: {first_few(twice)} found more than once; file names must be unique"
+        )
     for name in names:
         if fault := file_name_fault(name):
             raise SourceError(f"{location}: {fault}")
-
-
-def _may_repeat(names: Sequence[str]) -> bool:
-    """Whether two names have the same hash; a set of names would take 8 times the memory."""
-    hashes = np.fromiter(map(hash, names), np.int64, len(names))
-    hashes.sort()
-    return bool(np.any(hashes[1:] == hashes[:-1]))
 
 
 def first_few(names: Sequence[str], few: int = 3) -> str:

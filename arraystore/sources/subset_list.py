@@ -115,10 +115,15 @@ def find_subset_list(
         raise SourceError(f"{path}: lists no file names; expected one a line")
     if len(names) < len(listed):
         raise SourceError(f"{path}: lists {len(listed) - len(names)} names more than once")
-    description = f"The training images are the {len(names):,} that {path.name} lists."
+    description = listed_in(path.name, len(names))
     if _has_checksum(data, published):
         description = published.description
     return SubsetList(names, (path.name, len(data)), description, states)
+
+
+def listed_in(file_name: str, n_images: int) -> str:
+    """Describe a subset by the name of its list, which is not the published one."""
+    return f"The training images are the {n_images:,} that {file_name} lists."
 
 
 def cache_dir() -> Path:

@@ -1,31 +1,37 @@
-"""Copy a store to another place or into the other container, and lose nothing.
+"""Copy a store, or selected samples, to another place or into the other container.
 
-Images are compared with their checksums during the copy. Columns, attributes, the order of the
-samples and all other groups and arrays of the store are copied as well.
+Images are compared with their checksums during the copy. Of a whole store the columns, attributes,
+the order of the samples and all other groups and arrays are copied as well. A copy of samples is
+planned in `arraystore.writing.plan_selection`.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore._arguments import check_bools
+from arraystore._arguments import as_seed, check_bools, check_choice
 from arraystore.containers.protocol import check_path
+from arraystore.dataset.split import Split
 from arraystore.errors import FormatError, brief, escaped
 from arraystore.indexing.byte_range import ZEROS, ByteRange
 from arraystore.indexing.layout import image_starts
-from arraystore.reader import open_store
+from arraystore.reader import Store, open_store
 from arraystore.schema import (
     COLUMNS,
     MAX_DEPTH,
+    ORDERS,
     PAYLOAD,
     RAGGED,
+    ROOT_ATTRIBUTES,
     ROOT_COLUMNS,
+    SPLIT_ATTRIBUTES,
     USER_COLUMNS,
-    DatasetInfo,
     SplitInfo,
 )
 from arraystore.storage.file_states import NO_FILES, FileStates
@@ -33,31 +39,27 @@ from arraystore.storage.folder_trees import files_below
 from arraystore.storage.location import Location
 from arraystore.storage.range_reader import check_zeros, read_elements, read_exactly
 from arraystore.writing.open_writer import open_writer
+from arraystore.writing.plan_selection import CLASSES, check_splits, name_of, plan_selection
 from arraystore.writing.progress import meter
+from arraystore.writing.seal import dataset_info, seal
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from arraystore._typing import Ints
     from arraystore.containers.protocol import ContainerReader, ContainerWriter, Tree
     from arraystore.indexing.byte_range import ChunkManifest
-    from arraystore.reader import Store
     from arraystore.schema import Column
     from arraystore.storage.location import ObjectStore
     from arraystore.storage.range_reader import RangeReader
+    from arraystore.writing.plan_selection import SelectionPlan
+    from arraystore.writing.store_writer import StoreWriter
 
     Target = str | os.PathLike[str] | tuple[ObjectStore, str]
     Place = Target | ObjectStore
-
-ROOT_ATTRIBUTES: Final = tuple(
-    DatasetInfo(
-        "", "", "", "", "", "", (), selections={"some": ()}, label_hierarchy="1.0"
-    ).attributes()
-)
-SPLIT_ATTRIBUTES: Final = tuple(SplitInfo(0, 0, "", 0, "").attributes())
 
 _PAYLOAD_ATTRIBUTE: Final = "dense"
 """Attribute of a payload, which its creation sets."""
@@ -78,15 +80,15 @@ class CopyReport:
     dataset : str
         Name, config and version of the data set.
     source, path : str
-        The store that was copied, and the copy.
+        The store that was copied, or several with ``", "`` between them, and the copy.
     splits : dict of str to SplitInfo
     left_out : tuple of str
         Paths of arrays, links, and attributes (``path@name``) that arraystore does not write
-        and could not copy.
+        and could not copy, or that have no place in a copy of samples.
     seconds : float
         Wall time.
     notes : tuple of str
-        Whether a symbolic link was replaced.
+        Whether labels were renumbered, and whether a symbolic link was replaced.
     """
 
     dataset: str
@@ -103,29 +105,43 @@ class CopyReport:
 
 
 def copy(
-    source: Place,
+    source: Place | Store | Split | Mapping[str, Split],
     target: Target,
     *,
     source_options: Mapping[str, Any] | None = None,
     target_options: Mapping[str, Any] | None = None,
+    classes: str = CLASSES[0],
+    order: str | None = None,
+    seed: int = 0,
     overwrite: bool = False,
     sync: bool = True,
     progress: bool | None = None,
 ) -> CopyReport:
-    """Copy a store to another place, or into the other container, and lose nothing.
+    """Copy a store, or selected samples, to another place or into the other container.
 
-    Every image is compared with its checksum. A copy that fails or is interrupted
-    leaves nothing at `target`.
+    A copy of a whole store loses nothing. A copy of samples has the bytes that a conversion of
+    these samples would have: the selection ``1pct`` of a store of ImageNet becomes a store of
+    ``imagenet2012_subset/1pct``. Every image is compared with its checksum. A copy that fails or
+    is interrupted leaves nothing at `target`.
 
     Parameters
     ----------
-    source : path-like, obstore store, or pair of an obstore store and a key
-        The store: a path, or an address; see `arraystore.open`.
+    source : path-like, obstore store, pair of an obstore store and a key, Store, Split or mapping
+        The store: a path, or an address, see `arraystore.open`; or the samples: a split or any
+        query of one, or a mapping of names to splits. These may be of several stores with the same
+        classes. A single split keeps its name.
     target : path-like, or pair of an obstore store and a key
         The copy: a path, or an address such as ``s3://bucket/1pct.h5``. Its suffix chooses the
         container.
     source_options, target_options : mapping of str to anything, optional
         Options of the buckets; see `storage_options` of `arraystore.open`.
+    classes : {"keep", "present"}
+        ``"present"`` leaves out classes without samples, and renumbers the labels.
+    order : {"shuffled", "label", "source"}, optional
+        Order of the samples, see `arraystore.convert`; ``"source"`` is that of the splits. By
+        default samples stay in their order, and the copy records whether it is shuffled.
+    seed : int, default 0
+        Of the shuffled order.
     overwrite, sync, progress
         See `arraystore.convert`.
 
@@ -147,7 +163,8 @@ def copy(
         If the disk is full, or a bucket cannot be reached or written to.
     ValueError
         If source and target are the same and `overwrite` is true, if one lies in the other, or if
-        an option is unknown.
+        an option is unknown. If a sample occurs twice in a split, two of its samples have one file
+        name, or classes of several stores differ.
 
     Examples
     --------
@@ -155,21 +172,80 @@ def copy(
     >>> report = arraystore.copy("1pct.zarr", "copy.h5")
     >>> arraystore.open("copy.h5").info == arraystore.open("1pct.zarr").info
     True
+    >>> train = arraystore.open("1pct.zarr")["train"]
+    >>> report = arraystore.copy({"few": train.per_label(2)}, "few.zarr", classes="present")
+    >>> arraystore.open("few.zarr")
+    <Store ...few.zarr: few; few (40 samples)>
     """
     check_bools(overwrite=overwrite, sync=sync, progress=False if progress is None else progress)
+    check_choice(classes, "classes", CLASSES)
+    if order is not None:
+        check_choice(order, "order", ORDERS)
+    seed = as_seed(seed)
     began = time.perf_counter()
-    source_location = Location.parse(source, source_options)
-    target_location = Location.parse(target, target_options)
-    _check_apart(source_location, target_location, overwrite=overwrite)
-    states = _states(source_location)
-    store = open_store(source_location)
+    location = Location.parse(target, target_options)
+    samples, states = _opened(source, source_options, location, overwrite=overwrite)
+    store_writer = open_writer(location, overwrite=overwrite, sync=sync)
+    if isinstance(samples, Store) and (classes, order) == (CLASSES[0], None):
+        report = _copy_store(samples, states, store_writer, progress)
+    else:
+        splits = dict(samples)
+        check_splits(splits)
+        name = PurePosixPath(location.key).stem
+        selection = plan_selection(splits, name, classes=classes, order=order, seed=seed)
+        report = _copy_samples(selection, states, store_writer, progress)
+    addresses = dict.fromkeys(str(location) for location in _locations(samples))
+    return replace(
+        report,
+        source=", ".join(addresses),
+        path=str(location),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _opened(
+    source: Place | Store | Split | Mapping[str, Split],
+    options: Mapping[str, Any] | None,
+    target: Location,
+    *,
+    overwrite: bool,
+) -> tuple[Store | Mapping[str, Split], FileStates]:
+    """Return the samples to copy, and the states of the files that they are read from."""
+    if not isinstance(source, Split | Mapping):
+        location = Location.parse(source, options)
+        _check_apart(location, target, overwrite=overwrite)
+        states = _states(location)  # before anything is read
+        return open_store(location), states
+    if options:
+        raise ValueError("source_options need an address; pass them to arraystore.open")
+    samples = {name_of(source): source} if isinstance(source, Split) else source
+    for name, split in samples.items():
+        if not isinstance(split, Split):
+            raise TypeError(escaped(f"{name}: must be a split to be copied, got {brief(split)}"))
+    states = NO_FILES
+    for location in _locations(samples):
+        _check_apart(location, target, overwrite=overwrite)
+        states = states.joined(_states(location))
+    return samples, states
+
+
+def _locations(samples: Store | Mapping[str, Split]) -> list[Location]:
+    """Return where the stores of some samples are, each once."""
+    if isinstance(samples, Store):
+        return [samples._handle.location]
+    roots = {address: root for split in samples.values() for address, root in split._roots.items()}
+    return [root.handle.location for root in roots.values()]
+
+
+def _copy_store(
+    store: Store, states: FileStates, store_writer: StoreWriter, progress: bool | None
+) -> CopyReport:
     reader, container = store.opened
     splits = {name: store.stored(name).info for name in store}
     images = {name: _stored_images(store, name, reader, container) for name in splits}
     tree = container.tree()
     for path in (*tree.groups, *tree.columns):
         check_path(path)
-    store_writer = open_writer(target_location, overwrite=overwrite, sync=sync)
     with store_writer as writer, meter(progress) as shown:
         writer.create_arrays({name: info.num_bytes for name, info in splits.items()})
         with states.unchanged():
@@ -180,15 +256,31 @@ def copy(
             with writer.sealing() as copied:
                 left_out = _copy_nodes(store, tree, copied, tuple(splits))
         writer.publish(shown)
-    return CopyReport(
-        dataset=store.info.full_name,
-        source=store.address,
-        path=str(target_location),
-        splits=splits,
-        left_out=left_out,
-        seconds=time.perf_counter() - began,
-        notes=writer.notes,
-    )
+    return CopyReport(store.info.full_name, "", "", splits, left_out, 0, notes=writer.notes)
+
+
+def _copy_samples(
+    selection: SelectionPlan, states: FileStates, store_writer: StoreWriter, progress: bool | None
+) -> CopyReport:
+    source, plans = selection.source, selection.plans
+    info = dataset_info(source, plans)
+    with store_writer as writer, meter(progress) as shown:
+        writer.create_arrays({name: int(p.table.nbytes.sum()) for name, p in plans.items()})
+        with states.unchanged():
+            for name, images in selection.images.items():
+                writer.fill(name, images, shown, expected=selection.checksums[name])
+        shown.status("sealing")
+        with writer.sealing() as container:
+            reports = seal(container, source, plans, selection.checksums)
+        writer.publish(shown)
+    splits = {
+        name: SplitInfo(
+            report.num_samples, report.num_bytes, plan.order, plan.seed, report.content_digest
+        )
+        for (name, report), plan in zip(reports.items(), plans.values(), strict=True)
+    }
+    notes = (*source.notes, *writer.notes)
+    return CopyReport(info.full_name, "", "", splits, selection.left_out, 0, notes=notes)
 
 
 def _check_apart(source: Location, target: Location, *, overwrite: bool) -> None:

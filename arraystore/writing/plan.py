@@ -20,6 +20,7 @@ from arraystore.images.probe import ImageHeader, probe
 from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
 from arraystore.indexing.layout import sample_order
 from arraystore.reading.read_ahead import ahead
+from arraystore.schema import ORDERS
 from arraystore.sources.sample_table import first_few
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class SplitPlan:
         File name of each re-encoded image.
     selections : mapping of str to ndarray of int64
         Positions of the samples in each named subset, ascending.
+    order : str
+        One of `arraystore.schema.ORDERS`.
+    seed : int
+        Seed of the shuffled order; 0 in the others.
     notes : tuple of str
         What was assumed about images.
     """
@@ -69,6 +74,8 @@ class SplitPlan:
     skipped: tuple[tuple[str, str], ...]
     reencoded: tuple[str, ...]
     selections: Mapping[str, Ints]
+    order: str
+    seed: int
     notes: tuple[str, ...] = ()
 
 
@@ -181,6 +188,8 @@ def plan_split(
             for selection, splits in source.selections.items()
             if name in splits
         },
+        order=order,
+        seed=seed if order == ORDERS[0] else 0,
         notes=_notes(source, name, probed, faults),
     )
 

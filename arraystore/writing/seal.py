@@ -38,9 +38,6 @@ def seal(
     source: Source,
     plans: Mapping[str, SplitPlan],
     checksums: Mapping[str, Checksums],
-    *,
-    order: str,
-    seed: int,
 ) -> dict[str, SplitReport]:
     """Write columns and attributes of a store whose groups and payloads exist.
 
@@ -53,8 +50,6 @@ def seal(
         The plan of each split.
     checksums : mapping of str to ndarray of uint32, shape (n,)
         CRC-32C of the images of each split.
-    order, seed
-        See `arraystore.indexing.layout.sample_order`.
 
     Returns
     -------
@@ -89,7 +84,7 @@ def seal(
         # CF conventions, contiguous ragged array: this is the count variable of `byte`.
         container.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
         total = int(table.nbytes.sum())
-        info = SplitInfo(len(table), total, order, seed, digest)
+        info = SplitInfo(len(table), total, plan.order, plan.seed, digest)
         container.set_attributes(split, info.attributes())
         reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)
     if source.hierarchy is not None:

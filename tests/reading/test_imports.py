@@ -34,7 +34,7 @@ def photos() -> dict[str, bytes]:
         Image.fromarray(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(file, name)
         found[f"a/{name}.{suffix}"] = file.getvalue()
     file = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (80, 90, 4), dtype=np.uint8), "CMYK").save(file, "JPEG")
+    Image.frombytes("CMYK", (90, 80), rng.bytes(80 * 90 * 4)).save(file, "JPEG")
     return {**found, "a/CMYK.jpg": file.getvalue()}
 
 

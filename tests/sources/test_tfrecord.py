@@ -194,6 +194,7 @@ def test_wrong_checksum_of_data_is_found_and_skipped(tmp_path: Path) -> None:
         (gzip.compress(tfrecord([example(OF_TFDS)]))[:-20], "is truncated; download it again"),
         (b"\x1f\x8b" + bytes(40), "cannot be decompressed"),
     ],
+    ids=["empty", "HTML", "no record", "half a record", "half a gzip file", "no gzip file"],
 )
 def test_damaged_file_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "train.tfrecord").write_bytes(data)
