@@ -546,16 +546,24 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
 @cli.command(short_help="Write images of a store as files.")
 @selecting
 @click.option("-o", "--output", type=PATH, required=True, help="A new or empty folder.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    help="Write the values of a further column to metadata.jsonl; may be repeated.",
+)
 @PROGRESS
-def export(output: Path, progress: bool | None, **options: Any) -> None:
+def export(output: Path, columns: tuple[str, ...], progress: bool | None, **options: Any) -> None:
     """Write images of SPLIT in STORE as files class/name, byte for byte as stored.
 
     SPLIT and the options that narrow it down are the same as for ls.
     """
     samples = _selected(**options)
     with meter(progress) as shown:
-        n_files = export_images(samples, output, meter=shown)
+        n_files = export_images(samples, output, meter=shown, columns=columns)
     _print_line(f"{output}: {n_files:,} images of {samples.name}")
+    if left := [name for name in samples.columns if name not in columns]:
+        _print_line(f"  columns that were not written (--column): {', '.join(left)}")
 
 
 @cli.command(short_help="Draw small archives, convert and query them.")

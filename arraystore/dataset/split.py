@@ -115,6 +115,16 @@ class Split:
         self._samples = samples
         self._columns: dict[str, NDArray[Any]] = {}
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "name" and not name.startswith("_"):
+            raise AttributeError(
+                escaped(
+                    f"a split does not keep the attribute {brief(name)}, which splits made from it "
+                    "would lack; arraystore.add_column adds one value per sample to the store"
+                )
+            )
+        super().__setattr__(name, value)
+
     def __len__(self) -> int:
         return len(self._samples)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import json
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -10,8 +11,11 @@ from arraystore.errors import FormatError, brief, escaped
 from arraystore.reading.read_ahead import ahead
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from arraystore._typing import Ints
+    from arraystore.dataset.columns import Column
     from arraystore.dataset.split import Split
     from arraystore.writing.progress import Meter
 
@@ -24,7 +28,11 @@ _MAX_PATH_NBYTES: Final = 3000
 """Limits for a part of a path, and for a path below the folder, that all file systems allow."""
 
 
-def export(split: Split, folder: Path, *, meter: Meter) -> int:
+METADATA: Final = "metadata.jsonl"
+"""File of the values of columns, a JSON object a line; ``ImageFolder`` of Hugging Face reads it."""
+
+
+def export(split: Split, folder: Path, *, meter: Meter, columns: Sequence[str] = ()) -> int:
     """Write the encoded images of a split as ``class/name`` below a new folder.
 
     If samples of several stored splits are joined, the paths are ``split/class/name``. A sample
@@ -37,6 +45,9 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
         A new or empty folder.
     meter : Meter
         Receives the progress.
+    columns : sequence of str, optional
+        Further columns whose values are written to the file `METADATA`, with the paths of the
+        images as ``file_name``.
 
     Returns
     -------
@@ -47,6 +58,8 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     ------
     FileExistsError
         If `folder` is not empty.
+    KeyError
+        If there is no such column.
     ChecksumError
         If an image is damaged.
     FormatError
@@ -55,6 +68,7 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(escaped(f"{folder}: is not an empty folder; choose another one"))
+    values = [split.columns[name] for name in columns]
     places = _places(split)
     paths, positions = list(places), np.array(list(places.values()), dtype=np.int64)
     meter.start("exporting images", len(paths), int(split.image_nbytes[positions].sum()))
@@ -70,6 +84,8 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
                     file.write(data)
                 n_written += 1
                 meter.advance(1, len(data))
+        if values:
+            _write_values(folder / METADATA, paths, positions, values)
     except BaseException as error:
         error.add_note(
             escaped(
@@ -79,6 +95,29 @@ def export(split: Split, folder: Path, *, meter: Meter) -> int:
         )
         raise
     return n_written
+
+
+def _write_values(
+    file: Path, paths: Sequence[str], positions: Ints, columns: Sequence[Column]
+) -> None:
+    """Write the values of columns, a JSON object a line."""
+    with file.open("x", encoding="utf-8") as lines:
+        for first in range(0, len(paths), _GROUP):
+            some = slice(first, first + _GROUP)
+            found = {column.name: _plain(column.take(positions[some])) for column in columns}
+            for i, path in enumerate(paths[some]):
+                row = {"file_name": path} | {name: values[i] for name, values in found.items()}
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _plain(values: Any) -> list[Any]:
+    """Return values as JSON has them; complex numbers as pairs."""
+    if isinstance(values, list):
+        return [_plain(value) for value in values]
+    if values.dtype.kind == "c":
+        values = np.stack([values.real, values.imag], axis=-1)
+    plain: list[Any] = values.tolist()
+    return plain
 
 
 def _places(split: Split) -> dict[str, int]:

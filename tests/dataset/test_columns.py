@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,9 @@ import arraystore
 from arraystore.containers.hdf5.reader import HDF5Reader
 from arraystore.containers.zarr.arrays import PlainArray
 from arraystore.dataset import columns as dataset_columns
+from arraystore.integrations.export import METADATA, export
 from arraystore.schema import ArraySpec
+from arraystore.writing.progress import meter
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
@@ -190,6 +193,24 @@ def test_only_needed_chunks_are_read(
     assert read == [0, 2, 7]
     _ = column[8:12]  # in the cache
     assert read == [0, 2, 7]
+
+
+def test_export_writes_columns(train: arraystore.Split, tmp_path: Path) -> None:
+    few = train.where(label=1)
+    with meter(show=False) as shown:
+        export(few, tmp_path / "files", meter=shown, columns=["features", "tags", "group"])
+    lines = (tmp_path / "files" / METADATA).read_text().splitlines()
+    rows = {row.pop("file_name"): row for row in map(json.loads, lines)}
+    assert rows == {
+        name: {"features": FEATURES[i].tolist(), "tags": TAGS[i], "group": GROUP[i]}
+        for name, i in zip(few.file_name.tolist(), few.positions.tolist(), strict=True)
+    }
+    assert all((tmp_path / "files" / name).is_file() for name in rows)
+
+
+def test_attributes_that_would_be_lost_are_refused(train: arraystore.Split) -> None:
+    with pytest.raises(AttributeError, match="does not keep the attribute 'features'"):
+        train.features = FEATURES
 
 
 def test_xarray_shows_columns(path: Path, train: arraystore.Split) -> None:
