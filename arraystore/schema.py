@@ -211,7 +211,7 @@ _RESERVED = frozenset({*ROOT_COLUMNS, "selections", "class", "zarr.json"})
 _NOT_COLUMNS = frozenset(
     {
         *(*COLUMNS, PAYLOAD, "image", "image_bytes", "is_a"),  # attributes and conditions of splits
-        *("sample", "byte", "labelled", "class_bound", "c"),  # dimensions; chunks of an array
+        *("sample", "byte", "labelled", "class_bound"),  # dimensions
     }
 )
 

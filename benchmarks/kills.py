@@ -3,7 +3,7 @@
 ::
 
     python -m benchmarks.kills [--rounds N] [--seed S] [--suffix .zarr] [--folder DIR]
-                               [--overwrite] [--no-exchange]
+                               [--overwrite] [--no-exchange] [--columns]
 
 In each round a conversion is killed just before its n-th call that changes the disk, or in the
 middle of that call if it writes. Half of the kills simulate a loss of power: bytes that were
@@ -12,6 +12,10 @@ for byte. Then the conversion is resumed, and perhaps killed again. At the end t
 complete, and nothing may be left beside it. In a third of the rounds (with ``--overwrite`` in all)
 the conversion overwrites an old store: then the target must open after each kill, and must never
 be absent, except where names cannot be exchanged (simulated with ``--no-exchange``).
+
+With ``--columns`` columns are added to a finished store and removed from it instead. After each
+kill the store must open with the columns before or after the change, with the same values and
+images, and the change must succeed when it is repeated.
 
 The conversions are children of this process, made by `os.fork`, so it must have only one thread.
 """
@@ -239,6 +243,96 @@ class _Lab:
         self._place.mkdir()
 
 
+def column_kills(
+    rounds: int,
+    *,
+    seed: int = 0,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    folder: str | os.PathLike[str] | None = None,
+) -> dict[str, int]:
+    """Kill changes of columns, and repeat them; parameters and errors are those of `kills`.
+
+    Returns
+    -------
+    dict of str to int
+        Number of rounds, of kills of a process, of kills with a loss of power, and of kills after
+        which the change was complete (after).
+    """
+    counts = dict.fromkeys(("rounds", "process_kills", "power_kills", "after"), 0)
+    with TemporaryDirectory(prefix="kills-", dir=folder) as place:
+        source = _photos(Path(place) / "photos")
+        for suffix in suffixes:
+            rng = random.Random(f"{seed}{suffix}")
+            target = Path(place) / "at" / f"a{suffix}"
+            target.parent.mkdir(exist_ok=True)
+            if in_child(partial(_convert, source, target)) != 0:
+                raise WrongError(f"{target}: cannot be made")
+            for number in range(rounds):
+                try:
+                    _column_round(target, rng, counts)
+                except WrongError as error:
+                    error.add_note(f"in round {number} of {suffix} with seed {seed}")
+                    raise
+    return counts
+
+
+def _column_round(target: Path, rng: random.Random, counts: dict[str, int]) -> None:
+    """Kill one change of the columns of a store, check the store, and repeat the change."""
+    counts["rounds"] += 1
+    name = rng.choice("abc")
+    images, before = _state(target)
+    after = before ^ {name}
+
+    def change() -> None:
+        if name in before:
+            arraystore.remove_column(target, "train", name)
+        else:
+            arraystore.add_column(target, "train", name, _values(name))
+
+    hook = _Hook(rng.randint(1, 40), with_power=rng.random() < 1 / 2)
+
+    def killed() -> None:
+        hook.install()
+        change()
+
+    if in_child(killed) == -signal.SIGKILL:
+        counts["power_kills" if hook.with_power else "process_kills"] += 1
+    # In a child, which recovers the store: this process must have only one thread.
+    if in_child(lambda: _check_columns(target, images, [before, after])) != 0:
+        raise WrongError(f"a kill before call {hook.at} left a wrong store")
+    if _state(target)[1] == after:
+        counts["after"] += 1
+    elif in_child(change) != 0:
+        raise WrongError(f"a change cannot be repeated after a kill before call {hook.at}")
+    if in_child(lambda: _check_columns(target, images, [after])) != 0:
+        raise WrongError(f"the change after a kill before call {hook.at} is wrong")
+
+
+def _values(name: str) -> Any:
+    number = ord(name)
+    if name == "c":
+        return [np.arange(i % 3 + number) for i in range(20)]
+    shape = (20, 300 * (number - ord("a")) + 1)
+    return np.random.default_rng(number).standard_normal(shape)
+
+
+def _state(target: Path) -> tuple[list[bytes], set[str]]:
+    train = arraystore.open(target)["train"]
+    return train.image_bytes[:], set(train.columns)
+
+
+def _check_columns(target: Path, images: list[bytes], allowed: list[set[str]]) -> None:
+    found, names = _state(target)
+    assert found == images
+    assert names in allowed
+    columns = arraystore.open(target)["train"].columns
+    for name in names:
+        expected = _values(name)
+        assert all(map(np.array_equal, columns[name], expected))
+    problems = arraystore.verify(target).problems
+    assert not problems, problems
+
+
 class _Hook:
     """Counts calls that change the disk, and kills this process before one of them."""
 
@@ -403,8 +497,15 @@ def main() -> None:
     parser.add_argument(
         "--no-exchange", action="store_true", help="behave as if two names could not be exchanged"
     )
+    parser.add_argument("--columns", action="store_true", help="change columns of a store")
     options = parser.parse_args()
     suffixes = (options.suffix,) if options.suffix else SUFFIXES
+    if options.columns:
+        found = column_kills(
+            options.rounds, seed=options.seed, suffixes=suffixes, folder=options.folder
+        )
+        print(json.dumps(found))
+        return
     counts = kills(
         options.rounds,
         seed=options.seed,

@@ -17,8 +17,8 @@ from arraystore.containers.hdf5.cached_object import (
     CachedObjectReader,
 )
 from arraystore.containers.hdf5.editor import HDF5Editor
-from arraystore.containers.hdf5.reader import SIGNATURE, HDF5Reader
-from arraystore.containers.hdf5.redo import MARK
+from arraystore.containers.hdf5.reader import HDF5Reader
+from arraystore.containers.hdf5.redo import MARK, SIGNATURE
 from arraystore.containers.hdf5.writer import HDF5Writer
 from arraystore.containers.zarr.bucket_editor import ZarrBucketEditor
 from arraystore.containers.zarr.editor import ZarrEditor
@@ -30,7 +30,7 @@ from arraystore.indexing.byte_range import ByteRange
 from arraystore.storage.open_files import nbytes_of
 from arraystore.storage.range_reader import LocalReader
 from arraystore.storage.server_responses import unexpected_response
-from arraystore.storage.workspace_folder import recovered, restore
+from arraystore.storage.workspace_folder import has_journal, recovered, restore
 
 if TYPE_CHECKING:
     from pathlib import Path, PurePath
@@ -202,7 +202,7 @@ def _open_local(
     ends = ((0, HEAD_NBYTES), (max(0, nbytes - TAIL_NBYTES), nbytes))
     reader.read_ahead([ByteRange(path.name, *end) for end in ends])
     (start,) = reader.read_ranges([ByteRange(path.name, 0, len(SIGNATURE))])
-    if bytes(start) == MARK:
+    if bytes(start) != SIGNATURE and (bytes(start) == MARK or has_journal(path)):
         recovered(path, HDF5Editor.recover)
         return _open_local(path, mode, max_gap=max_gap, mmap=mmap)
     _check_signature(start, location)

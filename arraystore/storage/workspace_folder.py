@@ -74,6 +74,11 @@ def _restore_locked(folder: Path, target: Path) -> bool:
     return True
 
 
+def has_journal(target: Path) -> bool:
+    """Whether a killed process left a journal of a change of a store."""
+    return (work_folder(Path(os.path.realpath(target))) / REDO).exists()
+
+
 def recovered(target: Path, recover: Callable[[Path, Path], None]) -> None:
     """Complete a change of a store that a killed process began, or wait for a running one.
 

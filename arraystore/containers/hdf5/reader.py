@@ -10,7 +10,7 @@ import threading
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 from typing_extensions import override
@@ -61,9 +61,6 @@ if TYPE_CHECKING:
     from arraystore._typing import Ints
     from arraystore.containers.protocol import ColumnRows
     from arraystore.storage.range_reader import RangeReader
-
-SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
-"""First bytes of every HDF5 file that has no user block."""
 
 
 class HDF5Reader(ContainerReader):

@@ -5,7 +5,7 @@ A file is never in a state that cannot be repaired::
     append      new arrays behind the old end, which the file does not refer to yet
     journal     record all pages to be written over old ones; wait for the disk
     mark        write MARK over the signature: no program can open the file from now on
-    apply       write the pages, the first one, which has the signature, last
+    apply       write the pages; wait for the disk; write the signature last
     delete      the journal
 
 A process killed before the mark leaves the old file, with unused bytes at its end. One that is
@@ -27,6 +27,9 @@ from arraystore.storage.fsync import sync_path
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
+"""First bytes of every HDF5 file that has no user block."""
 
 MARK: Final = b"\x89HDFredo"
 """Written over the signature of a file while a journal is applied to it."""
@@ -116,11 +119,11 @@ class Redo:
             os.pwrite(fd, MARK, 0)
             os.fsync(fd)
             for offset, data in self.pages.items():
-                if offset:
-                    os.pwrite(fd, data, offset)
+                skipped = 0 if offset else len(MARK)
+                os.pwrite(fd, data[skipped:], offset + skipped)
             os.ftruncate(fd, self.end)
             os.fsync(fd)
-            os.pwrite(fd, self.pages[0], 0)
+            os.pwrite(fd, self.pages[0][: len(MARK)], 0)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -130,12 +133,6 @@ def _probe(fd: int, start: int, end: int) -> int:
     first = os.pread(fd, min(_PROBE_NBYTES, end - start), start)
     last = os.pread(fd, min(_PROBE_NBYTES, end - start), max(start, end - _PROBE_NBYTES))
     return crc32c(memoryview(first + last))
-
-
-def is_marked(file: Path) -> bool:
-    """Return whether a change of a file was interrupted after the mark."""
-    with file.open("rb") as opened:
-        return opened.read(len(MARK)) == MARK
 
 
 def complete(file: Path, journal: Path) -> None:
@@ -149,7 +146,10 @@ def complete(file: Path, journal: Path) -> None:
         If the journal belongs to another file.
     """
     redo = Redo.read(journal) if journal.exists() else None
-    if is_marked(file):
+    with file.open("rb") as opened:
+        signature = opened.read(len(MARK))
+    # A loss of power may have left neither the mark nor the signature.
+    if signature != SIGNATURE and (redo is not None or signature == MARK):
         if redo is None:
             raise StorageError(
                 f"{file}: a change of its columns was interrupted, and its journal "

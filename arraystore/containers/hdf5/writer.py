@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from typing_extensions import override
 
-from arraystore.containers.hdf5.reader import SIGNATURE
+from arraystore.containers.hdf5.redo import SIGNATURE
 from arraystore.containers.protocol import ContainerWriter
 from arraystore.errors import FormatError, brief
 from arraystore.indexing.byte_range import ChunkManifest
@@ -158,7 +158,7 @@ class HDF5Writer(ContainerWriter):
         if isinstance(fill, str):
             fill = None if is_text else float(fill)
         spec = ArraySpec(column.data_type, (n,), (column.dimension,))
-        array = self._create(path, spec, data_type, fill)
+        array = self._create(path, spec, data_type, fill, chunk_rows=COLUMN_CHUNK_ROWS)
         for start in range(0, n, COLUMN_CHUNK_ROWS):
             rows = values[start : start + COLUMN_CHUNK_ROWS]
             data = _fixed_width(rows, data_type) if is_text else np.asarray(rows, data_type)
@@ -196,10 +196,12 @@ class HDF5Writer(ContainerWriter):
         fill: Any = None,
         *,
         is_packed: bool = True,
+        chunk_rows: int = 0,
     ) -> Any:
         options: dict[str, Any] = {"dtype": data_type, "track_times": False}
         if spec.shape[0]:
-            options["chunks"] = (min(spec.chunk_rows, spec.shape[0]), *spec.shape[1:])
+            rows = min(chunk_rows or spec.chunk_rows, spec.shape[0])
+            options["chunks"] = (rows, *spec.shape[1:])
             if is_packed:
                 options |= {"shuffle": True, "compression": "gzip"}
         if fill is not None:

@@ -229,7 +229,7 @@ class ZarrReader(ContainerReader):
 
     @override
     def has_same_samples(self, later: Self) -> bool:
-        return self._samples() == later._samples()
+        return self._users() != later._users() and self._samples() == later._samples()
 
     def _samples(self) -> dict[str, Any]:
         """Return the documents that are in the root, without those of columns of users."""
@@ -237,23 +237,25 @@ class ZarrReader(ContainerReader):
         kept = {path: nodes[path] for path in nodes if not _is_of_users(path)}
         return kept | {"": without_version(self.attributes())}
 
+    def _users(self) -> dict[str, Any]:
+        """Return what a change of columns of users changes in the root."""
+        nodes = consolidated_documents(self._nodes[""]) or {}
+        users = {path: nodes[path] for path in nodes if _is_of_users(path)}
+        return users | {"": self.attributes().get("format_version")}
+
     def is_column_change(self, document: bytes) -> bool:
         """Whether the root's document was replaced only because columns of users changed.
 
         Positions must follow from what is in the document: then the order of each split does.
         """
         try:
-            later = ZarrReader(self._reader, self._location, document)
+            later = type(self)(self._reader, self._location, document)
         except FormatError:
             return False
-        users = [
-            {path: node for path, node in reader._nodes.items() if _is_of_users(path)}
-            for reader in (self, later)
-        ]
         mine = self._samples()
         names = mine[""].get("splits", [])
         orders = {mine.get(name, {}).get("attributes", {}).get("order") for name in names}
-        return users[0] != users[1] and orders <= {*ORDERS[:2]} and mine == later._samples()
+        return orders <= {*ORDERS[:2]} and self.has_same_samples(later)
 
     @override
     def tree(self) -> Tree:

@@ -166,12 +166,14 @@ class ZarrWriter(ContainerWriter):
             spec,
             (as_string_array(rows) if is_text else np.asarray(rows) for rows in blocks),
             column.fill,
+            COLUMN_CHUNK_ROWS,
         )
 
     @override
     def write_array(self, path: str, spec: ArraySpec, blocks: Iterable[NDArray[Any]]) -> None:
         is_text, is_bool = spec.data_type == STRING, spec.data_type == "bool"
-        self._write(path, spec, blocks, "" if is_text else False if is_bool else 0)
+        fill = "" if is_text else False if is_bool else 0
+        self._write(path, spec, blocks, fill, spec.chunk_rows)
 
     def _write(
         self,
@@ -179,6 +181,7 @@ class ZarrWriter(ContainerWriter):
         spec: ArraySpec,
         blocks: Iterable[NDArray[Any]],
         fill: float | str,
+        chunk_rows: int,
     ) -> None:
         root = self._root()
         from zarr.codecs import Crc32cCodec, ZstdCodec
@@ -188,7 +191,7 @@ class ZarrWriter(ContainerWriter):
             path,
             spec,
             fill,
-            chunks=(spec.chunk_rows, *spec.shape[1:]),
+            chunks=(chunk_rows, *spec.shape[1:]),
             compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
             # By default, chunks that contain only the fill value are not stored. A missing chunk
             # must be a loss that the reader can report.
