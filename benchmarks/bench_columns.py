@@ -11,6 +11,7 @@ Each way of writing runs in a new process, so that its peak memory is its own. T
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 BATCH = 256
 _BLOCK = 2**14
+_MOST_SECONDS = 3
+"""A reader stops earlier if it takes longer."""
+
 _PART = 10
 """With gzip, h5py writes only one part of so many, and its time is multiplied by it."""
 
@@ -143,17 +147,20 @@ def read(folder: Path, n: int) -> dict[str, Any]:
             "arraystore, HDF5": train[".h5"].columns["features"],
             "h5py": file["train/columns/features"],
         }
-        for shuffled in (False, True):
+        for shuffled, _ in itertools.product((False, True), range(2)):  # the better of two
             for name, reader in readers.items():
                 began, rows = time.perf_counter(), 0
                 for positions in batches(n, shuffled=shuffled):
-                    some = positions if shuffled else slice(positions[0], positions[-1] + 1)
+                    some = (
+                        positions if shuffled else slice(int(positions[0]), int(positions[-1]) + 1)
+                    )
                     whole = name == "zarr-python" and not shuffled  # it has two ways to index
                     rows += len((features if whole else reader)[some])
-                    if time.perf_counter() - began > 5:
+                    if time.perf_counter() - began > _MOST_SECONDS:
                         break
                 label = f"{name}, {'random' if shuffled else 'in order'}"
-                found[label] = rows / (time.perf_counter() - began)
+                rate = rows / (time.perf_counter() - began)
+                found[label] = max(rate, found.get(label, 0))
     return found
 
 
