@@ -137,7 +137,7 @@ def batches(n: int, *, shuffled: bool) -> Iterator[np.ndarray]:
 
 def read(folder: Path, n: int) -> dict[str, Any]:
     """Return rows per second of each reader, in order and at random places."""
-    found = {}
+    found: dict[str, float] = {}
     train = {s: arraystore.open(folder / f"store{s}")["train"] for s in (".zarr", ".h5")}
     features: Any = zarr.open_group(folder / "store.zarr", mode="r")["train/columns/features"]
     with h5py.File(folder / "store.h5") as file:

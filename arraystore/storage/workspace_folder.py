@@ -97,24 +97,26 @@ def recovered(target: Path, recover: Callable[[Path, Path], None]) -> None:
     folder = work_folder(target)
     for pause in _RESTORE_PAUSES:
         try:
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)  # as a reader may
         except FileNotFoundError:  # completed, and the folder deleted, meanwhile
             recover(target, folder)
             return
-        except OSError as error:
-            raise StorageError(
-                f"{target}: a change of its columns was interrupted, and this process cannot "
-                f"complete it ({error.strerror}); open it once with permission to write"
-            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            recover(target, folder)
         except BlockingIOError:
+            os.close(lock)
             time.sleep(pause)
-        else:
-            return
+            continue
+        try:
+            recover(target, folder)
+        except PermissionError as error:
+            raise StorageError(
+                f"{target}: a change of its columns was interrupted, and this process cannot "
+                "complete it, because it may not write; open it once with permission to write"
+            ) from error
         finally:
             os.close(lock)
+        return
     raise StorageError(f"{target}: its columns are being changed; try again")
 
 

@@ -17,6 +17,7 @@ import zarr
 import arraystore
 from arraystore.containers.hdf5 import redo
 from arraystore.errors import FormatError, SourceError, StorageError, StoreChangedError
+from arraystore.storage import workspace_folder
 from arraystore.writing.workspace import editing
 from tests.support import SUFFIXES, copied, picture, write_folder
 
@@ -416,3 +417,44 @@ def test_damaged_column_is_found(full: Path, tmp_path: Path) -> None:
         (path / "train/columns/score/c/0").unlink()
         with pytest.raises(FormatError, match="the chunk is missing"):
             _ = arraystore.open(path)["train"].columns["score"][:]
+
+
+def test_reader_waits_for_a_running_change(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied(stores / "plain.h5", tmp_path / "store.h5")
+    seen: list[int] = []
+
+    def applied(self: redo.Redo, file: Path) -> None:
+        marked(file)
+        monkeypatch.setattr(workspace_folder, "_RESTORE_PAUSES", (0,))
+        with pytest.raises(StorageError, match="its columns are being changed; try again"):
+            arraystore.open(path)
+        seen.append(1)
+        apply(self, file)
+
+    apply = redo.Redo.apply
+    monkeypatch.setattr(redo.Redo, "apply", applied)
+    arraystore.add_column(path, "train", "score", PLAIN["score"])
+    assert seen == [1]
+    assert list(arraystore.open(path)["train"].columns) == ["score"]
+
+
+def test_store_that_may_not_be_written_to_is_reported(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied(stores / "plain.h5", tmp_path / "store.h5")
+
+    def stop(self: redo.Redo, file: Path) -> None:
+        marked(file)
+        raise KeyboardInterrupt
+
+    def refused(self: redo.Redo, file: Path) -> None:
+        raise PermissionError
+
+    killed_at(path, stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(redo.Redo, "apply", refused)
+        with pytest.raises(StorageError, match="open it once with permission to write"):
+            arraystore.open(path)
+    assert list(arraystore.open(path)["train"].columns) == ["score"]
