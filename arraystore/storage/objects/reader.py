@@ -173,18 +173,23 @@ class ObjectReader(RangeReader):
         try:
             await self._head(first)
         except StoreChangedError:
-            if self.accepts is None:
-                raise
-            seen = self._seen.pop(first)
-            try:
-                reply = await self._get(first, {})
-                is_accepted = self.accepts(bytes(reply.data))
-            except OSError:
-                is_accepted = False
-            if not is_accepted:
-                self._seen[first] = seen
+            if not await self._is_accepted(first):
                 raise
         return memoryview(b"")
+
+    async def _is_accepted(self, key: str) -> bool:
+        """Whether all that was read of an object holds though it changed; then remember it so."""
+        if self.accepts is None:
+            return False
+        try:
+            result = await self._connection.store.get_async(self._path(key))
+            data = bytes(await result.bytes_async())
+        except self._connection.errors:
+            return False
+        if not self.accepts(data):
+            return False
+        self._seen[key] = _seen_of(result.meta)
+        return True
 
     async def _object(self, key: str) -> memoryview:
         return (await self._get(key, {})).data
@@ -322,14 +327,10 @@ class ObjectReader(RangeReader):
                 raise self._translated(key, error) from None
 
     def _check_unchanged(self, key: str, meta: Mapping[str, Any]) -> int:
-        etag, size = meta["e_tag"], int(meta["size"])
-        # A weak etag cannot be a precondition, but it can be compared.
-        is_strong = etag is not None and not etag.startswith("W/")
-        time = meta["last_modified"]
-        found = Seen((etag or time, size), etag if is_strong else None, size, time)
+        found = _seen_of(meta)
         if self._seen.setdefault(key, found).identity != found.identity:
             raise store_changed(self._at(key))
-        return size
+        return found.nbytes
 
     def _translated(self, key: str, error: Exception) -> Exception:
         """Return the error to raise instead of an error of obstore."""
@@ -348,6 +349,14 @@ class ObjectReader(RangeReader):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an ObjectReader may hold secrets; pickle the store that it reads for")
+
+
+def _seen_of(meta: Mapping[str, Any]) -> Seen:
+    """Return the state of an object that a response describes."""
+    etag, size, time = meta["e_tag"], int(meta["size"]), meta["last_modified"]
+    # A weak etag cannot be a precondition, but it can be compared.
+    is_strong = etag is not None and not etag.startswith("W/")
+    return Seen((etag or time, size), etag if is_strong else None, size, time)
 
 
 class _NoSuffix(Exception):  # noqa: N818 - a response, not a failure
