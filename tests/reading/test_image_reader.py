@@ -298,7 +298,7 @@ def test_announcements_have_limited_lead(
 
 def test_mmap_false_is_pickled(path: Path) -> None:
     train = pickle.loads(pickle.dumps(arraystore.open(path, mmap=False)["train"]))
-    assert not train._sample_set.only.stored._handle.reader.has_maps
+    assert not train._sample_set.only.stored.handle.reader.has_maps
 
 
 @named("options", [{}, {"mmap": False}], ids=str)
