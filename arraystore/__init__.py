@@ -17,6 +17,7 @@ from arraystore.errors import (
     ArrayStoreError,
     ChecksumError,
     FormatError,
+    ReferencedFileError,
     ShortReadError,
     SourceChangedError,
     SourceError,
@@ -32,6 +33,7 @@ from arraystore.verifying.problems import Problem, ProblemGroup
 from arraystore.verifying.verify import VerifyReport, verify
 from arraystore.writing.add_column import ColumnReport, add_column, remove_column
 from arraystore.writing.copy import CopyReport, copy
+from arraystore.writing.relocate import RelocateReport, relocate
 from arraystore.writing.report import ConvertReport, SplitReport
 
 __all__ = [
@@ -50,6 +52,8 @@ __all__ = [
     "Problem",
     "ProblemGroup",
     "ReadPlan",
+    "ReferencedFileError",
+    "RelocateReport",
     "Sample",
     "SavedSelection",
     "ShortReadError",
@@ -70,6 +74,7 @@ __all__ = [
     "convert",
     "copy",
     "open",
+    "relocate",
     "remove_column",
     "verify",
     "write",

@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from arraystore._arguments import ON_ERROR, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
 from arraystore.errors import FormatError, StorageError, escaped
@@ -44,6 +46,7 @@ from arraystore.writing.image_source import FileRanges
 from arraystore.writing.open_writer import open_writer
 from arraystore.writing.plan import SplitPlan, plan_split
 from arraystore.writing.progress import meter
+from arraystore.writing.references import notes_on, references_of
 from arraystore.writing.report import ConvertReport, SplitReport
 from arraystore.writing.resuming import check_known
 from arraystore.writing.seal import dataset_info, seal
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from arraystore.storage.location import ObjectStore
     from arraystore.writing.journal import Fingerprint
     from arraystore.writing.progress import Meter
+    from arraystore.writing.references import SplitReferences
     from arraystore.writing.store_writer import StoreWriter
 
 _NAMES = ("name", "config", "version")
@@ -87,6 +91,8 @@ def convert(
     seed: int = 0,
     on_error: str = "raise",
     check_images: bool = False,
+    copy_images: bool = True,
+    checksums: bool | None = None,
     overwrite: bool = False,
     resume: bool = False,
     sync: bool = True,
@@ -162,6 +168,13 @@ def convert(
         Decode every image before the first is copied. Images that do not decode, such as truncated
         ones, are then treated as `on_error` states; otherwise only those whose header cannot be
         read. A conversion that is resumed decodes all images again.
+    copy_images : bool, default True
+        If false, images stay in the files of the source, and the store states where they are
+        there. Images that are re-encoded, or compressed in the source, are stored nevertheless.
+        See docs/references.md.
+    checksums : bool, optional
+        Whether to read all images for their checksums and the content digest. By default only if
+        the images are copied, which always does it.
     overwrite : bool, default False
         Replace an existing store at `target`. On a disk readers find the old store or the new
         one at any time (on Linux; elsewhere a folder is absent for a moment). A symbolic link is
@@ -260,6 +273,8 @@ def convert(
         seed=seed,
         on_error=on_error,
         check_images=check_images,
+        copy_images=copy_images,
+        checksums=copy_images if checksums is None else checksums,
         overwrite=overwrite,
         resume=resume,
         sync=sync,
@@ -390,6 +405,8 @@ def _store(
     seed: int,
     on_error: str,
     check_images: bool,
+    copy_images: bool = True,
+    checksums: bool = True,
     overwrite: bool,
     resume: bool,
     sync: bool,
@@ -410,13 +427,17 @@ def _store(
         What else the samples depend on, to be compared when a conversion is resumed.
     target, label_space, storage_options, partial, order, seed, on_error, check_images
         See `convert`.
+    copy_images, checksums
+        See `convert`.
     overwrite, resume, sync, executor, progress
         See `convert`.
     """
     check_choice(order, "order", ORDERS)
     check_choice(on_error, "on_error", ON_ERROR)
     check_bools(partial=partial, overwrite=overwrite, resume=resume, sync=sync)
-    check_bools(check_images=check_images)
+    check_bools(check_images=check_images, copy_images=copy_images, checksums=checksums)
+    if copy_images and not checksums:
+        raise ValueError("checksums=False needs copy_images=False; copying computes them anyway")
     check_bools(progress=False if progress is None else progress)
     seed = as_seed(seed)
     began = time.perf_counter()
@@ -434,6 +455,8 @@ def _store(
         "on_error": on_error,
         "check_images": check_images,
     }
+    if not copy_images:
+        stated = {**stated, "copy_images": str(copy_images), "checksums": str(checksums)}
     options = of_options({"partial": partial, "label_space": label_space, **how, **stated})
     with ExitStack() as stack:
         try:
@@ -455,8 +478,13 @@ def _store(
             # The plans have all that is needed of the tables.
             source = replace(source, splits={}, faults={}, parts={})
             info = dataset_info(source, plans)
+            references = {} if copy_images else _references(source, plans, location)
+            own = {
+                name: plan if name not in references else _own_part(plan, references[name])
+                for name, plan in plans.items()
+            }
             writer.create_arrays(
-                {name: int(plan.table.nbytes.sum()) for name, plan in plans.items()},
+                {name: int(plan.table.nbytes.sum()) for name, plan in own.items()},
                 {
                     **options,
                     **found,
@@ -468,16 +496,23 @@ def _store(
             with alongside(writer.container_type.import_libraries) as importing:
                 if executor is not None:  # it may fork processes, which needs a single thread
                     importing.join()
-                checksums = {
+                filled = {
                     name: writer.fill(
                         name, _images(source, writer.spool, plan), shown, executor=executor
                     )
-                    for name, plan in plans.items()
+                    for name, plan in own.items()
                 }
+                for name in references:
+                    images = _images(source, writer.spool, plans[name])
+                    filled[name] = (
+                        writer.checksums(name, images, shown, executor=executor)
+                        if checksums
+                        else np.empty(0, np.uint32)
+                    )
             shown.status("comparing the source with its earlier state")
         shown.status("sealing")
         with writer.sealing() as container:
-            splits = seal(container, source, plans, checksums)
+            splits = seal(container, source, plans, filled, references)
         writer.publish(shown)
     return ConvertReport(
         dataset=info.full_name,
@@ -487,6 +522,7 @@ def _store(
         notes=(
             *source.notes,
             *(note for plan in plans.values() for note in plan.notes),
+            *notes_on(references, location),
             *writer.notes,
         ),
         seconds=time.perf_counter() - began,
@@ -536,6 +572,7 @@ def _report_complete(
         "option": options["option"],
     }
     check_known(str(target), stored, requested)
+    recorded = ("copy_images", "checksums") if info.references else ()
     decoded = (_NOT_RECORDED,) if options["option"]["check_images"] == str(True) else ()
     return ConvertReport(
         dataset=info.full_name,
@@ -555,7 +592,10 @@ def _report_complete(
             for name, split in infos.items()
         },
         partial=info.partial,
-        notes=(*_not_compared(unrecorded), *decoded),
+        notes=(
+            *_not_compared([name for name in unrecorded if name not in recorded]),
+            *decoded,
+        ),
         seconds=time.perf_counter() - began,
         was_complete=True,
     )
@@ -595,12 +635,28 @@ def _stored_options(
         stored["partial"] = str(True)
     if info.skipped:
         stored["on_error"] = "skip"
+    if info.references:
+        has_checksums = all(split.has_checksums for split in splits.values())
+        stored |= {"copy_images": str(False), "checksums": str(has_checksums)}
     return stored
 
 
 def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, SplitPlan]:
     with spool.open("ab") as file:  # behind what the source has written
         return {name: plan_split(source, name, file, meter=meter, **how) for name in source.splits}
+
+
+def _references(
+    source: Source, plans: Mapping[str, SplitPlan], target: Location
+) -> dict[str, SplitReferences]:
+    """Return what a store states of the files of each split that keep images."""
+    found = ((name, references_of(source, plan, target)) for name, plan in plans.items())
+    return {name: references for name, references in found if references is not None}
+
+
+def _own_part(plan: SplitPlan, references: SplitReferences) -> SplitPlan:
+    """Return the samples of a split whose images the store itself holds."""
+    return replace(plan, table=plan.table.take(np.flatnonzero(references.is_own)))
 
 
 def _images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:

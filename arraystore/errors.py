@@ -10,6 +10,7 @@
     └── StorageError         bytes could not be read or written                (OSError)
         ├── ShortReadError     fewer bytes were returned than requested
         ├── StoreChangedError  the store was replaced or changed since it was opened
+        ├── ReferencedFileError  a file outside of the store has no longer its images
         └── ChecksumError      the bytes returned are not those written
 
 Mistakes for which Python has an exception raise that one: a position out of bounds is an
@@ -141,6 +142,18 @@ class StoreChangedError(StorageError):
 
 class ChecksumError(StorageError):
     """The bytes returned are not the bytes that were written."""
+
+
+class ReferencedFileError(StorageError):
+    """A file that a store refers to is missing, has changed, or may not be followed.
+
+    Attributes
+    ----------
+    is_refused : bool
+        Whether it was not looked at, because the caller did not allow it.
+    """
+
+    is_refused = False
 
 
 def store_changed(location: str) -> StoreChangedError:

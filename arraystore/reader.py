@@ -16,10 +16,11 @@ from arraystore.indexing.selection import parse_split_string
 from arraystore.reading.store_handle import OpenOptions, StoreHandle
 from arraystore.reading.stored_split import StoredSplit
 from arraystore.storage.location import Location
+from arraystore.storage.referenced_files import as_allowed
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from zarr import Group
 
@@ -67,6 +68,8 @@ class StoreInfo:
         Program that wrote the store, and version of the format.
     columns : dict of str to dict of str to str
         Of each split that has further columns: their names, with data type and shape.
+    references : tuple of str
+        Splits with images that are in other files.
     """
 
     name: str
@@ -88,6 +91,7 @@ class StoreInfo:
     writer: str
     format_version: str
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name}: {info.num_samples:,}" for name, info in self.splits.items())
@@ -384,6 +388,7 @@ def open_store(
     max_gap: int | None = None,
     max_in_flight: int = 64,
     mmap: bool = True,
+    allow_references: bool | str | os.PathLike[str] | Sequence[str] = False,
 ) -> Store:
     """Open a store for reading, on a disk, in a bucket or behind a web server.
 
@@ -418,6 +423,12 @@ def open_store(
         from memory maps of local files. If a file is truncated during a copy or while a view is
         in use, or if the disk cannot read it, the process ends with SIGBUS. Pass False where
         that may happen. Images that are decoded are never taken from a map.
+    allow_references : bool, path-like, or sequence of str
+        Whether images may be read from files outside of the folder that contains the store, if
+        the store refers to such files: all of them, or those in a folder or below an address, or
+        in several. Those in its folder always may. The environment variable
+        ``ARRAYSTORE_ALLOW_REFERENCES`` allows more; see docs/references.md. Options of
+        `storage_options` are also used for the addresses that a store names.
 
     Returns
     -------
@@ -445,7 +456,7 @@ def open_store(
     (333, 500, 3)
     """
     location = Location.parse(address, storage_options)
-    options = OpenOptions(checksum, max_gap, max_in_flight, mmap)
+    options = OpenOptions(checksum, max_gap, max_in_flight, mmap, as_allowed(allow_references))
     store = Store(StoreHandle(location, options))
     for _ in range(_TRIES - 1):
         with suppress(StoreChangedError):  # replaced between two reads: open the new one

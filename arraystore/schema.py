@@ -20,6 +20,8 @@ performs no I/O. A store is one group::
         ├── label_order     int64  (labelled,)
         ├── label_indptr    int64  (class_bound,)
         └── columns/        further columns, also ragged ones and ones of several dimensions
+
+A split whose images are ranges of other files has the columns `REFERENCE_COLUMNS` as well.
 """
 
 from __future__ import annotations
@@ -57,6 +59,12 @@ A store has the lowest minor version that has all it uses, see `DatasetInfo.form
 SPLIT_ENCODING: Final = "image-split"
 """Value of a split's attribute ``encoding-type``."""
 
+REFERENCED_ENCODING: Final = "image-references"
+"""Value of a split's attribute ``encoding-type`` if images are in other files.
+
+Readers that do not know this kind of split refuse it by this name.
+"""
+
 SPLIT_ENCODING_VERSION: Final = "1.0"
 """Value of a split's attribute ``encoding-version``."""
 
@@ -81,8 +89,14 @@ COLUMN_DIGEST: Final = "digest"
 HIERARCHY: Final = "label_hierarchy"
 """Group of the ancestors of the classes, and the root attribute with its version."""
 
+REFERENCES: Final = "references"
+"""Root attribute with the splits that have images in other files."""
+
 HIERARCHY_VERSION: Final = "1.0"
 """Value of the root attribute `HIERARCHY`."""
+
+UNCHECKED: Final = "unchecked:"
+"""Beginning of a content digest without checksums; those that are stored are zeros."""
 
 ORDERS: Final = ("shuffled", "label", "source")
 """Orders in which the samples of a split may be stored; the first is the default."""
@@ -180,6 +194,15 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "label_indptr": Column("int64", "class_bound"),
 }
 """Columns of a split."""
+
+REFERENCE_COLUMNS: Final[Mapping[str, Column]] = {
+    "image_file": Column("int32", "sample", -1),
+    "payload_files": Column(STRING, "file", ""),
+    "payload_nbytes": Column("int64", "file"),
+    "payload_mtime": Column("int64", "file"),
+    "payload_etag": Column("int64", "file"),
+}
+"""Further columns of a split whose images are in other files."""
 
 ROOT_COLUMNS: Final[Mapping[str, Column]] = {
     "label_name": Column(STRING, "class", ""),
@@ -487,6 +510,8 @@ class DatasetInfo:
         Name of each stored selection, and the splits that it selects from.
     label_hierarchy : str
         Version of the stored hierarchy of the classes; empty if the store has none.
+    references : tuple of str
+        Splits with images that are in other files.
     """
 
     name: str
@@ -502,6 +527,7 @@ class DatasetInfo:
     reencoded: tuple[str, ...] = ()
     selections: dict[str, tuple[str, ...]] = field(default_factory=dict)
     label_hierarchy: str = ""
+    references: tuple[str, ...] = ()
     writer: str = field(default=f"arraystore {__version__}", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -515,6 +541,8 @@ class DatasetInfo:
     @property
     def format_version(self) -> tuple[int, int]:
         """Lowest version of the format that has all that the store uses."""
+        if self.references:
+            return (1, 2)
         return (1, 1) if self.label_hierarchy else (1, 0)
 
     @property
@@ -542,6 +570,7 @@ class DatasetInfo:
             "reencoded": json.dumps(list(self.reencoded)),
             **({"selections": json.dumps(self.selections)} if self.selections else {}),
             **({HIERARCHY: self.label_hierarchy} if self.label_hierarchy else {}),
+            **({REFERENCES: list(self.references)} if self.references else {}),
             "format": FORMAT_NAME,
             "format_version": ".".join(map(str, self.format_version)),
         }
@@ -584,6 +613,7 @@ class DatasetInfo:
             reencoded=tuple(map(str, reencoded)),
             selections=_selections(attributes, location),
             label_hierarchy=text(HIERARCHY) if HIERARCHY in attributes else "",
+            references=_references(attributes, location),
             writer=text("writer"),
         )
 
@@ -611,6 +641,17 @@ def _selections(attributes: Mapping[str, Any], location: str) -> dict[str, tuple
     return {name: tuple(splits) for name, splits in rows.items()}
 
 
+def _references(attributes: Mapping[str, Any], location: str) -> tuple[str, ...]:
+    if REFERENCES not in attributes:
+        return ()
+    names = get_attribute(attributes, REFERENCES, list, location=location)
+    if not all(isinstance(name, str) for name in names):
+        raise FormatError(
+            f"{location}: attribute {REFERENCES!r} must be a list of splits, got {brief(names)}"
+        )
+    return tuple(names)
+
+
 def _check_stored_names(names: list[str], location: str) -> None:
     if len(names) > MAX_SPLITS or len(set(names)) < len(names):
         raise FormatError(
@@ -632,14 +673,17 @@ class SplitInfo:
     num_samples : int
         Number of samples.
     num_bytes : int
-        Length of the payload, in bytes.
+        Size of all images together, in bytes.
     order : str
         One of `ORDERS`.
     seed : int
         Seed of the shuffled order; 0 and without meaning in the others.
     content_digest : str
         sha256 over names, labels, sizes and checksums in the order of the names;
-        the same in both containers and in every order.
+        the same in both containers and in every order. It begins with ``unchecked:`` if the
+        checksums are not known.
+    is_referenced : bool
+        Whether images are in other files.
     """
 
     num_samples: int
@@ -647,6 +691,12 @@ class SplitInfo:
     order: str
     seed: int
     content_digest: str
+    is_referenced: bool = False
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the checksums of the images are known."""
+        return not self.content_digest.startswith(UNCHECKED)
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes of the split's group."""
@@ -656,7 +706,7 @@ class SplitInfo:
             "order": self.order,
             "seed": self.seed,
             "content_digest": self.content_digest,
-            "encoding-type": SPLIT_ENCODING,
+            "encoding-type": REFERENCED_ENCODING if self.is_referenced else SPLIT_ENCODING,
             "encoding-version": SPLIT_ENCODING_VERSION,
         }
 
@@ -679,15 +729,15 @@ class SplitInfo:
             If the split is encoded in another major version.
         """
         encoding = get_attribute(attributes, "encoding-type", str, location=location)
-        if encoding != SPLIT_ENCODING:
+        if encoding not in (SPLIT_ENCODING, REFERENCED_ENCODING):
             raise FormatError(
-                f"{location}: attribute 'encoding-type' must be {SPLIT_ENCODING!r}, "
-                f"got {encoding[:80]!r}"
+                f"{location}: attribute 'encoding-type' must be {SPLIT_ENCODING!r} or "
+                f"{REFERENCED_ENCODING!r}, got {encoding[:80]!r}"
             )
         version = get_attribute(attributes, "encoding-version", str, location=location)
         if version.split(".")[0] != SPLIT_ENCODING_VERSION.split(".")[0]:
             raise VersionError(
-                f"{location}: {SPLIT_ENCODING} version {version[:9]} cannot be read, this release "
+                f"{location}: {encoding} version {version[:9]} cannot be read, this release "
                 f"reads {SPLIT_ENCODING_VERSION.split('.')[0]}.x; upgrade arraystore"
             )
         info = cls(
@@ -696,6 +746,7 @@ class SplitInfo:
             order=get_attribute(attributes, "order", str, location=location),
             seed=int(get_attribute(attributes, "seed", int, location=location)),
             content_digest=get_attribute(attributes, "content_digest", str, location=location),
+            is_referenced=encoding == REFERENCED_ENCODING,
         )
         for name, value in (("num_samples", info.num_samples), ("num_bytes", info.num_bytes)):
             if not 0 <= value < 2**63:
@@ -707,7 +758,10 @@ class SplitInfo:
 
 ROOT_ATTRIBUTES: Final = tuple(
     DatasetInfo(
-        "", "", "", "", "", "", (), selections={"some": ()}, label_hierarchy="1.0"
+        *("", "", "", "", "", "", ()),
+        selections={"some": ()},
+        label_hierarchy="1.0",
+        references=("some",),
     ).attributes()
 )
 """Names of all attributes of a root group, the version last."""

@@ -69,6 +69,7 @@ HARMLESS = {
 NAMES_A_CONTAINER = {
     "cli/commands.py": {".zarr"},  # the help
     "cli/demo.py": {".zarr", ".h5"},  # the names of its two stores
+    "integrations/kerchunk.py": {"zarr"},  # its references are those of a Zarr group
     # xarray asks for a guess before the store is opened.
     "integrations/xarray_backend.py": {".zarr", ".h5", ".hdf5"},
     # `Store.zarr` and `Store.h5py`, which containers raise TypeError for
@@ -90,10 +91,12 @@ OPENS_FILES = {
     "containers/open_container.py": {"LocalReader"},  # makes the reader of a local store
     "containers/zarr/bucket_editor.py": {"read_bytes"},  # chunks to be sent
     "containers/zarr/editor.py": {"read_bytes", "read_text", "write_text"},  # documents
+    "containers/zarr/references.py": {"read_bytes"},  # columns of exported references
     "containers/zarr/writer.py": {"open", "read_text", "write_text"},  # writes a new store
     "convert.py": {"open"},  # the spool of re-encoded images
     "dataset/saved_selection.py": {"open", "write_bytes"},  # files of saved selections
     "integrations/export.py": {"open"},  # writes images as files
+    "integrations/kerchunk.py": {"open"},  # writes a file of references
 }
 """What opens, reads or writes files outside `OPENING_FOLDERS`, and why."""
 

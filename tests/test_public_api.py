@@ -59,6 +59,9 @@ class Problem(message, split='', position=None, file_name='', key='')
     as_dict()
 class ProblemGroup(first, count)
 class ReadPlan(objects, requests, nbytes, nbytes_wanted)
+class ReferencedFileError(StorageError)
+class RelocateReport(store, files, num_files, num_compared, seconds)
+    as_dict()
 class Sample(image, label, file_name)
 class SavedSelection(dataset, made, splits)
     __len__()
@@ -85,6 +88,7 @@ class Split
     even_splits(n, *, drop_remainder=False)
     file_name: attribute
     find(file_name)
+    has_checksums: attribute
     image: attribute
     image_arena(selection)
     image_bytes: attribute
@@ -110,7 +114,8 @@ class Split
     str2int(name)
     targets: attribute
     where(*, label=None, file_name=None, is_a=None, **columns)
-class SplitInfo(num_samples, num_bytes, order, seed, content_digest)
+class SplitInfo(num_samples, num_bytes, order, seed, content_digest, is_referenced=False)
+    has_checksums: attribute
 class SplitReport(num_samples, num_bytes, content_digest, skipped, reencoded)
 class StorageError(ArrayStoreError, OSError)
 class Store
@@ -138,7 +143,7 @@ class Store
 class StoreChangedError(StorageError)
 class StoreInfo(name, config, version, full_name, description, homepage, citation, splits,
     label_names, label_words, sources, partial, skipped, reencoded, selections, label_hierarchy,
-    writer, format_version, columns=<factory>)
+    writer, format_version, columns=<factory>, references=())
 class VerifyReport(store, dataset, splits, decoded, source, problems, num_problems, groups, seconds,
     source_damage=())
     as_dict()
@@ -151,13 +156,17 @@ concat(splits)
 convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
     subset_list=None, partial=False, split=None, classes=None, fields=None, columns=(), layout=None,
     label_space='auto', order='shuffled', seed=0, on_error='raise', check_images=False,
-    overwrite=False, resume=False, sync=True, executor=None, progress=None)
+    copy_images=True, checksums=None, overwrite=False, resume=False, sync=True, executor=None,
+    progress=None)
 copy(source, target, *, source_options=None, target_options=None, classes='keep', order=None,
-    seed=0, overwrite=False, sync=True, progress=None)
-open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True)
+    seed=0, copy_images=True, allow_references=False, overwrite=False, sync=True, progress=None)
+open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True,
+    allow_references=False)
+relocate(store, old, new, *, source_options=None, progress=None)
 remove_column(store, split, name, *, storage_options=None, sync=True)
 verify(address, *, decode=False, source=None, subset_list=None, split=None, classes=None,
-    fields=None, layout=None, storage_options=None, source_options=None, progress=None)
+    fields=None, layout=None, storage_options=None, source_options=None, allow_references=False,
+    progress=None)
 write(target, splits, *, classes=None, fields=None, columns=(), label_space='auto', encoding='png',
     quality=95, storage_options=None, order='shuffled', seed=0, on_error='raise',
     check_images=False, overwrite=False, resume=False, sync=True, executor=None, progress=None)
@@ -187,17 +196,18 @@ column ls STORE --storage-option --json
 column remove STORE SPLIT NAME --storage-option
 convert DATASET TARGET --storage-option --source-option --manual-dir --subset-list --partial --split
     --classes --field --layout --column --label-space=auto --order=shuffled --seed=0
-    --on-error=raise --check-images --overwrite --resume --sync/--no-sync --progress/--no-progress
-    --json
+    --on-error=raise --check-images --copy-images/--no-copy-images --checksums/--no-checksums
+    --overwrite --resume --sync/--no-sync --progress/--no-progress --json
 copy SOURCE TARGET --source-option --target-option --split --selection --label --is-a --file-name
-    --per-label --sample --seed=0 --classes=keep --order --overwrite --sync/--no-sync
-    --progress/--no-progress --json
+    --per-label --sample --seed=0 --classes=keep --order --copy-images/--no-copy-images --overwrite
+    --sync/--no-sync --progress/--no-progress --json
 demo FOLDER
 export STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
-    --seed=0 --save-selection -o/--output --column --progress/--no-progress
+    --seed=0 --save-selection -o/--output --references --column --progress/--no-progress
 info STORE --storage-option --json
 ls STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample --seed=0
     --save-selection --limit=20 --explain --json
+relocate STORE OLD NEW --source-option --progress/--no-progress --json
 show STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
     --seed=0 --save-selection -o/--output --limit --size=144 --columns=8
 verify STORE --storage-option --decode --source --source-option --subset-list --split --classes

@@ -43,9 +43,11 @@ from arraystore.errors import (
 )
 from arraystore.indexing.selection import ALL
 from arraystore.integrations.export import export as export_images
+from arraystore.integrations.kerchunk import export_references
 from arraystore.schema import ORDERS
 from arraystore.sources.imagenet2012_inventory import take_inventory
 from arraystore.sources.label_space import LABEL_SPACES
+from arraystore.storage.referenced_files import VARIABLE
 from arraystore.writing.plan_selection import CLASSES, name_of
 from arraystore.writing.progress import meter
 
@@ -78,8 +80,19 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(arraystore.__version__, package_name="arraystore")
-def cli() -> None:
+@click.option(
+    "--allow-references",
+    metavar="FOLDER",
+    multiple=True,
+    help="Read images that a store has in files below FOLDER (a path or an address), outside of "
+    "its own folder; 1 allows all. May be repeated.",
+)
+def cli(allow_references: tuple[str, ...]) -> None:
     """Convert image data sets to Zarr or HDF5 stores, and read them."""
+    if allow_references:
+        stated = filter(None, (os.environ.get(VARIABLE, ""),))
+        is_all = "1" in allow_references
+        os.environ[VARIABLE] = "1" if is_all else os.pathsep.join((*stated, *allow_references))
 
 
 @cli.command(short_help="Convert a data set to a store.")
@@ -119,6 +132,17 @@ def cli() -> None:
     "--check-images",
     is_flag=True,
     help="Decode every image first, so that truncated ones are found as well.",
+)
+@click.option(
+    "--copy-images/--no-copy-images",
+    default=True,
+    help="Copy the images, or leave them in the files of the source and state where they are.  "
+    "[default: copy]",
+)
+@click.option(
+    "--checksums/--no-checksums",
+    default=None,
+    help="With --no-copy-images: read all images for their checksums.  [default: no]",
 )
 @click.option(
     "--overwrite",
@@ -198,6 +222,12 @@ def convert(
     help="Order of the samples: shuffled with --seed, by label, or as selected (source).  "
     "[default: as in SOURCE]",
 )
+@click.option(
+    "--copy-images/--no-copy-images",
+    default=True,
+    help="Copy the images, or leave them in SOURCE and state where they are there.  "
+    "[default: copy]",
+)
 @OVERWRITE
 @click.option(
     "--sync/--no-sync", default=True, help="Wait until all data is on the disk.  [default: sync]"
@@ -241,6 +271,37 @@ def copy(
         _print_json(report.as_dict())
     else:
         tables.print_copy(report)
+
+
+@cli.command(short_help="State where files with images of a store are now.")
+@click.argument("store", type=str)
+@click.argument("old", type=str)
+@click.argument("new", type=str)
+@storage_option("--source-option", "NEW")
+@PROGRESS
+@JSON
+def relocate(
+    store: str,
+    old: str,
+    new: str,
+    source_option: dict[str, Any],
+    progress: bool | None,
+    as_json: bool,
+) -> None:
+    """State that files of images of STORE that were at OLD are at NEW: files, or their folders.
+
+    Sizes and some images of the files are compared first. OLD and NEW are the same if files were
+    replaced by copies of the same bytes.
+    """
+    report = arraystore.relocate(store, old, new, source_options=source_option, progress=progress)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        files = "file" if report.num_files == 1 else "files"
+        _print_line(
+            f"{report.store}: {report.num_files:,} {files} moved; "
+            f"{report.num_compared:,} images compared"
+        )
 
 
 @cli.command()
@@ -547,18 +608,34 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
 @selecting
 @click.option("-o", "--output", type=PATH, required=True, help="A new or empty folder.")
 @click.option(
+    "--references",
+    is_flag=True,
+    help="Write no images, but one file of kerchunk's references (JSON) to them, with which other "
+    "Zarr clients read exactly the bytes of each image.",
+)
+@click.option(
     "--column",
     "columns",
     multiple=True,
     help="Write the values of a further column to metadata.jsonl; may be repeated.",
 )
 @PROGRESS
-def export(output: Path, columns: tuple[str, ...], progress: bool | None, **options: Any) -> None:
+def export(
+    output: Path,
+    references: bool,
+    columns: tuple[str, ...],
+    progress: bool | None,
+    **options: Any,
+) -> None:
     """Write images of SPLIT in STORE as files class/name, byte for byte as stored.
 
     SPLIT and the options that narrow it down are the same as for ls.
     """
     samples = _selected(**options)
+    if references:
+        n_images = export_references(samples, output)
+        _print_line(f"{output}: references to {n_images:,} images of {samples.name}")
+        return
     with meter(progress) as shown:
         n_files = export_images(samples, output, meter=shown, columns=columns)
     _print_line(f"{output}: {n_files:,} images of {samples.name}")

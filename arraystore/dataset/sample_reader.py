@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from arraystore._threads import Task
-    from arraystore._typing import Ints, Pixels
+    from arraystore._typing import Checksums, Ints, Pixels
     from arraystore.dataset.sample_set import SampleSet
     from arraystore.reading.stored_split import ImageRows
 
@@ -109,7 +109,8 @@ class SampleReader:
 
         def read(stored: StoredSplit, positions: Ints, _: Sequence[int]) -> tuple[Any, ...]:
             rows, annotations = stored.rows(positions, _ANNOTATIONS, with_checksums=True)
-            return stored.read(rows), rows.crc32c, *annotations
+            images = stored.read(rows)
+            return images, _checksums(stored, rows, images), *annotations
 
         return Encoded(indices, *self._samples.gather(indices, read))
 
@@ -212,7 +213,8 @@ class SampleReader:
             place = which[i]
             into = None if resized is None else resized[place]
             # Reading has compared the checksums already, or decoding does it now, in threads.
-            expected = None if stored.is_checked else rows.crc32c[i]
+            is_compared = stored.has_checksums and not stored.is_checked
+            expected = rows.crc32c[i] if is_compared else None
             return self._decoded(data, int(indices[place]), into, expected, faults)
 
         if not stored.is_remote or len(rows.positions) < 2:
@@ -258,6 +260,13 @@ class SampleReader:
             faults[index] = message
             return _NO_PIXELS
         return into
+
+
+def _checksums(stored: StoredSplit, rows: ImageRows, images: Sequence[memoryview]) -> Checksums:
+    """Return the checksums of images: those of the bytes read where none are stored."""
+    if stored.has_checksums:
+        return rows.crc32c
+    return np.fromiter(map(crc32c, images), np.uint32, len(images))
 
 
 def _without(batch: Batch[Any], indices: Ints, faults: dict[int, str] | None) -> Batch[Any]:

@@ -234,8 +234,23 @@ class Split:
 
     @property
     def image_crc32c(self) -> NDArray[np.uint32]:
-        """CRC-32C of each encoded image: ndarray of uint32, shape (n,)."""
+        """CRC-32C of each encoded image: ndarray of uint32, shape (n,).
+
+        `ValueError` if they are not known, because images stay in other files.
+        """
+        if not self.has_checksums:
+            raise ValueError(
+                escaped(
+                    f"{self.name}: the checksums of its images are not known; convert with "
+                    "checksums=True (--checksums), or copy the store"
+                )
+            )
         return self._column("image_crc32c")
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the checksums of all images are known; see `SplitInfo.has_checksums`."""
+        return all(stored.has_checksums for stored, _ in self._samples)
 
     @cached_property
     def columns(self) -> Columns:

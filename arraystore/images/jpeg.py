@@ -69,6 +69,33 @@ class Colours(Enum):
     """Four components that could be CMYK, YCCK, or YCbCr with alpha."""
 
 
+def plain_frame_header(piece: bytes) -> FrameHeader | None:
+    """Return the frame header of a JPEG of one or three components from its first bytes.
+
+    Nearly all JPEGs have one there. For any other this returns None, and `find_frame_header` finds
+    the header or the fault.
+
+    Examples
+    --------
+    >>> data = bytes.fromhex("FFD8 FFC0 000B 08 0020 0030 01 011100")
+    >>> plain_frame_header(data)[2:], plain_frame_header(data[:9])
+    ((32, 48, 1), None)
+    """
+    offset, last = 2, len(piece) - _SEGMENT.size
+    unpack = _SEGMENT.unpack_from
+    while offset <= last:
+        flag, marker, length, precision, height, width, components = unpack(piece, offset)
+        if flag != 0xFF or marker not in _SEGMENT_MARKERS or length < 2:
+            return None
+        if marker in _FRAMES:
+            is_plain = precision == 8 and components in {1, 3}
+            if is_plain and 1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE:
+                return FrameHeader(marker, offset, height, width, components)
+            return None
+        offset += 2 + length
+    return None
+
+
 def find_frame_header(read: ReadBytes, nbytes: int, piece: bytes = b"") -> FrameHeader:
     """Find the frame header of a JPEG.
 

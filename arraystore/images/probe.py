@@ -76,6 +76,9 @@ def probe(read: ReadBytes, nbytes: int) -> ImageHeader:
         raise ValueError("is empty (0 bytes)")
     start = bytes(read(0, min(nbytes, jpeg.PIECE_NBYTES)))
     if start.startswith(jpeg.SIGNATURE):
+        if plain := jpeg.plain_frame_header(start):
+            check_pixel_count(plain.height * plain.width)
+            return ImageHeader(plain.height, plain.width, plain.components, "JPEG")
         header = jpeg.find_frame_header(read, nbytes, start)
         check_pixel_count(header.height * header.width)
         colours = jpeg.colours_of(read, nbytes, header)

@@ -281,6 +281,7 @@ def _split(store: Store, name: str) -> Dataset:
     variables = {
         variable: Variable("sample", indexing.LazilyIndexedArray(LazySamples(split, variable, t)))
         for variable, t in _DTYPES.items()
+        if variable != "image_crc32c" or split.has_checksums
     }
     for column in split.columns.values():
         if column.name not in variables:
@@ -291,7 +292,10 @@ def _split(store: Store, name: str) -> Dataset:
             attributes = {name: value for name, value in attributes.items() if value}
             variables[column.name] = Variable(("sample", *more), lazy, attributes)
     if name in store:
-        return Dataset(variables, attrs=asdict(store.stored(name).info))
+        attributes = asdict(store.stored(name).info)
+        # Not a bool, as above; and only where it says something.
+        is_referenced = {"is_referenced": 1} if attributes.pop("is_referenced") else {}
+        return Dataset(variables, attrs=attributes | is_referenced)
     # The attributes of a split, such as its digest, do not hold for a part of it.
     return Dataset(variables, attrs={"split": name, "num_samples": len(split)})
 

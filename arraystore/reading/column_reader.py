@@ -9,7 +9,14 @@ import numpy as np
 
 from arraystore.errors import ChecksumError, FormatError
 from arraystore.indexing.layout import content_digest
-from arraystore.schema import COLUMN_CHUNK_ROWS, COLUMNS, STRING, UNLABELLED
+from arraystore.schema import (
+    COLUMN_CHUNK_ROWS,
+    COLUMNS,
+    REFERENCE_COLUMNS,
+    STRING,
+    UNCHECKED,
+    UNLABELLED,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +37,8 @@ _DIGESTED: Final = ("file_name", "label", "image_nbytes", "image_crc32c")
 
 _NEEDED_BY: Final = {"label": "label_indptr"}
 """Columns without which another cannot be checked."""
+
+_COLUMNS: Final = {**COLUMNS, **REFERENCE_COLUMNS}
 
 _ALL_ROWS: Final = (0, 2**62)
 
@@ -220,14 +229,14 @@ class ColumnReader:
         return any(2 * len(seen) * COLUMN_CHUNK_ROWS >= len(self) for seen in touched)
 
     def _load(self, names: Sequence[str]) -> None:
-        types = {self._path(name): COLUMNS[name].data_type for name in names}
+        types = {self._path(name): _COLUMNS[name].data_type for name in names}
         columns = self._handle.container.read_columns(types)
         for name, values in zip(names, columns, strict=True):
             self._keep(name, values)
 
     def _keep(self, name: str, values: NDArray[Any]) -> None:
         """Check a whole column, and keep it."""
-        if COLUMNS[name].dimension == "sample" and len(values) != len(self):
+        if _COLUMNS[name].dimension == "sample" and len(values) != len(self):
             raise FormatError(
                 f"{self.location}/{name}: must have {len(self)} values, one a sample, "
                 f"got {len(values)}"
@@ -261,7 +270,7 @@ class ColumnReader:
         missing = [chunk for chunk in wanted if cached[chunk] is None]
         rows = [(n, (i * COLUMN_CHUNK_ROWS, (i + 1) * COLUMN_CHUNK_ROWS)) for n, i in missing]
         requests = [
-            (self._path(name), COLUMNS[name].data_type, span)
+            (self._path(name), _COLUMNS[name].data_type, span)
             for name, span in (*((name, _ALL_ROWS) for name in whole), *rows)
         ]
         read = self._handle.container.read_rows(requests) if requests else iter(())
@@ -282,7 +291,7 @@ class ColumnReader:
     def _check_length(self, name: str, number: int, values: NDArray[Any]) -> None:
         start = number * COLUMN_CHUNK_ROWS
         expected = min(COLUMN_CHUNK_ROWS, len(self) - start)
-        if COLUMNS[name].dimension == "sample" and len(values) != expected:
+        if _COLUMNS[name].dimension == "sample" and len(values) != expected:
             raise FormatError(
                 f"{self.location}/{name}: must have {len(self)} values, one a sample; chunk "
                 f"{number} must have {expected}, got {len(values)}"
@@ -301,7 +310,7 @@ class ColumnReader:
     def _check_digest(self) -> None:
         names, *numbers = (self._whole[name] for name in _DIGESTED)
         found = content_digest(names.tolist(), *numbers)
-        if found != self._info.content_digest:
+        if found != self._info.content_digest.removeprefix(UNCHECKED):
             raise ChecksumError(
                 f"{self.location}: names, labels, sizes and checksums have the content digest "
                 f"{found}, must be {self._info.content_digest}; one of these columns is damaged"
@@ -316,5 +325,5 @@ def _chunks_of(start: int, stop: int) -> range:
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    data_type = COLUMNS[name].data_type
+    data_type = _COLUMNS[name].data_type
     return np.dtypes.StringDType() if data_type == STRING else np.dtype(data_type)

@@ -19,6 +19,7 @@ import numpy as np
 from arraystore.errors import FormatError
 from arraystore.indexing.byte_range import ZEROS, ByteRange
 from arraystore.indexing.positions import distinct
+from arraystore.indexing.referenced_payload import ReferencedPayload
 from arraystore.storage.open_files import MAPS_TAKE_DESCRIPTORS
 from arraystore.storage.range_reader import (
     arriving_elements,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from arraystore._typing import Ints
     from arraystore.indexing.byte_range import ChunkManifest
+    from arraystore.reading.referenced_images import ReferencedImages
     from arraystore.reading.store_handle import StoreHandle
     from arraystore.storage.range_reader import RangeReader
 
@@ -91,6 +93,8 @@ class ImageReader:
         Path of the payload in the container.
     nbytes : int
         Length that the payload must have.
+    references : ReferencedImages, optional
+        The files that hold images. Then these and the store's own payload are one array.
 
     Raises
     ------
@@ -98,12 +102,23 @@ class ImageReader:
         If the payload is missing or has another length.
     """
 
-    def __init__(self, handle: StoreHandle, path: str, nbytes: int) -> None:
+    def __init__(
+        self,
+        handle: StoreHandle,
+        path: str,
+        nbytes: int,
+        references: ReferencedImages | None = None,
+    ) -> None:
         self._container = handle.container
-        self._reader = handle.reader
+        self._reader = handle.reader if references is None else references.reader
         self._path = path
-        self.manifest = self._container.manifest(path)
-        if self.manifest.nbytes != nbytes:
+        self._references = references
+        self.manifest: ChunkManifest
+        if references is None:
+            self.manifest = self._container.manifest(path)
+        else:
+            self.manifest = references.payload
+        if self.manifest.nbytes != nbytes and references is None:
             raise FormatError(
                 f"{handle.address}/{path}: must have {nbytes} bytes, got {self.manifest.nbytes}"
             )
@@ -160,7 +175,8 @@ class ImageReader:
         """Look up where the chunks of some images are, instead of relying on the metadata."""
         objects = self.manifest.locate(start, nbytes).object
         doubted = {self.manifest.keys[index] for index in distinct(objects)}
-        self.manifest = self._container.manifest(self._path, doubted)
+        if self._references is None:
+            self.manifest = self._container.manifest(self._path, doubted)
 
     def _in_pieces(
         self,
@@ -214,6 +230,8 @@ class _LocalImages:
         It calls `other` where it cannot copy the image itself. It is a single function because
         calls are expensive here: a copy drives Python's own data out of the processor's caches.
         """
+        if isinstance(self._manifest, ReferencedPayload):
+            return self._copier_of_files(self._manifest, other) if self.is_mapped else other
         chunk_nbytes = self._chunk_nbytes
         looked_at: dict[int, tuple[Callable[[], mmap | None], int, int]] = {}
         until = -math.inf
@@ -257,6 +275,41 @@ class _LocalImages:
             return data if len(data) == nbytes else other(start, nbytes)
 
         return copy if self.is_mapped else read
+
+    def _copier_of_files(
+        self, payload: ReferencedPayload, other: Callable[[int, int], bytes]
+    ) -> Callable[[int, int], bytes]:
+        """Return what `copier` does, for images in other files; the last of them stays known."""
+        n_own, begin = len(payload.own.keys), payload.begin
+        until = -math.inf
+        # One value, because other threads may replace it: a map, and its place in the payload.
+        known: tuple[Callable[[], mmap | None], int, int] = (lambda: None), 0, 0
+
+        def look(start: int) -> tuple[Callable[[], mmap | None], int, int]:
+            file = int(np.searchsorted(begin, start, side="right")) - 1
+            if file == 0:
+                return (lambda: None), 0, 0
+            end = begin.item(file + 1) if file + 1 < len(begin) else payload.nbytes
+            map_of = weakref.ref(self._reader.map(payload.keys[n_own + file - 1]))
+            return map_of, begin.item(file), end
+
+        def copy(start: int, nbytes: int) -> bytes:
+            nonlocal known, until
+            found = known
+            if monotonic() > until:
+                self._reader.check_unchanged()
+                found = known = look(start)
+                until = monotonic() + SECONDS_TRUSTED
+            map_of, first, end = found
+            if not first <= start < end:
+                map_of, first, end = known = look(start)
+            memory = map_of()
+            if memory is None:
+                return other(start, nbytes)
+            data = memory[start - first : start - first + nbytes]
+            return data if len(data) == nbytes else other(start, nbytes)
+
+        return copy
 
     def copies(self, objects: Ints, start: Ints, stop: Ints) -> list[bytes]:
         """Copy images if they are in the page cache; read them otherwise."""

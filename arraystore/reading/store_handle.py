@@ -29,6 +29,7 @@ class OpenOptions:
     max_gap: int | None = None
     max_in_flight: int = 64
     mmap: bool = True
+    allow_references: bool | tuple[str, ...] = False
 
     def __post_init__(self) -> None:
         check_choice(self.checksum, "checksum", CHECKSUMS)

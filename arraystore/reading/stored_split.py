@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore._typing import Checksums, Ints
+    from arraystore.indexing.byte_range import Pieces
     from arraystore.indexing.sampling import Groups
+    from arraystore.reading.referenced_images import ReferencedImages
     from arraystore.reading.store_handle import StoreHandle
 
     Identity = tuple[str, str]
@@ -56,6 +58,7 @@ _SEEDS_KEPT: Final = 3
 
 _RANGES: Final = ("image_start", "image_nbytes")
 _CHECKSUM: Final = "image_crc32c"
+_FILE: Final = "image_file"
 
 _NO_CHECKSUMS: Final[Checksums] = np.empty(0, dtype=np.uint32)
 
@@ -68,7 +71,8 @@ class ImageRows(NamedTuple):
     positions : ndarray of int64, shape (n,)
         Positions in the stored split.
     start, nbytes : ndarray of int64, shape (n,)
-        Byte range of each image in the payload, which it is within.
+        Byte range of each image in the payload, which it is within. The payload of a split with
+        images in other files is a `ReferencedPayload`.
     crc32c : ndarray of uint32, shape (n,) or (0,)
         Checksum of each image; empty if they were not requested.
     """
@@ -251,15 +255,31 @@ class StoredSplit:
 
     # Images
 
-    @property
+    @cached_property
+    def references(self) -> ReferencedImages | None:
+        """The files that hold images; None if the store itself holds all of them."""
+        if not self.stated.is_referenced:
+            return None
+        from arraystore.reading.referenced_images import ReferencedImages
+
+        return ReferencedImages(self.handle, self.name)
+
+    @cached_property
     def is_remote(self) -> bool:
         """Whether images come over a network."""
+        if self.references is not None:
+            return self.references.reader.is_remote
         return self.handle.reader.is_remote
 
     @cached_property
     def is_checked(self) -> bool:
         """Whether reading compares encoded images with their checksums."""
-        return self._always or self.is_remote
+        return (self._always or self.is_remote) and self.has_checksums
+
+    @cached_property
+    def has_checksums(self) -> bool:
+        """Whether the checksums of the images are known."""
+        return self.stated.has_checksums
 
     def rows(
         self, positions: Ints, others: Sequence[str] = (), *, with_checksums: bool = False
@@ -288,10 +308,17 @@ class StoredSplit:
         """
         has_checksums = with_checksums or self.is_checked
         names = (*_RANGES, _CHECKSUM, *others) if has_checksums else (*_RANGES, *others)
+        if self.references is not None:
+            names = (_FILE, *names)
         with self.handle.container.keep_open():
             _ = self._images
             start, nbytes, *more = self.columns.take(names, positions)
-        if "_ranges" not in vars(self):
+        if self.references is not None:
+            file, start, nbytes = start, nbytes, more.pop(0)
+            start = self.references.start_of(file, start, nbytes, positions)
+            if "_ranges" not in vars(self) and self.columns.has_loaded((_FILE, *_RANGES)):
+                _ = self._ranges
+        elif "_ranges" not in vars(self):
             if self.columns.has_loaded(_RANGES):
                 _ = self._ranges
             else:
@@ -302,6 +329,11 @@ class StoredSplit:
     def plan(self, rows: ImageRows) -> tuple[set[str], int, int]:
         """Return the objects, and the number of requests and bytes, that images are read with."""
         return self._images.plan(rows.start, rows.nbytes)
+
+    def places(self, rows: ImageRows) -> tuple[Pieces, Sequence[str]]:
+        """Return the pieces of stored objects that hold images, and the keys of all objects."""
+        manifest = self._images.manifest
+        return manifest.locate(rows.start, rows.nbytes), manifest.keys
 
     def read(self, rows: ImageRows) -> list[memoryview]:
         """Read encoded images, in the order of the rows; see `read_each`."""
@@ -326,10 +358,12 @@ class StoredSplit:
         ShortReadError
             If an object ends before an image does.
         """
+        if not self.is_checked:
+            images = self._images.read(rows.start, rows.nbytes)
+            return list(map(work, range(len(images)), images))
         if not self.is_remote:
             images = self._images.read(rows.start, rows.nbytes)
-            if self._always:
-                self.check(images, rows)
+            self.check(images, rows)
             return list(map(work, range(len(images)), images))
         expected = rows.crc32c.tolist()
         done: dict[int, T] = {}
@@ -373,7 +407,7 @@ class StoredSplit:
         return copy(start_of(position), nbytes_of(position))
 
     def check(self, images: Sequence[memoryview], rows: ImageRows) -> None:
-        """Compare encoded images with their checksums.
+        """Compare encoded images with their checksums, if these are known.
 
         Parameters
         ----------
@@ -386,6 +420,8 @@ class StoredSplit:
         ChecksumError
             If one differs; the message names it.
         """
+        if not self.has_checksums:
+            return
         found = np.fromiter(map(crc32c, images), dtype=np.uint32, count=len(images))
         wrong = np.flatnonzero(found != rows.crc32c)
         if len(wrong):
@@ -402,12 +438,16 @@ class StoredSplit:
 
     @cached_property
     def _images(self) -> ImageReader:
-        return ImageReader(self.handle, f"{self.name}/{PAYLOAD}", self.info.num_bytes)
+        path, nbytes = f"{self.name}/{PAYLOAD}", self.info.num_bytes
+        return ImageReader(self.handle, path, nbytes, self.references)
 
     @cached_property
     def _ranges(self) -> tuple[Ints, Ints]:
         """Byte range of each image in the payload, from whole columns, checked."""
         start, nbytes = (self.columns[name] for name in _RANGES)
+        if self.references is not None:
+            file, positions = self.columns[_FILE], np.arange(len(start))
+            return self.references.start_of(file, start, nbytes, positions), nbytes
         self._check_inside(start, nbytes, np.arange(len(start)))
         total = np.sum(nbytes, dtype=np.float64)  # integers could overflow
         if total > self.info.num_bytes:

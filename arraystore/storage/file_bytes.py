@@ -47,6 +47,11 @@ class FileBytes:
         """Return the path or address of a file."""
         return self._spool if number == self._n_files else self._states.paths[number]
 
+    @property
+    def has_remote(self) -> bool:
+        """Whether some files are objects."""
+        return self._states.buckets is not None
+
     def is_remote(self, number: int) -> bool:
         """Whether a file is an object."""
         return self._states.buckets is not None and is_address(self.path(number))
@@ -94,7 +99,7 @@ class FileBytes:
 
         Bytes of an object that were not fetched are requested.
         """
-        if not self.is_remote(number):
+        if self._states.buckets is None or not self.is_remote(number):
             return read_at(self.opened(number), start, nbytes)
         found = self._found(number, start, nbytes)
         if found is not None:

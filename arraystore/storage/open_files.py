@@ -65,9 +65,11 @@ class OpenFile:
         Device, inode, size and time of change, because another file may get its name.
     nbytes : int
         Size when it was opened.
+    mtime : int
+        Time of the last change of its bytes, in nanoseconds since 1970.
     """
 
-    __slots__ = ("__weakref__", "_descriptor", "_map", "fd", "identity", "nbytes")
+    __slots__ = ("__weakref__", "_descriptor", "_map", "fd", "identity", "mtime", "nbytes")
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no wait for a pipe
@@ -75,6 +77,7 @@ class OpenFile:
         status = os.fstat(self.fd)
         self.identity = identity_of(status)
         self.nbytes = status.st_size
+        self.mtime = status.st_mtime_ns
         self._map: mmap.mmap | None = None
         if not stat.S_ISREG(status.st_mode):
             raise StorageError(f"{path}: must be a file, but is a folder, pipe or device")

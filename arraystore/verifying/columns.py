@@ -15,6 +15,8 @@ from arraystore.schema import (
     COLUMNS,
     ORDERS,
     PAYLOAD,
+    REFERENCE_COLUMNS,
+    UNCHECKED,
     UNLABELLED,
     SplitInfo,
     file_name_fault,
@@ -43,7 +45,8 @@ class Columns:
     values : dict of str to ndarray
         Columns that could be read and have the right length.
     start, nbytes : ndarray of int64, shape (n,)
-        Byte range of each image in the payload; empty if no column gives them.
+        Byte range of each image in the payload, or in its file if it is in another; empty if no
+        column gives them.
     """
 
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -91,21 +94,28 @@ class ColumnsCheck:
         self._n_classes = n_classes
         self._findings = findings
         self._is_remote = is_remote
+        self._columns = {**COLUMNS, **(REFERENCE_COLUMNS if info.is_referenced else {})}
 
     def run(self) -> Columns:
         """Check all columns; return those that could be read."""
-        for name in (PAYLOAD, *COLUMNS):
+        for name in (PAYLOAD, *self._columns):
             self._check_array(name)
-        with record_errors(self._findings, self._split, is_remote=self._is_remote):
-            found = self._container.attributes(f"{self._split}/image_nbytes")
-            if found.get("sample_dimension") != "byte":
-                self._add("attribute 'sample_dimension' must be 'byte'", "image_nbytes")
+        if not self._info.is_referenced:
+            self._check_sample_dimension()
         values = self._read()
         self._check_names(values)
         self._check_labels(values)
         self._check_content(values)
+        if not self._info.has_checksums:
+            values.pop("image_crc32c", None)
         start, nbytes = self._byte_ranges(values)
         return Columns(values, start, nbytes)
+
+    def _check_sample_dimension(self) -> None:
+        with record_errors(self._findings, self._split, is_remote=self._is_remote):
+            found = self._container.attributes(f"{self._split}/image_nbytes")
+            if found.get("sample_dimension") != "byte":
+                self._add("attribute 'sample_dimension' must be 'byte'", "image_nbytes")
 
     def _add(self, message: str, name: str = "", position: int | None = None) -> None:
         key = f"{self._split}/{name}" if name else ""
@@ -117,7 +127,7 @@ class ColumnsCheck:
 
     def _check_array(self, name: str) -> None:
         """Compare type, dimension and fill value with the specification."""
-        expected = COLUMNS.get(name)
+        expected = self._columns.get(name)
         data_type, dimension = ("uint8", "byte") if expected is None else expected[:2]
         with record_errors(self._findings, self._split, is_remote=self._is_remote):
             found = self._container.describe_array(f"{self._split}/{name}")
@@ -130,15 +140,20 @@ class ColumnsCheck:
 
     def _read(self) -> dict[str, NDArray[Any]]:
         """Read all columns at once; if one is damaged, read each on its own."""
-        paths = {f"{self._split}/{name}": column.data_type for name, column in COLUMNS.items()}
+        paths = {
+            f"{self._split}/{name}": column.data_type for name, column in self._columns.items()
+        }
         try:
-            found = dict(zip(COLUMNS, self._container.read_columns(paths), strict=True))
+            found = dict(zip(self._columns, self._container.read_columns(paths), strict=True))
         except READ_ERRORS as error:
             if is_access_error(error, is_remote=self._is_remote):
                 raise
-            found = {name: read for name in COLUMNS if (read := self._read_one(name)) is not None}
+            found = {
+                name: read for name in self._columns if (read := self._read_one(name)) is not None
+            }
         n, n_classes = self._info.num_samples, self._n_classes
-        lengths = dict.fromkeys((c for c in COLUMNS if COLUMNS[c].dimension == "sample"), n)
+        columns = self._columns
+        lengths = dict.fromkeys((c for c in columns if columns[c].dimension == "sample"), n)
         if n_classes is not None:
             lengths["label_indptr"] = n_classes + 1
         for name, length in lengths.items():
@@ -148,7 +163,7 @@ class ColumnsCheck:
 
     def _read_one(self, name: str) -> NDArray[Any] | None:
         """Read a column; if that fails, report each damaged chunk."""
-        path, data_type = f"{self._split}/{name}", COLUMNS[name].data_type
+        path, data_type = f"{self._split}/{name}", self._columns[name].data_type
         try:
             return self._container.read_column(path, data_type)
         except READ_ERRORS as error:
@@ -245,13 +260,14 @@ class ColumnsCheck:
                     f"the samples must be in the order {info.order!r} of seed {info.seed}; "
                     f"{np.count_nonzero(moved)} are out of order"
                 )
-        if not _DIGEST.fullmatch(info.content_digest):
+        prefix = UNCHECKED if info.is_referenced else ""
+        if not _DIGEST.fullmatch(info.content_digest.removeprefix(prefix)):
             found = brief(info.content_digest)
             self._add(f"attribute 'content_digest' must have 64 hexadecimal digits, got {found}")
         elif {"file_name", "label", "image_nbytes", "image_crc32c"} <= values.keys():
             columns = (values[name] for name in ("label", "image_nbytes", "image_crc32c"))
             found = content_digest(values["file_name"].tolist(), *columns)
-            if found != info.content_digest:
+            if found != info.content_digest.removeprefix(prefix):
                 self._add(
                     f"attribute 'content_digest' is {info.content_digest}, but the columns give "
                     f"{found}"
@@ -261,6 +277,11 @@ class ColumnsCheck:
         """Return starts and sizes of the images, from both columns or from the plausible one."""
         start, nbytes = values.get("image_start"), values.get("image_nbytes")
         total, n = self._info.num_bytes, self._info.num_samples
+        if self._info.is_referenced:
+            if start is None or nbytes is None:
+                self._add("no image was checked, because a column of their places is damaged")
+                return np.empty(0, np.int64), np.empty(0, np.int64)
+            return start, nbytes
         if start is not None and nbytes is not None:
             self._check_byte_ranges(start, nbytes)
         if nbytes is not None:

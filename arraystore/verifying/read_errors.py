@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from arraystore.errors import (
     ArrayStoreError,
     ChecksumError,
+    ReferencedFileError,
     ShortReadError,
     StorageError,
     StoreChangedError,
@@ -58,6 +59,8 @@ def is_access_error(error: Exception, *, is_remote: bool) -> bool:
     """
     if isinstance(error, StoreChangedError):
         return True
-    if not is_remote or isinstance(error, ShortReadError | ChecksumError):
+    if isinstance(error, ReferencedFileError) and error.is_refused:
+        return True
+    if not is_remote or isinstance(error, ShortReadError | ChecksumError | ReferencedFileError):
         return False
     return isinstance(error, StorageError) and not isinstance(error.__cause__, FileNotFoundError)

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from arraystore.reader import Store
     from arraystore.sources.sample_table import Source
     from arraystore.storage.buckets import SourcePath
+    from arraystore.storage.range_reader import RangeReader
 
 _REMOTE_THREADS: Final = 8
 """Windows of a remote store that are read in parallel, because most of the time is latency."""
@@ -130,6 +131,7 @@ def verify(
     layout: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     source_options: Mapping[str, Any] | None = None,
+    allow_references: bool | str | os.PathLike[str] | Sequence[str] = False,
     progress: bool | None = None,
 ) -> VerifyReport:
     """Read a whole store and report every problem.
@@ -159,6 +161,8 @@ def verify(
         See `arraystore.open`.
     source_options : mapping, optional
         Options of the buckets of `source`; see `arraystore.convert`.
+    allow_references : bool, path-like, or sequence of str
+        See `arraystore.open`. Images in other files are read like those in the store.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal.
 
@@ -192,7 +196,7 @@ def verify(
     findings, splits, name = Findings(), {}, ""
     damage: tuple[str, ...] = ()
     try:
-        store = open_store(location)
+        store = open_store(location, allow_references=allow_references)
     except (FormatError, ShortReadError) as error:
         findings.add(Problem(str(error)))
     else:
@@ -408,13 +412,43 @@ class _Verification:
         missing: frozenset[str] = frozenset()
         with self._recording(name):
             missing = self._add_faults(f"{name}/{PAYLOAD}", name)
-        manifest = self._manifest(name, info, is_reported=findings.count > n_before)
+        reader, manifest = (
+            self._reader,
+            self._manifest(name, info, is_reported=findings.count > n_before),
+        )
         if manifest is None:
             return
+        if info.is_referenced:
+            references = self._references(name, columns)
+            if references is None:
+                return
+            columns, reader, manifest = references
+            is_remote = reader.is_remote
         size = columns.nbytes
         self._shown.start(f"{name}: reading images", len(size), int(size.sum()))
-        check = ImagesCheck(self._reader, manifest, columns, name, missing, decode, source)
+        check = ImagesCheck(reader, manifest, columns, name, missing, decode, source)
         check.run(findings, self._shown, max(n_cpus(), _REMOTE_THREADS if is_remote else 1))
+
+    def _references(
+        self, name: str, columns: Columns
+    ) -> tuple[Columns, RangeReader, ChunkManifest] | None:
+        """Return the places of images in other files, and who reads them.
+
+        Raises
+        ------
+        ReferencedFileError
+            If a file may not be followed.
+        """
+        found = None
+        with self._recording(name):
+            references = self._store.stored(name).references
+            assert references is not None  # the caller looked at its attribute
+            start, nbytes, file = columns.start, columns.nbytes, columns.values["image_file"]
+            places = references.start_of(file, start, nbytes, np.arange(len(start)))
+            for i in range(len(references.files)):
+                _ = references.files[i]
+            found = replace(columns, start=places), references.reader, references.payload
+        return found  # noqa: RET504 - errors are recorded
 
     def _add_faults(self, path: str, split: str) -> frozenset[str]:
         """Record the faults of stored objects; return the keys of those that are missing."""
@@ -439,7 +473,7 @@ class _Verification:
                 self._add(str(error), name)
             with self._recording(name):
                 found = self._container.manifest_from_metadata(path) if is_reported else None
-        if found is not None and found.nbytes != info.num_bytes:
+        if found is not None and found.nbytes != info.num_bytes and not info.is_referenced:
             self._add(f"must have {info.num_bytes} bytes, got {found.nbytes}", name, path)
             return None
         return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from arraystore.containers.protocol import check_path
 from arraystore.dataset.split import Split
 from arraystore.errors import FormatError, brief, escaped
 from arraystore.indexing.byte_range import ZEROS, ByteRange
-from arraystore.indexing.layout import image_starts
+from arraystore.indexing.layout import content_digest, image_starts
 from arraystore.reader import Store, open_store
 from arraystore.schema import (
     COLUMNS,
@@ -28,20 +28,26 @@ from arraystore.schema import (
     ORDERS,
     PAYLOAD,
     RAGGED,
+    REFERENCE_COLUMNS,
+    REFERENCES,
     ROOT_ATTRIBUTES,
     ROOT_COLUMNS,
     SPLIT_ATTRIBUTES,
     USER_COLUMNS,
+    DatasetInfo,
     SplitInfo,
 )
 from arraystore.storage.file_states import NO_FILES, FileStates
 from arraystore.storage.folder_trees import files_below
 from arraystore.storage.location import Location
 from arraystore.storage.range_reader import check_zeros, read_elements, read_exactly
+from arraystore.storage.referenced_files import as_allowed
 from arraystore.writing.open_writer import open_writer
 from arraystore.writing.plan_selection import CLASSES, check_splits, name_of, plan_selection
 from arraystore.writing.progress import meter
+from arraystore.writing.references import notes_on, of_selected
 from arraystore.writing.seal import dataset_info, seal
+from arraystore.writing.selected_images import SelectedImages
 
 if TYPE_CHECKING:
     import os
@@ -49,13 +55,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from arraystore._typing import Ints
+    from arraystore._typing import Checksums, Ints
     from arraystore.containers.protocol import ContainerReader, ContainerWriter, Tree
     from arraystore.indexing.byte_range import ChunkManifest
+    from arraystore.reading.column_reader import ColumnReader
     from arraystore.schema import Column
     from arraystore.storage.location import ObjectStore
     from arraystore.storage.range_reader import RangeReader
+    from arraystore.writing.image_source import ImageSource
     from arraystore.writing.plan_selection import SelectionPlan
+    from arraystore.writing.references import SplitReferences
     from arraystore.writing.store_writer import StoreWriter
 
     Target = str | os.PathLike[str] | tuple[ObjectStore, str]
@@ -113,6 +122,8 @@ def copy(
     classes: str = CLASSES[0],
     order: str | None = None,
     seed: int = 0,
+    copy_images: bool = True,
+    allow_references: bool | str | os.PathLike[str] | Sequence[str] = False,
     overwrite: bool = False,
     sync: bool = True,
     progress: bool | None = None,
@@ -121,8 +132,9 @@ def copy(
 
     A copy of a whole store loses nothing. A copy of samples has the bytes that a conversion of
     these samples would have: the selection ``1pct`` of a store of ImageNet becomes a store of
-    ``imagenet2012_subset/1pct``. Every image is compared with its checksum. A copy that fails or
-    is interrupted leaves nothing at `target`.
+    ``imagenet2012_subset/1pct``. Every image is compared with its checksum. Images that are in
+    other files are copied into the store. A copy that fails or is interrupted leaves nothing at
+    `target`.
 
     Parameters
     ----------
@@ -142,6 +154,12 @@ def copy(
         default samples stay in their order, and the copy records whether it is shuffled.
     seed : int, default 0
         Of the shuffled order.
+    copy_images : bool, default True
+        If false, images stay in the files of the stores that they are from, and the new store
+        states where they are there; see docs/references.md. Few images that lie in two files are
+        copied nevertheless, and of a whole store only what a copy of samples has.
+    allow_references
+        See `arraystore.open`.
     overwrite, sync, progress
         See `arraystore.convert`.
 
@@ -178,22 +196,27 @@ def copy(
     <Store ...few.zarr: few; few (40 samples)>
     """
     check_bools(overwrite=overwrite, sync=sync, progress=False if progress is None else progress)
+    check_bools(copy_images=copy_images)
     check_choice(classes, "classes", CLASSES)
     if order is not None:
         check_choice(order, "order", ORDERS)
     seed = as_seed(seed)
     began = time.perf_counter()
     location = Location.parse(target, target_options)
-    samples, states = _opened(source, source_options, location, overwrite=overwrite)
+    how = source_options, as_allowed(allow_references)
+    samples, states = _opened(source, *how, location, overwrite=overwrite)
     store_writer = open_writer(location, overwrite=overwrite, sync=sync)
-    if isinstance(samples, Store) and (classes, order) == (CLASSES[0], None):
+    is_plain = copy_images and (classes, order) == (CLASSES[0], None)
+    if isinstance(samples, Store) and is_plain:
         report = _copy_store(samples, states, store_writer, progress)
     else:
         splits = dict(samples)
         check_splits(splits)
         name = PurePosixPath(location.key).stem
         selection = plan_selection(splits, name, classes=classes, order=order, seed=seed)
-        report = _copy_samples(selection, states, store_writer, progress)
+        references = {} if copy_images else _references(selection, location)
+        report = _copy_samples(selection, states, store_writer, progress, references)
+        report = replace(report, notes=(*report.notes, *notes_on(references, location)))
     addresses = dict.fromkeys(str(location) for location in _locations(samples))
     return replace(
         report,
@@ -206,6 +229,7 @@ def copy(
 def _opened(
     source: Place | Store | Split | Mapping[str, Split],
     options: Mapping[str, Any] | None,
+    allowed: bool | tuple[str, ...],
     target: Location,
     *,
     overwrite: bool,
@@ -215,9 +239,11 @@ def _opened(
         location = Location.parse(source, options)
         _check_apart(location, target, overwrite=overwrite)
         states = _states(location)  # before anything is read
-        return open_store(location), states
+        return open_store(location, allow_references=allowed), states
     if options:
         raise ValueError("source_options need an address; pass them to arraystore.open")
+    if allowed:
+        raise ValueError("allow_references needs an address; pass it to arraystore.open")
     samples = {name_of(source): source} if isinstance(source, Split) else source
     for name, split in samples.items():
         if not isinstance(split, Split):
@@ -242,45 +268,130 @@ def _copy_store(
 ) -> CopyReport:
     reader, container = store.opened
     splits = {name: store.stored(name).info for name in store}
-    images = {name: _stored_images(store, name, reader, container) for name in splits}
+    images: dict[str, ImageSource] = {
+        name: (
+            SelectedImages.of(store.stored(name))
+            if info.is_referenced
+            else _stored_images(store, name, reader, container)
+        )
+        for name, info in splits.items()
+    }
     tree = container.tree()
     for path in (*tree.groups, *tree.columns):
         check_path(path)
     with store_writer as writer, meter(progress) as shown:
         writer.create_arrays({name: info.num_bytes for name, info in splits.items()})
         with states.unchanged():
-            for name in splits:
-                checksums = store.stored(name).columns["image_crc32c"]
-                writer.fill(name, images[name], shown, expected=checksums)
+            changes = _Changes()
+            for name, info in splits.items():
+                columns = store.stored(name).columns
+                expected = columns["image_crc32c"] if info.has_checksums else None
+                checksums = writer.fill(name, images[name], shown, expected=expected)
+                if info.is_referenced:
+                    splits[name] = changes.add(name, info, columns, checksums)
+            if store.info.references:
+                changes.add_root(store)
             shown.status("sealing")
             with writer.sealing() as copied:
-                left_out = _copy_nodes(store, tree, copied, tuple(splits))
+                left_out = _copy_nodes(store, tree, copied, tuple(splits), changes)
         writer.publish(shown)
     return CopyReport(store.info.full_name, "", "", splits, left_out, 0, notes=writer.notes)
 
 
 def _copy_samples(
-    selection: SelectionPlan, states: FileStates, store_writer: StoreWriter, progress: bool | None
+    selection: SelectionPlan,
+    states: FileStates,
+    store_writer: StoreWriter,
+    progress: bool | None,
+    references: Mapping[str, SplitReferences],
 ) -> CopyReport:
     source, plans = selection.source, selection.plans
     info = dataset_info(source, plans)
+    images, checksums = dict(selection.images), dict(selection.checksums)
+    for name, referenced in references.items():
+        images[name] = images[name].take(np.flatnonzero(referenced.is_own))
     with store_writer as writer, meter(progress) as shown:
-        writer.create_arrays({name: int(p.table.nbytes.sum()) for name, p in plans.items()})
+        writer.create_arrays({name: int(some.nbytes.sum()) for name, some in images.items()})
         with states.unchanged():
-            for name, images in selection.images.items():
-                writer.fill(name, images, shown, expected=selection.checksums[name])
+            filled = {}
+            for name, some in images.items():
+                known = checksums[name]
+                if name in references:  # those of all images are stored, if they are known
+                    is_own = references[name].is_own
+                    expected = None if known is None else known[is_own]
+                    writer.fill(name, some, shown, expected=expected)
+                    filled[name] = np.empty(0, np.uint32) if known is None else known
+                else:
+                    filled[name] = writer.fill(name, some, shown, expected=known)
         shown.status("sealing")
         with writer.sealing() as container:
-            reports = seal(container, source, plans, selection.checksums)
+            reports = seal(container, source, plans, filled, references)
         writer.publish(shown)
     splits = {
         name: SplitInfo(
-            report.num_samples, report.num_bytes, plan.order, plan.seed, report.content_digest
+            report.num_samples,
+            report.num_bytes,
+            plan.order,
+            plan.seed,
+            report.content_digest,
+            name in references,
         )
         for (name, report), plan in zip(reports.items(), plans.values(), strict=True)
     }
     notes = (*source.notes, *writer.notes)
     return CopyReport(info.full_name, "", "", splits, selection.left_out, 0, notes=notes)
+
+
+def _references(selection: SelectionPlan, target: Location) -> dict[str, SplitReferences]:
+    """Return what a copy states of the files that keep its images."""
+    found = ((name, of_selected(images, target)) for name, images in selection.images.items())
+    return {name: references for name, references in found if references is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What a copy has otherwise than its source, because images were in other files.
+
+    Attributes
+    ----------
+    columns : dict of str to ndarray
+        Columns by path.
+    attributes : dict of str to dict of str to anything
+        Attributes by path; one that is None is left out.
+    left_out : set of str
+        Paths of columns that the copy does not have.
+    """
+
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
+
+    def add(
+        self, split: str, info: SplitInfo, columns: ColumnReader, checksums: Checksums
+    ) -> SplitInfo:
+        """Add the changes of a split; return its attributes in the copy."""
+        nbytes = columns["image_nbytes"]
+        self.columns[f"{split}/image_start"] = image_starts(nbytes)
+        self.columns[f"{split}/image_crc32c"] = checksums
+        self.left_out.update(f"{split}/{name}" for name in REFERENCE_COLUMNS)
+        names = columns["file_name"].tolist()
+        digest = content_digest(names, columns["label"], nbytes, checksums)
+        copied = replace(info, content_digest=digest, is_referenced=False)
+        self.attributes[split] = copied.attributes()
+        # As `seal` writes it; see there.
+        self.attributes[f"{split}/image_nbytes"] = {"sample_dimension": "byte"}
+        return copied
+
+    def add_root(self, store: Store) -> None:
+        """Add the changes of the root."""
+        attributes = store.opened[1].attributes()
+        info = DatasetInfo.from_attributes(attributes, location=store.address)
+        version = replace(info, references=()).attributes()["format_version"]
+        columns = [c for name in store for c in store.stored(name).user_columns.values()]
+        if all(not column.is_ragged and len(column.spec("").shape) == 1 for column in columns):
+            self.attributes[""] = {REFERENCES: None, "format_version": version}
+        else:
+            self.attributes[""] = {REFERENCES: None}
 
 
 def _check_apart(source: Location, target: Location, *, overwrite: bool) -> None:
@@ -424,14 +535,32 @@ def _check_is_stored(reader: RangeReader, manifest: ChunkManifest) -> None:
         read_exactly(reader, ends)
 
 
+def copy_nodes(store: Store, writer: ContainerWriter, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Copy everything of a store except payloads, and replace some columns.
+
+    Parameters
+    ----------
+    store : Store
+    writer : ContainerWriter
+        Its groups and payloads exist.
+    columns : mapping of str to ndarray
+        Other values of columns, by path.
+    """
+    _copy_nodes(store, store.opened[1].tree(), writer, tuple(store), _Changes(dict(columns)))
+
+
 def _copy_nodes(
-    store: Store, tree: Tree, writer: ContainerWriter, splits: Sequence[str]
+    store: Store,
+    tree: Tree,
+    writer: ContainerWriter,
+    splits: Sequence[str],
+    changes: _Changes,
 ) -> tuple[str, ...]:
     """Copy columns and attributes, the version last; return the paths of those left out."""
     container = store.opened[1]
     ours = {"": dict(ROOT_COLUMNS)}
     ours |= {split: {f"{split}/{name}": COLUMNS[name] for name in COLUMNS} for split in splits}
-    known = {path for columns in ours.values() for path in columns}
+    known = {path for columns in ours.values() for path in columns} | changes.left_out
     below = tuple(f"{split}/{USER_COLUMNS}/" for split in splits)
     theirs = {
         path: column
@@ -442,23 +571,25 @@ def _copy_nodes(
     payloads = {f"{split}/{PAYLOAD}" for split in splits}
     left_out = [path for path in tree.others if path not in payloads and not path.startswith(below)]
     for path, columns in ours.items():
-        _copy_columns(container, writer, columns)
+        _copy_columns(container, writer, columns, changes)
         nodes = [*columns, f"{path}/{PAYLOAD}", path] if path else columns
         for node in nodes:
-            left_out += _copy_attributes(container, writer, node)
+            left_out += _copy_attributes(container, writer, node, changes)
     for path in sorted({*groups, *theirs}):  # as a conversion writes them
         if path in theirs:
-            _copy_columns(container, writer, {path: theirs[path]})
+            _copy_columns(container, writer, {path: theirs[path]}, changes)
         else:
             writer.create_group(path)
-        left_out += _copy_attributes(container, writer, path)
+        left_out += _copy_attributes(container, writer, path, changes)
         if f"{path}/" in below:
-            left_out += _copy_user_columns(store, path.split("/")[0], tree, writer)
-    left_out += _copy_attributes(container, writer, "")
+            left_out += _copy_user_columns(store, path.split("/")[0], tree, writer, changes)
+    left_out += _copy_attributes(container, writer, "", changes)
     return tuple(left_out)
 
 
-def _copy_user_columns(store: Store, split: str, tree: Tree, writer: ContainerWriter) -> list[str]:
+def _copy_user_columns(
+    store: Store, split: str, tree: Tree, writer: ContainerWriter, changes: _Changes
+) -> list[str]:
     """Copy further columns, block by block; return the paths of what could not be copied."""
     left_out, container, prefix = [], store.opened[1], f"{split}/{USER_COLUMNS}/"
     known = set()
@@ -476,22 +607,28 @@ def _copy_user_columns(store: Store, split: str, tree: Tree, writer: ContainerWr
         for part, path, spec in zip(parts, paths, specs, strict=True):
             writer.write_array(path, spec, column.blocks(of_bounds=part == RAGGED[1]))
         for path in dict.fromkeys((*paths, column.path)):
-            left_out += _copy_attributes(container, writer, path)
+            left_out += _copy_attributes(container, writer, path, changes)
     nodes = (*tree.groups, *tree.columns, *tree.others)
     return left_out + [path for path in nodes if path.startswith(prefix) and path not in known]
 
 
 def _copy_columns(
-    container: ContainerReader, writer: ContainerWriter, columns: Mapping[str, Column]
+    container: ContainerReader,
+    writer: ContainerWriter,
+    columns: Mapping[str, Column],
+    changes: _Changes,
 ) -> None:
     values = container.read_columns({path: column.data_type for path, column in columns.items()})
     for (path, column), data in zip(columns.items(), values, strict=True):
-        writer.write_column(path, data, column)
+        writer.write_column(path, changes.columns.get(path, data), column)
 
 
-def _copy_attributes(container: ContainerReader, writer: ContainerWriter, path: str) -> list[str]:
+def _copy_attributes(
+    container: ContainerReader, writer: ContainerWriter, path: str, changes: _Changes
+) -> list[str]:
     """Copy attributes; return the paths of those left out."""
-    found = container.attributes(path)
+    changed = container.attributes(path) | changes.attributes.get(path, {})
+    found = {name: value for name, value in changed.items() if value is not None}
     # Ours in the order of a conversion: the version is last, and the copy has the same bytes.
     ours = dict.fromkeys((*SPLIT_ATTRIBUTES, *ROOT_ATTRIBUTES))
     names = [name for name in found if name not in ours] + [name for name in ours if name in found]

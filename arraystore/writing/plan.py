@@ -15,13 +15,20 @@ import numpy as np
 from arraystore._threads import n_cpus
 from arraystore.errors import SourceError
 from arraystore.images.decode import UNKNOWN_COLOURS, check_decodes, import_decoders
-from arraystore.images.jpeg import SIGNATURE, Colours
+from arraystore.images.jpeg import (
+    PIECE_NBYTES,
+    SIGNATURE,
+    Colours,
+    FrameHeader,
+    plain_frame_header,
+)
 from arraystore.images.probe import ImageHeader, probe
 from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
 from arraystore.indexing.layout import sample_order
 from arraystore.reading.read_ahead import ahead
 from arraystore.schema import ORDERS
 from arraystore.sources.sample_table import first_few
+from arraystore.storage.open_files import read_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,6 +40,11 @@ if TYPE_CHECKING:
     from arraystore.sources.sample_table import SampleTable, Source
     from arraystore.storage.file_bytes import FileBytes
     from arraystore.writing.progress import Meter
+
+    _Found = tuple[ImageHeader | FrameHeader | str, bool]
+
+_MAX_PLAIN_PIXELS: Final = 2**26
+"""Larger images are compared with Pillow's limit."""
 
 _PROBERS: Final = 2
 _REMOTE_PROBERS: Final = 4
@@ -103,8 +115,13 @@ class _Probed:
     unmarked: list[int] = field(default_factory=list)
     doubtful: list[int] = field(default_factory=list)
 
-    def add(self, i: int, header: ImageHeader | str, is_sound: bool, *, reencode: bool) -> None:
+    def add(
+        self, i: int, header: ImageHeader | FrameHeader | str, is_sound: bool, *, reencode: bool
+    ) -> None:
         """Add the header of the image of a row, or its fault."""
+        if isinstance(header, FrameHeader):  # a plain JPEG, as nearly all images are
+            self.height[i], self.width[i] = header.height, header.width
+            return
         if isinstance(header, str):
             self.faults[i] = header
             return
@@ -258,17 +275,21 @@ def _n_probers(source: Source, table: SampleTable) -> int:
 
 def _probe_rows(
     source: Source, table: SampleTable, rows: slice, *, check_images: bool
-) -> list[tuple[ImageHeader | str, bool]]:
+) -> list[_Found]:
     """Return the header of each image in some rows or its fault, and whether it is sound."""
     file, offset, nbytes = table.file[rows], table.offset[rows], table.nbytes[rows]
     files = source.reader()
     if not check_images:
         files.fetch(file, offset, np.minimum(nbytes, _REMOTE_START_NBYTES))
     header = partial(_header, source, files, check_images=check_images)
-    found: list[tuple[ImageHeader | str, bool]] = []
+    found: list[_Found] = []
     whole: list[int] = []
+    has_remote = files.has_remote
     for i, place in enumerate(zip(file.tolist(), offset.tolist(), nbytes.tolist(), strict=True)):
-        is_remote = place[2] and files.is_remote(place[0])
+        if not has_remote and not check_images and (plain := _plain_header(files, *place)):
+            found.append((plain, True))
+            continue
+        is_remote = has_remote and place[2] and files.is_remote(place[0])
         if is_remote and (check_images or not _is_jpeg(files, *place)):
             whole.append(i)
             found.append(("", False))
@@ -296,7 +317,7 @@ def _header(
         return "is empty (0 bytes)", False
     is_sound = True
     try:
-        header = probe(partial(_read, files, number, offset), nbytes)
+        header = probe(lambda start, stop: files.read(number, offset + start, stop - start), nbytes)
         if check_images and not (source.reencode and needs_reencoding(header)):
             # Re-encoding decodes the others.
             is_sound = check_decodes(files.read(number, offset, nbytes))
@@ -307,6 +328,18 @@ def _header(
             raise
         return str(error), False
     return header, is_sound
+
+
+def _plain_header(files: FileBytes, number: int, offset: int, nbytes: int) -> FrameHeader | None:
+    """Return the header of an image on the disk that needs no further look, else None."""
+    try:
+        start = read_at(files.opened(number), offset, min(nbytes, PIECE_NBYTES))
+    except PermissionError:
+        return None
+    header = plain_frame_header(start) if start.startswith(SIGNATURE) else None
+    if header is None or header.height * header.width > _MAX_PLAIN_PIXELS:
+        return None
+    return header
 
 
 def _is_jpeg(files: FileBytes, number: int, offset: int, nbytes: int) -> bool:
@@ -326,10 +359,6 @@ def _groups(rows: list[int], nbytes: Ints) -> Iterator[list[int]]:
         total += int(nbytes[i])
     if group:
         yield group
-
-
-def _read(files: FileBytes, number: int, offset: int, start: int, stop: int) -> bytes | memoryview:
-    return files.read(number, offset + start, stop - start)
 
 
 def _reencode(

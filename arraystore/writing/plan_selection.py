@@ -129,8 +129,8 @@ class SelectionPlan:
         All that is written beside the samples.
     plans : dict of str to SplitPlan
     images : dict of str to SelectedImages
-    checksums : dict of str to ndarray of uint32, shape (n,)
-        That the images must have.
+    checksums : dict of str to (ndarray of uint32, shape (n,)) or None
+        That the images must have; None if some are not known.
     left_out : tuple of str
         What the stores have that is not copied.
     """
@@ -138,7 +138,7 @@ class SelectionPlan:
     source: Source
     plans: dict[str, SplitPlan]
     images: dict[str, SelectedImages]
-    checksums: dict[str, NDArray[np.uint32]]
+    checksums: dict[str, NDArray[np.uint32] | None]
     left_out: tuple[str, ...]
 
 
@@ -210,7 +210,8 @@ def plan_selection(
         If a store does not follow the format specification.
     """
     selected = {
-        target: _ordered(_read(target, split), order, seed) for target, split in splits.items()
+        target: _ordered(read_samples(target, split), order, seed)
+        for target, split in splits.items()
     }
     roots = {address: root for split in splits.values() for address, root in split._roots.items()}
     infos = {address: root.dataset for address, root in roots.items()}
@@ -271,12 +272,15 @@ def plan_selection(
         source,
         plans,
         {target: some.images for target, some in selected.items()},
-        {target: some.rows.crc32c for target, some in selected.items()},
+        {
+            target: some.rows.crc32c if all(one.has_checksums for one in some.stored) else None
+            for target, some in selected.items()
+        },
         tuple(_left_out(selected, trees, columns)),
     )
 
 
-def _read(target: str, split: Split) -> SelectedSplit:
+def read_samples(target: str, split: Split) -> SelectedSplit:
     """Read the columns of the samples of a split."""
     samples: SampleSet = split._sample_set
     stored = tuple(member.stored for member in samples)

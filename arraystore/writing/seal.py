@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from arraystore.errors import SourceError
 from arraystore.indexing.layout import content_digest, image_starts, label_index
@@ -12,8 +15,10 @@ from arraystore.schema import (
     HIERARCHY_COLUMNS,
     HIERARCHY_VERSION,
     MAX_NBYTES,
+    REFERENCE_COLUMNS,
     ROOT_COLUMNS,
     SELECTIONS,
+    UNCHECKED,
     USER_COLUMNS,
     USER_COLUMNS_VERSION,
     Column,
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.sources.sample_table import Source
     from arraystore.writing.plan import SplitPlan
+    from arraystore.writing.references import SplitReferences
 
 
 def seal(
@@ -38,6 +44,7 @@ def seal(
     source: Source,
     plans: Mapping[str, SplitPlan],
     checksums: Mapping[str, Checksums],
+    references: Mapping[str, SplitReferences] | None = None,
 ) -> dict[str, SplitReport]:
     """Write columns and attributes of a store whose groups and payloads exist.
 
@@ -49,7 +56,9 @@ def seal(
     plans : mapping of str to SplitPlan
         The plan of each split.
     checksums : mapping of str to ndarray of uint32, shape (n,)
-        CRC-32C of the images of each split.
+        CRC-32C of the images of each split; of a split with references empty if not known.
+    references : mapping of str to SplitReferences, optional
+        The splits with images that stay in other files.
 
     Returns
     -------
@@ -60,9 +69,13 @@ def seal(
     reports, needs_newer = {}, False
     for split, plan in plans.items():
         table, crc = plan.table, checksums[split]
-        digest = content_digest(table.file_name, table.label, table.nbytes, crc)
+        referenced = None if references is None else references.get(split)
+        prefix = ""
+        if len(crc) < len(table):  # they are not known
+            crc, prefix = np.zeros(len(table), np.uint32), UNCHECKED
+        digest = prefix + content_digest(table.file_name, table.label, table.nbytes, crc)
         values: dict[str, Any] = {
-            "image_start": image_starts(table.nbytes),
+            "image_start": (image_starts(table.nbytes) if referenced is None else referenced.start),
             "image_nbytes": table.nbytes,
             "image_height": plan.height,
             "image_width": plan.width,
@@ -75,26 +88,37 @@ def seal(
                 order_and_bounds = label_index(table.label, len(source.label_name))
                 values |= zip(("label_order", "label_indptr"), order_and_bounds, strict=True)
             container.write_column(f"{split}/{name}", values.pop(name), column)
+        if referenced is not None:
+            _write_references(container, split, referenced)
         if table.extra:
             container.create_group(f"{split}/{USER_COLUMNS}")
         for name, extra in table.extra.items():
             new = as_new_column(extra, name, len(table), ragged=isinstance(extra, list))
             new.write(container, f"{split}/{USER_COLUMNS}/{name}")
             needs_newer |= not new.is_simple
-        # CF conventions, contiguous ragged array: this is the count variable of `byte`.
-        container.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
+        if referenced is None:
+            # CF conventions, contiguous ragged array: this is the count variable of `byte`.
+            container.set_attributes(f"{split}/image_nbytes", {"sample_dimension": "byte"})
         total = int(table.nbytes.sum())
-        info = SplitInfo(len(table), total, plan.order, plan.seed, digest)
+        is_referenced = referenced is not None
+        info = SplitInfo(len(table), total, plan.order, plan.seed, digest, is_referenced)
         container.set_attributes(split, info.attributes())
         reports[split] = SplitReport(len(table), total, digest, plan.skipped, plan.reencoded)
     if source.hierarchy is not None:
         _write_hierarchy(container, source.hierarchy)
     _write_selections(container, source, plans)
-    attributes = dataset_info(source, plans).attributes()
+    info_of_all = replace(dataset_info(source, plans), references=tuple(references or ()))
+    attributes = info_of_all.attributes()
     if needs_newer:
         attributes["format_version"] = ".".join(map(str, USER_COLUMNS_VERSION))
     container.set_attributes("", attributes)
     return reports
+
+
+def _write_references(container: ContainerWriter, split: str, references: SplitReferences) -> None:
+    """Write the columns of images in other files."""
+    for name, values in references.columns().items():
+        container.write_column(f"{split}/{name}", values, REFERENCE_COLUMNS[name])
 
 
 def _write_selections(

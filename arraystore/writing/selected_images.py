@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from arraystore._typing import Ints
+    from arraystore.indexing.byte_range import Pieces
     from arraystore.reading.stored_split import ImageRows, StoredSplit
 
 WINDOW_NBYTES: Final = 8 * 2**20
@@ -38,10 +39,28 @@ class SelectedImages:
         self._window: list[memoryview] = []
         self._first = 0
 
+    @classmethod
+    def of(cls, stored: StoredSplit) -> SelectedImages:
+        """Return all images of a split."""
+        n = len(stored)
+        rows, _ = stored.rows(np.arange(n), with_checksums=True)
+        return cls((stored,), np.zeros(n, np.int64), rows)
+
     def rows(self, first: int, last: int) -> SelectedImages:
         """See `ImageSource`."""
         part = self._rows.part(np.arange(first, last))
         return SelectedImages(self._stored, self._number[first:last], part)
+
+    def take(self, indices: Ints) -> SelectedImages:
+        """Return some of the images."""
+        return SelectedImages(self._stored, self._number[indices], self._rows.part(indices))
+
+    def places(self) -> Iterator[tuple[StoredSplit, Ints, Pieces, Sequence[str]]]:
+        """Yield each split, the indices of its images, their pieces, and the keys of these."""
+        for k, stored in enumerate(self._stored):
+            mine = np.flatnonzero(self._number == k)
+            if len(mine):
+                yield stored, mine, *stored.places(self._rows.part(mine))
 
     @property
     def is_remote(self) -> bool:

@@ -223,6 +223,30 @@ class StoreWriter(Protocol):
                 pool.shutdown(cancel_futures=True)
         return np.concatenate([np.empty(0, np.uint32), *(parts[block] for block in all_blocks)])
 
+    def checksums(
+        self, split: str, images: ImageSource, meter: Meter, *, executor: Executor | None = None
+    ) -> Checksums:
+        """Return the checksums of images that stay where they are; nothing is written."""
+        total = int(images.nbytes.sum())
+        meter.start(f"{split}: reading images", len(images.nbytes), total)
+        tasks = (
+            (block, FillTask(images.rows(block.first, block.last), block.skip, FilePlace()))
+            for block in blocks(images.nbytes)
+        )
+        found = [np.empty(0, np.uint32)]
+        pool = executor or ThreadPoolExecutor(
+            self.max_in_flight if images.is_remote else self.n_threads
+        )
+        try:
+            with closing(run(pool, tasks, self.max_in_flight)) as reading:
+                for block, _, filled in reading:
+                    found.append(filled.checksums)
+                    meter.advance(len(filled.checksums), block.stop - block.start)
+        finally:
+            if executor is None:
+                pool.shutdown(cancel_futures=True)
+        return np.concatenate(found)
+
     def compare(
         self, images: ImageSource, recorded: Mapping[Block, Checksums], pool: Executor
     ) -> None:

@@ -1,0 +1,121 @@
+"""Time a store whose images stay in the ImageNet archive, and compare reading it with a copy.
+
+::
+
+    python -m benchmarks.bench_references [--members 1281167] [--images 8000] [--folder DIR]
+
+First an archive with the real number of members and the real size is written to a temporary folder.
+It is a sparse file: each member begins with a small image (6 GB on the disk, deleted at the end).
+It is converted with ``copy_images=False`` in a new Python process, to both containers.
+
+Then an archive of `--images` images of ordinary sizes is converted with and without copies, and
+batches of random images are read from both, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+import arraystore
+from arraystore.sources.imagenet2012_tables import wnids
+from benchmarks.archive_images import TRAIN
+from benchmarks.bench_table import MEAN_NBYTES, N_IMAGES, N_MEMBERS, small_images, write_archive
+from benchmarks.imagenet_archives import ImageMaker, write_train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_CODE: Final = """
+import sys, time
+from pathlib import Path
+from arraystore import convert
+start, cpu = time.perf_counter(), time.process_time()
+folder, target = map(Path, sys.argv[1:])
+report = convert(
+    "imagenet2012", target, manual_dir=folder, partial=True, copy_images=False, sync=False
+)
+done = f"{report.splits['train'].num_samples:,} images to {target.suffix}"
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+print(f"{done}: {seconds:.2f} s ({cpu:.2f} s CPU), peak {peak / 1e6:.0f} MB", flush=True)
+"""
+
+_BATCH: Final = 256
+_ROUNDS: Final = 7
+
+
+def whole_archive(folder: Path, n_members: int, rounds: int) -> None:
+    """Time conversions of an archive of the real size."""
+    sizes = np.random.default_rng(0).integers(MEAN_NBYTES // 2, MEAN_NBYTES * 3 // 2, n_members)
+    write_archive(folder / TRAIN, sizes, small_images(N_IMAGES))
+    print(f"{(folder / TRAIN).stat().st_size:,} bytes", flush=True)
+    for _ in range(rounds):
+        for suffix in (".zarr", ".h5"):
+            with TemporaryDirectory(dir=folder) as made:
+                command = [sys.executable, "-c", _CODE, str(folder), f"{made}/a{suffix}"]
+                subprocess.run(command, check=True)
+
+
+def batches(folder: Path, n_images: int) -> None:
+    """Compare reading of random batches, and decoded ones, with a store that has copies."""
+    names = [f"{wnid}_{i}.JPEG" for wnid in wnids()[:100] for i in range(n_images // 100)]
+    write_train(folder / TRAIN, names, ImageMaker(names[:3], seed=0))
+    options = {"manual_dir": folder, "partial": True, "sync": False}
+    rng = np.random.default_rng(1)
+    positions = [rng.integers(0, len(names), _BATCH) for _ in range(16)]
+    for suffix in (".zarr", ".h5"):
+        splits = {}
+        for name, copies in (("copied", True), ("in place", False)):
+            path = folder / f"{name.replace(' ', '-')}{suffix}"
+            arraystore.convert("imagenet2012", path, copy_images=copies, **options)  # type: ignore[arg-type]
+            splits[name] = arraystore.open(path)["train"]
+        reads: dict[str, Callable[[arraystore.Split, np.ndarray], object]] = {
+            "image_bytes[256 random]": lambda split, some: split.image_bytes[some],
+            "image_views[256 random]": lambda split, some: split.image_views[some],
+            "image_arena(256 random)": lambda split, some: split.image_arena(some),
+            "image_bytes[i], one by one": lambda split, some: [
+                split.image_bytes[i] for i in some.tolist()
+            ],
+            "decoded, 32 random": lambda split, some: split.image[some[:32]],
+        }
+        for what, read in reads.items():
+            best = dict.fromkeys(splits, float("inf"))
+            for _ in range(_ROUNDS):
+                for name, split in splits.items():
+                    start = time.perf_counter()
+                    for some in positions:
+                        read(split, some)
+                    best[name] = min(best[name], time.perf_counter() - start)
+            ratio = best["copied"] / best["in place"]
+            each = ", ".join(f"{n} {s / len(positions) * 1e3:.2f} ms" for n, s in best.items())
+            print(f"{suffix} {what}: {each}; speed {ratio:.2f} of the copy", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench_references", description="Time images left in place."
+    )
+    parser.add_argument("--members", type=int, default=N_MEMBERS, help="0 leaves it out")
+    parser.add_argument("--images", type=int, default=8000, help="0 leaves it out")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    options = parser.parse_args(arguments)
+    if options.members:
+        with TemporaryDirectory(dir=options.folder) as folder:
+            whole_archive(Path(folder), options.members, options.rounds)
+    if options.images:
+        with TemporaryDirectory(dir=options.folder) as folder:
+            batches(Path(folder), options.images)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
