@@ -150,6 +150,7 @@ def print_info(address: str, info: StoreInfo) -> None:
             for split, columns in info.columns.items()
             for name, summary in columns.items()
         ),
+        "in other files": f"images of {', '.join(info.references)}" if info.references else "",
         "complete": "no; samples were missing in the sources" if info.partial else "yes",
         "format": f"{info.format_version}, written by {info.writer}",
     }.items():
@@ -159,7 +160,7 @@ def print_info(address: str, info: StoreInfo) -> None:
     for name, split in info.splits.items():
         mean = split.num_bytes // split.num_samples if split.num_samples else 0
         counts = f"{split.num_samples:,}", f"{split.num_bytes:,}", f"{mean:,}"
-        digest = split.content_digest[:_DIGEST_DIGITS]
+        digest = split.content_digest[:_DIGEST_DIGITS] if split.has_checksums else "unchecked"
         _row(splits, name, *counts, split.order, str(split.seed), digest)
     _print_line(console, address)
     console.print(facts)

@@ -286,7 +286,8 @@ def _probe_rows(
     whole: list[int] = []
     has_remote = files.has_remote
     for i, place in enumerate(zip(file.tolist(), offset.tolist(), nbytes.tolist(), strict=True)):
-        if not has_remote and not check_images and (plain := _plain_header(files, *place)):
+        is_plain_file = place[2] and not has_remote and not check_images
+        if is_plain_file and (plain := _plain_header(files, *place)):
             found.append((plain, True))
             continue
         is_remote = has_remote and place[2] and files.is_remote(place[0])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import arraystore
+from arraystore.cli.commands import main
 from arraystore.errors import FormatError, ReferencedFileError
 from tests.sources.forms import write_tar
 from tests.support import SUFFIXES, picture, write_folder
@@ -96,6 +97,15 @@ def test_report_says_how_many_images_stay_where(photos: Path, tmp_path: Path) ->
     other = tmp_path / "apart" / "a.zarr"
     report = arraystore.convert(f"folder:{photos}", other, copy_images=False)
     assert f"ARRAYSTORE_ALLOW_REFERENCES={photos}" in report.notes[1]
+
+
+def test_info_names_splits_with_images_elsewhere(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(referring(photos))]) == 0
+    shown = capsys.readouterr().out
+    assert "images of train" in shown
+    assert "unchecked" in shown
 
 
 def test_unknown_checksums_are_not_invented(photos: Path) -> None:
