@@ -32,11 +32,13 @@ from arraystore.schema import SplitInfo, __version__
 from arraystore.verifying.problems import Problem, ProblemGroup
 from arraystore.verifying.verify import VerifyReport, verify
 from arraystore.writing.add_column import ColumnReport, add_column, remove_column
+from arraystore.writing.append import AppendReport, append
 from arraystore.writing.copy import CopyReport, copy
 from arraystore.writing.relocate import RelocateReport, relocate
 from arraystore.writing.report import ConvertReport, SplitReport
 
 __all__ = [
+    "AppendReport",
     "ArrayStoreError",
     "Batch",
     "Batches",
@@ -70,6 +72,7 @@ __all__ = [
     "VersionError",
     "__version__",
     "add_column",
+    "append",
     "concat",
     "convert",
     "copy",

@@ -39,12 +39,10 @@ from arraystore.sources.registry import (
 )
 from arraystore.sources.source_options import SourceOptions, as_columns
 from arraystore.storage.buckets import Buckets
-from arraystore.storage.file_states import FileStates
 from arraystore.storage.location import Location
 from arraystore.writing.fingerprint import of_images, of_options, of_source
-from arraystore.writing.image_source import FileRanges
 from arraystore.writing.open_writer import open_writer
-from arraystore.writing.plan import SplitPlan, plan_split
+from arraystore.writing.plan import plan_splits, planned_images
 from arraystore.writing.progress import meter
 from arraystore.writing.references import notes_on, references_of
 from arraystore.writing.report import ConvertReport, SplitReport
@@ -55,13 +53,12 @@ from arraystore.writing.workspace import StoreExistsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
-    from pathlib import Path
 
     from arraystore.sources.sample_table import Source, Status
     from arraystore.storage.buckets import SourcePath
     from arraystore.storage.location import ObjectStore
     from arraystore.writing.journal import Fingerprint
-    from arraystore.writing.progress import Meter
+    from arraystore.writing.plan import SplitPlan
     from arraystore.writing.references import SplitReferences
     from arraystore.writing.store_writer import StoreWriter
 
@@ -474,7 +471,7 @@ def _store(
         writer.check_unchanged(found)
         n_spooled = 0 if source.spool is None else source.spool.stat().st_size
         with source.states.unchanged():  # from the first header to the last image
-            plans = _plans(source, writer.spool, shown, **how)
+            plans = plan_splits(source, writer.spool, shown, **how)
             # The plans have all that is needed of the tables.
             source = replace(source, splits={}, faults={}, parts={})
             info = dataset_info(source, plans)
@@ -498,12 +495,12 @@ def _store(
                     importing.join()
                 filled = {
                     name: writer.fill(
-                        name, _images(source, writer.spool, plan), shown, executor=executor
+                        name, planned_images(source, writer.spool, plan), shown, executor=executor
                     )
                     for name, plan in own.items()
                 }
                 for name in references:
-                    images = _images(source, writer.spool, plans[name])
+                    images = planned_images(source, writer.spool, plans[name])
                     filled[name] = (
                         writer.checksums(name, images, shown, executor=executor)
                         if checksums
@@ -563,6 +560,9 @@ def _report_complete(
         classes = handle.container.read_column("label_name", "string").tolist()
     except (FormatError, StorageError) as fault:
         raise FileExistsError(escaped(f"{error} ({fault})")) from fault
+    if info.parts:
+        appended = " and ".join(info.parts)
+        raise FileExistsError(escaped(f"{error} (samples were appended to {appended})"))
     stored = {
         "data set": dict(zip(_NAMES, (info.name, info.config, info.version), strict=True)),
         "option": _stored_options(info, infos, classes, options["option"]),
@@ -641,11 +641,6 @@ def _stored_options(
     return stored
 
 
-def _plans(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, SplitPlan]:
-    with spool.open("ab") as file:  # behind what the source has written
-        return {name: plan_split(source, name, file, meter=meter, **how) for name in source.splits}
-
-
 def _references(
     source: Source, plans: Mapping[str, SplitPlan], target: Location
 ) -> dict[str, SplitReferences]:
@@ -657,12 +652,3 @@ def _references(
 def _own_part(plan: SplitPlan, references: SplitReferences) -> SplitPlan:
     """Return the samples of a split whose images the store itself holds."""
     return replace(plan, table=plan.table.take(np.flatnonzero(references.is_own)))
-
-
-def _images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
-    """Return the images of a split as ranges of the source's files and of the spool."""
-    table = plan.table
-    states = source.states.first(len(source.files))
-    if len(source.files) in table.file:
-        states = states.joined(FileStates.of([str(spool)]))
-    return FileRanges(states.paths, table.file, table.offset, table.nbytes, states)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from arraystore.dataset.parts import samples_of_parts
 from arraystore.dataset.sample_set import SampleSet, StoredPositions
 from arraystore.dataset.split import Split
 from arraystore.dataset.store_root import StoreRoot
@@ -70,6 +71,8 @@ class StoreInfo:
         Of each split that has further columns: their names, with data type and shape.
     references : tuple of str
         Splits with images that are in other files.
+    parts : dict of str to tuple of str
+        The groups of each split that samples were appended to, see `arraystore.append`.
     """
 
     name: str
@@ -92,6 +95,7 @@ class StoreInfo:
     format_version: str
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     references: tuple[str, ...] = ()
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name}: {info.num_samples:,}" for name, info in self.splits.items())
@@ -122,6 +126,7 @@ class Store(Mapping[str, Split]):
         self._handle = handle
         self._root = StoreRoot(handle)
         self._stored: dict[str, StoredSplit] = {}
+        self._of_parts: dict[str, list[StoredPositions]] = {}
 
     def __getitem__(self, name: str) -> Split:
         """Return a split, or a part of one, as TFDS writes them.
@@ -149,9 +154,23 @@ class Store(Mapping[str, Split]):
             )
         terms = parse_split_string(name, _Lengths(self))
         positions = [
-            StoredPositions(self.stored(term.name), range(term.start, term.stop)) for term in terms
+            some for term in terms for some in self._members(term.name, term.start, term.stop)
         ]
         return Split(self._root, name, SampleSet.joined(positions))
+
+    def _members(self, name: str, start: int, stop: int) -> list[StoredPositions]:
+        """Return the samples ``[start, stop)`` of a split, part after part."""
+        parts = self._root.dataset.parts.get(name)
+        if parts is None:
+            return [StoredPositions(self.stored(name), range(start, stop))]
+        if name not in self._of_parts:
+            self._of_parts[name] = samples_of_parts(parts, self._handle)
+        found, first = [], 0
+        for stored, positions in self._of_parts[name]:
+            rows = slice(max(0, start - first), max(0, stop - first))
+            found.append(StoredPositions(stored, positions[rows]))
+            first += len(positions)
+        return [some for some in found if len(some.positions)] or found[:1]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._root.dataset.splits)
@@ -168,7 +187,7 @@ class Store(Mapping[str, Split]):
         return self._handle.reader, self._handle.container
 
     def stored(self, name: str) -> StoredSplit:
-        """Return one split as it is stored. Internal."""
+        """Return one split as it is stored; of a split with parts, one of them. Internal."""
         if name not in self._stored:
             self._stored[name] = StoredSplit(self._handle, name)
         return self._stored[name]
@@ -226,16 +245,22 @@ class Store(Mapping[str, Split]):
         """
         return self._handle.container.as_h5py()
 
+    def split_info(self, name: str) -> SplitInfo:
+        """Return the attributes of one split, with all of its parts. Internal."""
+        parts = self._root.dataset.parts.get(name)
+        return self.stored(name).info if parts is None else parts.info
+
     @cached_property
     def info(self) -> StoreInfo:
         """Metadata of the store."""
         version, dataset = self._root.read()
-        attributes = {one.name: getattr(dataset, one.name) for one in fields(dataset)}
+        attributes = {some.name: getattr(dataset, some.name) for some in fields(dataset)}
         return StoreInfo(
             **attributes
             | {
                 "full_name": dataset.full_name,
-                "splits": {name: self.stored(name).info for name in self},
+                "splits": {name: self.split_info(name) for name in self},
+                "parts": {name: parts.groups for name, parts in dataset.parts.items()},
                 "label_names": self.label_names,
                 "label_words": self.label_words,
                 "format_version": ".".join(map(str, version)),
@@ -352,7 +377,8 @@ class Store(Mapping[str, Split]):
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        splits = ", ".join(f"{name} ({len(self.stored(name)):,} samples)" for name in self)
+        sizes = {name: self.split_info(name).num_samples for name in self}
+        splits = ", ".join(f"{name} ({n:,} samples)" for name, n in sizes.items())
         return escaped(f"<Store {self.address}: {self._root.dataset.full_name}; {splits}>")
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
@@ -368,7 +394,7 @@ class _Lengths(Mapping[str, int]):
     def __getitem__(self, name: str) -> int:
         if name not in self._store:
             raise KeyError(name)
-        return len(self._store.stored(name))
+        return self._store.split_info(name).num_samples
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._store)

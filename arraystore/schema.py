@@ -8,6 +8,7 @@ performs no I/O. A store is one group::
     ├── label_name          string (class,)
     ├── label_words         string (class,)
     ├── label_hierarchy/    what the classes are kinds of; optional, from version 1.1 on
+    ├── train.1/ …          samples that were appended to train; optional, version 2.0
     └── train/ …            one group per split
         ├── image_payload   uint8  (byte,)      the encoded images, end to end
         ├── image_start     int64  (sample,)    image i is image_payload[image_start[i] :
@@ -51,10 +52,19 @@ FORMAT_NAME: Final = "arraystore"
 """Value of the root attribute ``format``."""
 
 FORMAT_VERSION: Final = (1, 2)
-"""Newest major and minor version that this release writes; it reads every minor of the major.
+"""Newest major and minor version without parts; this release reads every minor of the major.
 
 A store has the lowest minor version that has all it uses, see `DatasetInfo.format_version`.
 """
+
+PARTS_VERSION: Final = (2, 0)
+"""Version of a store with parts: a reader that does not know them would miss samples.
+
+A reader refuses another major version, so no older one shows a part of the samples for all.
+"""
+
+NEWEST_VERSIONS: Final = (FORMAT_VERSION, PARTS_VERSION)
+"""Newest minor version of each major version that this release reads."""
 
 SPLIT_ENCODING: Final = "image-split"
 """Value of a split's attribute ``encoding-type``."""
@@ -97,6 +107,15 @@ HIERARCHY_VERSION: Final = "1.0"
 
 UNCHECKED: Final = "unchecked:"
 """Beginning of a content digest without checksums; those that are stored are zeros."""
+
+PARTS: Final = "parts"
+"""Root attribute with the parts of the splits that samples were appended to."""
+
+REPLACED: Final = "replaced"
+"""Group of a part with the positions of the samples of earlier parts that it replaces."""
+
+MAX_PARTS: Final = 1000
+"""Most parts of a split."""
 
 ORDERS: Final = ("shuffled", "label", "source")
 """Orders in which the samples of a split may be stored; the first is the default."""
@@ -439,25 +458,25 @@ def check_version(attributes: Mapping[str, Any], *, location: str) -> tuple[int,
     Returns
     -------
     (int, int)
-        Major and minor version. The caller warns about a minor version newer than
-        `FORMAT_VERSION`.
+        Major and minor version. The caller warns about a minor version newer than that in
+        `NEWEST_VERSIONS`.
 
     Raises
     ------
     FormatError
         If the attributes are not those of a store.
     VersionError
-        If its major version differs from this release's.
+        If this release cannot read its major version.
 
     Examples
     --------
     >>> check_version({"format": "arraystore", "format_version": "1.7"}, location="a.zarr")
     (1, 7)
-    >>> check_version({"format": "arraystore", "format_version": "2.0"}, location="a.zarr")
+    >>> check_version({"format": "arraystore", "format_version": "3.0"}, location="a.zarr")
     Traceback (most recent call last):
     ...
-    arraystore.errors.VersionError: a.zarr: format version 2.0 cannot be read, this release reads
-    1.x; upgrade arraystore
+    arraystore.errors.VersionError: a.zarr: format version 3.0 cannot be read, this release reads
+    1.x and 2.x; upgrade arraystore
     """
     found = attributes.get("format")
     if found != FORMAT_NAME:
@@ -472,18 +491,89 @@ def check_version(attributes: Mapping[str, Any], *, location: str) -> tuple[int,
             f"{location}: attribute 'format_version' must look like '1.0', got {brief(text)}"
         )
     major, minor = int(match[1]), int(match[2])
-    if major != FORMAT_VERSION[0]:
-        remedy = "upgrade arraystore" if major > FORMAT_VERSION[0] else "convert it again"
+    known = [newest[0] for newest in NEWEST_VERSIONS]
+    if major not in known:
+        remedy = "upgrade arraystore" if major > known[-1] else "convert it again"
+        reads = " and ".join(f"{number}.x" for number in known)
         raise VersionError(
-            f"{location}: format version {text} cannot be read, this release reads "
-            f"{FORMAT_VERSION[0]}.x; {remedy}"
+            f"{location}: format version {text} cannot be read, this release reads {reads}; "
+            f"{remedy}"
         )
     return major, minor
 
 
-def without_version(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a root without the version, which a new column may raise."""
-    return {name: value for name, value in attributes.items() if name != "format_version"}
+def without_parts(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a root without those that new columns or samples change."""
+    changed = {"format_version", PARTS, "sources", "partial", "skipped", "reencoded"}
+    return {name: value for name, value in attributes.items() if name not in changed}
+
+
+@dataclass(frozen=True, slots=True)
+class SplitParts:
+    """A split that samples were appended to: its parts, and what they are together.
+
+    Attributes
+    ----------
+    groups : tuple of str
+        The groups with the samples, in their order; the first has the name of the split.
+    num_samples, num_bytes : int
+        Number of samples, and size of their images, without those that are replaced.
+    content_digest : str
+        Of these samples, as of a split without parts.
+    replaced : dict of str to tuple of str
+        Of each part that replaces samples: the earlier parts that these are in.
+    """
+
+    groups: tuple[str, ...]
+    num_samples: int
+    num_bytes: int
+    content_digest: str
+    replaced: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def info(self) -> SplitInfo:
+        """Attributes of the split."""
+        return SplitInfo(self.num_samples, self.num_bytes, ORDERS[2], 0, self.content_digest)
+
+    @classmethod
+    def parse(cls, split: str, value: Any, *, location: str) -> SplitParts:
+        """Read the entry of a split in the root attribute `PARTS`.
+
+        Raises
+        ------
+        FormatError
+            If it is not as specified.
+        """
+        try:
+            groups = tuple(map(str, value["groups"]))
+            replaced = {
+                str(part): tuple(map(str, earlier))
+                for part, earlier in value.get("replaced", {}).items()
+            }
+            parts = cls(
+                groups,
+                int(value["num_samples"]),
+                int(value["num_bytes"]),
+                str(value["content_digest"]),
+                replaced,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise FormatError(
+                f"{location}: attribute {PARTS!r} must hold objects with groups, num_samples, "
+                f"num_bytes and content_digest, got {brief(value)}"
+            ) from None
+        _check_stored_names(list(groups), f"{location}: the parts of {brief(split)}")
+        earlier_of = {group: groups[:number] for number, group in enumerate(groups)}
+        is_earlier = all(
+            set(earlier) <= set(earlier_of.get(part, ())) for part, earlier in replaced.items()
+        )
+        sizes = parts.num_samples, parts.num_bytes
+        if groups[:1] != (split,) or not is_earlier or not all(0 <= n < 2**63 for n in sizes):
+            raise FormatError(
+                f"{location}: attribute {PARTS!r} must list the groups of {brief(split)}, that "
+                f"one first, each with earlier ones that it replaces, got {brief(value)}"
+            )
+        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,6 +602,8 @@ class DatasetInfo:
         Version of the stored hierarchy of the classes; empty if the store has none.
     references : tuple of str
         Splits with images that are in other files.
+    parts : dict of str to SplitParts
+        The parts of each split that samples were appended to.
     """
 
     name: str
@@ -528,6 +620,7 @@ class DatasetInfo:
     selections: dict[str, tuple[str, ...]] = field(default_factory=dict)
     label_hierarchy: str = ""
     references: tuple[str, ...] = ()
+    parts: dict[str, SplitParts] = field(default_factory=dict)
     writer: str = field(default=f"arraystore {__version__}", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -541,6 +634,8 @@ class DatasetInfo:
     @property
     def format_version(self) -> tuple[int, int]:
         """Lowest version of the format that has all that the store uses."""
+        if self.parts:
+            return PARTS_VERSION
         if self.references:
             return (1, 2)
         return (1, 1) if self.label_hierarchy else (1, 0)
@@ -571,6 +666,7 @@ class DatasetInfo:
             **({"selections": json.dumps(self.selections)} if self.selections else {}),
             **({HIERARCHY: self.label_hierarchy} if self.label_hierarchy else {}),
             **({REFERENCES: list(self.references)} if self.references else {}),
+            **({PARTS: json.dumps(_plain_parts(self.parts))} if self.parts else {}),
             "format": FORMAT_NAME,
             "format_version": ".".join(map(str, self.format_version)),
         }
@@ -614,6 +710,7 @@ class DatasetInfo:
             selections=_selections(attributes, location),
             label_hierarchy=text(HIERARCHY) if HIERARCHY in attributes else "",
             references=_references(attributes, location),
+            parts=_parts(attributes, location),
             writer=text("writer"),
         )
 
@@ -650,6 +747,34 @@ def _references(attributes: Mapping[str, Any], location: str) -> tuple[str, ...]
             f"{location}: attribute {REFERENCES!r} must be a list of splits, got {brief(names)}"
         )
     return tuple(names)
+
+
+def _plain_parts(parts: Mapping[str, SplitParts]) -> dict[str, Any]:
+    return {
+        split: {
+            "groups": list(some.groups),
+            "num_samples": some.num_samples,
+            "num_bytes": some.num_bytes,
+            "content_digest": some.content_digest,
+            **({REPLACED: some.replaced} if some.replaced else {}),
+        }
+        for split, some in parts.items()
+    }
+
+
+def _parts(attributes: Mapping[str, Any], location: str) -> dict[str, SplitParts]:
+    if PARTS not in attributes:
+        return {}
+    rows: dict[str, Any] = get_json(attributes, PARTS, dict, location=location)
+    parts = {split: SplitParts.parse(split, row, location=location) for split, row in rows.items()}
+    groups = [group for some in parts.values() for group in some.groups[1:]]
+    splits = _split_names(attributes, location)
+    if not set(parts) <= set(splits) or len({*groups, *splits}) < len(groups) + len(splits):
+        raise FormatError(
+            f"{location}: attribute {PARTS!r} must list groups of splits, each once, got "
+            f"{brief(rows)}"
+        )
+    return parts
 
 
 def _check_stored_names(names: list[str], location: str) -> None:
@@ -762,6 +887,7 @@ ROOT_ATTRIBUTES: Final = tuple(
         selections={"some": ()},
         label_hierarchy="1.0",
         references=("some",),
+        parts={"some": SplitParts((), 0, 0, "")},
     ).attributes()
 )
 """Names of all attributes of a root group, the version last."""

@@ -3,7 +3,7 @@
 ::
 
     python -m benchmarks.kills [--rounds N] [--seed S] [--suffix .zarr] [--folder DIR]
-                               [--overwrite] [--no-exchange] [--columns]
+                               [--overwrite] [--no-exchange] [--columns] [--append]
 
 In each round a conversion is killed just before its n-th call that changes the disk, or in the
 middle of that call if it writes. Half of the kills simulate a loss of power: bytes that were
@@ -16,6 +16,10 @@ be absent, except where names cannot be exchanged (simulated with ``--no-exchang
 With ``--columns`` columns are added to a finished store and removed from it instead. After each
 kill the store must open with the columns before or after the change, with the same values and
 images, and the change must succeed when it is repeated.
+
+With ``--append``, samples are appended to a store instead, some of them in place of others. After
+each kill the store must open with all old samples or with all new ones, and no old file of a Zarr
+store may have changed, except its root.
 
 The conversions are children of this process, made by `os.fork`, so it must have only one thread.
 """
@@ -41,6 +45,7 @@ import h5py  # noqa: F401 - imported once for all children
 import numpy as np
 import zarr  # noqa: F401 - likewise
 from PIL import Image
+from typing_extensions import override
 
 import arraystore
 from arraystore.cli.synthetic_archives import encode
@@ -89,6 +94,7 @@ def kills(
     folder: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     may_exchange: bool = True,
+    append: bool = False,
 ) -> dict[str, int]:
     """Kill conversions and resume them.
 
@@ -106,6 +112,8 @@ def kills(
         Whether an old store exists in every round.
     may_exchange : bool, default True
         Whether two names can be exchanged.
+    append : bool, default False
+        Whether samples are appended to a store.
 
     Returns
     -------
@@ -128,7 +136,8 @@ def kills(
         source = _photos(Path(place) / "photos")
         for suffix in suffixes:
             rng = random.Random(f"{seed}{suffix}")
-            lab = _Lab(Path(place), source, suffix, rng, counts)
+            kind = _AppendingLab if append else _Lab
+            lab = kind(Path(place), source, suffix, rng, counts)
             lab.overwrites, lab.may_exchange = overwrite, may_exchange
             for number in range(rounds):
                 try:
@@ -153,11 +162,19 @@ class _Lab:
         self._target = self._place / f"a{suffix}"
         self._whole = place / f"whole{suffix}"
         self._old = place / f"old{suffix}"
-        for target, order in ((self._whole, "shuffled"), (self._old, "label")):
-            if in_child(partial(_convert, source, target, order=order)) != 0:
-                raise WrongError(f"{target}: cannot be made")
+        self._make_stores()
         self._place.mkdir()
         self._n_calls = self._count_calls()
+
+    def _make_stores(self) -> None:
+        """Write what the round begins with, and what it must end with."""
+        for target, order in ((self._whole, "shuffled"), (self._old, "label")):
+            if in_child(partial(_convert, self._source, target, order=order)) != 0:
+                raise WrongError(f"{target}: cannot be made")
+
+    def _act(self, *, overwrite: bool = False) -> None:
+        """Do what is killed, or resume it."""
+        _convert(self._source, self._target, overwrite=overwrite, resume=True)
 
     def _count_calls(self) -> int:
         read, write = os.pipe()
@@ -165,7 +182,7 @@ class _Lab:
 
         def counted() -> None:
             hook.install()
-            _convert(self._source, self._target)
+            self._act()
             hook.uninstall()
             os.write(write, str(next(hook.numbers)).encode())
 
@@ -228,7 +245,7 @@ class _Lab:
             hook.install()
             if not self.may_exchange:
                 setattr(workspace, EXCHANGE, lambda *_: False)
-            _convert(self._source, self._target, overwrite=overwrite, resume=True)
+            self._act(overwrite=overwrite)
 
         status = in_child(run)
         if status == -signal.SIGKILL:
@@ -241,6 +258,88 @@ class _Lab:
     def _remove_all(self) -> None:
         shutil.rmtree(self._place)
         self._place.mkdir()
+
+
+class _AppendingLab(_Lab):
+    """A store, samples that are appended to it, and the store that this must make."""
+
+    @override
+    def _make_stores(self) -> None:
+        if in_child(partial(_convert, self._source, self._old)) != 0:
+            raise WrongError(f"{self._old}: cannot be made")
+        self._more = self._whole.with_name(f"more{self._whole.suffix}")
+        for name, size in (("ant", 5), ("bee", 20)):  # of both, some are in the store
+            (self._more / name).mkdir(parents=True)
+            for number in range(size):
+                data = (self._source / "train" / "bee" / f"{number % 10}.jpg").read_bytes()
+                (self._more / name / f"{number + 7}.jpg").write_bytes(data)
+        _copy(self._old, self._whole)
+        if in_child(partial(self._append, self._whole)) != 0:
+            raise WrongError(f"{self._whole}: cannot be made")
+
+    def _append(self, store: Path) -> None:
+        arraystore.append(
+            store,
+            f"folder:{self._more}",
+            split="train",
+            on_existing="replace",
+            resume=True,
+            progress=False,
+        )
+
+    @override
+    def _act(self, *, overwrite: bool = False) -> None:
+        self._append(self._target)
+
+    @override
+    def _count_calls(self) -> int:
+        _copy(self._old, self._target)
+        return super()._count_calls()
+
+    @override
+    def round(self) -> None:
+        """Kill an append one or more times, then finish it."""
+        self._counts["rounds"] += 1
+        _copy(self._old, self._target)
+        for number in range(self._rng.randint(1, MAX_KILLS)):
+            first, last = 1, self._n_calls
+            if self._rng.random() < 1 / 2:  # while the part is published
+                first = last - 2 * _CALLS_OF_PUBLISHING
+            hook = _Hook(
+                self._rng.randint(first, last),
+                with_power=self._rng.random() < 1 / 2,
+                work=self._target.with_name(f".{self._target.name}.partial"),
+            )
+            if self._attempt(hook, overwrite=False, is_resume=number > 0) != "killed":
+                break
+            if in_child(self._check_state) != 0:
+                raise WrongError(f"a kill before call {hook.at} left a wrong store")
+            self._counts["published"] += bool(arraystore.open(self._target).info.parts)
+        self._attempt(_Hook(None), overwrite=False, is_resume=True)
+        if tree(self._target) != tree(self._whole):
+            raise WrongError("the resumed store differs from that of an undisturbed append")
+        if [path.name for path in self._place.iterdir()] != [self._target.name]:
+            raise WrongError(f"files are left beside the store: {list(self._place.iterdir())}")
+        self._remove_all()
+
+    def _check_state(self) -> None:
+        """Check that the store is as before or as after, and that old files are unchanged."""
+        names, images = _samples_of(self._target)
+        new, old = _samples_of(self._whole), _samples_of(self._old)
+        if (names, images) not in (new, old):
+            raise WrongError("the samples are neither the old nor the new ones")
+        if not self._target.is_dir():
+            return
+        found, before = tree(self._target), tree(self._old)
+        changed = [path for path in before if found.get(path) != before[path]]
+        if changed not in ([], ["zarr.json"]) or bool(changed) != (names == new[0]):
+            raise WrongError(f"old files have changed: {changed}")
+
+
+def _samples_of(store: Path) -> tuple[list[str], list[bytes]]:
+    """Return names and images of a split, compared with their checksums."""
+    split = arraystore.open(store, checksum="always")["train"]
+    return split.file_name.tolist(), split.image_bytes[:]
 
 
 def column_kills(
@@ -342,7 +441,7 @@ class _Hook:
         self._work = work
         self._real = {name: getattr(os, name) for name in CALLS}
         self._lock = threading.Lock()
-        self._unsynced: list[tuple[Path, int, int]] = []
+        self._unsynced: list[tuple[Path, int, int, bytes]] = []
 
     def install(self) -> None:
         for name, real in self._real.items():
@@ -369,8 +468,12 @@ class _Hook:
 
     def _note(self, name: str, fd: int, nbytes: int, place: tuple[int, ...]) -> None:
         start = place[0] if name == "pwrite" else os.fstat(fd).st_size
+        path = _path(fd)
+        # A sector of a finished file keeps its old bytes until it has new ones.
+        is_finished = self._work not in path.parents and path.name in self._work.name
+        old = _bytes_of(path, start, nbytes) if is_finished else b""
         with self._lock:
-            self._unsynced.append((_path(fd), start, nbytes))
+            self._unsynced.append((path, start, nbytes, old))
 
     def _sync(self, real: Callable[[int], None], fd: int) -> None:
         path = _path(fd)
@@ -389,7 +492,7 @@ class _Hook:
 
     def _lose(self) -> None:
         """Destroy bytes that were written but not synced, and documents that may not have been."""
-        for path, start, nbytes in self._unsynced:
+        for path, start, nbytes, old in reversed(self._unsynced):
             if not path.exists():
                 continue
             with path.open("r+b") as file:
@@ -397,14 +500,22 @@ class _Hook:
                     file.truncate(min(start + nbytes // 3, path.stat().st_size))
                 else:
                     file.seek(start)
-                    file.write(bytes(nbytes))
+                    file.write(old + bytes(nbytes - len(old)))
         store = self._work / "store"
+        if (self._work / "part").exists() or (self._work / "redo").exists():
+            return  # the new part was synced before
         if store.is_dir():
             for document in store.rglob("zarr.json"):
                 document.write_bytes(b"")
         elif store.exists() and store.stat().st_nlink == 1:
             with store.open("r+b") as file:
                 file.write(bytes(96))
+
+
+def _bytes_of(path: Path, start: int, nbytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(nbytes)
 
 
 def _path(fd: int) -> Path:
@@ -498,6 +609,7 @@ def main() -> None:
         "--no-exchange", action="store_true", help="behave as if two names could not be exchanged"
     )
     parser.add_argument("--columns", action="store_true", help="change columns of a store")
+    parser.add_argument("--append", action="store_true", help="append samples to a store")
     options = parser.parse_args()
     suffixes = (options.suffix,) if options.suffix else SUFFIXES
     if options.columns:
@@ -513,6 +625,7 @@ def main() -> None:
         folder=options.folder,
         overwrite=options.overwrite,
         may_exchange=not options.no_exchange,
+        append=options.append,
     )
     print(json.dumps(counts))
 

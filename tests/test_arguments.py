@@ -20,6 +20,7 @@ CALLS: dict[Callable[..., Any], tuple[object, ...]] = {
     arraystore.copy: ("nothing.zarr", "a.zarr"),
     arraystore.verify: ("nothing.zarr",),
     arraystore.write: ("a.zarr", {"train": []}),
+    arraystore.append: ("nothing.zarr", "folder:more", "train"),
     arraystore.add_column: ("nothing.zarr", "train", "score", [1]),
     arraystore.remove_column: ("nothing.zarr", "train", "score"),
     arraystore.relocate: ("nothing.zarr", "old", "new"),

@@ -93,7 +93,6 @@ OPENS_FILES = {
     "containers/zarr/editor.py": {"read_bytes", "read_text", "write_text"},  # documents
     "containers/zarr/references.py": {"read_bytes"},  # columns of exported references
     "containers/zarr/writer.py": {"open", "read_text", "write_text"},  # writes a new store
-    "convert.py": {"open"},  # the spool of re-encoded images
     "dataset/saved_selection.py": {"open", "write_bytes"},  # files of saved selections
     "integrations/export.py": {"open"},  # writes images as files
     "integrations/kerchunk.py": {"open"},  # writes a file of references

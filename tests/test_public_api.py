@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from arraystore import Split, Store
 
 PUBLIC: Final = """\
+class AppendReport(dataset, path, split, part, added, num_replaced, num_existing, num_samples,
+    content_digest, notes, seconds, was_complete=False)
+    as_dict()
 class ArrayStoreError(Exception)
 class Batch(image, label, file_name)
     columns: attribute
@@ -143,7 +146,7 @@ class Store
 class StoreChangedError(StorageError)
 class StoreInfo(name, config, version, full_name, description, homepage, citation, splits,
     label_names, label_words, sources, partial, skipped, reencoded, selections, label_hierarchy,
-    writer, format_version, columns=<factory>, references=())
+    writer, format_version, columns=<factory>, references=(), parts=<factory>)
 class VerifyReport(store, dataset, splits, decoded, source, problems, num_problems, groups, seconds,
     source_damage=())
     as_dict()
@@ -152,6 +155,10 @@ class VersionError(FormatError)
 __version__: attribute
 add_column(store, split, name, values, *, description='', ragged=None, file_names=None, fill=None,
     key=None, fields=(), storage_options=None, sync=True)
+append(store, source, split, *, on_existing='error', storage_options=None, source_options=None,
+    manual_dir=None, subset_list=None, partial=False, classes=None, fields=None, columns=(),
+    layout=None, encoding='png', quality=95, order='shuffled', seed=0, on_error='raise',
+    check_images=False, overwrite=False, resume=False, sync=True, executor=None, progress=None)
 concat(splits)
 convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
     subset_list=None, partial=False, split=None, classes=None, fields=None, columns=(), layout=None,
@@ -190,6 +197,9 @@ Split.map
 """What a split returns and `arraystore.__all__` does not name."""
 
 COMMANDS: Final = """\
+append STORE SOURCE --split --on-existing=error --source-option --manual-dir --subset-list --partial
+    --classes --field --layout --column --order=shuffled --seed=0 --on-error=raise --check-images
+    --overwrite --resume --sync/--no-sync --progress/--no-progress --json
 column add STORE SPLIT NAME FILE --storage-option --key --field --fill --ragged --description=
     --sync/--no-sync --json
 column ls STORE --storage-option --json
@@ -220,6 +230,7 @@ NOT_PUBLIC: Final = {
     *("Split.batch", "Split.encoded", "Split.parts", "Split.views"),
     *("SplitInfo.attributes", "SplitInfo.from_attributes"),
     *("Store.hierarchy", "Store.opened", "Store.read_root", "Store.stored", "Store.vocabulary"),
+    "Store.split_info",
     "Split.image_arena.of",
 }
 """Members without an underscore that only the package calls, and that may change."""

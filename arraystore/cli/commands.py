@@ -48,6 +48,7 @@ from arraystore.schema import ORDERS
 from arraystore.sources.imagenet2012_inventory import take_inventory
 from arraystore.sources.label_space import LABEL_SPACES
 from arraystore.storage.referenced_files import VARIABLE
+from arraystore.writing.append import ON_EXISTING
 from arraystore.writing.plan_selection import CLASSES, name_of
 from arraystore.writing.progress import meter
 
@@ -103,7 +104,7 @@ def cli(allow_references: tuple[str, ...]) -> None:
 @click.option("--manual-dir", help="Folder of the ImageNet archives; a path or an address.")
 @SUBSET_LIST
 @click.option("--partial", is_flag=True, help="Convert an incomplete source as far as it goes.")
-@source_options
+@source_options()
 @COLUMN
 @click.option(
     "--label-space",
@@ -193,6 +194,78 @@ def convert(
         _print_json(report.as_dict())
     else:
         tables.print_report(report, resumed=options["resume"])
+
+
+@cli.command(short_help="Append samples to a split of a store.")
+@click.argument("store", type=str)
+@click.argument("source")
+@click.option("--split", required=True, help="The split of STORE that gets the samples.")
+@click.option(
+    "--on-existing",
+    type=click.Choice(ON_EXISTING),
+    default=ON_EXISTING[0],
+    show_default=True,
+    help="What happens to samples whose file names the split has: stop, leave them out, or put "
+    "them in the place of those in STORE.",
+)
+@storage_option("--source-option", "the source")
+@click.option("--manual-dir", help="Folder of the ImageNet archives; a path or an address.")
+@SUBSET_LIST
+@click.option("--partial", is_flag=True, help="Take an incomplete source as far as it goes.")
+@source_options(has_split=False)
+@COLUMN
+@click.option(
+    "--order",
+    type=click.Choice(ORDERS),
+    default=ORDERS[0],
+    show_default=True,
+    help="Order of the new samples among themselves.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the shuffled order.")
+@click.option(
+    "--on-error",
+    type=click.Choice(ON_ERROR),
+    default=ON_ERROR[0],
+    show_default=True,
+    help="Stop at images that cannot be read, or skip and record them.",
+)
+@click.option(
+    "--check-images",
+    is_flag=True,
+    help="Decode every image first, so that truncated ones are found as well.",
+)
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Delete an unfinished append beside STORE, and start again.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue an interrupted append of the same samples, or start a new one. If they are "
+    "in STORE already, the exit status is 0.",
+)
+@click.option(
+    "--sync/--no-sync",
+    default=True,
+    help="Wait until all data is on the disk. An append without it cannot be resumed.  "
+    "[default: sync]",
+)
+@PROGRESS
+@JSON
+def append(
+    store: str, source: str, as_json: bool, source_option: dict[str, Any], **options: Any
+) -> None:
+    """Append the samples of SOURCE to a split of STORE, a store on a disk.
+
+    SOURCE is what convert takes, such as folder:PATH. What STORE has is not rewritten. Classes are
+    matched by name; new ones are an error.
+    """
+    report = arraystore.append(store, source, source_options=source_option, **options)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        tables.print_append(report)
 
 
 @cli.command(short_help="Copy a store, or samples of it, to another place or format.")
@@ -432,7 +505,7 @@ def _number_or_text(text: str) -> int | float | str:
 )
 @storage_option("--source-option", "the source")
 @SUBSET_LIST
-@source_options
+@source_options()
 @PROGRESS
 @JSON
 def verify(

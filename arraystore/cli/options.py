@@ -158,8 +158,14 @@ def selecting(command: Command) -> Command:
     return click.argument("store", type=str)(command)
 
 
-def source_options(command: Command) -> Command:
-    """Add the options that say how a folder, or the files of a pattern, are read."""
+def source_options(*, has_split: bool = True) -> Callable[[Command], Command]:
+    """Return what adds the options that say how a folder, or the files of a pattern, are read.
+
+    Parameters
+    ----------
+    has_split : bool, default True
+        Whether the name of the one split of a source is such an option.
+    """
 
     def parsed(
         context: click.Context, option: click.Parameter, values: tuple[str, ...]
@@ -202,6 +208,11 @@ def source_options(command: Command) -> Command:
             "tiny-imagenet.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    chosen = options if has_split else options[1:]
+
+    def decorated(command: Command) -> Command:
+        for option in reversed(chosen):
+            command = option(command)
+        return command
+
+    return decorated

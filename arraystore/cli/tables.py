@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from arraystore.sources.imagenet2012_inventory import Inventory
     from arraystore.verifying.problems import ProblemGroup
     from arraystore.verifying.verify import VerifyReport
+    from arraystore.writing.append import AppendReport
     from arraystore.writing.copy import CopyReport
     from arraystore.writing.report import ConvertReport
 
@@ -55,6 +56,32 @@ def print_report(report: ConvertReport, *, resumed: bool = False) -> None:
     _print_notes(console, report.notes)
     if report.partial:
         _print_line(console, "The source was incomplete; the store is marked as partial.")
+
+
+def print_append(report: AppendReport) -> None:
+    """Print the report of appended samples."""
+    console = _console()
+    added = report.added
+    what = f"{added.num_samples:,} samples" if report.part else "no samples"
+    part = f" as {report.part}" if report.part else ""
+    _print_line(console, f"{what} → {report.path}{part}  ({report.seconds:.1f} s)")
+    _print_line(
+        console,
+        f"{report.split}: {report.num_samples:,} samples, digest "
+        f"{report.content_digest[:_DIGEST_DIGITS]}",
+    )
+    if n := report.num_replaced:
+        _print_line(console, f"{n:,} sample{'s were' if n > 1 else ' was'} replaced")
+    if n := report.num_existing:
+        what = "s were left out: their names exist" if n > 1 else " was left out: its name exists"
+        _print_line(console, f"{n:,} sample{what}")
+    if added.reencoded:
+        _print_line(console, f"{first_few(added.reencoded, _MAX_NAMES)} re-encoded as RGB JPEG")
+    for file_name, reason in added.skipped[:10]:
+        _print_line(console, f"skipped {file_name}: {reason}")
+    if report.was_complete:
+        _print_line(console, "The samples had been appended before; nothing was written.")
+    _print_notes(console, report.notes)
 
 
 def print_copy(report: CopyReport) -> None:
@@ -151,6 +178,7 @@ def print_info(address: str, info: StoreInfo) -> None:
             for name, summary in columns.items()
         ),
         "in other files": f"images of {', '.join(info.references)}" if info.references else "",
+        "parts": "\n".join(f"{split}: {', '.join(groups)}" for split, groups in info.parts.items()),
         "complete": "no; samples were missing in the sources" if info.partial else "yes",
         "format": f"{info.format_version}, written by {info.writer}",
     }.items():

@@ -271,7 +271,7 @@ class ContainerReader(Protocol):
         return None
 
     def has_same_samples(self, later: Self) -> bool:
-        """Whether all that was read holds, because the container differs in columns of users only.
+        """Whether all that was read holds: only columns of users, or new samples, were added.
 
         Parameters
         ----------
@@ -535,7 +535,7 @@ class ContainerWriter(Protocol):
 
 
 class ColumnEditor(Protocol):
-    """Change the columns of a finished container on the local disk.
+    """Change the columns of a finished container on the local disk, or add a part to it.
 
     A process that is killed leaves the container as before or as after the change, once `recover`
     was called.
@@ -587,6 +587,20 @@ class ColumnEditor(Protocol):
 
     def remove(self, group: str, name: str) -> None:
         """Remove an array, or a group of arrays; and the group if nothing else is in it."""
+        ...
+
+    def add_part(self, part: Path, group: str, attributes: Mapping[str, Any]) -> None:
+        """Add a group of another container; a change that was begun and not completed is repeated.
+
+        Parameters
+        ----------
+        part : Path
+            The other container, of the same kind; it may lose the group.
+        group : str
+            Name of the group in both.
+        attributes : mapping of str to any
+            Attributes of the root that change.
+        """
         ...
 
 

@@ -196,8 +196,8 @@ class Split:
         only = self._samples.only
         if only is None:
             raise ValueError(
-                f"{self.name!r} joins several stored splits, and positions are those of one; "
-                "select from one split"
+                f"{self.name!r} joins several stored splits or parts, and positions are those of "
+                "one; select from one split, or copy the store, which joins parts"
             )
         return _read_only(np.asarray(only.positions, dtype=np.int64).view())
 
@@ -638,7 +638,7 @@ class Split:
     def __invert__(self) -> Self:
         """Return all other samples of the stored splits, in their stored order."""
         rest = [
-            StoredPositions(stored, compact(np.flatnonzero(~as_mask(len(stored), positions))))
+            StoredPositions(stored, compact(_others(stored, positions)))
             for stored, positions in self._samples.by_stored().values()
         ]
         return type(self)(self._root, f"(~{self._term})", SampleSet(rest))
@@ -1162,6 +1162,13 @@ def _unpickled(
     """Return a split from the few values that its pickle has, so that it is small."""
     samples = SampleSet([StoredPositions(*member) for member in members], order)
     return cls(StoreRoot(handle), name, samples)
+
+
+def _others(stored: StoredSplit, positions: Ints) -> Ints:
+    """Return the ascending positions of all other samples that no later part replaces."""
+    is_other = ~as_mask(len(stored), positions)
+    is_other[stored.replaced] = False
+    return np.flatnonzero(is_other)
 
 
 def _read_only(column: NDArray[Any]) -> NDArray[Any]:

@@ -11,10 +11,10 @@ from arraystore.dataset.kinds import Kinds
 from arraystore.errors import FormatError, VersionError, brief, escaped
 from arraystore.indexing.hierarchy import Hierarchy
 from arraystore.schema import (
-    FORMAT_VERSION,
     HIERARCHY,
     HIERARCHY_COLUMNS,
     HIERARCHY_VERSION,
+    NEWEST_VERSIONS,
     ROOT_COLUMNS,
     DatasetInfo,
     check_version,
@@ -60,8 +60,9 @@ class StoreRoot:
         if self._read is None:
             attributes = self.handle.container.attributes()
             version = check_version(attributes, location=self.address)
-            if version > FORMAT_VERSION:
-                newer, known = (".".join(map(str, v)) for v in (version, FORMAT_VERSION))
+            newest = dict(NEWEST_VERSIONS)[version[0]]
+            if version[1] > newest:
+                newer, known = (f"{version[0]}.{minor}" for minor in (version[1], newest))
                 warnings.warn(
                     escaped(
                         f"{self.address}: has format version {newer}, newer than {known} of this "

@@ -292,7 +292,7 @@ def _split(store: Store, name: str) -> Dataset:
             attributes = {name: value for name, value in attributes.items() if value}
             variables[column.name] = Variable(("sample", *more), lazy, attributes)
     if name in store:
-        attributes = asdict(store.stored(name).info)
+        attributes = asdict(store.split_info(name))
         # Not a bool, as above; and only where it says something.
         is_referenced = {"is_referenced": 1} if attributes.pop("is_referenced") else {}
         return Dataset(variables, attrs=attributes | is_referenced)

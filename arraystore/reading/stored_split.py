@@ -61,6 +61,7 @@ _CHECKSUM: Final = "image_crc32c"
 _FILE: Final = "image_file"
 
 _NO_CHECKSUMS: Final[Checksums] = np.empty(0, dtype=np.uint32)
+_NONE: Final[Ints] = np.empty(0, dtype=np.int64)
 
 
 class ImageRows(NamedTuple):
@@ -102,6 +103,8 @@ class StoredSplit:
         Name of the split.
     expected : (str, str), optional
         The `identity` that the split must have. It is compared before anything else is read.
+    replaced : ndarray of int64, optional
+        Positions of samples that later parts replace, ascending.
 
     Attributes
     ----------
@@ -109,10 +112,19 @@ class StoredSplit:
     name : str
     location : str
         Address of the store, and name of the split.
+    replaced : ndarray of int64
+        See above; empty for most splits.
     """
 
-    def __init__(self, handle: StoreHandle, name: str, expected: Identity | None = None) -> None:
+    def __init__(
+        self,
+        handle: StoreHandle,
+        name: str,
+        expected: Identity | None = None,
+        replaced: Ints = _NONE,
+    ) -> None:
         self.name = name
+        self.replaced = replaced
         self.location = f"{handle.address}/{name}"
         self.handle = handle
         self._expected = expected
@@ -124,8 +136,9 @@ class StoredSplit:
     def __len__(self) -> int:
         return self.info.num_samples
 
-    def __reduce__(self) -> tuple[type[Self], tuple[StoreHandle, str, Identity]]:
-        return type(self), (self.handle, self.name, self.identity)
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        replaced = (self.replaced,) if len(self.replaced) else ()
+        return type(self), (self.handle, self.name, self.identity, *replaced)
 
     def import_libraries(self) -> None:
         """Import what reading columns would import, before threads read them."""

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 REPLACED: Final = "replaced"
 REDO: Final = "redo"
 ADDED: Final = "added"
+PART: Final = "part"
+SCRATCH: Final = "scratch"
 CONTENT: Final = frozenset(
-    {"lock", "store", "journal", "spool", "skeleton", REPLACED, REDO, ADDED, f"{ADDED}.json"}
+    {
+        *("lock", "store", "journal", "spool", "skeleton", REPLACED),
+        *(REDO, ADDED, f"{ADDED}.json", PART, SCRATCH),
+    }
 )
 _RESTORE_PAUSES: Final = tuple(0.001 * 2**i for i in range(10))
 """Seconds to wait for a running conversion to make the second of its two renames; 1 s in total."""

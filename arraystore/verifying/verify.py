@@ -47,6 +47,7 @@ from arraystore.storage.location import Location
 from arraystore.storage.open_files import close_idle_files
 from arraystore.verifying.columns import Columns, ColumnsCheck
 from arraystore.verifying.images import ImagesCheck
+from arraystore.verifying.parts import part_faults
 from arraystore.verifying.problems import MAX_KEPT, Findings, Problem, ProblemGroup
 from arraystore.verifying.read_errors import READ_ERRORS, is_access_error, record_errors
 from arraystore.verifying.root import attribute_faults, class_faults
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
     from arraystore.indexing.byte_range import ChunkManifest
     from arraystore.reader import Store
+    from arraystore.schema import SplitParts
     from arraystore.sources.sample_table import Source
     from arraystore.storage.buckets import SourcePath
     from arraystore.storage.range_reader import RangeReader
@@ -275,6 +277,13 @@ class _Verification:
         self._options = replace(options or SourceOptions(), partial=self._info.partial)
         self._folder = None
         self._source = None
+        if source is not None and self._info.parts:
+            raise ValueError(
+                escaped(
+                    f"{store.address}: samples were appended to {' and '.join(self._info.parts)}, "
+                    "so the store is of several sources; verify it without source (--source)"
+                )
+            )
         if isinstance(source, Mapping):
             assert spool is not None  # `_temporary_spool` gives one
             self._source = records.load(
@@ -309,8 +318,14 @@ class _Verification:
         for name in dict.fromkeys(self._store):
             with self._recording(name):
                 splits[name] = self._store.stored(name).stated
+                if name in self._info.parts:
+                    splits[name] = self._info.parts[name].info
         for name, info in splits.items():
-            self._check_split(name, info, n_classes, decode=decode)
+            parts = self._info.parts.get(name)
+            if parts is None:
+                self._check_split(name, info, n_classes, decode=decode)
+            else:
+                self._check_parts(name, parts, n_classes, decode=decode)
         self._reader.check_unchanged()  # otherwise the problems may belong to two stores
         return splits
 
@@ -389,6 +404,18 @@ class _Verification:
             is_older = stored is None and source.label_name == wnids()
             if stored != source.hierarchy and not is_older:
                 self._add("must be the hierarchy of the source's classes", key=HIERARCHY)
+
+    def _check_parts(
+        self, name: str, parts: SplitParts, n_classes: int | None, *, decode: bool
+    ) -> None:
+        """Check each part of a split, and what the root states of all."""
+        for group in parts.groups:
+            with self._recording(group):
+                stated = self._store.stored(group).stated
+                self._check_split(group, stated, n_classes, decode=decode)
+        with self._recording(name):
+            for fault in part_faults(self._store[name], parts):
+                self._add(fault, name)
 
     def _check_split(
         self, name: str, info: SplitInfo, n_classes: int | None, *, decode: bool

@@ -281,6 +281,13 @@ def _stored(store: Store, split: str) -> Any:
         raise KeyError(
             escaped(f"{store.address}: has no split {brief(split)}, it has {', '.join(store)}")
         )
+    if split in store._root.dataset.parts:
+        raise ValueError(
+            escaped(
+                f"{store.address}: samples were appended to {split}, and columns are of one part; "
+                "copy the store, which joins the parts, and change the columns of the copy"
+            )
+        )
     return store.stored(split)
 
 

@@ -207,7 +207,7 @@ def copy(
     samples, states = _opened(source, *how, location, overwrite=overwrite)
     store_writer = open_writer(location, overwrite=overwrite, sync=sync)
     is_plain = copy_images and (classes, order) == (CLASSES[0], None)
-    if isinstance(samples, Store) and is_plain:
+    if isinstance(samples, Store) and is_plain and not samples._root.dataset.parts:
         report = _copy_store(samples, states, store_writer, progress)
     else:
         splits = dict(samples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from typing_extensions import override
@@ -59,9 +59,11 @@ class LocalStoreWriter(StoreWriter):
         If the suffix of `target` chooses no container.
     """
 
+    _appends: ClassVar[bool] = False
+
     def __init__(self, target: Path, *, overwrite: bool, sync: bool, resume: bool = False) -> None:
         self.container_type = writer_for(target)
-        if target.is_symlink():
+        if target.is_symlink() and not self._appends:
             behind = target.readlink()
             self.notes = (f"replaced the symbolic link {target}; {behind} behind it is unchanged",)
         self._target, self._overwrite, self._sync, self._resume = target, overwrite, sync, resume
@@ -73,7 +75,12 @@ class LocalStoreWriter(StoreWriter):
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._work = stack.enter_context(
-                workspace(self._target, overwrite=self._overwrite, resume=self._resume)
+                workspace(
+                    self._target,
+                    overwrite=self._overwrite,
+                    resume=self._resume,
+                    appends=self._appends,
+                )
             )
             stack.enter_context(translate_full_disk(self._work.folder))
             self._stack = stack.pop_all()

@@ -9,6 +9,7 @@ from arraystore.containers import writer_for
 from arraystore.errors import escaped
 from arraystore.storage.buckets import ObjectPath
 from arraystore.writing.local import LocalStoreWriter
+from arraystore.writing.local_part import LocalPartWriter
 
 if TYPE_CHECKING:
     from arraystore.storage.buckets import SourcePath
@@ -23,6 +24,7 @@ def open_writer(
     overwrite: bool = False,
     sync: bool = True,
     resume: bool = False,
+    appends: bool = False,
 ) -> StoreWriter:
     """Return the writer of a store; nothing is written before its context is entered.
 
@@ -38,6 +40,9 @@ def open_writer(
         Whether to wait until everything is on the disk.
     resume : bool, default False
         Whether to continue with the unfinished store of an earlier process.
+    appends : bool, default False
+        Whether `target` exists, and a part of it is written; then `overwrite` refers to an
+        unfinished store or part beside it. The writer is a `PartWriter`.
 
     Raises
     ------
@@ -59,7 +64,8 @@ def open_writer(
                 "blocks are known to be on the disk"
             )
         )
-    writer = LocalStoreWriter(target.path, overwrite=overwrite, sync=sync, resume=resume)
+    kind = LocalPartWriter if appends else LocalStoreWriter
+    writer = kind(target.path, overwrite=overwrite, sync=sync, resume=resume)
     if isinstance(source, Path):
         resolved, folder = target.path.parent.resolve() / target.path.name, source.resolve()
         is_inside = resolved.is_relative_to(folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -28,10 +28,13 @@ from arraystore.indexing.layout import sample_order
 from arraystore.reading.read_ahead import ahead
 from arraystore.schema import ORDERS
 from arraystore.sources.sample_table import first_few
+from arraystore.storage.file_states import FileStates
 from arraystore.storage.open_files import read_at
+from arraystore.writing.image_source import FileRanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
     from typing import BinaryIO
 
     from numpy.typing import NDArray
@@ -134,6 +137,30 @@ class _Probed:
             self.unmarked.append(i)
         if not is_sound:
             self.doubtful.append(i)
+
+
+def plan_splits(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, SplitPlan]:
+    """Plan all splits of a source.
+
+    Parameters
+    ----------
+    source : Source
+    spool : Path
+        File of the source's images that are in none of its files; re-encoded ones follow.
+    meter, **how
+        See `plan_split`.
+    """
+    with spool.open("ab") as file:  # behind what the source has written
+        return {name: plan_split(source, name, file, meter=meter, **how) for name in source.splits}
+
+
+def planned_images(source: Source, spool: Path, plan: SplitPlan) -> FileRanges:
+    """Return the images of a split as ranges of the source's files and of the spool."""
+    table = plan.table
+    states = source.states.first(len(source.files))
+    if len(source.files) in table.file:
+        states = states.joined(FileStates.of([str(spool)]))
+    return FileRanges(states.paths, table.file, table.offset, table.nbytes, states)
 
 
 def plan_split(

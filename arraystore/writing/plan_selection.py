@@ -81,11 +81,20 @@ class SelectedSplit:
         """The encoded images."""
         return SelectedImages(self.stored, self.number, self.rows)
 
-    @property
-    def whole(self) -> StoredSplit | None:
-        """The stored split, if these are all of its samples."""
-        is_whole = len(self.stored) == 1 and len(self) == len(self.stored[0])
-        return self.stored[0] if is_whole else None
+    def whole(self, infos: Mapping[str, DatasetInfo]) -> str:
+        """Return the name of the split, with all of its parts, that these are all samples of.
+
+        Empty if there is none.
+        """
+        addresses = {stored.handle.address for stored in self.stored}
+        if len(addresses) > 1:
+            return ""
+        info, names = infos[addresses.pop()], {stored.name for stored in self.stored}
+        for split, parts in info.parts.items():
+            if names <= set(parts.groups):
+                return split if len(self) == parts.num_samples else ""
+        (stored, *others) = self.stored
+        return stored.name if not others and len(self) == len(stored) else ""
 
     def is_selection(self, name: str) -> bool:
         """Whether these are the samples of a named selection of one store."""
@@ -166,14 +175,20 @@ def check_splits(splits: Mapping[str, Split]) -> None:
 
 
 def name_of(split: Split) -> str:
-    """Return the name that the stored splits of some samples share.
+    """Return the name that the stored splits of some samples share; parts are of one split.
 
     Raises
     ------
     ValueError
         If they have several.
     """
-    names = {stored.name for stored, _ in split._sample_set}
+    names = set()
+    for address, root in split._roots.items():
+        split_of = {
+            group: name for name, parts in root.dataset.parts.items() for group in parts.groups
+        }
+        stored = [some for some, _ in split._sample_set if some.handle.address == address]
+        names |= {split_of.get(some.name, some.name) for some in stored}
     if len(names) > 1:
         raise ValueError(
             escaped(
@@ -387,13 +402,9 @@ def _same_data(
     (info,) = infos.values()
     targets = tuple(selected)
     is_partial = info.partial or set(targets) != set(info.splits)
-    others = {
-        target
-        for target, some in selected.items()
-        if some.whole is None or some.whole.name != target
-    }
+    others = {target for target, some in selected.items() if some.whole(infos) != target}
     if not others:
-        plain = replace(info, splits=targets, selections=dict(selections))
+        plain = replace(info, splits=targets, selections=dict(selections), parts={})
         known = part_of(info, targets, selections, subset="", n=0)
         return replace(known or plain, partial=is_partial)
     train = selected.get("train")
@@ -446,7 +457,7 @@ def _skipped(
         for row in infos[stored.handle.address].skipped
         if row.get("split") == stored.name
     ]
-    if some.whole is not None or not rows:
+    if some.whole(infos) or not rows:
         return tuple(rows), ""
     names = first_few([name for name, _ in rows])
     return (), f"{names} could not be read when the store was converted; they may be of this part"

@@ -173,6 +173,12 @@ def dataset_info(source: Source, plans: Mapping[str, SplitPlan]) -> DatasetInfo:
         selections={name: tuple(splits) for name, splits in source.selections.items()},
         label_hierarchy=HIERARCHY_VERSION if source.hierarchy is not None else "",
     )
+    check_listed(info)
+    return info
+
+
+def check_listed(info: DatasetInfo) -> None:
+    """Raise `SourceError` if the attributes of a root would be longer than is read of them."""
     nbytes = sum(len(str(value).encode()) for value in info.attributes().values())
     if nbytes > MAX_NBYTES // 2:  # escaped once more in a JSON document, they take more
         raise SourceError(
@@ -180,4 +186,3 @@ def dataset_info(source: Source, plans: Mapping[str, SplitPlan]) -> DatasetInfo:
             f"{len(info.reencoded):,} must be re-encoded, more than a store can list; repair the "
             "source"
         )
-    return info

@@ -12,12 +12,14 @@ from arraystore.schema import (
     HIERARCHY,
     PAYLOAD,
     RAGGED,
+    REPLACED,
     ROOT_ATTRIBUTES,
     ROOT_COLUMNS,
     SELECTIONS,
     SPLIT_ATTRIBUTES,
     STRING,
     USER_COLUMNS,
+    DatasetInfo,
 )
 
 if TYPE_CHECKING:
@@ -148,7 +150,11 @@ def left_out(
         ours |= {f"{split.name}/{name}" for name in COLUMNS}
         for name in copied[split.name]:
             ours |= {f"{columns}/{name}", *(f"{columns}/{name}/{part}" for part in RAGGED)}
-    others = set(container.attributes().get("splits", ())) - {split.name for split in stored}
+        ours |= {f"{split.name}/{REPLACED}"}
+        ours |= {f"{split.name}/{REPLACED}/{name}" for name in copied}
+    info = DatasetInfo.from_attributes(container.attributes(), location=stored[0].location)
+    groups = {group for parts in info.parts.values() for group in parts.groups}
+    others = {*info.splits, *groups} - {split.name for split in stored}
     skipped = tuple(f"{name}/" for name in (SELECTIONS, HIERARCHY, *others))
     nodes = [*tree.groups, *tree.columns, *tree.others]
     found = [

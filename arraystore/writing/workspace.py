@@ -11,7 +11,9 @@
         ├── skeleton          a second layout, while a store is resumed
         ├── replaced          the old store between two renames, if names cannot be exchanged
         ├── added             a new column, until it is complete
-        └── redo              what a change of the columns replaces in an HDF5 file
+        ├── redo              what a change of the columns replaces in an HDF5 file
+        ├── part              how to publish a part that is complete
+        └── scratch           such a record, or a new root, while it is written
 """
 
 from __future__ import annotations
@@ -30,8 +32,16 @@ from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.storage.exchange import exchange
 from arraystore.storage.folder_trees import remove_tree
 from arraystore.storage.fsync import sync_path
-from arraystore.storage.workspace_folder import REDO, REPLACED, check_own, put_back, work_folder
+from arraystore.storage.workspace_folder import (
+    PART,
+    REDO,
+    REPLACED,
+    check_own,
+    put_back,
+    work_folder,
+)
 from arraystore.writing.journal import read_journal
+from arraystore.writing.publish_part import finish_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -54,11 +64,14 @@ class Workspace:
     target : Path
     overwrite : bool
         Whether an existing target may be replaced.
+    appends : bool
+        Whether the target exists, and a part of it is written.
     """
 
     folder: Path
     target: Path
     overwrite: bool
+    appends: bool = False
 
     @property
     def store(self) -> Path:
@@ -84,6 +97,11 @@ class Workspace:
     def is_left_over(self) -> bool:
         """Whether the store of a killed process was published, and only the folder is left."""
         return self.folder.is_dir() and os.path.lexists(self.target) and not self.is_unfinished
+
+    @property
+    def is_being_published(self) -> bool:
+        """Whether the folder has what completes a change of the target."""
+        return (self.folder / REDO).exists() or (self.folder / PART).exists()
 
     @property
     def is_unfinished(self) -> bool:
@@ -134,7 +152,7 @@ class Workspace:
 
 @contextmanager
 def workspace(
-    target: Path, *, overwrite: bool = False, resume: bool = False
+    target: Path, *, overwrite: bool = False, resume: bool = False, appends: bool = False
 ) -> Iterator[Workspace]:
     """Create and lock the workspace of a target for as long as the context lasts.
 
@@ -147,6 +165,9 @@ def workspace(
         Whether an existing target may be replaced, and an unfinished store deleted.
     resume : bool, default False
         Whether to keep an unfinished store.
+    appends : bool, default False
+        Whether a part of `target`, which exists, is written. A part that an earlier process has
+        completed but not published is published first.
 
     Raises
     ------
@@ -158,15 +179,18 @@ def workspace(
     StorageError
         If another process is converting to the same target.
     """
-    work = Workspace(work_folder(target), target, overwrite)
-    if not work.is_left_over:
+    work = Workspace(work_folder(target), target, overwrite, appends)
+    if not work.is_left_over and not appends:
         _check_target(target, overwrite=overwrite, unfinished=work.is_unfinished)
     lock = _locked(work.folder)
     try:
         put_back(work.folder, target)
         if (work.folder / REDO).exists() and is_container(target):
             editor_for(target).recover(Path(os.path.realpath(target)), work.folder)
-        _check_target(target, overwrite=overwrite, unfinished=work.is_unfinished)
+        if appends:
+            finish_part(work.folder, target)
+        else:
+            _check_target(target, overwrite=overwrite, unfinished=work.is_unfinished)
         if work.is_unfinished and not overwrite and not resume:
             raise FileExistsError(
                 escaped(
@@ -178,7 +202,7 @@ def workspace(
         _clear(work.folder, keep=("store", "journal") if resume and work.is_unfinished else ())
         yield work
     finally:
-        if work.is_unfinished:
+        if work.is_unfinished or work.is_being_published:
             os.close(lock)
         else:
             _remove(work, lock)
@@ -208,6 +232,8 @@ def editing(target: Path, recover: Callable[[Path, Path], None]) -> Iterator[Pat
     lock = _locked(work.folder)
     try:
         put_back(work.folder, target)
+        recover(target, work.folder)
+        finish_part(work.folder, target)
         if work.is_unfinished:
             raise FileExistsError(
                 escaped(
@@ -215,11 +241,10 @@ def editing(target: Path, recover: Callable[[Path, Path], None]) -> Iterator[Pat
                     "with resume=True (--resume), or delete the folder"
                 )
             )
-        recover(target, work.folder)
         _clear(work.folder)
         yield work.folder
     finally:
-        if work.is_unfinished or (work.folder / REDO).exists():
+        if work.is_unfinished or work.is_being_published:
             os.close(lock)
         else:
             _remove(work, lock)

@@ -64,6 +64,28 @@ def test_convert_prints_skipped_images(tmp_path: Path, capsys: pytest.CaptureFix
     assert "cat/2.jpg: is empty (0 bytes)" in capsys.readouterr().out
 
 
+def test_append_prints_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write_folder(tmp_path / "old", {"cat/1.jpg": picture(), "dog/2.jpg": picture()})
+    store = str(tmp_path / "out.zarr")
+    arraystore.convert(f"folder:{old}", store, sync=False)
+    images = {"cat/1.jpg": picture(), "dog/3.jpg": picture(), "dog/4.jpg": b""}
+    new = write_folder(tmp_path / "new", images)
+    command = ["append", store, f"folder:{new}", "--split", "train", "--no-sync"]
+    assert main(command) == 1
+    assert "cat/1.jpg) exist already in train" in capsys.readouterr().err
+    options = ["--on-existing", "replace", "--on-error", "skip"]
+    assert main([*command, *options]) == 0
+    printed = capsys.readouterr().out
+    for fact in ("2 samples", "as train.1", "train: 3 samples", "1 sample was replaced"):
+        assert fact in printed
+    assert "skipped dog/4.jpg: is empty (0 bytes)" in printed
+    assert main(["info", store]) == 0
+    assert "train: train, train.1" in capsys.readouterr().out
+    assert main([*command, "--on-existing", "skip", "--on-error", "skip", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["part"], report["num_existing"], report["num_samples"]) == ("", 2, 3)
+
+
 def test_info_prints_metadata(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(path)]) == 0
     printed = capsys.readouterr().out

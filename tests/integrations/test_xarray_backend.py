@@ -279,9 +279,9 @@ def test_trailing_slash_does_not_matter(path: Path) -> None:
 
 
 def test_store_of_later_format_is_guessed_and_refused(tmp_path: Path) -> None:
-    attributes = {"format": "arraystore", "format_version": "2.0"}
+    attributes = {"format": "arraystore", "format_version": "3.0"}
     zarr.create_group(tmp_path / "later.zarr", attributes=attributes)
-    with pytest.raises(arraystore.VersionError, match=r"format version 2\.0"):
+    with pytest.raises(arraystore.VersionError, match=r"format version 3\.0"):
         xr.open_dataset(tmp_path / "later.zarr")
 
 

@@ -263,7 +263,7 @@ def test_foreign_group_raises(foreign: Path) -> None:
 
 @named(
     ("version", "way_out"),
-    [("2.0", "upgrade arraystore"), ("17.3", "upgrade arraystore"), ("0.9", "convert it again")],
+    [("3.0", "upgrade arraystore"), ("17.3", "upgrade arraystore"), ("0.9", "convert it again")],
 )
 def test_other_major_version_raises(copy: Path, version: str, way_out: str) -> None:
     set_attribute(copy, "", "format_version", version)

@@ -71,7 +71,9 @@ CHANGES: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
 }
 
 MOMENTS: Final[dict[str, Callable[[pytest.MonkeyPatch, Callable[[], object]], None]]] = {
-    "before images are probed": lambda patch, act: before(patch, convert_module, "_plans", act),
+    "before images are probed": lambda patch, act: before(
+        patch, convert_module, "plan_splits", act
+    ),
     "before they are copied": lambda patch, act: before(
         patch, LocalStoreWriter, "create_arrays", act
     ),

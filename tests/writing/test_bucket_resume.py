@@ -457,7 +457,7 @@ def test_changed_source_is_refused_before_probing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = write_folder(tmp_path / "photos", PHOTOS)  # with a later modification time
-    monkeypatch.setattr(convert_module, "_plans", None)
+    monkeypatch.setattr(convert_module, "plan_splits", None)
     with pytest.raises(SourceError, match=r"cannot resume: source a/0\.jpg is .*, but was .* of "):
         convert(again, resume=True)
 

@@ -485,7 +485,7 @@ def test_changed_source_is_refused_before_probing(
     before = without_spool(target)
     CHANGES[change](photos / "train" / "ant" / "3.jpg")
     where = "train/ant" if max_files == 1 else r"train/ant/3\.jpg"
-    monkeypatch.setattr(convert_module, "_plans", None)
+    monkeypatch.setattr(convert_module, "plan_splits", None)
     with pytest.raises(SourceError, match=rf"cannot resume: .*source {where} is .*, but was .*"):
         convert(photos, target, resume=True)
     assert without_spool(target) == before

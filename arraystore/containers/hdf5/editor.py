@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
@@ -16,10 +16,14 @@ from arraystore.containers.protocol import ColumnEditor
 from arraystore.storage.workspace_folder import REDO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from arraystore.containers.protocol import ContainerWriter
+
+
+_DIMENSIONS: Final = "DIMENSION_LIST"
+"""Attribute with the references of a dataset to its scales."""
 
 
 class HDF5Editor(ColumnEditor):
@@ -64,6 +68,18 @@ class HDF5Editor(ColumnEditor):
             if all(map(_is_scale, _nodes(columns))):
                 del file[group]
 
+    @override
+    def add_part(self, part: Path, group: str, attributes: Mapping[str, Any]) -> None:
+        import h5py
+
+        with self._changing() as file:
+            try:
+                with h5py.File(part, "r") as other:
+                    _FileWriter(file).copy_group(other[group], group)
+            except RAISED as error:
+                raise translate_error(error, str(part)) from error
+            _FileWriter(file).set_attributes("", attributes)
+
     @contextmanager
     def _changing(self) -> Iterator[Any]:
         """Open the file for changes, and make them when the context ends without an error."""
@@ -101,6 +117,27 @@ class _FileWriter(HDF5Writer):
     def __init__(self, file: Any) -> None:
         super().__init__(file.filename, is_skeleton=True)
         self._opened = file
+
+    def copy_group(self, source: Any, path: str) -> None:
+        """Copy a group of another file, as its chunks and payloads are stored there."""
+        import h5py
+
+        self.create_group(path)
+        target = self._opened[path]
+        for name, value in source.attrs.items():
+            target.attrs.create(name, value, dtype=source.attrs.get_id(name).dtype)
+        for name, node in source.items():
+            if isinstance(node, h5py.Group):
+                self.copy_group(node, f"{path}/{name}")
+            elif not _is_scale(node):
+                source.copy(node, target, name=name)
+                # References do not hold in another file; the scales are created again.
+                if _DIMENSIONS in target[name].attrs:
+                    del target[name].attrs[_DIMENSIONS]
+                for axis, length in enumerate(node.shape):
+                    for dimension in node.dims[axis].values():
+                        scale = dimension.name.rpartition("/")[2]
+                        self._attach_dimension(f"{path}/{name}", scale, length, axis)
 
 
 def _nodes(group: Any) -> list[Any]:

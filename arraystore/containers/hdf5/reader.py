@@ -49,7 +49,7 @@ from arraystore.schema import (
     USER_COLUMNS,
     Column,
     Unreadable,
-    without_version,
+    without_parts,
 )
 from arraystore.storage.range_reader import each_exactly, read_exactly
 
@@ -288,7 +288,7 @@ class HDF5Reader(ContainerReader):
     @override
     def has_same_samples(self, later: Self) -> bool:
         return all(
-            without_version(found) == without_version(later.attributes(path))
+            without_parts(found) == without_parts(later.attributes(path))
             for path, found in self._attributes.items()
             if path.split("/")[1:2] != [USER_COLUMNS]
         )

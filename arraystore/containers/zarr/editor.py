@@ -76,6 +76,15 @@ class ZarrEditor(ColumnEditor):
         (self._path / gone).rename(self._scratch / ADDED)
         remove_tree(self._scratch / ADDED)
 
+    @override
+    def add_part(self, part: Path, group: str, attributes: Mapping[str, Any]) -> None:
+        if (part / group).is_dir():  # not if a process was killed before it replaced the root
+            (part / group).rename(self._path / group)
+        if self._sync:
+            sync_path(self._path)
+        document = json.loads((part / METADATA).read_bytes())
+        self._replace_root(lambda root: root_with_part(root, document, group, attributes))
+
     def _replace_root(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         path, new = self._path / METADATA, self._scratch / f"{ADDED}.json"
         new.write_text(json.dumps(change(json.loads(path.read_bytes())), indent=2))
@@ -108,6 +117,25 @@ def settle(folder: Path, name: str) -> dict[str, dict[str, Any]]:
         below = file.parent.relative_to(folder).as_posix()
         found[name if below == "." else f"{name}/{below}"] = node
     return found
+
+
+def root_with_part(
+    root: dict[str, Any], other: dict[str, Any], group: str, attributes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the document of a root with a group of another store.
+
+    Parameters
+    ----------
+    root, other : dict
+        Documents of the roots of both stores; that of the other one has consolidated metadata.
+    group : str
+    attributes : mapping of str to any
+        Attributes of the root that change.
+    """
+    nodes = consolidated_documents(other) or {}
+    new = {path: node for path, node in nodes.items() if f"{path}/".startswith(f"{group}/")}
+    kept = {name: value for name, value in root["attributes"].items() if name not in attributes}
+    return changed_root(root | {"attributes": kept | dict(attributes)}, new)
 
 
 def changed_root(

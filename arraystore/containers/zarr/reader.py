@@ -47,13 +47,14 @@ from arraystore.schema import (
     MAX_CHUNK_NBYTES,
     MAX_NBYTES,
     ORDERS,
+    PARTS,
     PAYLOAD,
     SHARD_NBYTES,
     STRING,
     USER_COLUMNS,
     Column,
     parse_json,
-    without_version,
+    without_parts,
 )
 from arraystore.storage.range_reader import RangeReader, each_exactly, read_exactly
 from arraystore.storage.server_responses import is_truncated_json, unexpected_response
@@ -229,13 +230,18 @@ class ZarrReader(ContainerReader):
 
     @override
     def has_same_samples(self, later: Self) -> bool:
-        return self._users() != later._users() and self._samples() == later._samples()
+        parts = [reader.attributes().get(PARTS) for reader in (self, later)]
+        if self._users() == later._users() and parts[0] == parts[1]:
+            return False
+        mine, theirs = self._samples(), later._samples()
+        # Samples that were appended are in groups that this store did not have.
+        return mine == {path: theirs.get(path) for path in mine}
 
     def _samples(self) -> dict[str, Any]:
         """Return the documents that are in the root, without those of columns of users."""
         nodes = consolidated_documents(self._nodes[""]) or {}
         kept = {path: nodes[path] for path in nodes if not _is_of_users(path)}
-        return kept | {"": without_version(self.attributes())}
+        return kept | {"": without_parts(self.attributes())}
 
     def _users(self) -> dict[str, Any]:
         """Return what a change of columns of users changes in the root."""
@@ -244,7 +250,7 @@ class ZarrReader(ContainerReader):
         return users | {"": self.attributes().get("format_version")}
 
     def is_column_change(self, document: bytes) -> bool:
-        """Whether the root's document was replaced only because columns of users changed.
+        """Whether the root's document was replaced only by new columns of users, or new samples.
 
         Positions must follow from what is in the document: then the order of each split does.
         """
