@@ -14,6 +14,7 @@ import numpy as np
 from obstore.store import MemoryStore
 from typing_extensions import override
 
+from arraystore import _threads
 from arraystore._checksum import crc32c
 from arraystore.cli.synthetic_archives import encode
 from arraystore.images.probe import probe
@@ -186,10 +187,19 @@ def threads_of_arraystore() -> list[threading.Thread]:
 
 
 def no_threads_are_left() -> bool:
-    """Wait for all threads that decode and read ahead; return whether they ended."""
-    for thread in threads_of_arraystore():
-        thread.join(60)
-    return not threads_of_arraystore()
+    """Wait for all threads that decode and read ahead; return whether they ended.
+
+    In Python 3.11 a thread can wait in `queue.SimpleQueue.get` beyond its timeout, until the next
+    job. So threads that do not end get one.
+    """
+    for _ in range(60):
+        for thread in threads_of_arraystore():
+            thread.join(1)
+        if not threads_of_arraystore():
+            return True
+        for pool in (_threads.readers, _threads.decoders):
+            pool.submit(lambda: None)
+    return False
 
 
 class Bucket:

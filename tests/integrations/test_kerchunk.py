@@ -45,6 +45,8 @@ def group_of(path: Path) -> tuple[Any, list[tuple[str, int, int]]]:
 def rectilinear() -> Any:
     import zarr
 
+    if zarr.config.get("array.rectilinear_chunks", None) is None:
+        pytest.skip("this zarr-python does not read chunks of different sizes")
     with zarr.config.set({"array.rectilinear_chunks": True}):
         yield
 
