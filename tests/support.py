@@ -190,15 +190,16 @@ def no_threads_are_left() -> bool:
     """Wait for all threads that decode and read ahead; return whether they ended.
 
     In Python 3.11 a thread can wait in `queue.SimpleQueue.get` beyond its timeout, until the next
-    job. So threads that do not end get one.
+    job. So threads that do not end get jobs.
     """
     for _ in range(60):
         for thread in threads_of_arraystore():
             thread.join(1)
         if not threads_of_arraystore():
             return True
-        for pool in (_threads.readers, _threads.decoders):
-            pool.submit(lambda: None)
+        for _ in threads_of_arraystore():
+            _threads.readers.submit(lambda: None)
+            _threads.decoders.submit(lambda: None)
     return False
 
 
