@@ -75,7 +75,7 @@ def batches(folder: Path, n_images: int) -> None:
         splits = {}
         for name, copies in (("copied", True), ("in place", False)):
             path = folder / f"{name.replace(' ', '-')}{suffix}"
-            arraystore.convert("imagenet2012", path, copy_images=copies, **options)  # type: ignore[arg-type]
+            arraystore.convert("imagenet2012", path, copy_images=copies, **options)  # type: ignore[arg-type] # any options
             splits[name] = arraystore.open(path)["train"]
         reads: dict[str, Callable[[arraystore.Split, np.ndarray], object]] = {
             "image_bytes[256 random]": lambda split, some: split.image_bytes[some],

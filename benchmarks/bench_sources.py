@@ -111,7 +111,7 @@ def write_table(folder: Path, samples: Samples) -> None:
 
 def write_wds(folder: Path, samples: Samples, *, mode: str = "w", suffix: str = "") -> None:
     for i, some in enumerate(_batches(samples, _SHARD_SAMPLES)):
-        with tarfile.open(folder / f"photos-train-{i:06}.tar{suffix}", mode) as tar:  # type: ignore[call-overload]
+        with tarfile.open(folder / f"photos-train-{i:06}.tar{suffix}", mode) as tar:  # type: ignore[call-overload] # any mode
             for name, label, data in some:
                 key = name.partition(".")[0]
                 for member, content in ((name, data), (f"{key}.cls", str(label).encode())):

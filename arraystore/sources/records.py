@@ -199,7 +199,7 @@ class _Reader:
             self.classes = classes
         feature = features.get(image)
         if dataclasses.is_dataclass(feature) and getattr(feature, "decode", False):
-            encoded = dataclasses.replace(feature, decode=False)  # type: ignore[type-var]
+            encoded = dataclasses.replace(feature, decode=False)  # type: ignore[type-var] # its type is of any feature
             dataset = dataset.cast_column(image, encoded)
         return dataset, {**fields, "image": image, "label": label}
 

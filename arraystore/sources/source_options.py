@@ -91,9 +91,10 @@ class SourceOptions:
             given["layout"] = self.layout
         if isinstance(self.classes, os.PathLike):
             given["classes"] = os.fspath(self.classes)
+        elif isinstance(self.classes, int | str):
+            given["classes"] = str(self.classes)
         elif self.classes is not None:
-            is_single = isinstance(self.classes, int | str)
-            given["classes"] = str(self.classes if is_single else list(self.classes))  # type: ignore[arg-type]
+            given["classes"] = str(list(self.classes))
         return given
 
 

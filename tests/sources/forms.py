@@ -41,7 +41,7 @@ SAMPLES: Final = {
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mode: str = "w") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload] # any mode
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)

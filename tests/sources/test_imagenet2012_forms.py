@@ -298,7 +298,7 @@ def test_system_members_of_archives_are_counted(
 ) -> None:
     draw_form(tmp_path, form)
     path = min(tmp_path.rglob(pattern))
-    with tarfile.open(path, f"r:{compression}") as archive:  # type: ignore[call-overload]
+    with tarfile.open(path, f"r:{compression}") as archive:  # type: ignore[call-overload] # any mode
         members = [(info.name, archive.extractfile(info).read()) for info in archive]
     write_tar(path, [("._n01440764_3.JPEG", b"x"), *members], f"w:{compression}")
     spool = tmp_path / "spool"

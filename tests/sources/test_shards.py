@@ -25,7 +25,7 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def found(pattern: str, folder: Path, **options: object) -> list[tuple[str, str]]:
-    shards = find_shards(pattern, (".tar",), SourceOptions(**options))  # type: ignore[arg-type]
+    shards = find_shards(pattern, (".tar",), SourceOptions(**options))  # type: ignore[arg-type] # any options
     files = [str(path).removeprefix(f"{folder}/") for path in shards.files]
     return list(zip(files, shards.splits, strict=True))
 

@@ -227,7 +227,7 @@ def test_image_outside_of_its_file_is_refused(photos: Path) -> None:
 
     path = referring(photos)
     array = zarr.open_group(path, mode="r+")["train/image_start"]
-    array[2] = 10**6  # type: ignore[index]
+    array[2] = 10**6  # type: ignore[index] # it is writable here
     train = arraystore.open(path)["train"]
     with pytest.raises(FormatError, match=r"image 2 is .* outside of it"):
         _ = train.image_bytes[:]

@@ -52,7 +52,7 @@ def test_nested_parts_share_the_images(photos: Path, suffix: str, suffix_of_part
     assert middle.image_bytes[:] == train.where(label="ant").image_bytes[:]
     assert last.image_bytes[:] == middle.image_bytes[:3]
     assert arraystore.verify(few, decode=True).ok
-    (file,) = last._sample_set._members[0].stored.references.files.paths  # type: ignore[union-attr]
+    (file,) = last._sample_set._members[0].stored.references.files.paths  # type: ignore[union-attr] # it is joined
     assert file.startswith(full.name)  # not the part between them
     arraystore.copy(train.where(label="ant"), folder / f"copy{suffix}", sync=False)
     copied = arraystore.open(folder / f"copy{suffix}").info
