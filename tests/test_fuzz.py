@@ -83,8 +83,8 @@ def test_soak_adds_up_its_rounds(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_abandoned_iterators_leave_no_thread(way: str) -> None:
-    counts = iterators.abandon(way, 7, 6)
-    assert counts[f"{way}: iterators abandoned"] == 6
+    counts = iterators.abandon(way, 7, 4)
+    assert counts[f"{way}: iterators abandoned"] == 4
     assert not [what for what in counts if "WRONG" in what]
 
 

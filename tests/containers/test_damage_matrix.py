@@ -183,9 +183,14 @@ def test_damaged_chunk_is_reported_and_never_read_wrong(
 
 
 @only_zarr
-@named("damage", DAMAGE.values(), ids=DAMAGE)
+@named(
+    ("is_consolidated", "damage"),
+    [
+        *((True, damage) for damage in DAMAGE.values()),
+        *((False, DAMAGE[name]) for name in ("byte flipped in the middle", "zeros", "deleted")),
+    ],
+)
 @named("key", DOCUMENTS)
-@named("is_consolidated", [True, False], ids=["consolidated", "alone"])
 def test_damaged_document_is_never_read_wrong(
     store: Path,
     sound: Path,
