@@ -17,7 +17,7 @@ import numpy as np
 from typing_extensions import override
 
 import arraystore
-from arraystore._arguments import ON_ERROR, as_path
+from arraystore._arguments import as_path
 from arraystore.cli import tables
 from arraystore.cli.contact_sheet import contact_sheet
 from arraystore.cli.demo import run_demo
@@ -30,6 +30,7 @@ from arraystore.cli.options import (
     SUBSET_LIST,
     narrowing,
     new_file,
+    probing,
     selecting,
     source_options,
     storage_option,
@@ -121,19 +122,7 @@ def cli(allow_references: tuple[str, ...]) -> None:
     show_default=True,
     help="Order of the samples in each split.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the shuffled order.")
-@click.option(
-    "--on-error",
-    type=click.Choice(ON_ERROR),
-    default=ON_ERROR[0],
-    show_default=True,
-    help="Stop at images that cannot be read, or skip and record them.",
-)
-@click.option(
-    "--check-images",
-    is_flag=True,
-    help="Decode every image first, so that truncated ones are found as well.",
-)
+@probing
 @click.option(
     "--copy-images/--no-copy-images",
     default=True,
@@ -221,19 +210,7 @@ def convert(
     show_default=True,
     help="Order of the new samples among themselves.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the shuffled order.")
-@click.option(
-    "--on-error",
-    type=click.Choice(ON_ERROR),
-    default=ON_ERROR[0],
-    show_default=True,
-    help="Stop at images that cannot be read, or skip and record them.",
-)
-@click.option(
-    "--check-images",
-    is_flag=True,
-    help="Decode every image first, so that truncated ones are found as well.",
-)
+@probing
 @click.option(
     "--overwrite",
     is_flag=True,

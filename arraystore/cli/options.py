@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from arraystore._arguments import as_path
+from arraystore._arguments import ON_ERROR, as_path
 from arraystore.errors import escaped
 from arraystore.sources.source_options import FIELDS, as_columns
 
@@ -117,9 +117,35 @@ _NARROWING: Final = (
 )
 
 
+_PROBING: Final = (
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of the shuffled order."
+    ),
+    click.option(
+        "--on-error",
+        type=click.Choice(ON_ERROR),
+        default=ON_ERROR[0],
+        show_default=True,
+        help="Stop at images that cannot be read, or skip and record them.",
+    ),
+    click.option(
+        "--check-images",
+        is_flag=True,
+        help="Decode every image first, so that truncated ones are found as well.",
+    ),
+)
+
+
 def narrowing(command: Command) -> Command:
     """Add the options that narrow a split down to a command."""
     for option in reversed(_NARROWING):
+        command = option(command)
+    return command
+
+
+def probing(command: Command) -> Command:
+    """Add the options that say how samples of a source are ordered and checked."""
+    for option in reversed(_PROBING):
         command = option(command)
     return command
 

@@ -600,8 +600,14 @@ class ColumnEditor(Protocol):
             Name of the group in both.
         attributes : mapping of str to any
             Attributes of the root that change.
+
+        Raises
+        ------
+        TypeError
+            If the store is in a bucket.
         """
-        ...
+        del part, group, attributes
+        raise TypeError("groups are added to stores on a disk only")
 
 
 def as_string_array(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:

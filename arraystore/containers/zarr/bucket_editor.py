@@ -11,14 +11,14 @@ from typing_extensions import override
 
 from arraystore._threads import Scope
 from arraystore.containers.protocol import ColumnEditor
-from arraystore.containers.zarr.editor import GROUP, changed_root, root_with_part, settle
+from arraystore.containers.zarr.editor import GROUP, changed_root, settle
 from arraystore.containers.zarr.metadata import METADATA, consolidated_documents
 from arraystore.containers.zarr.writer import ZarrWriter
 from arraystore.errors import StorageError
 from arraystore.storage.open_files import translate_full_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from arraystore.containers.protocol import ContainerWriter
     from arraystore.storage.objects.writer import ObjectWriter
@@ -81,14 +81,6 @@ class ZarrBucketEditor(ColumnEditor):
         # Documents first, by which a program that lists the group finds arrays.
         deleted = sorted(keys if is_last else mine, key=lambda key: not key.endswith(METADATA))
         self._objects.delete(deleted)
-
-    @override
-    def add_part(self, part: Path, group: str, attributes: Mapping[str, Any]) -> None:
-        files = [path for path in (part / group).rglob("*") if path.is_file()]
-        self._send(part / group, [path for path in files if path.name != METADATA], group)
-        self._send(part / group, [path for path in files if path.name == METADATA], group)
-        other = json.loads((part / METADATA).read_bytes())
-        self._replace_root(lambda root: root_with_part(root, other, group, attributes))
 
     def _send(self, folder: Path, files: list[Path], group: str) -> None:
         """Send files of a group, and delete them."""
