@@ -9,6 +9,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # On two cores the tests take half the time in two processes.
 TEST_PROCESSES ?= 2
+# Tests and benchmarks start many interpreters; compiling the sources again takes each half a second.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-cloud check lint types check-oldest soak clean
 .PHONY: bench bench-full bench-imagenet bench-remote bench-growth

@@ -27,6 +27,9 @@ Done = TypeVar("Done")
 IDLE_SECONDS: float = 1.0
 """How long a thread waits for work before it ends."""
 
+_SIGNAL_SECONDS: Final = 0.5
+"""Most seconds until a signal is handled that arrived just before the thread began to wait."""
+
 _PATIENCE: Final = 5.0
 """Seconds to wait at the exit of the interpreter for work that cannot be interrupted."""
 
@@ -238,6 +241,16 @@ class Pool:
             except IndexError:  # a job counts on this thread
                 continue
             return None
+
+
+def next_of(queue: SimpleQueue[T]) -> T:
+    """Wait for the next item of a queue, such that Ctrl-C always ends the wait.
+
+    A signal wakes a thread that waits, but not one that is about to: it would wait for the item.
+    """
+    while True:
+        with suppress(Empty):
+            return queue.get(timeout=_SIGNAL_SECONDS)
 
 
 def in_threads(work: Callable[[int], Done], n: int) -> list[Done]:

@@ -18,6 +18,7 @@ from arraystore.writing.store_writer import NOT_AS_WRITTEN, first_difference
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from concurrent.futures import Executor
+    from typing import BinaryIO
 
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
@@ -84,17 +85,18 @@ class HDF5BucketWriter(BucketStoreWriter):
     @override
     def publish(self, meter: Meter) -> None:
         nbytes = self._skeleton.stat().st_size
-        self._objects.upload(self._key, nbytes, partial(self._pieces, nbytes, meter))
+        with self._skeleton.open("rb") as skeleton:  # here, to be closed after an interrupt too
+            pieces = partial(self._pieces, skeleton, nbytes, meter)
+            self._objects.upload(self._key, nbytes, pieces)
 
-    def _pieces(self, nbytes: int, meter: Meter) -> Generator[Any]:
+    def _pieces(self, skeleton: BinaryIO, nbytes: int, meter: Meter) -> Generator[Any]:
         """Yield the whole file: the skeleton, with the payloads in its holes."""
         offset = 0
-        with self._skeleton.open("rb") as skeleton:
-            for start, stop, split in self._holes():
-                yield from _read(skeleton, offset, start)
-                yield from self._payload(split, meter)
-                offset = stop
-            yield from _read(skeleton, offset, nbytes)
+        for start, stop, split in self._holes():
+            yield from _read(skeleton, offset, start)
+            yield from self._payload(split, meter)
+            offset = stop
+        yield from _read(skeleton, offset, nbytes)
         self._check_target()
 
     def _check_target(self) -> None:
@@ -166,7 +168,7 @@ def _read_block(images: ImageSource, block: Block) -> tuple[Any, Checksums]:
     return sink.buffer, checksums
 
 
-def _read(file: Any, start: int, stop: int) -> Iterator[bytes]:
+def _read(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
     file.seek(start)
     for offset in range(start, stop, _PIECE_NBYTES):
         yield file.read(min(_PIECE_NBYTES, stop - offset))

@@ -12,7 +12,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
-from arraystore._threads import Scope, WorkCancelledError, current_scope
+from arraystore._threads import Scope, WorkCancelledError, current_scope, next_of
 from arraystore.errors import StorageError
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def arrivals(works: Sequence[Coroutine[Any, Any, T]]) -> Generator[tuple[int, T]
     scope = current_scope() or Scope()
     try:
         with scope.waking(partial(arrived.put, WorkCancelledError())):
-            while (found := arrived.get()) is not None:
+            while (found := next_of(arrived)) is not None:
                 if isinstance(found, BaseException):
                     raise found
                 yield found
