@@ -24,6 +24,7 @@ from arraystore.errors import (
     StorageError,
     StoreChangedError,
     VersionError,
+    WorkersLostError,
 )
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
@@ -70,6 +71,7 @@ __all__ = [
     "StoreInfo",
     "VerifyReport",
     "VersionError",
+    "WorkersLostError",
     "__version__",
     "add_column",
     "append",

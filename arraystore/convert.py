@@ -191,8 +191,9 @@ def convert(
         Wait until everything is on the disk. If false, a loss of power soon afterwards may leave a
         damaged store, and an unfinished conversion cannot be resumed.
     executor : concurrent.futures.Executor, optional
-        Runs the copying; threads by default. It may use other processes, or machines that see the
-        same files. (A file in a bucket is sent by this process alone.)
+        Copies the images; threads by default. It may use other processes, or machines that reach
+        source and target, such as ``distributed.Client.get_executor()``; see docs/clusters.md. (An
+        HDF5 file in a bucket is sent by this process alone.)
     progress : bool, optional
         Show a progress bar; by default on a terminal.
 

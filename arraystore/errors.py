@@ -11,6 +11,7 @@
         ├── ShortReadError     fewer bytes were returned than requested
         ├── StoreChangedError  the store was replaced or changed since it was opened
         ├── ReferencedFileError  a file outside of the store has no longer its images
+        ├── WorkersLostError   the executor that the caller passed has lost its workers
         └── ChecksumError      the bytes returned are not those written
 
 Mistakes for which Python has an exception raise that one: a position out of bounds is an
@@ -142,6 +143,10 @@ class StoreChangedError(StorageError):
 
 class ChecksumError(StorageError):
     """The bytes returned are not the bytes that were written."""
+
+
+class WorkersLostError(StorageError):
+    """An executor of the caller was shut down, or the connection to its workers is lost."""
 
 
 class ReferencedFileError(StorageError):

@@ -7,8 +7,9 @@ import json
 import shutil
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import numpy as np
 from obstore.store import MemoryStore
@@ -21,6 +22,7 @@ from arraystore.images.probe import probe
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.indexing.layout import image_starts, sample_order
 from arraystore.indexing.packed_names import PackedNames, packed
+from arraystore.parallel import executors
 from arraystore.sources.sample_table import SampleTable, Source
 from arraystore.storage.file_states import FileStates
 from arraystore.storage.location import Location
@@ -33,6 +35,7 @@ from arraystore.writing.seal import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     import pytest
     from numpy.typing import NDArray
@@ -40,6 +43,40 @@ if TYPE_CHECKING:
     from arraystore.dataset.split import Split
 
 SUFFIXES = (".zarr", ".h5")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def most_in_flight(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list of the most tasks that each new pool of threads for blocks has had at a time.
+
+    The list grows when a pool is created.
+    """
+    most: list[int] = []
+    lock = threading.Lock()
+
+    class Counting(ThreadPoolExecutor):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.number, self.in_flight = len(most), 0
+            most.append(0)
+
+        @override
+        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+            with lock:
+                self.in_flight += 1
+                most[self.number] = max(most[self.number], self.in_flight)
+            future = super().submit(fn, *args, **kwargs)
+            future.add_done_callback(self._ended)
+            return future
+
+        def _ended(self, _: object) -> None:
+            with lock:
+                self.in_flight -= 1
+
+    monkeypatch.setattr(executors, "ThreadPoolExecutor", Counting)
+    return most
 
 
 def copied(path: Path, target: Path) -> Path:

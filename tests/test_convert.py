@@ -45,7 +45,7 @@ from arraystore.writing.journal import JournalWriter
 from arraystore.writing.local import LocalStoreWriter
 from arraystore.writing.store_writer import MAX_BLOCKS_IN_FLIGHT
 from arraystore.writing.workspace import Workspace
-from tests.support import SUFFIXES, picture, write_folder
+from tests.support import SUFFIXES, most_in_flight, picture, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -418,56 +418,53 @@ def test_processes_write_same_bytes_as_threads(
 
 
 class Later(Executor):
-    """Run all tasks when the first result is requested, the last one first."""
+    """Run tasks when the caller has submitted as many as it does at a time, the last one first.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    n : int
+        Tasks in all.
+    num_workers : int, default 4
+        What the caller learns of the number of workers.
+    """
+
+    def __init__(self, n: int, num_workers: int = 4) -> None:
+        self.num_workers = num_workers
         self.n_submitted = 0
-        self.n_waiting: list[int] = []
+        self.most_waiting = 0
+        self._n = n
         self._waiting: list[Callable[[], None]] = []
 
     @override
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future: Future[T] = _Lazy(self)
+        future: Future[T] = Future()
         self._waiting.append(lambda: future.set_result(fn(*args, **kwargs)))
         self.n_submitted += 1
-        self.n_waiting.append(len(self._waiting))
+        self.most_waiting = max(self.most_waiting, len(self._waiting))
+        if len(self._waiting) == 2 * self.num_workers or self.n_submitted == self._n:
+            while self._waiting:
+                self._waiting.pop()()
         return future
-
-    def run(self) -> None:
-        while self._waiting:
-            self._waiting.pop()()
-
-
-class _Lazy(Future[T]):
-    def __init__(self, executor: Later) -> None:
-        super().__init__()
-        self._executor = executor
-
-    @override
-    def result(self, timeout: float | None = None) -> T:
-        if not self.done():
-            self._executor.run()
-        return super().result(timeout)
 
 
 @every_suffix
 def test_blocks_are_filled_in_any_order(
     suffix: str, small_blocks: int, photos: Path, tmp_path: Path
 ) -> None:
-    later = Later()
+    later = Later(small_blocks)
     convert(photos, tmp_path / f"later{suffix}", executor=later)
     convert(photos, tmp_path / f"threads{suffix}")
-    assert later.n_submitted == small_blocks
+    assert later.n_submitted == small_blocks > 2 * later.num_workers == later.most_waiting
     assert tree(tmp_path / f"later{suffix}") == tree(tmp_path / f"threads{suffix}")
 
 
 @every_suffix
-def test_at_most_8_blocks_are_in_flight(
-    suffix: str, small_blocks: int, photos: Path, tmp_path: Path
+def test_at_most_8_blocks_are_in_flight_in_threads(
+    suffix: str, small_blocks: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = Later()
-    convert(photos, tmp_path / f"a{suffix}", executor=later)
-    assert max(later.n_waiting) == MAX_BLOCKS_IN_FLIGHT == 8 < small_blocks
+    most = most_in_flight(monkeypatch)
+    convert(photos, tmp_path / f"a{suffix}")
+    assert 0 < max(most) <= MAX_BLOCKS_IN_FLIGHT == 8 < small_blocks
 
 
 @every_suffix

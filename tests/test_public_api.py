@@ -152,6 +152,7 @@ class VerifyReport(store, dataset, splits, decoded, source, problems, num_proble
     as_dict()
     ok: attribute
 class VersionError(FormatError)
+class WorkersLostError(StorageError)
 __version__: attribute
 add_column(store, split, name, values, *, description='', ragged=None, file_names=None, fill=None,
     key=None, fields=(), storage_options=None, sync=True)
@@ -166,7 +167,8 @@ convert(dataset, target, *, storage_options=None, source_options=None, manual_di
     copy_images=True, checksums=None, overwrite=False, resume=False, sync=True, executor=None,
     progress=None)
 copy(source, target, *, source_options=None, target_options=None, classes='keep', order=None,
-    seed=0, copy_images=True, allow_references=False, overwrite=False, sync=True, progress=None)
+    seed=0, copy_images=True, allow_references=False, overwrite=False, sync=True, executor=None,
+    progress=None)
 open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True,
     allow_references=False)
 relocate(store, old, new, *, source_options=None, progress=None)

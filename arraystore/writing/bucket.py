@@ -52,6 +52,7 @@ class BucketStoreWriter(StoreWriter):
 
     max_in_flight: ClassVar[int] = _BLOCKS_IN_FLIGHT
     n_threads: ClassVar[int] = _BLOCKS_IN_FLIGHT
+    is_spool_shared: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ from arraystore.writing.selected_images import SelectedImages
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
@@ -126,6 +127,7 @@ def copy(
     allow_references: bool | str | os.PathLike[str] | Sequence[str] = False,
     overwrite: bool = False,
     sync: bool = True,
+    executor: Executor | None = None,
     progress: bool | None = None,
 ) -> CopyReport:
     """Copy a store, or selected samples, to another place or into the other container.
@@ -160,7 +162,7 @@ def copy(
         copied nevertheless, and of a whole store only what a copy of samples has.
     allow_references
         See `arraystore.open`.
-    overwrite, sync, progress
+    overwrite, sync, executor, progress
         See `arraystore.convert`.
 
     Returns
@@ -208,14 +210,14 @@ def copy(
     store_writer = open_writer(location, overwrite=overwrite, sync=sync)
     is_plain = copy_images and (classes, order) == (CLASSES[0], None)
     if isinstance(samples, Store) and is_plain and not samples._root.dataset.parts:
-        report = _copy_store(samples, states, store_writer, progress)
+        report = _copy_store(samples, states, store_writer, progress, executor)
     else:
         splits = dict(samples)
         check_splits(splits)
         name = PurePosixPath(location.key).stem
         selection = plan_selection(splits, name, classes=classes, order=order, seed=seed)
         references = {} if copy_images else _references(selection, location)
-        report = _copy_samples(selection, states, store_writer, progress, references)
+        report = _copy_samples(selection, states, store_writer, progress, references, executor)
         report = replace(report, notes=(*report.notes, *notes_on(references, location)))
     addresses = dict.fromkeys(str(location) for location in _locations(samples))
     return replace(
@@ -264,14 +266,18 @@ def _locations(samples: Store | Mapping[str, Split]) -> list[Location]:
 
 
 def _copy_store(
-    store: Store, states: FileStates, store_writer: StoreWriter, progress: bool | None
+    store: Store,
+    states: FileStates,
+    store_writer: StoreWriter,
+    progress: bool | None,
+    executor: Executor | None,
 ) -> CopyReport:
     reader, container = store.opened
     splits = {name: store.stored(name).info for name in store}
     images: dict[str, ImageSource] = {
         name: (
             SelectedImages.of(store.stored(name))
-            if info.is_referenced
+            if info.is_referenced or executor is not None
             else _stored_images(store, name, reader, container)
         )
         for name, info in splits.items()
@@ -286,7 +292,9 @@ def _copy_store(
             for name, info in splits.items():
                 columns = store.stored(name).columns
                 expected = columns["image_crc32c"] if info.has_checksums else None
-                checksums = writer.fill(name, images[name], shown, expected=expected)
+                checksums = writer.fill(
+                    name, images[name], shown, expected=expected, executor=executor
+                )
                 if info.is_referenced:
                     splits[name] = changes.add(name, info, columns, checksums)
             if store.info.references:
@@ -304,6 +312,7 @@ def _copy_samples(
     store_writer: StoreWriter,
     progress: bool | None,
     references: Mapping[str, SplitReferences],
+    executor: Executor | None,
 ) -> CopyReport:
     source, plans = selection.source, selection.plans
     info = dataset_info(source, plans)
@@ -319,10 +328,10 @@ def _copy_samples(
                 if name in references:  # those of all images are stored, if they are known
                     is_own = references[name].is_own
                     expected = None if known is None else known[is_own]
-                    writer.fill(name, some, shown, expected=expected)
+                    writer.fill(name, some, shown, expected=expected, executor=executor)
                     filled[name] = np.empty(0, np.uint32) if known is None else known
                 else:
-                    filled[name] = writer.fill(name, some, shown, expected=known)
+                    filled[name] = writer.fill(name, some, shown, expected=known, executor=executor)
         shown.status("sealing")
         with writer.sealing() as container:
             reports = seal(container, source, plans, filled, references)
@@ -461,6 +470,15 @@ class StoredImages:
     def location(self, i: int) -> str:
         """See `ImageSource`."""
         return f"{self._location}: {self._names[i]}"
+
+    def reads(self, path: str) -> bool:
+        """See `ImageSource`."""
+        del path
+        return False
+
+    def portable(self) -> StoredImages:
+        """See `ImageSource`; only for threads, since a reader may hold secrets."""
+        return self
 
     def prefetch(self) -> None:
         """See `ImageSource`; not needed, because the payload is read in its own order."""

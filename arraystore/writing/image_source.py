@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
@@ -13,6 +13,7 @@ from arraystore.errors import SourceError
 from arraystore.storage.file_bytes import FileBytes
 from arraystore.storage.file_states import NO_FILES, FileStates, gone, is_address
 from arraystore.storage.open_files import OpenFile, open_file, read_into
+from arraystore.storage.packed_paths import PackedPaths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +59,15 @@ class ImageSource(Protocol):
     def location(self, i: int) -> str:
         """Return where image `i` comes from, for messages."""
         ...
+
+    def reads(self, path: str) -> bool:
+        """Whether some of the images are in the local file `path`."""
+        del path
+        return False
+
+    def portable(self) -> Self:
+        """Return the images for another process, which may have another working directory."""
+        return self
 
     def prefetch(self) -> None:
         """Ask the kernel to read ahead, so that a cold disk has several reads to work on.
@@ -126,6 +136,19 @@ class FileRanges:
     def location(self, i: int) -> str:
         """See `ImageSource`."""
         return f"{self.files[self.file[i]]} (at byte {self.offset[i]:,})"
+
+    def reads(self, path: str) -> bool:
+        """See `ImageSource`."""
+        return path in self.files
+
+    def portable(self) -> FileRanges:
+        """See `ImageSource`."""
+        files = PackedPaths.of(
+            path if is_address(path) else os.path.abspath(path)  # noqa: PTH100 - there may be many
+            for path in self.files
+        )
+        states = replace(self.states, paths=files) if self.states else self.states
+        return replace(self, files=files, states=states)
 
     def prefetch(self) -> None:
         """See `ImageSource`; images in buckets are requested by `read`, many at a time."""

@@ -27,12 +27,12 @@ from arraystore.writing.workspace import workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from concurrent.futures import Executor
     from types import TracebackType
 
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
     from arraystore.indexing.layout import Block
+    from arraystore.parallel.executors import Workers
     from arraystore.writing.fill import BlockPlace, Filled
     from arraystore.writing.image_source import ImageSource
     from arraystore.writing.journal import Fingerprint, Recorded
@@ -168,10 +168,10 @@ class LocalStoreWriter(StoreWriter):
 
     @override
     def compare(
-        self, images: ImageSource, recorded: Mapping[Block, Checksums], pool: Executor
+        self, images: ImageSource, recorded: Mapping[Block, Checksums], workers: Workers
     ) -> None:
         with self._refusing():
-            super().compare(images, recorded, pool)
+            super().compare(images, recorded, workers)
 
     @override
     def record(self, split: str, block: Block, place: BlockPlace, filled: Filled) -> None:

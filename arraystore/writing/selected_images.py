@@ -72,6 +72,16 @@ class SelectedImages:
         stored = self._stored[int(self._number[i])]
         return stored.describe(int(self._rows.positions[i]))
 
+    def reads(self, path: str) -> bool:
+        """See `ImageSource`."""
+        del path
+        return False
+
+    def portable(self) -> SelectedImages:
+        """See `ImageSource`; other processes open the stores by their addresses."""
+        used, number = np.unique(self._number, return_inverse=True)
+        return SelectedImages([self._stored[k] for k in used.tolist()], number, self._rows)
+
     def prefetch(self) -> None:
         """See `ImageSource`; not needed, because many images are read together."""
 

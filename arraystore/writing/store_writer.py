@@ -11,30 +11,30 @@ be resumed.
 from __future__ import annotations
 
 import os
-from collections import deque
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 import numpy as np
 
-from arraystore._threads import Scope
 from arraystore.errors import ChecksumError
 from arraystore.indexing.layout import Block, blocks
+from arraystore.parallel.executors import Workers
 from arraystore.schema import PAYLOAD
-from arraystore.writing.fill import FilePlace, FillTask, fill
+from arraystore.writing.fill import BlockPlace, FilePlace, FillTask, fill
 from arraystore.writing.resuming import blocks_to_compare, check_recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from concurrent.futures import Executor
     from pathlib import Path
     from types import TracebackType
 
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
     from arraystore.indexing.byte_range import ChunkManifest
-    from arraystore.writing.fill import BlockPlace, Filled
+    from arraystore.writing.fill import Filled
     from arraystore.writing.image_source import ImageSource
     from arraystore.writing.journal import Fingerprint
     from arraystore.writing.progress import Meter
@@ -51,7 +51,7 @@ class StoreWriter(Protocol):
     Attributes
     ----------
     max_in_flight : int
-        Blocks being filled at a time.
+        Blocks being filled at a time if the caller passes no executor.
     n_threads : int
         Threads that fill them if the caller passes no executor.
     notes : tuple of str
@@ -59,6 +59,8 @@ class StoreWriter(Protocol):
     is_source_touched : bool
         Whether status change times or inodes of the source differ from those in the store that is
         resumed. Then all of its blocks must be compared with the source.
+    is_spool_shared : bool
+        Whether workers on other machines that reach the target can read `spool`.
     container_type : type of ContainerWriter
         Chosen by the suffix of the target.
     container : ContainerWriter
@@ -71,6 +73,7 @@ class StoreWriter(Protocol):
     n_threads: ClassVar[int] = min(MAX_BLOCKS_IN_FLIGHT, os.cpu_count() or 1)
     notes: tuple[str, ...] = ()
     is_source_touched: bool = False
+    is_spool_shared: ClassVar[bool] = True
     container_type: type[ContainerWriter]
     container: ContainerWriter
     manifests: dict[str, ChunkManifest]
@@ -200,27 +203,19 @@ class StoreWriter(Protocol):
         meter.start(f"{split}: copying images", len(images.nbytes), total, done=done)
         # Only if all images are read, and on this machine.
         is_prefetched = executor is None and not parts and images.prefetch_all()
-        tasks = (
-            (block, FillTask(rows, block.skip, self.place_of(split, block), is_prefetched))
-            for block in all_blocks
-            if block not in parts
-            for rows in [images.rows(block.first, block.last)]
-        )
-        n_threads = self.max_in_flight if images.is_remote else self.n_threads
-        pool = executor or ThreadPoolExecutor(n_threads)
-        try:
-            self.compare(images, {block: parts[block] for block in compared}, pool)
-            with closing(run(pool, tasks, self.max_in_flight)) as filling:
-                for block, place, filled in filling:
+        missing = [block for block in all_blocks if block not in parts]
+        with self._workers(images, executor) as workers:
+            self.compare(images, {block: parts[block] for block in compared}, workers)
+            places = partial(self.place_of, split)
+            tasks = _tasks(images, missing, places, is_prefetched=is_prefetched)
+            with closing(self._run(workers, tasks)) as filling:
+                for (block, place), filled in filling:
                     part = filled.checksums
                     if expected is not None and (i := first_difference(block, part, expected)) >= 0:
                         raise ChecksumError(f"{images.location(i)}: {NOT_AS_WRITTEN}")
                     parts[block] = part
                     self.record(split, block, place, filled)
                     meter.advance(len(part), block.stop - block.start)
-        finally:
-            if executor is None:
-                pool.shutdown(cancel_futures=True)
         return np.concatenate([np.empty(0, np.uint32), *(parts[block] for block in all_blocks)])
 
     def checksums(
@@ -229,26 +224,19 @@ class StoreWriter(Protocol):
         """Return the checksums of images that stay where they are; nothing is written."""
         total = int(images.nbytes.sum())
         meter.start(f"{split}: reading images", len(images.nbytes), total)
-        tasks = (
-            (block, FillTask(images.rows(block.first, block.last), block.skip, FilePlace()))
-            for block in blocks(images.nbytes)
-        )
-        found = [np.empty(0, np.uint32)]
-        pool = executor or ThreadPoolExecutor(
-            self.max_in_flight if images.is_remote else self.n_threads
-        )
-        try:
-            with closing(run(pool, tasks, self.max_in_flight)) as reading:
-                for block, _, filled in reading:
-                    found.append(filled.checksums)
-                    meter.advance(len(filled.checksums), block.stop - block.start)
-        finally:
-            if executor is None:
-                pool.shutdown(cancel_futures=True)
-        return np.concatenate(found)
+        all_blocks = blocks(images.nbytes)
+        parts: dict[Block, Checksums] = {}
+        with (
+            self._workers(images, executor) as workers,
+            closing(self._run(workers, _tasks(images, all_blocks))) as reading,
+        ):
+            for (block, _), filled in reading:
+                parts[block] = filled.checksums
+                meter.advance(len(filled.checksums), block.stop - block.start)
+        return np.concatenate([np.empty(0, np.uint32), *(parts[block] for block in all_blocks)])
 
     def compare(
-        self, images: ImageSource, recorded: Mapping[Block, Checksums], pool: Executor
+        self, images: ImageSource, recorded: Mapping[Block, Checksums], workers: Workers
     ) -> None:
         """Compare recorded blocks with the source; nothing is written.
 
@@ -257,13 +245,50 @@ class StoreWriter(Protocol):
         SourceChangedError
             If images of the source have other bytes than recorded.
         """
-        tasks = (
-            (block, FillTask(images.rows(block.first, block.last), block.skip, FilePlace()))
-            for block in recorded
-        )
-        with closing(run(pool, tasks, self.max_in_flight)) as reading:
-            for block, _, filled in reading:
+        with closing(self._run(workers, _tasks(images, recorded))) as reading:
+            for (block, _), filled in reading:
                 check_recorded(images.location(block.first), filled.checksums, recorded[block])
+
+    @contextmanager
+    def _workers(self, images: ImageSource, executor: Executor | None) -> Iterator[Workers]:
+        n_threads = self.max_in_flight if images.is_remote else self.n_threads
+        with Workers(executor, n_threads=n_threads, max_in_flight=self.max_in_flight) as workers:
+            yield workers
+        self.notes = (*self.notes, *workers.notes)
+
+    def _run(self, workers: Workers, tasks: Iterator[_Task]) -> Generator[tuple[_Item, Filled]]:
+        """Run tasks; in this process those that need its spool, if only this process has that."""
+        here: list[_Task] = []
+
+        def others() -> Iterator[_Task]:
+            spool = "" if self.is_spool_shared else str(self.spool)
+            for item, task in tasks:
+                if workers.is_here:
+                    yield item, task
+                elif spool and task.images.reads(spool):
+                    here.append((item, task))
+                else:
+                    yield item, replace(task, images=task.images.portable())
+
+        yield from workers.run(fill, others())
+        yield from workers.run(fill, here, here=True)
+
+
+_Item = tuple[Block, BlockPlace]
+_Task = tuple[_Item, FillTask]
+
+
+def _tasks(
+    images: ImageSource,
+    some: Iterable[Block],
+    place_of: Callable[[Block], BlockPlace] = lambda _: FilePlace(),
+    *,
+    is_prefetched: bool = False,
+) -> Iterator[_Task]:
+    """Yield the tasks that fill some blocks, or compute the checksums of their images."""
+    for block in some:
+        place, rows = place_of(block), images.rows(block.first, block.last)
+        yield (block, place), FillTask(rows, block.skip, place, is_prefetched)
 
 
 def paths_of(payloads: Mapping[str, int]) -> dict[str, int]:
@@ -294,32 +319,3 @@ def first_difference(block: Block, found: Checksums, expected: Checksums) -> int
     first = block.first + (block.skip > 0)
     differs = np.flatnonzero(found != expected[first : first + len(found)])
     return first + int(differs[0]) if len(differs) else -1
-
-
-def run(
-    pool: Executor, tasks: Iterator[tuple[Block, FillTask]], max_in_flight: int
-) -> Generator[tuple[Block, BlockPlace, Filled]]:
-    """Fill blocks, a bounded number at a time; yield the results in order.
-
-    The caller must close the generator. Closing waits for the blocks that are being filled, because
-    they write to a place that is about to be removed or resumed. Their network requests are
-    cancelled first.
-    """
-    # Work in another process cannot be cancelled.
-    scope = Scope() if isinstance(pool, ThreadPoolExecutor) else None
-    work = fill if scope is None else partial(scope.run, fill)
-    running: deque[tuple[Block, BlockPlace, Future[Filled]]] = deque()
-    try:
-        for block, task in tasks:
-            if len(running) == max_in_flight:
-                first, place, future = running.popleft()
-                yield first, place, future.result()
-            running.append((block, task.place, pool.submit(work, task)))
-        while running:
-            first, place, future = running.popleft()
-            yield first, place, future.result()
-    finally:
-        left = [future for _, _, future in running if not future.cancel()]
-        if scope is not None:
-            scope.cancel()
-        wait(left)

@@ -1,0 +1,137 @@
+"""Work on a real cluster of distributed: two worker processes with another working directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import distributed
+import pytest
+
+import arraystore
+from arraystore.errors import WorkersLostError
+from arraystore.indexing.layout import blocks
+from arraystore.writing import store_writer
+from arraystore.writing.local import LocalStoreWriter
+from tests.support import SUFFIXES, objects_on_disk, picture, write_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
+
+PHOTOS = {f"{name}/{i}.jpg": picture(seed=i) for name in "ab" for i in range(12)}
+
+
+def start() -> tuple[Any, Any]:
+    made: Any = distributed  # it has annotations, but not of these
+    cluster = made.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0")
+    client = made.Client(cluster)
+    client.run(os.chdir, "/")
+    return cluster, client
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    cluster, client = start()
+    with cluster, client:
+        yield client
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Images in a folder, named relative to the working directory; blocks of 2,000 bytes."""
+    monkeypatch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=2_000))
+    write_folder(tmp_path / "photos", PHOTOS)
+    monkeypatch.chdir(tmp_path)
+    return "folder:photos"
+
+
+def after_blocks(monkeypatch: pytest.MonkeyPatch, n: int, do: Callable[[], object]) -> list[int]:
+    """Do something when `n` blocks are filled; return a list that grows with each."""
+    filled: list[int] = []
+    record = LocalStoreWriter.record
+
+    def recording(self: LocalStoreWriter, split: str, block: Any, *rest: Any) -> None:
+        record(self, split, block, *rest)
+        filled.append(block.start)
+        if len(filled) == n:
+            do()
+
+    monkeypatch.setattr(LocalStoreWriter, "record", recording)
+    return filled
+
+
+@every_suffix
+def test_cluster_writes_same_bytes_as_threads(
+    suffix: str, client: Any, photos: str, tmp_path: Path
+) -> None:
+    arraystore.convert(photos, f"cluster{suffix}", executor=client.get_executor())
+    arraystore.convert(photos, f"threads{suffix}")
+    expected = objects_on_disk(tmp_path / f"threads{suffix}").values()
+    assert [*objects_on_disk(tmp_path / f"cluster{suffix}").values()] == [*expected]
+
+
+@every_suffix
+def test_second_conversion_writes_again(
+    suffix: str, client: Any, photos: str, tmp_path: Path
+) -> None:
+    # The tasks of both are equal, so a scheduler could return results of the first.
+    executor = client.get_executor()
+    for _ in range(2):
+        arraystore.convert(photos, f"a{suffix}", executor=executor, overwrite=True)
+    assert arraystore.verify(tmp_path / f"a{suffix}").ok
+
+
+@every_suffix
+def test_copy_by_cluster_is_equal(suffix: str, client: Any, photos: str, tmp_path: Path) -> None:
+    arraystore.convert(photos, f"a{suffix}")
+    store = arraystore.open(f"a{suffix}")
+    (name,) = store
+    some = store[name].select(slice(3, 20))
+    executor = client.get_executor()
+    arraystore.copy(f"a{suffix}", f"b{suffix}", executor=executor)
+    arraystore.copy(some, f"cluster{suffix}", executor=executor)
+    arraystore.copy(some, f"threads{suffix}")
+    found = {kind: [*objects_on_disk(tmp_path / f"{kind}{suffix}").values()] for kind in "ab"}
+    assert found["a"] == found["b"]
+    assert arraystore.verify(f"cluster{suffix}").ok
+    digests = [arraystore.open(f"{k}{suffix}").info.splits for k in ("cluster", "threads")]
+    assert digests[0] == digests[1]
+
+
+@every_suffix
+def test_killed_worker_costs_its_blocks_only(
+    suffix: str, client: Any, photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arraystore.convert(photos, f"threads{suffix}")
+    pid, *_ = client.run(os.getpid).values()
+    filled = after_blocks(monkeypatch, 2, lambda: os.kill(pid, signal.SIGKILL))
+    report = arraystore.convert(photos, f"a{suffix}", executor=client.get_executor())
+    assert report.notes == ()
+    assert len(filled) == len(set(filled)) > 4
+    expected = objects_on_disk(tmp_path / f"threads{suffix}").values()
+    assert [*objects_on_disk(tmp_path / f"a{suffix}").values()] == [*expected]
+
+
+@every_suffix
+def test_conversion_resumes_after_a_lost_scheduler(
+    suffix: str, photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arraystore.convert(photos, f"threads{suffix}")
+    cluster, client = start()
+    with client:
+        filled = after_blocks(monkeypatch, 2, cluster.close)
+        with pytest.raises(WorkersLostError) as caught:
+            arraystore.convert(photos, f"a{suffix}", executor=client.get_executor())
+    assert "pass resume=True" in caught.value.__notes__[0]
+    assert not (tmp_path / f"a{suffix}").exists()
+    n_before = len(filled)
+    arraystore.convert(photos, f"a{suffix}", resume=True)
+    assert len(filled) == len(set(filled))
+    assert n_before >= 2
+    expected = objects_on_disk(tmp_path / f"threads{suffix}").values()
+    assert [*objects_on_disk(tmp_path / f"a{suffix}").values()] == [*expected]
