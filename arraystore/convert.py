@@ -191,9 +191,9 @@ def convert(
         Wait until everything is on the disk. If false, a loss of power soon afterwards may leave a
         damaged store, and an unfinished conversion cannot be resumed.
     executor : concurrent.futures.Executor, optional
-        Copies the images; threads by default. It may use other processes, or machines that reach
-        source and target, such as ``distributed.Client.get_executor()``; see docs/clusters.md. (An
-        HDF5 file in a bucket is sent by this process alone.)
+        Reads headers and copies images; threads by default. It may use other processes, or
+        machines that reach source and target, such as ``distributed.Client.get_executor()``; see
+        docs/clusters.md. (An HDF5 file in a bucket is sent by this process alone.)
     progress : bool, optional
         Show a progress bar; by default on a terminal.
 
@@ -472,7 +472,7 @@ def _store(
         writer.check_unchanged(found)
         n_spooled = 0 if source.spool is None else source.spool.stat().st_size
         with source.states.unchanged():  # from the first header to the last image
-            plans = plan_splits(source, writer.spool, shown, **how)
+            plans = plan_splits(source, writer.spool, shown, executor=executor, **how)
             # The plans have all that is needed of the tables.
             source = replace(source, splits={}, faults={}, parts={})
             info = dataset_info(source, plans)

@@ -418,12 +418,12 @@ def test_processes_write_same_bytes_as_threads(
 
 
 class Later(Executor):
-    """Run tasks when the caller has submitted as many as it does at a time, the last one first.
+    """Fill blocks when the caller has submitted as many as it does at a time, the last one first.
 
     Parameters
     ----------
     n : int
-        Tasks in all.
+        Blocks in all.
     num_workers : int, default 4
         What the caller learns of the number of workers.
     """
@@ -438,6 +438,9 @@ class Later(Executor):
     @override
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
+        if fn is not fill_module.fill:
+            future.set_result(fn(*args, **kwargs))
+            return future
         self._waiting.append(lambda: future.set_result(fn(*args, **kwargs)))
         self.n_submitted += 1
         self.most_waiting = max(self.most_waiting, len(self._waiting))
@@ -487,7 +490,8 @@ def test_libraries_are_imported_before_an_executor_is_used(
     class Noting(ThreadPoolExecutor):
         @override
         def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-            events.append("submit")
+            if isinstance(args[-1], fill_module.FillTask):
+                events.append("submit")
             return super().submit(fn, *args, **kwargs)
 
     module = sys.modules["arraystore.convert"]

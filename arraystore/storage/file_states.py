@@ -222,6 +222,11 @@ class FileStates:
         paths = PackedPaths.of(iter(self.paths.take(rows)))
         return FileStates(paths, self.values[rows], self.buckets)
 
+    def portable(self) -> FileStates:
+        """Return these states with absolute paths, for processes with other working directories."""
+        paths = (path if is_address(path) else os.path.abspath(path) for path in self.paths)  # noqa: PTH100 - there may be many
+        return FileStates(PackedPaths.of(paths), self.values, self.buckets)
+
     def find(self, paths: Sequence[str]) -> FileStates:
         """Return the states of some of these files, by their paths.
 

@@ -557,7 +557,7 @@ def _write(
     found = of_source(source)
     with source.states.unchanged():  # from the first header to the last image
         with writer.spool.open("ab") as file:
-            plan = plan_split(source, part, file, meter=shown, **how)
+            plan = plan_split(source, part, file, meter=shown, executor=executor, **how)
         appending.notes += plan.notes
         if not len(plan.table):
             return appending.unchanged()

@@ -13,7 +13,6 @@ from arraystore.errors import SourceError
 from arraystore.storage.file_bytes import FileBytes
 from arraystore.storage.file_states import NO_FILES, FileStates, gone, is_address
 from arraystore.storage.open_files import OpenFile, open_file, read_into
-from arraystore.storage.packed_paths import PackedPaths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,12 +142,10 @@ class FileRanges:
 
     def portable(self) -> FileRanges:
         """See `ImageSource`."""
-        files = PackedPaths.of(
-            path if is_address(path) else os.path.abspath(path)  # noqa: PTH100 - there may be many
-            for path in self.files
-        )
-        states = replace(self.states, paths=files) if self.states else self.states
-        return replace(self, files=files, states=states)
+        if not self.states:
+            return self
+        states = self.states.portable()
+        return replace(self, files=states.paths, states=states)
 
     def prefetch(self) -> None:
         """See `ImageSource`; images in buckets are requested by `read`, many at a time."""

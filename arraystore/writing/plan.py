@@ -5,9 +5,8 @@ Images that cannot be stored are found here, before the first byte is written.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,15 +24,17 @@ from arraystore.images.jpeg import (
 from arraystore.images.probe import ImageHeader, probe
 from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
 from arraystore.indexing.layout import sample_order
-from arraystore.reading.read_ahead import ahead
+from arraystore.parallel.executors import Workers
 from arraystore.schema import ORDERS
 from arraystore.sources.sample_table import first_few
+from arraystore.storage.file_bytes import FileBytes
 from arraystore.storage.file_states import FileStates
 from arraystore.storage.open_files import read_at
 from arraystore.writing.image_source import FileRanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from concurrent.futures import Executor
     from pathlib import Path
     from typing import BinaryIO
 
@@ -41,10 +42,7 @@ if TYPE_CHECKING:
 
     from arraystore._typing import Ints
     from arraystore.sources.sample_table import SampleTable, Source
-    from arraystore.storage.file_bytes import FileBytes
     from arraystore.writing.progress import Meter
-
-    _Found = tuple[ImageHeader | FrameHeader | str, bool]
 
 _MAX_PLAIN_PIXELS: Final = 2**26
 """Larger images are compared with Pillow's limit."""
@@ -55,6 +53,7 @@ _REMOTE_START_NBYTES: Final = 2**12  # of each image, requested for its header
 _REMOTE_NBYTES: Final = 2**24  # of images that are requested whole at a time
 _SAMPLE: Final = 8
 _BATCH: Final = 512
+_SENT_BATCH: Final = 2048  # to another process, which takes a millisecond or more
 _DECODED_BATCH: Final = 32  # decoding takes longer than probing
 
 
@@ -118,18 +117,18 @@ class _Probed:
     unmarked: list[int] = field(default_factory=list)
     doubtful: list[int] = field(default_factory=list)
 
-    def add(
-        self, i: int, header: ImageHeader | FrameHeader | str, is_sound: bool, *, reencode: bool
-    ) -> None:
+    @classmethod
+    def empty(cls, n: int) -> _Probed:
+        """Return a record of `n` images that are to be probed."""
+        return cls(np.zeros(n, np.int32), np.zeros(n, np.int32))
+
+    def add(self, i: int, header: ImageHeader | str, is_sound: bool, is_reencoded: bool) -> None:
         """Add the header of the image of a row, or its fault."""
-        if isinstance(header, FrameHeader):  # a plain JPEG, as nearly all images are
-            self.height[i], self.width[i] = header.height, header.width
-            return
         if isinstance(header, str):
             self.faults[i] = header
             return
         self.height[i], self.width[i] = header.height, header.width
-        if reencode and needs_reencoding(header):
+        if is_reencoded:
             self.to_reencode.append(i)
         elif header.colours is Colours.UNKNOWN:
             self.faults[i] = UNKNOWN_COLOURS
@@ -137,6 +136,14 @@ class _Probed:
             self.unmarked.append(i)
         if not is_sound:
             self.doubtful.append(i)
+
+    def merge(self, rows: Ints, part: _Probed) -> None:
+        """Add what was found of some rows."""
+        self.height[rows], self.width[rows] = part.height, part.width
+        self.to_reencode.extend(rows[part.to_reencode].tolist())
+        self.unmarked.extend(rows[part.unmarked].tolist())
+        self.doubtful.extend(rows[part.doubtful].tolist())
+        self.faults.update((int(rows[i]), fault) for i, fault in part.faults.items())
 
 
 def plan_splits(source: Source, spool: Path, meter: Meter, **how: Any) -> dict[str, SplitPlan]:
@@ -173,6 +180,7 @@ def plan_split(
     on_error: str,
     meter: Meter,
     check_images: bool = False,
+    executor: Executor | None = None,
 ) -> SplitPlan:
     """Probe all images of a split and decide their order.
 
@@ -189,6 +197,8 @@ def plan_split(
     meter : Meter
     check_images : bool, default False
         Whether to decode the images.
+    executor : concurrent.futures.Executor, optional
+        Reads the headers; threads by default.
 
     Returns
     -------
@@ -202,7 +212,7 @@ def plan_split(
     """
     table = source.splits[name]
     meter.start(f"{name}: {'decoding' if check_images else 'probing'} images", len(table))
-    probed = _probe(source, table, meter, check_images=check_images)
+    probed = _probe(source, table, meter, check_images=check_images, executor=executor)
     faults = {**probed.faults, **source.faults.get(name, {})}
     spooled = _reencode(source, table, probed.to_reencode, spool, faults)
     if faults and on_error == "raise":
@@ -262,24 +272,80 @@ def _notes(
     return tuple(notes)
 
 
-def _probe(source: Source, table: SampleTable, meter: Meter, *, check_images: bool) -> _Probed:
+def _probe(
+    source: Source,
+    table: SampleTable,
+    meter: Meter,
+    *,
+    check_images: bool,
+    executor: Executor | None,
+) -> _Probed:
     """Read the header of every image, and decode the images if they are to be checked."""
-    probed = _Probed(np.zeros(len(table), np.int32), np.zeros(len(table), np.int32))
-    size = _DECODED_BATCH if check_images else _BATCH
-    batches = (slice(first, first + size) for first in range(0, len(table), size))
+    probed = _Probed.empty(len(table))
     n_probers = n_cpus() if check_images else _n_probers(source, table)
-    read = ahead(
-        batches,
-        lambda rows: (rows.start, _probe_rows(source, table, rows, check_images=check_images)),
-        n_ahead=2 * n_probers,
-        n_threads=n_probers,
-        prepare=import_decoders,
-    )
-    for first, headers in read:
-        for i, (header, is_sound) in enumerate(headers, first):
-            probed.add(i, header, is_sound, reencode=source.reencode)
-        meter.advance(len(headers))
+    size = _DECODED_BATCH if check_images else _BATCH if executor is None else _SENT_BATCH
+    is_spooled = table.file == len(source.files)  # other machines may not have the spool
+    here = np.arange(len(table)) if executor is None else np.flatnonzero(is_spooled)
+    others = np.empty(0, np.int64) if executor is None else np.flatnonzero(~is_spooled)
+    import_decoders()
+    with Workers(executor, n_threads=n_probers, max_in_flight=2 * n_probers) as workers:
+        for all_rows, is_here in ((others, False), (here, True)):
+            batches = (all_rows[first : first + size] for first in range(0, len(all_rows), size))
+            tasks = (
+                (rows, _ProbeTask.of(source, table, rows, check_images, is_here=is_here))
+                for rows in batches
+            )
+            with closing(workers.run(_probe_rows, tasks, here=is_here)) as found:
+                for rows, part in found:
+                    probed.merge(rows, part)
+                    meter.advance(len(rows))
+    probed.to_reencode.sort()
+    probed.unmarked.sort()
+    probed.doubtful.sort()
     return probed
+
+
+@dataclass(frozen=True, slots=True)
+class _ProbeTask:
+    """Images to probe.
+
+    Attributes
+    ----------
+    states : FileStates
+        The files.
+    spool : str
+        Path of one more file, whose number is `n_files`.
+    n_files : int
+    file, offset, nbytes : ndarray of integers, shape (n,)
+        Place of each image.
+    reencode : bool
+        See `Source`.
+    check_images : bool
+        Whether to decode the images.
+    """
+
+    states: FileStates
+    spool: str
+    n_files: int
+    file: NDArray[np.integer[Any]]
+    offset: Ints
+    nbytes: Ints
+    reencode: bool
+    check_images: bool
+
+    @classmethod
+    def of(
+        cls, source: Source, table: SampleTable, rows: Ints, check_images: bool, *, is_here: bool
+    ) -> _ProbeTask:
+        """Return the task of probing some rows; it names only their files if it is sent away."""
+        columns = table.file[rows], table.offset[rows], table.nbytes[rows]
+        how = source.reencode, check_images
+        if is_here:
+            spool = "" if source.spool is None else str(source.spool)
+            return cls(source.states, spool, len(source.files), *columns, *how)
+        used, file = np.unique(columns[0].astype(np.int64), return_inverse=True)
+        states = source.states.take(used).portable()
+        return cls(states, "", len(states), file, *columns[1:], *how)
 
 
 def _n_probers(source: Source, table: SampleTable) -> int:
@@ -300,62 +366,53 @@ def _n_probers(source: Source, table: SampleTable) -> int:
     return probers
 
 
-def _probe_rows(
-    source: Source, table: SampleTable, rows: slice, *, check_images: bool
-) -> list[_Found]:
-    """Return the header of each image in some rows or its fault, and whether it is sound."""
-    file, offset, nbytes = table.file[rows], table.offset[rows], table.nbytes[rows]
-    files = source.reader()
+def _probe_rows(task: _ProbeTask) -> _Probed:
+    """Return what the headers of some images state, with rows counted from the first of them."""
+    file, offset, nbytes = task.file, task.offset, task.nbytes
+    check_images = task.check_images
+    files = FileBytes(task.states, task.spool, task.n_files)
     if not check_images:
         files.fetch(file, offset, np.minimum(nbytes, _REMOTE_START_NBYTES))
-    header = partial(_header, source, files, check_images=check_images)
-    found: list[_Found] = []
+    probed = _Probed.empty(len(file))
     whole: list[int] = []
     has_remote = files.has_remote
     for i, place in enumerate(zip(file.tolist(), offset.tolist(), nbytes.tolist(), strict=True)):
         is_plain_file = place[2] and not has_remote and not check_images
         if is_plain_file and (plain := _plain_header(files, *place)):
-            found.append((plain, True))
+            probed.height[i], probed.width[i] = plain.height, plain.width
             continue
         is_remote = has_remote and place[2] and files.is_remote(place[0])
         if is_remote and (check_images or not _is_jpeg(files, *place)):
             whole.append(i)
-            found.append(("", False))
         else:
-            found.append(header(*place))
+            probed.add(i, *_header(task, files, *place))
     # Images that are read whole are requested together.
     for some in _groups(whole, nbytes):
         files.fetch(file[some], offset[some], nbytes[some])
         for i in some:
-            found[i] = header(int(file[i]), int(offset[i]), int(nbytes[i]))
-    return found
+            probed.add(i, *_header(task, files, int(file[i]), int(offset[i]), int(nbytes[i])))
+    return probed
 
 
 def _header(
-    source: Source,
-    files: FileBytes,
-    number: int,
-    offset: int,
-    nbytes: int,
-    *,
-    check_images: bool,
-) -> tuple[ImageHeader | str, bool]:
-    """Return the header of an image or its fault, and whether the image is sound."""
+    task: _ProbeTask, files: FileBytes, number: int, offset: int, nbytes: int
+) -> tuple[ImageHeader | str, bool, bool]:
+    """Return the header of an image or its fault, and whether it is sound and is re-encoded."""
     if not nbytes:
-        return "is empty (0 bytes)", False
+        return "is empty (0 bytes)", False, False
     is_sound = True
     try:
         header = probe(lambda start, stop: files.read(number, offset + start, stop - start), nbytes)
-        if check_images and not (source.reencode and needs_reencoding(header)):
-            # Re-encoding decodes the others.
+        is_reencoded = task.reencode and needs_reencoding(header)
+        if task.check_images and not is_reencoded:  # re-encoding decodes the others
             is_sound = check_decodes(files.read(number, offset, nbytes))
     except PermissionError as error:
-        return f"cannot be read: {error.strerror}", False
+        return f"cannot be read: {error.strerror}", False, False
     except ValueError as error:
         if isinstance(error, SourceError):  # the file has changed: not a fault of the image
             raise
-        return str(error), False
-    return header, is_sound
+        return str(error), False, False
+    return header, is_sound, is_reencoded
 
 
 def _plain_header(files: FileBytes, number: int, offset: int, nbytes: int) -> FrameHeader | None:
