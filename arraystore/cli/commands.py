@@ -44,10 +44,11 @@ from arraystore.errors import (
 )
 from arraystore.indexing.selection import ALL
 from arraystore.integrations.export import export as export_images
-from arraystore.integrations.kerchunk import export_references
+from arraystore.integrations.references import export_references
 from arraystore.schema import ORDERS
 from arraystore.sources.imagenet2012_inventory import take_inventory
 from arraystore.sources.label_space import LABEL_SPACES
+from arraystore.storage.location import Location
 from arraystore.storage.referenced_files import VARIABLE
 from arraystore.writing.append import ON_EXISTING
 from arraystore.writing.plan_selection import CLASSES, name_of
@@ -656,13 +657,20 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
 
 @cli.command(short_help="Write images of a store as files.")
 @selecting
-@click.option("-o", "--output", type=PATH, required=True, help="A new or empty folder.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    help="A new or empty folder. With --references, a new name, on a disk or in a bucket: "
+    "NAME.json or NAME.parquet (kerchunk), or NAME.icechunk.",
+)
 @click.option(
     "--references",
     is_flag=True,
-    help="Write no images, but one file of kerchunk's references (JSON) to them, with which other "
-    "Zarr clients read exactly the bytes of each image.",
+    help="Write no images, but references to them, with which other Zarr clients read exactly the "
+    "bytes of each image; without SPLIT, of all splits.",
 )
+@storage_option("--target-option", "-o")
 @click.option(
     "--column",
     "columns",
@@ -671,8 +679,9 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
 )
 @PROGRESS
 def export(
-    output: Path,
+    output: str,
     references: bool,
+    target_option: dict[str, Any],
     columns: tuple[str, ...],
     progress: bool | None,
     **options: Any,
@@ -681,16 +690,32 @@ def export(
 
     SPLIT and the options that narrow it down are the same as for ls.
     """
-    samples = _selected(**options)
+    target = Location.parse(output, target_option)
     if references:
-        n_images = export_references(samples, output)
-        _print_line(f"{output}: references to {n_images:,} images of {samples.name}")
+        splits = _referenced(**options)
+        n_images = export_references(splits, target)
+        _print_line(f"{output}: references to {n_images:,} images of {', '.join(splits)}")
         return
+    if not target.is_local:
+        raise click.UsageError(f"--output: images are written to a disk, got {output}")
+    samples = _selected(**options)
     with meter(progress) as shown:
-        n_files = export_images(samples, output, meter=shown, columns=columns)
+        n_files = export_images(samples, target.path, meter=shown, columns=columns)
     _print_line(f"{output}: {n_files:,} images of {samples.name}")
     if left := [name for name in samples.columns if name not in columns]:
         _print_line(f"  columns that were not written (--column): {', '.join(left)}")
+
+
+def _referenced(split: str, **options: Any) -> dict[str, Split]:
+    """Return the split to refer to, or all of them, by their names."""
+    if split:
+        samples = _selected(split=split, **options)
+        return {name_of(samples): samples}
+    store, save_selection = options.pop("store"), options.pop("save_selection")
+    if save_selection is not None:
+        raise click.UsageError("--save-selection needs SPLIT")
+    opened = arraystore.open(store, storage_options=options.pop("storage_option"))
+    return _selected_splits(opened, (), **options)
 
 
 @cli.command(short_help="Draw small archives, convert and query them.")

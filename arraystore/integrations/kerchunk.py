@@ -1,118 +1,48 @@
-"""Export references: a file with which other Zarr clients read exactly the bytes of each image.
+"""References in kerchunk's formats, which fsspec reads: a JSON file, or a folder of Parquet files.
 
-The file has kerchunk's format, version 1: a JSON object with an entry for each object of a Zarr
-group, either its content or a range of a file.
+Both name each object of a Zarr group, with its content or as a range of a file. fsspec loads all
+of the JSON file, and of the Parquet files those that it needs.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from arraystore.containers.zarr.references import chunk_keys, column_objects, payload_document
-from arraystore.errors import escaped
+from arraystore.containers.zarr.references import chunk_keys, is_document
 from arraystore.indexing.byte_range import ZEROS
-from arraystore.indexing.layout import image_starts
-from arraystore.schema import COLUMNS, PAYLOAD, ROOT_COLUMNS
-from arraystore.writing.plan_selection import name_of, read_samples
-from arraystore.writing.references import paths_of_objects
+from arraystore.sources.extras import need
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from arraystore.dataset.split import Split
-    from arraystore.writing.plan_selection import SelectedSplit
+    from arraystore.integrations.referenced_group import Chunks, ReferencedGroup
+
+RECORD_SIZE: Final = 10_000
+"""References in a Parquet file."""
 
 
-def export_references(split: Split, path: Path) -> int:
-    """Write references to the images of a split, in its order, and its columns.
-
-    The group has the columns of `docs/format.md`, and the payload with a chunk for each image
-    (two where an image lies in two shards).
-
-    Parameters
-    ----------
-    split : Split
-        Its samples are of stores with the same classes.
-    path : Path
-        The new file.
-
-    Returns
-    -------
-    int
-        Number of images.
-
-    Raises
-    ------
-    FileExistsError
-        If the file exists.
-    ValueError
-        If a sample occurs twice.
-    """
-    if path.exists():
-        raise FileExistsError(escaped(f"{path}: exists; choose another name"))
-    name = name_of(split)
-    some = read_samples(name, split)
-    columns = {
-        f"{name}/{column}": (values, COLUMNS[column]) for column, values in _columns(some).items()
-    }
-    classes = {"label_name": split.label_names, "label_words": split.label_words}
-    columns |= {column: (classes[column], ROOT_COLUMNS[column]) for column in ROOT_COLUMNS}
-    order = {"num_samples": len(some), "num_bytes": int(some.rows.nbytes.sum())}
-    objects = column_objects(columns, {name: order})
-    paths, file, start, nbytes = _chunks(some)
-    payload = f"{name}/{PAYLOAD}"
-    key, document = payload_document(payload, nbytes)
+def write_json(path: Path, group: ReferencedGroup) -> None:
+    """Write a JSON file of version 1."""
     with path.open("x", encoding="utf-8") as output:
         output.write('{"version": 1, "refs": {')
-        for one, data in objects.items():
-            output.write(f"{json.dumps(one)}: {json.dumps(_inline(data))},\n")
-        output.write(f"{json.dumps(key)}: {json.dumps(document)}")
-        places = zip(file.tolist(), start.tolist(), nbytes.tolist(), strict=True)
-        for one, (number, first, size) in zip(chunk_keys(payload, len(file)), places, strict=True):
-            if first != ZEROS:
-                reference = json.dumps([paths[number], first, size])
-                output.write(f",\n{json.dumps(one)}: {reference}")
+        before = ""
+        for key, data in group.objects.items():
+            output.write(f"{before}{json.dumps(key)}: {json.dumps(_inline(data))}")
+            before = ",\n"
+        for payload, chunks in group.payloads.items():
+            places = zip(
+                chunk_keys(payload, len(chunks)),
+                *(column.tolist() for column in (chunks.file, chunks.start, chunks.nbytes)),
+                strict=True,
+            )
+            for key, number, start, nbytes in places:
+                if start != ZEROS:
+                    reference = json.dumps([chunks.paths[number], start, nbytes])
+                    output.write(f",\n{json.dumps(key)}: {reference}")
         output.write("}}\n")
-    return len(some)
-
-
-def _columns(some: SelectedSplit) -> dict[str, object]:
-    """Return the columns of samples; checksums only if they are known."""
-    columns: dict[str, object] = {
-        "image_start": image_starts(some.rows.nbytes),
-        "image_nbytes": some.rows.nbytes,
-        "image_height": some.height,
-        "image_width": some.width,
-        "label": some.label,
-        "file_name": some.file_name,
-    }
-    if all(stored.has_checksums for stored in some.stored):
-        columns["image_crc32c"] = some.rows.crc32c
-    return columns
-
-
-def _chunks(
-    some: SelectedSplit,
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """Return all files, and the file, offset and size of each piece in the order of the images."""
-    paths: list[str] = []
-    parts = []
-    for stored, mine, pieces, keys in some.images.places():
-        objects, number = np.unique(pieces.object, return_inverse=True)
-        found = paths_of_objects(stored.handle, [keys[i] for i in objects.tolist()])
-        parts.append((mine[pieces.wanted], number + len(paths), pieces.start, pieces.nbytes))
-        paths += [os.fspath(path) for path in found]
-    if not parts:
-        none = np.zeros(0, np.int64)
-        return paths, none, none, none
-    image, file, start, nbytes = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(image, kind="stable")
-    return paths, file[order], start[order], nbytes[order]
 
 
 def _inline(data: bytes) -> str:
@@ -124,3 +54,55 @@ def _inline(data: bytes) -> str:
     if text.startswith("base64:"):
         return "base64:" + base64.b64encode(data).decode()
     return text
+
+
+def write_parquet(folder: Path, group: ReferencedGroup) -> None:
+    """Write a folder of Parquet files, in the layout of fsspec's ``LazyReferenceMapper``.
+
+    fsspec finds the row of a key ``FOLDER/I`` by the shape in ``FOLDER/.zarray``, a document of
+    Zarr v2. In v3 the chunks of an array are below ``ARRAY/c``, so such a document is put there;
+    Zarr v3 clients do not read it.
+
+    Raises
+    ------
+    SourceError
+        If pyarrow is not installed.
+    """
+    pa, pq = (
+        need(name, "parquet", f"{folder.name}: Parquet") for name in ("pyarrow", "pyarrow.parquet")
+    )
+    documents = {key: json.loads(data) for key, data in group.objects.items() if is_document(key)}
+    inline: defaultdict[str, dict[int, bytes]] = defaultdict(dict)
+    for key in group.objects.keys() - documents.keys():
+        name, _, number = key.rpartition("/")
+        inline[name][int(number)] = group.objects[key]
+
+    def write(name: str, n: int, rows: Any) -> None:
+        documents[f"{name}/.zarray"] = {"shape": [n], "chunks": [1]}
+        (folder / name).mkdir(parents=True)
+        for record, first in enumerate(range(0, n, RECORD_SIZE)):
+            table = pa.table(rows(slice(first, min(first + RECORD_SIZE, n))))
+            file = folder / name / f"refs.{record}.parq"
+            pq.write_table(table, file, compression="zstd")
+
+    for name, found in inline.items():
+        chunks = [found[i] for i in range(len(found))]
+        write(name, len(chunks), lambda some, chunks=chunks: {"raw": chunks[some]})
+    for payload, places in group.payloads.items():
+        write(f"{payload}/c", len(places), lambda some, places=places: _rows(places, some))
+    document = {"metadata": documents, "record_size": RECORD_SIZE}
+    (folder / ".zmetadata").write_text(json.dumps(document), encoding="utf-8")
+
+
+def _rows(chunks: Chunks, some: slice) -> dict[str, Any]:
+    """Return the columns of a Parquet file."""
+    start, nbytes = chunks.start[some], chunks.nbytes[some]
+    rows: dict[str, Any] = {
+        "path": [chunks.paths[i] for i in chunks.file[some].tolist()],
+        "offset": start,
+        "size": nbytes,
+    }
+    if (start == ZEROS).any():  # fsspec has no other way to say so that all its engines read
+        places = zip(start.tolist(), nbytes.tolist(), strict=True)
+        rows["raw"] = [bytes(n) if first == ZEROS else None for first, n in places]
+    return rows

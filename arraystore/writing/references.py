@@ -117,7 +117,7 @@ def of_selected(images: SelectedImages, target: Location) -> SplitReferences | N
         count = np.bincount(pieces.wanted, minlength=len(mine))
         is_one = (count[pieces.wanted] == 1) & (pieces.start != ZEROS)
         objects, number = np.unique(pieces.object[is_one], return_inverse=True)
-        known = _states_of(stored.handle, [keys[i] for i in objects.tolist()])
+        known = states_of_objects(stored.handle, [keys[i] for i in objects.tolist()])
         states |= known  # stores may share files
         number_of = {path: i for i, path in enumerate(states)}
         places = np.array([number_of[path] for path in known], np.int64)
@@ -152,7 +152,7 @@ def paths_of_objects(handle: StoreHandle, keys: Sequence[str]) -> list[str]:
     ]
 
 
-def _states_of(handle: StoreHandle, keys: Sequence[str]) -> dict[str, FileState]:
+def states_of_objects(handle: StoreHandle, keys: Sequence[str]) -> dict[str, FileState]:
     """Return the states of objects of a store, or of files that it refers to, by their paths."""
     paths, buckets = paths_of_objects(handle, keys), Buckets(handle.location.options)
     pairs = zip(keys, paths, strict=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arraystore.errors import escaped
 from arraystore.storage.objects.aws_profile import aws_profile
-from arraystore.storage.objects.environment import azure_settings, google_settings, is_plain_http
+from arraystore.storage.objects.environment import (
+    azure_settings,
+    endpoints,
+    google_settings,
+    is_plain_http,
+)
 from arraystore.storage.objects.errors import cleaned, translate_error, unknown_name
 from arraystore.storage.objects.event_loop import check_process
 from arraystore.storage.objects.settings import Settings, settings_for, unknown_option
@@ -160,6 +166,41 @@ def connect(location: Location, defaults: Mapping[str, Any] | None = None) -> Co
         patience=Patience.of(retry),
         secrets=settings.secrets,
         guard=_guard(location, settings),
+    )
+
+
+class S3Service(NamedTuple):
+    """How other programs reach a bucket in S3, without credentials.
+
+    Attributes
+    ----------
+    endpoint, region : str or None
+        None if the default is meant.
+    is_anonymous : bool
+        Whether requests are not signed.
+    has_path_style : bool
+        Whether the bucket is part of the path, not of the host name.
+    """
+
+    endpoint: str | None
+    region: str | None
+    is_anonymous: bool
+    has_path_style: bool
+
+
+def s3_service(location: Location) -> S3Service:
+    """Return how other programs reach the bucket of a location in S3."""
+    connection = connect(location)
+    config = connection.store.config
+    endpoint = config.get("endpoint") or next(iter(endpoints("s3")), None)
+    region = config.get("region") or os.environ.get("AWS_REGION")
+    is_virtual = str(config.get("virtual_hosted_style_request", "false")).lower() == "true"
+    has_path_style = endpoint is not None and not is_virtual
+    return S3Service(
+        endpoint,
+        region or os.environ.get("AWS_DEFAULT_REGION"),
+        connection.is_anonymous,
+        has_path_style,
     )
 
 
