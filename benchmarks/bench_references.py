@@ -6,7 +6,8 @@
 
 First an archive with the real number of members and the real size is written to a temporary folder.
 It is a sparse file: each member begins with a small image (6 GB on the disk, deleted at the end).
-It is converted with ``copy_images=False`` in a new Python process, to both containers.
+It is converted with ``copy_images=False`` in a new Python process, to both containers, and
+references to its images are exported in each format, and opened with zarr-python.
 
 Then an archive of `--images` images of ordinary sizes is converted with and without copies, and
 batches of random images are read from both, in turns.
@@ -15,6 +16,7 @@ batches of random images are read from both, in turns.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -48,6 +50,61 @@ peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[
 print(f"{done}: {seconds:.2f} s ({cpu:.2f} s CPU), peak {peak / 1e6:.0f} MB", flush=True)
 """
 
+_EXPORT: Final = """
+import sys, time
+from pathlib import Path
+import arraystore
+from arraystore.integrations.references import export_references
+from arraystore.storage.location import Location
+start, cpu = time.perf_counter(), time.process_time()
+target = Path(sys.argv[2])
+export_references(arraystore.open(sys.argv[1]), Location.parse(target))
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+files = [path for path in (target, *target.rglob("*")) if path.is_file()]
+size = sum(path.stat().st_size for path in files)
+what = f"{target.suffix}: {len(files)} files, {size / 1e6:.1f} MB"
+print(f"{what}: {seconds:.2f} s ({cpu:.2f} s CPU), peak {peak / 1e6:.0f} MB", flush=True)
+"""
+
+_READ: Final = """
+import sys, time
+from pathlib import Path
+import fsspec, icechunk, zarr
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.reference import LazyReferenceMapper
+zarr.config.set({"array.rectilinear_chunks": True})
+path = sys.argv[1]
+start = time.perf_counter()
+if path.endswith(".icechunk"):
+    storage = icechunk.local_filesystem_storage(path)
+    access = icechunk.credentials.LocalFileSystemAccess
+    prefixes = icechunk.Repository.fetch_config(storage).virtual_chunk_containers
+    allowed = icechunk.containers_credentials(dict.fromkeys(prefixes, access))
+    repository = icechunk.Repository.open(storage, authorize_virtual_chunk_access=allowed)
+    store = repository.readonly_session("main").store
+else:
+    files = AsyncFileSystemWrapper(fsspec.filesystem("file"), asynchronous=True)
+    where = LazyReferenceMapper(path, engine="pyarrow") if path.endswith("parquet") else path
+    refs = fsspec.filesystem("reference", fo=where, fs=files, asynchronous=True)
+    store = zarr.storage.FsspecStore(refs, read_only=True, path="")
+train = zarr.open_group(store, mode="r")["train"]
+starts, payload = train["image_start"][:], train["image_payload"]
+opened = time.perf_counter()
+def read(i):
+    return payload[int(starts[i]) : int(starts[i + 1])].tobytes()
+read(0)
+first = time.perf_counter()
+for i in range(0, 8000, 80):
+    read(i)
+more = time.perf_counter()
+peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+print(
+    f"{path[-9:]}: opened in {opened - start:.2f} s, first image {(first - opened) * 1e3:.0f} ms, "
+    f"each of 100 more {(more - first) * 10:.2f} ms, peak {peak / 1e6:.0f} MB", flush=True
+)
+"""
+
 _BATCH: Final = 256
 _ROUNDS: Final = 7
 
@@ -62,6 +119,18 @@ def whole_archive(folder: Path, n_members: int, rounds: int) -> None:
             with TemporaryDirectory(dir=folder) as made:
                 command = [sys.executable, "-c", _CODE, str(folder), f"{made}/a{suffix}"]
                 subprocess.run(command, check=True)
+                if suffix == ".zarr":
+                    exports(Path(made) / "a.zarr")
+
+
+def exports(store: Path) -> None:
+    """Time exports of references to the images of a store, and reading with them."""
+    for suffix in (".json", ".parquet", ".icechunk"):
+        target = store.with_suffix(suffix)
+        environment = {**os.environ, "ARRAYSTORE_ALLOW_REFERENCES": "1", "ICECHUNK_LOG": "error"}
+        for code, arguments in ((_EXPORT, (store, target)), (_READ, (target,))):
+            command = [sys.executable, "-c", code, *map(str, arguments)]
+            subprocess.run(command, check=True, env=environment)
 
 
 def batches(folder: Path, n_images: int) -> None:

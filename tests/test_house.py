@@ -25,6 +25,7 @@ ONLY_IN = {
         "containers/protocol.py",  # only for type checkers
         "containers/zarr/reader.py",
         "containers/zarr/writer.py",
+        "integrations/icechunk_repository.py",  # Icechunk takes buffers of zarr-python
         "reader.py",  # only for type checkers
     },
     "numcodecs": {"containers/zarr/column_codec.py"},
@@ -69,7 +70,10 @@ HARMLESS = {
 NAMES_A_CONTAINER = {
     "cli/commands.py": {".zarr"},  # the help
     "cli/demo.py": {".zarr", ".h5"},  # the names of its two stores
-    "integrations/kerchunk.py": {"zarr"},  # its references are those of a Zarr group
+    # References are a Zarr group.
+    "integrations/icechunk_repository.py": {"zarr"},
+    "integrations/kerchunk.py": {"zarr"},
+    "integrations/referenced_group.py": {"zarr", "zarr_objects"},
     # xarray asks for a guess before the store is opened.
     "integrations/xarray_backend.py": {".zarr", ".h5", ".hdf5"},
     # `Store.zarr` and `Store.h5py`, which containers raise TypeError for
@@ -95,7 +99,8 @@ OPENS_FILES = {
     "containers/zarr/writer.py": {"open", "read_text", "write_text"},  # writes a new store
     "dataset/saved_selection.py": {"open", "write_bytes"},  # files of saved selections
     "integrations/export.py": {"open"},  # writes images as files
-    "integrations/kerchunk.py": {"open"},  # writes a file of references
+    "integrations/kerchunk.py": {"open"},  # writes files of references
+    "integrations/references.py": {"read_bytes"},  # references to be sent to a bucket
 }
 """What opens, reads or writes files outside `OPENING_FOLDERS`, and why."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arraystore.integrations.referenced_group import Chunks, Files, ReferencedGroup
+    from arraystore.storage.objects.connection import S3Service
 
 BRANCH: Final = "main"
 _READ_ONLY: Final = "written on a disk, without the settings for safe commits in a bucket"
@@ -34,8 +35,8 @@ _MANIFEST_CHUNKS: Final = 2**16
 def write_icechunk(folder: Path, group: ReferencedGroup) -> None:
     """Write an Icechunk repository with one commit.
 
-    The files of the images are in virtual chunk containers, one for each bucket or web server, and
-    for each top-level folder of a disk. Icechunk refuses files that are modified afterwards. The
+    The files of the images are in virtual chunk containers, one for each bucket, and for each
+    top-level folder of a disk. Icechunk refuses files that are modified afterwards. The
     repository is read-only.
 
     Raises
@@ -50,7 +51,7 @@ def write_icechunk(folder: Path, group: ReferencedGroup) -> None:
     if not hasattr(icechunk.IcechunkStore, "set_virtual_refs_arr"):
         raise SourceError(f"{what} needs icechunk 2.1 or newer, got {icechunk.__version__}")
     files = [some for chunks in group.payloads.values() for some in chunks.files]
-    urls = {path: _url(path) for some in files for path in some.paths}
+    urls = {path: url_of(path) for some in files for path in some.paths}
     config = _config(icechunk)
     for prefix, store in _containers(icechunk, files).items():
         config.set_virtual_chunk_container(icechunk.VirtualChunkContainer(prefix, store))
@@ -98,7 +99,7 @@ def _config(icechunk: Any) -> Any:
 
 
 def _set_objects(store: Any, objects: dict[str, bytes]) -> None:
-    from zarr.core.buffer.cpu import Buffer
+    from zarr.buffer.cpu import Buffer
 
     from arraystore.storage.objects.event_loop import run
 
@@ -145,12 +146,12 @@ def _last_change(chunks: Chunks) -> datetime | None:
     return datetime.fromtimestamp(max(state.seconds for state in states) + 1, UTC)
 
 
-def _url(path: str) -> str:
+def url_of(path: str) -> str:
     """Return a path or address as a URL whose reserved characters are escaped.
 
     Examples
     --------
-    >>> _url("/data/my photos/1#2.jpg"), _url("s3a://bucket/50%.tar")
+    >>> url_of("/data/my photos/1#2.jpg"), url_of("s3a://bucket/50%.tar")
     ('file:///data/my%20photos/1%232.jpg', 's3://bucket/50%25.tar')
     """
     if not is_address(path):
@@ -158,35 +159,40 @@ def _url(path: str) -> str:
     location = Location.parse(path)
     if location.kind == "s3":
         return f"s3://{location.bucket}/{quote(location.key)}"
-    if location.kind == "http":
-        return str(location)
     raise ValueError(
         escaped(
-            f"{path}: an Icechunk repository can refer to files on a disk, in S3 and on a web "
-            "server; write a .json file or a .parquet folder"
+            f"{path}: an Icechunk repository can refer to files on a disk and in S3; write a .json "
+            "file or a .parquet folder"
         )
     )
 
 
 def _containers(icechunk: Any, files: Iterable[Files]) -> dict[str, Any]:
     """Return how files are reached, by the beginning of their URLs."""
-    containers: dict[str, Any] = {}
     folders: dict[str, list[str]] = {}
+    services: dict[str, S3Service] = {}
     for some in files:
         for path in some.paths:
             if not is_address(path):
                 folders.setdefault(path.split("/")[1], []).append(path)
-        roots = {"/".join(path.split("/", 3)[:3]) for path in some.paths if is_address(path)}
-        for root in roots:
+        for root in {"/".join(path.split("/", 3)[:3]) for path in some.paths if is_address(path)}:
             place = Location.parse(f"{root}/", some.handle.location.options)
-            containers[_url(str(place))] = _remote(icechunk, place)
+            service, prefix = _service(place), url_of(str(place))
+            if services.setdefault(prefix, service) != service:
+                raise ValueError(
+                    escaped(
+                        f"{prefix}: is the address of buckets of several services; export the "
+                        "stores one by one"
+                    )
+                )
+    containers = {prefix: _remote(icechunk, service) for prefix, service in services.items()}
     for paths in folders.values():
-        folder = _plain_folder(paths)
+        folder = plain_folder(paths)
         containers[f"file://{folder}/"] = icechunk.local_filesystem_store(folder)
     return containers
 
 
-def _plain_folder(paths: list[str]) -> str:
+def plain_folder(paths: list[str]) -> str:
     """Return the folder that contains all files and has only characters that URLs have.
 
     Icechunk finds no container whose prefix has escaped characters.
@@ -203,13 +209,15 @@ def _plain_folder(paths: list[str]) -> str:
     return "/".join(plain)
 
 
-def _remote(icechunk: Any, place: Location) -> Any:
-    """Return how a bucket or web server is reached, without credentials."""
-    if place.kind == "http":
-        return icechunk.http_store({"allow_http": "true"} if place.root.startswith("http:") else {})
+def _service(place: Location) -> S3Service:
+    # It is imported only for stores in a bucket.
     from arraystore.storage.objects.connection import s3_service
 
-    service = s3_service(place)
+    return s3_service(place)
+
+
+def _remote(icechunk: Any, service: S3Service) -> Any:
+    """Return how a bucket is reached, without credentials."""
     return icechunk.s3_store(
         region=service.region,
         endpoint_url=service.endpoint,

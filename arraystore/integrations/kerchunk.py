@@ -91,7 +91,8 @@ def write_parquet(folder: Path, group: ReferencedGroup) -> None:
     for payload, places in group.payloads.items():
         write(f"{payload}/c", len(places), lambda some, places=places: _rows(places, some))
     document = {"metadata": documents, "record_size": RECORD_SIZE}
-    (folder / ".zmetadata").write_text(json.dumps(document), encoding="utf-8")
+    with (folder / ".zmetadata").open("x", encoding="utf-8") as output:
+        json.dump(document, output)
 
 
 def _rows(chunks: Chunks, some: slice) -> dict[str, Any]:

@@ -192,7 +192,8 @@ def s3_service(location: Location) -> S3Service:
     """Return how other programs reach the bucket of a location in S3."""
     connection = connect(location)
     config = connection.store.config
-    endpoint = config.get("endpoint") or next(iter(endpoints("s3")), None)
+    named = (config.get(name) for name in ("endpoint", "aws_endpoint_url_s3"))
+    endpoint = next(filter(None, (*named, *endpoints("s3"))), None)
     region = config.get("region") or os.environ.get("AWS_REGION")
     is_virtual = str(config.get("virtual_hosted_style_request", "false")).lower() == "true"
     has_path_style = endpoint is not None and not is_virtual
