@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
 
@@ -14,7 +14,9 @@ import pytest
 import arraystore
 from arraystore.cli.commands import main
 from arraystore.errors import SourceError
+from arraystore.indexing.byte_range import ZEROS
 from arraystore.integrations.icechunk_repository import plain_folder, url_of
+from arraystore.integrations.referenced_group import referenced_group
 from arraystore.integrations.references import FORMATS, export_references
 from arraystore.storage.location import Location
 from arraystore.storage.objects.connection import S3Service, s3_service
@@ -46,7 +48,7 @@ class Read:
     ranges: list[tuple[str, int]] = field(default_factory=list)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def rectilinear() -> Iterator[None]:
     import zarr
 
@@ -145,6 +147,7 @@ def exported(splits: Mapping[str, Split], target: Path) -> Path:
     return target
 
 
+@pytest.mark.usefixtures("rectilinear")
 @pytest.mark.parametrize("kind", KINDS)
 def test_zarr_reads_exactly_the_images(store: arraystore.Store, tmp_path: Path, kind: str) -> None:
     found = read(exported(store, tmp_path / f"refs{kind}"))
@@ -156,6 +159,7 @@ def test_zarr_reads_exactly_the_images(store: arraystore.Store, tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == [f"refs{kind}"]
 
 
+@pytest.mark.usefixtures("rectilinear")
 @pytest.mark.parametrize("kind", KINDS)
 def test_selections_of_images_in_archives(drawn: DrawnArchives, tmp_path: Path, kind: str) -> None:
     arraystore.convert(
@@ -172,6 +176,7 @@ def test_selections_of_images_in_archives(drawn: DrawnArchives, tmp_path: Path, 
     assert kind == ".icechunk" or archive in {path for path, _ in found.ranges}
 
 
+@pytest.mark.usefixtures("rectilinear")
 @pytest.mark.parametrize(
     ("kind", "suffix"), [(".json", ".zarr"), (".parquet", ".h5"), (".icechunk", ".zarr")]
 )
@@ -199,6 +204,7 @@ def test_parts_columns_and_odd_names(tmp_path: Path, kind: str, suffix: str) -> 
     check(splits, read(exported(splits, tmp_path / f"parts{kind}")))
 
 
+@pytest.mark.usefixtures("rectilinear")
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_in_a_bucket_costs_its_bytes(path: Path, tmp_path: Path, kind: str) -> None:
     if kind == ".icechunk":
@@ -226,6 +232,23 @@ def test_an_image_in_a_bucket_costs_its_bytes(path: Path, tmp_path: Path, kind: 
             assert last + 1 - first <= len(expected[i]) + 1000
 
 
+@pytest.mark.usefixtures("rectilinear")
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_that_are_not_stored_are_zeros(train: Split, tmp_path: Path, kind: str) -> None:
+    if kind == ".icechunk":
+        pytest.importorskip("icechunk", reason="icechunk needs Python 3.12 or newer")
+    group = referenced_group({"train": train})
+    ((path, chunks),) = group.payloads.items()
+    start = np.where(np.arange(len(chunks)) == 1, ZEROS, chunks.start)
+    group = replace(group, payloads={path: replace(chunks, start=start)})
+    FORMATS[kind].write(tmp_path / f"refs{kind}", group)
+    payload = read(tmp_path / f"refs{kind}").group[path]
+    zeros = bytes(int(train.image_nbytes[1]))
+    expected = b"".join([train.image_bytes[0], zeros, train.image_bytes[2]])
+    assert payload[: len(expected)].tobytes() == expected
+
+
+@pytest.mark.usefixtures("rectilinear")
 def test_icechunk_refuses_changed_files(tmp_path: Path) -> None:
     records = [{"image": picture(seed=i), "label": "cat", "file_name": f"{i}"} for i in range(2)]
     path = tmp_path / "a.h5"
@@ -239,6 +262,7 @@ def test_icechunk_refuses_changed_files(tmp_path: Path) -> None:
         payload[:10]
 
 
+@pytest.mark.usefixtures("rectilinear")
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_samples(tmp_path: Path, kind: str) -> None:
     none = arraystore.open(write_store(tmp_path / "a.zarr", [], [], classes=["cat"]))
