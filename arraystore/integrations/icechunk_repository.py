@@ -28,7 +28,7 @@ BRANCH: Final = "main"
 _READ_ONLY: Final = "written on a disk, without the settings for safe commits in a bucket"
 """Why a repository is read-only; see `_config`."""
 
-_MANIFEST_CHUNKS: Final = 2**16
+MANIFEST_CHUNKS: Final = 2**16
 """Virtual chunks in a manifest; the first image that is read of one takes about 1 MB."""
 
 
@@ -92,7 +92,7 @@ def _config(icechunk: Any) -> Any:
     )
     config.manifest = icechunk.ManifestConfig(
         splitting=icechunk.ManifestSplittingConfig.from_dict(
-            {condition.AnyArray(): {dimension.Any(): _MANIFEST_CHUNKS}}
+            {condition.AnyArray(): {dimension.Any(): MANIFEST_CHUNKS}}
         )
     )
     return config
