@@ -215,7 +215,8 @@ copy SOURCE TARGET --source-option --target-option --split --selection --label -
     --sync/--no-sync --progress/--no-progress --json
 demo FOLDER
 export STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
-    --seed=0 --save-selection -o/--output --references --column --progress/--no-progress
+    --seed=0 --save-selection -o/--output --references --target-option --column
+    --progress/--no-progress
 info STORE --storage-option --json
 ls STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample --seed=0
     --save-selection --limit=20 --explain --json
