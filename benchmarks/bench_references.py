@@ -7,7 +7,8 @@
 First an archive with the real number of members and the real size is written to a temporary folder.
 It is a sparse file: each member begins with a small image (6 GB on the disk, deleted at the end).
 It is converted with ``copy_images=False`` in a new Python process, to both containers, and
-references to its images are exported in each format, and opened with zarr-python.
+references to its images are exported in each format, and opened with zarr-python (in Python 3.12
+or newer, which Icechunk needs).
 
 Then an archive of `--images` images of ordinary sizes is converted with and without copies, and
 batches of random images are read from both, in turns.

@@ -65,6 +65,8 @@ def export_references(splits: Mapping[str, Split], target: Location) -> int:
     ------
     FileExistsError
         If the target exists.
+    FileNotFoundError
+        If the folder of the target does not exist.
     ValueError
         If the suffix is another one, a sample occurs twice in a split, or the format cannot refer
         to a file.
@@ -79,6 +81,8 @@ def export_references(splits: Mapping[str, Split], target: Location) -> int:
     if not target.is_local:
         return _export_to_bucket(splits, target, form)
     _check_new(target)
+    if not target.path.parent.is_dir():
+        raise FileNotFoundError(escaped(f"{target}: its folder does not exist; create it first"))
     with TemporaryDirectory(dir=target.path.parent, prefix=".arraystore-") as folder:
         written = Path(folder) / target.path.name
         n_images = _write(splits, written, form)

@@ -294,6 +294,8 @@ def test_what_cannot_be_referred_to(
 
     with pytest.raises(ValueError, match=r"must end in \.json, \.parquet, \.icechunk"):
         export("refs.txt")
+    with pytest.raises(FileNotFoundError, match="folder does not exist; create it first"):
+        export("none/refs.json")
     (tmp_path / "refs.json").write_text("mine")
     with pytest.raises(FileExistsError, match="delete it, or choose another name"):
         export("refs.json")
