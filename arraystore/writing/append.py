@@ -301,8 +301,8 @@ def append(
         shown = stack.enter_context(meter(progress))
         target = open_store(location)  # from here on, no other process changes it
         _check_split(target, split)
-        parts = target.info.parts.values()
-        writer.drop_left_over({*target, *(group for groups in parts for group in groups)})
+        parts = target._root.dataset.parts.values()
+        writer.drop_left_over({*target, *(group for some in parts for group in some.groups)})
         state = state_of(target.opened[1])
         stated["store"] = {"state": state}
         writer.check_unchanged(stated)

@@ -87,9 +87,8 @@ class BucketPartWriter(ZarrBucketWriter, PartWriter):
 
     @override
     def _clear(self) -> None:
-        existing = self._objects.tags(self._prefix)
-        self._keys.update(existing)  # deleted at the end, unless they are kept to be resumed
-        self._objects.delete([key for key in existing if key not in self._etags])
+        # All that was sent is sent again or kept. It is deleted if the append cannot be resumed.
+        self._keys.update(self._objects.tags(self._prefix))
 
     @override
     def _publish_root(self, root: bytes) -> None:

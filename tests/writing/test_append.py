@@ -515,11 +515,6 @@ def test_unknown_split_is_refused(store: Path) -> None:
         arraystore.append(store, records("b", 1), split="tset")
 
 
-def test_store_in_a_bucket_is_refused() -> None:
-    with pytest.raises(TypeError, match="copy it to a disk"):
-        arraystore.append("memory://a.zarr", records("b", 1), split="train")
-
-
 def test_source_around_the_store_is_refused(store: Path) -> None:
     with pytest.raises(ValueError, match="lies in the source"):
         append(store, f"folder:{store.parent}")

@@ -339,7 +339,7 @@ def test_unfinished_append_is_dropped_if_nothing_is_new(
 def test_lock_object_cannot_make_an_append_delete_other_objects(
     name: str, bucket: Bucket, before: dict[str, bytes]
 ) -> None:
-    foreign = {"some/b.1/mine": b"x", f"{STORE}b.1/mine": b"x"}
+    foreign = {"some/b.1/mine": b"x", f"{STORE}b.1/mine": b"x", f"{STORE}train.x/mine": b"x"}
     put(bucket, foreign)
     lock_of(bucket).begin({"part": {"name": name}}, {})
     append(samples=records("a", 1), on_existing="skip", overwrite=True)
@@ -363,6 +363,16 @@ def test_append_follows_one_that_was_killed_after_the_root(bucket: Bucket) -> No
     assert LOCK in bucket.objects
     assert append(samples=records("c", 1)).part == "train.2"
     assert LOCK not in bucket.objects
+
+
+def test_copy_has_nothing_of_an_unfinished_append(
+    bucket: Bucket, tmp_path: Path, before: dict[str, bytes]
+) -> None:
+    stop(bucket, kill_at(ROOT))
+    bucket.inner.delete(f"{PART}label/c/0")
+    report = arraystore.copy(ADDRESS, tmp_path / "a.zarr", sync=False)
+    found = {f"{BELOW}{k}": data for k, data in objects_on_disk(tmp_path / "a.zarr").items()}
+    assert (report.left_out, found) == ((), before)
 
 
 # Other writers
@@ -426,9 +436,10 @@ def other_append(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_other_samples_that_were_added_meanwhile_are_kept(
     moment: str, bucket: Bucket, other_append: dict[str, bytes]
 ) -> None:
+    stop(bucket, kill_at(f"{SHARDS}1"))  # the shard that was sent is deleted, too
     during(bucket, moment, other_append)
     with pytest.raises(StorageError, match=r"zarr\.json: another program has changed the store"):
-        append()
+        append(resume=True)
     assert bucket.objects == other_append
     assert append().num_samples == 6
     assert len(arraystore.open(ADDRESS)["test"]) == 3
