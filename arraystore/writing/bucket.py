@@ -3,6 +3,7 @@
 ::
 
     bucket/data/1pct.zarr/…          `zarr_bucket`: shards as they are filled, the root last
+    bucket/data/1pct.zarr/train.1/…  `bucket_part`: the same for appended samples
     bucket/data/1pct.h5              `hdf5_bucket`: one upload, visible when it is complete
     bucket/data/.1pct.zarr.partial   `lock_object`: keeps other conversions away, also after this
                                      one was stopped

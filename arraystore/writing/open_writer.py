@@ -1,4 +1,4 @@
-"""Choose the writer of a new store by its target: the local disk or a bucket."""
+"""Choose the writer of a new store or part by its target: the local disk or a bucket."""
 
 from __future__ import annotations
 

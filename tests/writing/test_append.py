@@ -160,6 +160,14 @@ def test_open_store_keeps_what_it_had(plain: Path, tmp_path: Path, suffix: str) 
     assert "a0.jpg" in names_of(train)
 
 
+def test_copy_reports_nothing_if_a_whole_part_was_replaced(store: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        append(store, records("b", 2), on_existing="replace")
+    report = arraystore.copy(store, tmp_path / "copy.zarr", sync=False)
+    assert report.left_out == ()
+    assert report.splits["train"].num_samples == 11
+
+
 def test_split_with_parts_pickles(either: Path) -> None:
     train = arraystore.open(either)["train"]
     some = train.where(label="cat")
