@@ -58,16 +58,18 @@ class BucketPartWriter(ZarrBucketWriter, PartWriter):
 
     @override
     def drop_left_over(self, groups: Collection[str]) -> None:
-        part, lock = self._lock.part, self._lock
-        split, _, number = part.rpartition(".")
-        # The lock object may be anybody's: nothing else than parts is deleted because of it.
-        is_own = split in groups and number.isdecimal() and part not in groups
+        lock = self._lock
         if not lock.existed:
             return
-        if self._resume and lock.is_resumable and (is_own or not part):
+        part = lock.part
+        split, _, number = part.rpartition(".")
+        # A part that was published is kept, and whatever a damaged lock object may name.
+        is_left = split in groups and number.isdecimal() and part not in groups
+        # A conversion is not resumed: `check_unchanged` will report its other options.
+        if self._resume and lock.is_resumable and (is_left or not part):
             self._resumed_part = part
             return
-        if is_own:
+        if is_left:
             lock.check()
             self._objects.delete(list(self._objects.tags(f"{self._key}/{part}")))
         lock.begin(None, {})
