@@ -79,6 +79,7 @@ NAMES_A_CONTAINER = {
     # `Store.zarr` and `Store.h5py`, which containers raise TypeError for
     "reader.py": {"zarr", "h5py", "as_zarr", "as_h5py"},
     "schema.py": {"zarr.json"},  # a split cannot have this name
+    "writing/bucket_part.py": {"zarr_bucket", "ZarrBucketWriter"},  # its base
     "writing/hdf5_bucket.py": {"HDF5BucketWriter", ".zarr"},  # its name; a remedy in a message
     "writing/zarr_bucket.py": {"ZarrBucketWriter"},
     # The suffix of the target chooses between them, by `ContainerWriter.root_key`.

@@ -199,9 +199,10 @@ Split.map
 """What a split returns and `arraystore.__all__` does not name."""
 
 COMMANDS: Final = """\
-append STORE SOURCE --split --on-existing=error --source-option --manual-dir --subset-list --partial
-    --classes --field --layout --column --order=shuffled --seed=0 --on-error=raise --check-images
-    --overwrite --resume --sync/--no-sync --progress/--no-progress --json
+append STORE SOURCE --storage-option --split --on-existing=error --source-option --manual-dir
+    --subset-list --partial --classes --field --layout --column --order=shuffled --seed=0
+    --on-error=raise --check-images --overwrite --resume --sync/--no-sync --progress/--no-progress
+    --json
 column add STORE SPLIT NAME FILE --storage-option --key --field --fill --ragged --description=
     --sync/--no-sync --json
 column ls STORE --storage-option --json

@@ -189,6 +189,7 @@ def convert(
 @cli.command(short_help="Append samples to a split of a store.")
 @click.argument("store", type=str)
 @click.argument("source")
+@storage_option("--storage-option", "STORE")
 @click.option("--split", required=True, help="The split of STORE that gets the samples.")
 @click.option(
     "--on-existing",
@@ -221,7 +222,8 @@ def convert(
     "--resume",
     is_flag=True,
     help="Continue an interrupted append of the same samples, or start a new one. If they are "
-    "in STORE already, the exit status is 0.",
+    "in STORE already, the exit status is 0. In a bucket, an append that still runs is taken "
+    "over.",
 )
 @click.option(
     "--sync/--no-sync",
@@ -232,14 +234,22 @@ def convert(
 @PROGRESS
 @JSON
 def append(
-    store: str, source: str, as_json: bool, source_option: dict[str, Any], **options: Any
+    store: str,
+    source: str,
+    as_json: bool,
+    storage_option: dict[str, Any],
+    source_option: dict[str, Any],
+    **options: Any,
 ) -> None:
-    """Append the samples of SOURCE to a split of STORE, a store on a disk.
+    """Append the samples of SOURCE to a split of STORE.
 
-    SOURCE is what convert takes, such as folder:PATH. What STORE has is not rewritten. Classes are
-    matched by name; new ones are an error.
+    STORE is a path, or the address of a .zarr store in a bucket. SOURCE is what convert takes, such
+    as folder:PATH. What STORE has is not rewritten. Classes are matched by name; new ones are an
+    error.
     """
-    report = arraystore.append(store, source, source_options=source_option, **options)
+    report = arraystore.append(
+        store, source, storage_options=storage_option, source_options=source_option, **options
+    )
     if as_json:
         _print_json(report.as_dict())
     else:

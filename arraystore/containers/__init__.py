@@ -2,6 +2,7 @@
 
 from arraystore.containers.open_container import (
     bucket_editor_for,
+    check_changeable,
     editor_for,
     is_container,
     open_local,
@@ -11,6 +12,7 @@ from arraystore.containers.open_container import (
 
 __all__ = [
     "bucket_editor_for",
+    "check_changeable",
     "editor_for",
     "is_container",
     "open_local",

@@ -82,14 +82,20 @@ def bucket_editor_for(container: ContainerReader, objects: ObjectWriter) -> Colu
     Raises
     ------
     ValueError
-        If it is one object, which cannot be changed in place.
+        If it is one object.
     """
+    check_changeable(container, objects.at(objects.key))
+    return ZarrBucketEditor(objects)
+
+
+def check_changeable(container: ContainerReader, location: str) -> None:
+    """Raise `ValueError` if a container in a bucket is one object, which is never changed."""
     if isinstance(container, ZarrReader):
-        return ZarrBucketEditor(objects)
+        return
     raise ValueError(
         escaped(
-            f"{objects.at(objects.key)}: is an HDF5 file in a bucket, which cannot be changed in "
-            "place; copy it to a disk or to a .zarr store (arraystore copy), and change the copy"
+            f"{location}: is an HDF5 file in a bucket, which cannot be changed in place; copy it "
+            "to a disk or to a .zarr store (arraystore copy), and change the copy"
         )
     )
 

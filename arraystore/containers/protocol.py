@@ -418,6 +418,25 @@ class ContainerWriter(Protocol):
         """
         ...
 
+    @staticmethod
+    def root_with_part(
+        root: bytes, other: bytes, group: str, attributes: Mapping[str, Any]
+    ) -> bytes:
+        """Return the object at `root_key` as it is when a group of another container was added.
+
+        Only for containers that store payloads as objects of their own.
+
+        Parameters
+        ----------
+        root, other : bytes
+            The object of this container, and that of the other one.
+        group : str
+            Name of the group in both.
+        attributes : mapping of str to any
+            Attributes of the root that change.
+        """
+        ...
+
     def create_group(self, path: str) -> None:
         """Create a group; the root exists from the start."""
         ...

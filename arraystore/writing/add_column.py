@@ -263,11 +263,18 @@ def _locked_in_bucket(location: Location) -> Iterator[ObjectWriter]:
     objects = ObjectWriter(location)
     path = PurePosixPath(objects.key)
     lock = LockObject(objects, str(path.with_name(f".{path.name}.partial")))
+    if lock.is_released:
+        raise StorageError(
+            f"{lock.location}: holds an unfinished append or conversion; finish it with "
+            "resume=True (--resume), or start it again with overwrite=True (--overwrite)"
+        )
     if lock.existed:
+        is_begun = lock.fingerprint is not None
+        remedy = "repeat it with resume=True (--resume)" if is_begun else "delete this object"
         raise StorageError(
             f"{lock.location}: another process is writing to the store, or was killed while it did "
             f"(last update {lock.time:%Y-%m-%d %H:%M:%S} UTC); wait for it, or, if it no longer "
-            "runs, delete this object"
+            f"runs, {remedy}"
         )
     lock.acquire()
     try:

@@ -16,6 +16,7 @@ import numpy as np
 
 from arraystore._arguments import ON_ERROR, as_seed, check_bools, check_choice
 from arraystore._threads import alongside
+from arraystore.containers import check_changeable
 from arraystore.errors import SourceError, brief, escaped
 from arraystore.images.encode import as_encoding
 from arraystore.indexing.layout import content_digest
@@ -37,8 +38,7 @@ from arraystore.sources.source_options import SourceOptions, as_columns
 from arraystore.storage.buckets import Buckets
 from arraystore.storage.location import Location
 from arraystore.writing.fingerprint import of_images, of_options, of_source
-from arraystore.writing.local_part import LocalPartWriter
-from arraystore.writing.open_writer import open_writer
+from arraystore.writing.open_writer import open_part_writer
 from arraystore.writing.plan import plan_split, planned_images
 from arraystore.writing.progress import meter
 from arraystore.writing.publish_part import PartRecord, state_of
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from arraystore.storage.location import ObjectStore
     from arraystore.writing.plan import SplitPlan
     from arraystore.writing.progress import Meter
+    from arraystore.writing.store_writer import PartWriter
 
 ON_EXISTING: Final = ("error", "skip", "replace")
 """What to do with samples whose file names the split has; the first is the default."""
@@ -154,8 +155,8 @@ def append(
 
     Parameters
     ----------
-    store : path-like
-        A store on a disk.
+    store : path-like, or pair of obstore store and key
+        A store on a disk, or a Zarr store in a bucket.
     source : str, path-like, or iterable
         What `arraystore.convert` takes, such as ``"folder:more"``, or the samples of a split that
         `arraystore.write` takes. Of a source with several splits, the one named `split`.
@@ -179,7 +180,8 @@ def append(
         See `arraystore.convert`.
     overwrite : bool, default False
         Delete an unfinished append or conversion beside the store and start again, unless `resume`
-        is true. The store itself is never deleted.
+        is true. The store itself is never deleted. In a bucket, `overwrite` and `resume` take over
+        from a process that still runs.
     resume : bool, default False
         Continue an unfinished append of the same source with the same options, or start one. If
         its samples are the last part of the split already, that is reported.
@@ -203,12 +205,11 @@ def append(
     FileExistsError
         If an unfinished append or conversion exists beside the store.
     StorageError
-        If the disk is full, or another process is writing to the store.
+        If the disk is full, or another process is writing to the store; if another program changes
+        its samples meanwhile.
     ValueError
         If an option is not one of those above, or differs from that of the append that is resumed;
-        if the split has images in other files.
-    TypeError
-        If the store is in a bucket.
+        if the split has images in other files, or the store is an HDF5 file in a bucket.
 
     Examples
     --------
@@ -238,13 +239,6 @@ def append(
     }
     began = time.perf_counter()
     location = Location.parse(store, storage_options)
-    if not location.is_local:
-        raise TypeError(
-            escaped(
-                f"{location}: samples cannot be appended to a store in a bucket; copy it to a "
-                "disk, append to the copy, and copy that back"
-            )
-        )
     buckets = Buckets(source_options)
     is_named = isinstance(source, str | os.PathLike)
     dataset = os.fspath(source) if is_named else ""
@@ -264,7 +258,7 @@ def append(
     if not is_named:
         records.check_splits({split: source})
 
-    def load(writer: LocalPartWriter, status: Status) -> Source:
+    def load(writer: PartWriter, status: Status) -> Source:
         if is_named:
             return load_source(
                 dataset,
@@ -279,16 +273,17 @@ def append(
         spool = writer.spool
         return records.load("samples", samples, options, spool, encoding=encoded_as, status=status)
 
-    _check_split(open_store(location), split)
-    part_writer = open_writer(
+    existing = open_store(location)
+    _check_split(existing, split)
+    if not location.is_local:
+        check_changeable(existing.opened[1], str(location))
+    part_writer = open_part_writer(
         location,
         source=folder_of(dataset, buckets) if is_named else None,
         overwrite=overwrite,
         sync=sync,
         resume=resume,
-        appends=True,
     )
-    assert isinstance(part_writer, LocalPartWriter)
     stated: dict[str, Mapping[str, str]] = {
         **of_options(
             {
@@ -306,6 +301,8 @@ def append(
         shown = stack.enter_context(meter(progress))
         target = open_store(location)  # from here on, no other process changes it
         _check_split(target, split)
+        parts = target._root.dataset.parts.values()
+        writer.drop_left_over({*target, *(group for some in parts for group in some.groups)})
         state = state_of(target.opened[1])
         stated["store"] = {"state": state}
         writer.check_unchanged(stated)
@@ -436,7 +433,7 @@ class _Appending:
         self.num_existing = len(table) - len(keep)
         self.source = _rows_of(self.source, self.split, np.array(keep, dtype=np.int64))
 
-    def choose_part(self, writer: LocalPartWriter) -> None:
+    def choose_part(self, writer: PartWriter) -> None:
         """Choose the name of the new part, and give it to the split of the source."""
         groups = self.parts.groups
         if len(groups) >= MAX_PARTS:
@@ -447,9 +444,7 @@ class _Appending:
                 )
             )
         number = len(groups)
-        tree = self.store.opened[1].tree()
-        taken = {*tree.groups, *tree.columns, *tree.others, *self.store}
-        while f"{self.split}.{number}" in taken or not writer.is_free(f"{self.split}.{number}"):
+        while not writer.is_free(f"{self.split}.{number}"):
             number += 1
         self.part = f"{self.split}.{number}"
         source = self.source
@@ -545,7 +540,7 @@ class _Appending:
 
 def _write(
     appending: _Appending,
-    writer: LocalPartWriter,
+    writer: PartWriter,
     stated: dict[str, Mapping[str, str]],
     how: Mapping[str, Any],
     shown: Meter,

@@ -3,6 +3,7 @@
 ::
 
     bucket/data/1pct.zarr/…          `zarr_bucket`: shards as they are filled, the root last
+    bucket/data/1pct.zarr/train.1/…  `bucket_part`: the same for appended samples
     bucket/data/1pct.h5              `hdf5_bucket`: one upload, visible when it is complete
     bucket/data/.1pct.zarr.partial   `lock_object`: keeps other conversions away, also after this
                                      one was stopped
@@ -123,7 +124,6 @@ class BucketStoreWriter(StoreWriter):
 
     def _checked_lock(self) -> LockObject:
         """Return the lock, unless the target exists and may neither be replaced nor resumed."""
-        location = self._objects.at(self._key)
         name = self.container_type.root_key
         root = self._objects.start(
             f"{self._key}/{name}" if name else self._key, self.container_type.root_nbytes
@@ -133,6 +133,12 @@ class BucketStoreWriter(StoreWriter):
             # Its process was killed after publishing, before it deleted the lock.
             self._objects.delete([lock.key])
             lock = LockObject(self._objects, self._lock_key)
+        self._check_root(root, lock)
+        return lock
+
+    def _check_root(self, root: bytes | None, lock: LockObject) -> None:
+        """Refuse a target that may not be written to, given the beginning of its root."""
+        location = self._objects.at(self._key)
         if root is not None and not self._overwrite:
             raise (FileExistsError if lock.existed else StoreExistsError)(
                 escaped(
@@ -154,7 +160,6 @@ class BucketStoreWriter(StoreWriter):
                     "name, or delete them"
                 )
             )
-        return lock
 
     def _unfinished(self, lock: LockObject) -> OSError:
         remedies = "overwrite=True (--overwrite) to start again"
@@ -162,10 +167,9 @@ class BucketStoreWriter(StoreWriter):
             remedies = f"resume=True (--resume) to finish it, or {remedies}"
         if lock.is_released:
             name = PurePosixPath(self._key).name
+            what = "append" if lock.part else "conversion"
             return FileExistsError(
-                escaped(
-                    f"{lock.location}: holds an unfinished conversion to {name}; pass {remedies}"
-                )
+                escaped(f"{lock.location}: holds an unfinished {what} to {name}; pass {remedies}")
             )
         return StorageError(
             f"{lock.location}: another process is writing to the same target, or was killed while "

@@ -46,6 +46,9 @@ the source.
 IMAGES: Final = "plan"
 """The part of a fingerprint that describes samples; a change in it is a `SourceChangedError`."""
 
+PART: Final = "part"
+"""The part of a fingerprint that has the name of the group which an append in a bucket writes."""
+
 SOURCE: Final = "source"
 """The part of a fingerprint that describes files; a change in it is a `SourceChangedError`."""
 

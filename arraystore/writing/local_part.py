@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
+from arraystore.containers import open_local
 from arraystore.errors import escaped
 from arraystore.storage.fsync import sync_tree
 from arraystore.storage.open_files import close_idle_files
 from arraystore.writing.local import LocalStoreWriter
-from arraystore.writing.publish_part import PartRecord, finish_part
+from arraystore.writing.publish_part import finish_part
+from arraystore.writing.store_writer import PartWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from arraystore.writing.progress import Meter
+    from arraystore.writing.publish_part import PartRecord
 
 
-class LocalPartWriter(LocalStoreWriter):
-    """Write a part of a store on the local disk.
+class LocalPartWriter(LocalStoreWriter, PartWriter):
+    """Write a part of a store on the local disk; see `PartWriter`.
 
     Its workspace is that of a conversion to the same target, so its lock excludes conversions and
     other parts. The part is a store of one split until `publish` adds that to the target.
@@ -32,11 +35,6 @@ class LocalPartWriter(LocalStoreWriter):
         Whether an unfinished store or part beside it may be deleted.
     sync, resume
         See `LocalStoreWriter`.
-
-    Attributes
-    ----------
-    new_part : PartRecord
-        What `publish` adds; to be set before.
     """
 
     _appends: ClassVar[bool] = True
@@ -45,9 +43,11 @@ class LocalPartWriter(LocalStoreWriter):
     def __init__(self, target: Path, *, overwrite: bool, sync: bool, resume: bool = False) -> None:
         super().__init__(target.resolve(), overwrite=overwrite, sync=sync, resume=resume)
 
+    @override
     def is_free(self, group: str) -> bool:
-        """Whether nothing in the folder of the store has the name of a group."""
-        return not (self._target / group).exists()
+        tree = open_local(self._target)[1].tree()
+        is_listed = group in {*tree.groups, *tree.columns, *tree.others}
+        return not is_listed and not (self._target / group).exists()
 
     @override
     def publish(self, meter: Meter) -> None:

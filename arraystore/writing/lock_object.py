@@ -19,7 +19,14 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arraystore.errors import FormatError, StorageError
-from arraystore.writing.journal import as_line, as_text, blocks_of, fingerprint_of, whole_lines
+from arraystore.writing.journal import (
+    PART,
+    as_line,
+    as_text,
+    blocks_of,
+    fingerprint_of,
+    whole_lines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +95,11 @@ class LockObject:
     def location(self) -> str:
         """Its address."""
         return self._objects.at(self.key)
+
+    @property
+    def part(self) -> str:
+        """Name of the group that an append writes; empty if it is not the lock of an append."""
+        return (self.fingerprint or {}).get(PART, {}).get("name", "")
 
     @property
     def is_resumable(self) -> bool:

@@ -26,7 +26,7 @@ from arraystore.writing.fill import BlockPlace, FilePlace, FillTask, fill
 from arraystore.writing.resuming import blocks_to_compare, check_recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
     from concurrent.futures import Executor
     from pathlib import Path
     from types import TracebackType
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from arraystore.writing.image_source import ImageSource
     from arraystore.writing.journal import Fingerprint
     from arraystore.writing.progress import Meter
+    from arraystore.writing.publish_part import PartRecord
 
 MAX_BLOCKS_IN_FLIGHT: Final = 8
 """Blocks being filled at a time, so that memory does not grow with the number of cores."""
@@ -289,6 +290,32 @@ def _tasks(
     for block in some:
         place, rows = place_of(block), images.rows(block.first, block.last)
         yield (block, place), FillTask(rows, block.skip, place, is_prefetched)
+
+
+class PartWriter(StoreWriter, Protocol):
+    """Write a part of a store that exists: a group, which `publish` adds to the store.
+
+    Attributes
+    ----------
+    new_part : PartRecord
+        What `publish` adds; to be set before.
+    """
+
+    new_part: PartRecord
+
+    def drop_left_over(self, groups: Collection[str]) -> None:
+        """Delete what another process left of a part, unless that is resumed.
+
+        Parameters
+        ----------
+        groups : collection of str
+            The splits of the store and their parts, which are not deleted.
+        """
+        del groups
+
+    def is_free(self, group: str) -> bool:
+        """Whether the new part can have a name: nothing else in the store has it."""
+        ...
 
 
 def paths_of(payloads: Mapping[str, int]) -> dict[str, int]:

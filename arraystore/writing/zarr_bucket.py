@@ -50,6 +50,7 @@ class ZarrBucketWriter(BucketStoreWriter):
     ) -> None:
         super().__init__(objects, container_type, overwrite=overwrite, resume=resume)
         self._root_key = f"{self._key}/{self.container_type.root_key}"
+        self._prefix = self._key
         self._root: bytes | None = None
         self._is_begun = self._is_published = False
         self._keys: set[str] = set()
@@ -84,7 +85,7 @@ class ZarrBucketWriter(BucketStoreWriter):
         """Delete all objects except the kept shards; the root first, so the store is gone."""
         if self._overwrite:
             self._objects.delete([self._root_key])
-        existing = self._objects.tags(self._key)
+        existing = self._objects.tags(self._prefix)
         if self._root_key in existing:
             raise FileExistsError(
                 escaped(f"{self._objects.at(self._key)}: was created by another process meanwhile")
@@ -99,7 +100,7 @@ class ZarrBucketWriter(BucketStoreWriter):
 
     def _changed(self, etags: Mapping[str, str]) -> set[str]:
         """Return the keys of objects that have another ETag than when they were sent."""
-        listed = self._objects.tags(self._key)
+        listed = self._objects.tags(self._prefix)
         differing = [key for key, etag in etags.items() if listed.get(key) != etag]
         # Some services list other ETags than they send with an object.
         found = {key: self._objects.status(key) for key in differing if key in listed}
@@ -130,15 +131,18 @@ class ZarrBucketWriter(BucketStoreWriter):
     @override
     def publish(self, meter: Meter) -> None:
         meter.status("sending columns")
-        files = (path for path in sorted(self._skeleton.rglob("*")) if path.is_file())
-        documents = {path.relative_to(self._skeleton).as_posix(): path for path in files}
-        root = documents.pop(self.container_type.root_key).read_bytes()
+        files = {
+            f"{self._key}/{path.relative_to(self._skeleton).as_posix()}": path
+            for path in sorted(self._skeleton.rglob("*"))
+            if path.is_file()
+        }
+        root = files.pop(self._root_key).read_bytes()
         pool, scope = ThreadPoolExecutor(_FILES_IN_FLIGHT), Scope()
         try:
             sent = {
                 key: pool.submit(scope.run, self._send, key, path)
-                for name, path in documents.items()
-                for key in [f"{self._key}/{name}"]
+                for key, path in files.items()
+                if key.startswith(f"{self._prefix}/")
             }
             self._keys.update(sent)
             self._etags |= {key: future.result() for key, future in sent.items()}
@@ -146,10 +150,17 @@ class ZarrBucketWriter(BucketStoreWriter):
             scope.cancel()  # after an error or Ctrl-C, do not wait for responses
             pool.shutdown(cancel_futures=True)
         self._check_sent()
+        self._publish_root(root)
+        self._is_published = True
+
+    def _publish_root(self, root: bytes) -> None:
+        self._seal(root)
+        self._objects.create(self._root_key, root)
+
+    def _seal(self, root: bytes) -> None:
+        """Record the root that is about to be written, so that it is recognized afterwards."""
         self._lock.seal(root)
         self._root = root
-        self._objects.create(self._root_key, root)
-        self._is_published = True
 
     def _send(self, key: str, path: Path) -> str:
         return self._objects.put(key, path.read_bytes()).tag

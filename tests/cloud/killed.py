@@ -1,4 +1,4 @@
-"""A conversion that sends and records some shards, and then waits until it is killed."""
+"""A conversion or append that records some shards, and then waits until it is killed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from arraystore.writing import store_writer
 from arraystore.writing.zarr_bucket import ZarrBucketWriter
 
 
-def main(source: str, target: str, options: str, shard_nbytes: str, number: str) -> None:
-    """Convert; print a line when the process is to be killed."""
+def main(
+    source: str, target: str, options: str, shard_nbytes: str, number: str, split: str = ""
+) -> None:
+    """Convert, or append to a split; print a line when the process is to be killed."""
     nbytes, record, left = int(shard_nbytes), ZarrBucketWriter.record, int(number)
 
     def record_and_wait(self: ZarrBucketWriter, *args: Any) -> None:
@@ -33,7 +35,11 @@ def main(source: str, target: str, options: str, shard_nbytes: str, number: str)
         patch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", nbytes // 8)
         patch.setattr(store_writer, "blocks", partial(blocks, block_nbytes=nbytes))
         patch.setattr(ZarrBucketWriter, "record", record_and_wait)
-        arraystore.convert(f"folder:{source}", target, storage_options=json.loads(options))
+        known: Any = {"storage_options": json.loads(options)}
+        if split:
+            arraystore.append(target, f"folder:{source}", split, **known)
+        else:
+            arraystore.convert(f"folder:{source}", target, **known)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +20,7 @@ from arraystore.errors import SourceError, StorageError
 from arraystore.indexing.layout import blocks
 from arraystore.storage.objects import writer as object_writer
 from arraystore.writing import hdf5_bucket, store_writer
+from arraystore.writing.bucket_part import BucketPartWriter
 from arraystore.writing.zarr_bucket import ZarrBucketWriter
 from tests.cloud.programs import end_with_parent
 from tests.cloud.proxy import FAULTS
@@ -186,13 +187,9 @@ def test_uploads_have_few_large_parts(start: Callable[[str], Server], photos: Pa
     assert len(sizes) >= 3
 
 
-@pytest.mark.parametrize("number", [1, 9])
-def test_killed_conversion_is_resumed(
-    number: int, writable: Server, photos: Path, tmp_path: Path
-) -> None:
-    folder = f"killed-{number}"
-    address, options = writable.at(f"{folder}/a.zarr")
-    arguments = (str(photos), address, json.dumps(options), str(8 * SHARD), str(number))
+def kill(photos: Path, address: str, options: dict[str, Any], number: int, split: str = "") -> None:
+    """Kill a conversion, or an append to a split, when it has recorded some shards."""
+    arguments = (str(photos), address, json.dumps(options), str(8 * SHARD), str(number), split)
     with subprocess.Popen(
         [sys.executable, "-m", "tests.cloud.killed", *arguments],
         cwd=Path(__file__).parents[2],
@@ -203,6 +200,15 @@ def test_killed_conversion_is_resumed(
         assert process.stdout is not None
         assert process.stdout.readline() == b"kill me\n"
         process.kill()
+
+
+@pytest.mark.parametrize("number", [1, 9])
+def test_killed_conversion_is_resumed(
+    number: int, writable: Server, photos: Path, tmp_path: Path
+) -> None:
+    folder = f"killed-{number}"
+    address, options = writable.at(f"{folder}/a.zarr")
+    kill(photos, address, options, number)
     with pytest.raises(StorageError, match=r"or was killed while it did.*pass resume=True"):
         convert(photos, address, storage_options=options)
     with writable.behind() as proxy:
@@ -263,6 +269,125 @@ def test_copy_between_clouds_and_containers(
     assert {key[1:]: data for key, data in found.items()} == {
         key[1:]: data for key, data in expected.items()
     }
+
+
+# Appended samples
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Further pictures of several shards."""
+    files = {f"train/{'ba'[i % 2]}/m{i}.jpg": picture(500, 600, seed=i) for i in range(12)}
+    return write_folder(tmp_path_factory.mktemp("more") / "more", files)
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A store on a disk that has both classes."""
+    files = {f"train/{name}/1.jpg": picture() for name in "ab"}
+    convert(write_folder(tmp_path / "few", files), tmp_path / "a.zarr")
+    return tmp_path / "a.zarr"
+
+
+def append(more: Path, store: str | Path, **options: Any) -> arraystore.AppendReport:
+    return arraystore.append(store, f"folder:{more}", "train", progress=False, **options)
+
+
+def test_append_makes_the_same_objects_as_on_a_disk(
+    writable: Server, few: Path, more: Path
+) -> None:
+    address, options = writable.at("append/a.zarr")
+    arraystore.copy(few, address, target_options=options)
+    train = arraystore.open(address, storage_options=options)["train"]
+    report = append(more, address, storage_options=options)
+    assert report.num_samples == len(train) + 12
+    append(more, few)
+    assert objects_below(writable, "append") == objects_on_disk(few)
+    assert len(train.image_bytes[:]) == 2
+
+
+def test_append_is_right_when_a_tenth_of_requests_fail(
+    writable: Server, few: Path, more: Path
+) -> None:
+    address, options = writable.at("append-faults/a.zarr")
+    arraystore.copy(few, address, target_options=options)
+    with writable.behind(rate=0.1) as proxy:
+        address, options = writable.at("append-faults/a.zarr", proxy.endpoint)
+        append(more, address, storage_options=options | IMPATIENT)
+        assert proxy.n_faults.total() > 0
+    append(more, few)
+    assert objects_below(writable, "append-faults") == objects_on_disk(few)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_lost_response_to_the_new_root_is_success(
+    fault: str, writable: Server, few: Path, more: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = f"append-{fault}"
+    address, options = writable.at(f"{folder}/a.zarr")
+    arraystore.copy(few, address, target_options=options)
+    with writable.behind() as proxy:
+        seal = BucketPartWriter._seal
+
+        def plan(self: BucketPartWriter, root: bytes) -> None:
+            seal(self, root)
+            proxy.fail_next(fault, method="PUT")
+
+        monkeypatch.setattr(BucketPartWriter, "_seal", plan)
+        address, options = writable.at(f"{folder}/a.zarr", proxy.endpoint)
+        append(more, address, storage_options=options | IMPATIENT)
+        assert proxy.n_faults == {fault: 1}
+    append(more, few)
+    assert objects_below(writable, folder) == objects_on_disk(few)
+
+
+def test_root_replaced_meanwhile_is_read_again(
+    writable: Server, few: Path, more: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, key = bucket_of(writable), "append-root/a.zarr/zarr.json"
+    address, options = writable.at("append-root/a.zarr")
+    arraystore.copy(few, address, target_options=options)
+    seal, n_sealed = BucketPartWriter._seal, 0
+
+    def meanwhile(self: BucketPartWriter, root: bytes) -> None:
+        nonlocal n_sealed
+        n_sealed += 1
+        seal(self, root)
+        if n_sealed == 1:
+            bucket.put(key, bytes(bucket.get(key).bytes()) + b"\n")
+
+    monkeypatch.setattr(BucketPartWriter, "_seal", meanwhile)
+    append(more, address, storage_options=options)
+    assert n_sealed == 2
+    append(more, few)
+    assert objects_below(writable, "append-root") == objects_on_disk(few)
+
+
+def test_one_of_two_appends_at_once_fails(writable: Server, few: Path, more: Path) -> None:
+    address, options = writable.at("append-two/a.zarr")
+    arraystore.copy(few, address, target_options=options)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(append, more, address, storage_options=options) for _ in range(2)]
+        errors = [some.exception() for some in both]
+    # One was refused, or it began after the other and found the file names.
+    assert sorted(map(bool, errors)) == [False, True]
+    assert isinstance(errors[0] or errors[1], StorageError | SourceError)
+    append(more, few)
+    assert objects_below(writable, "append-two") == objects_on_disk(few)
+
+
+@pytest.mark.parametrize("option", ["resume", "overwrite"])
+def test_killed_append_is_resumed(option: str, writable: Server, few: Path, more: Path) -> None:
+    folder = f"append-killed-{option}"
+    address, options = writable.at(f"{folder}/a.zarr")
+    arraystore.copy(few, address, target_options=options)
+    kill(more, address, options, 2, split="train")
+    assert len(arraystore.open(address, storage_options=options)["train"]) == 2
+    with pytest.raises(StorageError, match=r"or was killed while it did.*pass resume=True"):
+        append(more, address, storage_options=options)
+    append(more, address, storage_options=options, **{option: True})
+    append(more, few)
+    assert objects_below(writable, folder) == objects_on_disk(few)
 
 
 WRONG = [

@@ -160,6 +160,14 @@ def test_open_store_keeps_what_it_had(plain: Path, tmp_path: Path, suffix: str) 
     assert "a0.jpg" in names_of(train)
 
 
+def test_copy_reports_nothing_if_a_whole_part_was_replaced(store: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        append(store, records("b", 2), on_existing="replace")
+    report = arraystore.copy(store, tmp_path / "copy.zarr", sync=False)
+    assert report.left_out == ()
+    assert report.splits["train"].num_samples == 11
+
+
 def test_split_with_parts_pickles(either: Path) -> None:
     train = arraystore.open(either)["train"]
     some = train.where(label="cat")
@@ -513,11 +521,6 @@ def test_failed_append_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPat
 def test_unknown_split_is_refused(store: Path) -> None:
     with pytest.raises(KeyError, match="no split 'tset', it has train, test"):
         arraystore.append(store, records("b", 1), split="tset")
-
-
-def test_store_in_a_bucket_is_refused() -> None:
-    with pytest.raises(TypeError, match="copy it to a disk"):
-        arraystore.append("memory://a.zarr", records("b", 1), split="train")
 
 
 def test_source_around_the_store_is_refused(store: Path) -> None:

@@ -106,6 +106,13 @@ class HDF5Writer(ContainerWriter):
         raise TypeError("payloads of HDF5 are not objects of their own")
 
     @override
+    @staticmethod
+    def root_with_part(
+        root: bytes, other: bytes, group: str, attributes: Mapping[str, Any]
+    ) -> bytes:
+        raise TypeError("the root of HDF5 is not an object of its own")
+
+    @override
     def create_group(self, path: str) -> None:
         self._make_room(0)
         self._file.create_group(path)

@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from arraystore._threads import Scope
 from arraystore.containers.protocol import ColumnEditor
-from arraystore.containers.zarr.editor import GROUP, changed_root, settle
+from arraystore.containers.zarr.editor import GROUP, settle
 from arraystore.containers.zarr.metadata import METADATA, consolidated_documents
+from arraystore.containers.zarr.root_document import changed_root
 from arraystore.containers.zarr.writer import ZarrWriter
 from arraystore.errors import StorageError
 from arraystore.storage.open_files import translate_full_disk

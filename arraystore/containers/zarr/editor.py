@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from typing_extensions import override
 
 from arraystore.containers.protocol import ColumnEditor
-from arraystore.containers.zarr.metadata import (
-    CONSOLIDATED,
-    METADATA,
-    consolidated_documents,
-    document_key,
-)
+from arraystore.containers.zarr.metadata import METADATA
+from arraystore.containers.zarr.root_document import changed_root, root_with_part
 from arraystore.containers.zarr.writer import ZarrWriter, canonical
 from arraystore.storage.folder_trees import remove_tree
 from arraystore.storage.fsync import sync_path, sync_tree
@@ -96,10 +92,6 @@ class ZarrEditor(ColumnEditor):
             sync_path(self._path)
 
 
-def _parts(path: str) -> list[str]:
-    return document_key(path).split("/")
-
-
 def settle(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """Rewrite the documents of new arrays in the form of `canonical`; return them by path.
 
@@ -117,55 +109,3 @@ def settle(folder: Path, name: str) -> dict[str, dict[str, Any]]:
         below = file.parent.relative_to(folder).as_posix()
         found[name if below == "." else f"{name}/{below}"] = node
     return found
-
-
-def root_with_part(
-    root: dict[str, Any], other: dict[str, Any], group: str, attributes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the document of a root with a group of another store.
-
-    Parameters
-    ----------
-    root, other : dict
-        Documents of the roots of both stores; that of the other one has consolidated metadata.
-    group : str
-    attributes : mapping of str to any
-        Attributes of the root that change.
-    """
-    nodes = consolidated_documents(other) or {}
-    new = {path: node for path, node in nodes.items() if f"{path}/".startswith(f"{group}/")}
-    kept = {name: value for name, value in root["attributes"].items() if name not in attributes}
-    return changed_root(root | {"attributes": kept | dict(attributes)}, new)
-
-
-def changed_root(
-    root: dict[str, Any],
-    new: Mapping[str, dict[str, Any]],
-    gone: str = "",
-    version: str | None = None,
-) -> dict[str, Any]:
-    """Return the document of a root with other arrays in its consolidated metadata, if it has any.
-
-    Parameters
-    ----------
-    root : dict
-    new : mapping of str to dict
-        Documents to add, by path.
-    gone : str, optional
-        Path of the group or array to remove with all below it.
-    version : str, optional
-        New version of the format.
-    """
-    if version is not None:
-        root = root | {"attributes": root["attributes"] | {"format_version": version}}
-    nodes = consolidated_documents(root)
-    if nodes is None:
-        return root
-    kept = {
-        path: node
-        for path, node in nodes.items()
-        if not gone or not (path == gone or path.startswith(f"{gone}/"))
-    }
-    merged = kept | dict(new)
-    ordered = {path: merged[path] for path in sorted(merged, key=_parts)}
-    return root | {CONSOLIDATED: root[CONSOLIDATED] | {"metadata": ordered}}

@@ -307,11 +307,21 @@ class ZarrReader(ContainerReader):
                         "server does not list the objects of a store; download the store and copy "
                         "it from a disk or bucket"
                     )
+                if not group and self._is_consolidated:
+                    names = [name for name in names if not self._is_unlisted_part(name)]
                 found += [f"{group}/{name}" if group else name for name in sorted(names)]
             check_nodes(found, self._location)
             check_nodes(self._nodes.keys(), self._location)
             self._read_nodes(found)
             level = [path for path in found if self._is_group(path)]
+
+    def _is_unlisted_part(self, name: str) -> bool:
+        """Return whether a folder has the name of a part and the root does not list it.
+
+        A writer is adding it, or was killed before it was complete.
+        """
+        split, _, number = name.rpartition(".")
+        return split in self._nodes and number.isdecimal() and name not in self._nodes
 
     def _is_group(self, path: str) -> bool:
         """Return whether a folder is a group; one without a document does not belong to Zarr."""

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from arraystore.containers.protocol import ContainerWriter, as_string_array
 from arraystore.containers.zarr.metadata import METADATA
+from arraystore.containers.zarr.root_document import root_with_part
 from arraystore.containers.zarr.shards import (
     ShardKeys,
     shard_footer,
@@ -113,6 +114,14 @@ class ZarrWriter(ContainerWriter):
         padding = bytes(-nbytes % INNER_CHUNK_NBYTES)
         footer = shard_footer(nbytes, SHARD_NBYTES, INNER_CHUNK_NBYTES)
         return f"{path}/c/{start // SHARD_NBYTES}", padding + footer
+
+    @override
+    @staticmethod
+    def root_with_part(
+        root: bytes, other: bytes, group: str, attributes: Mapping[str, Any]
+    ) -> bytes:
+        new = root_with_part(json.loads(root), json.loads(other), group, attributes)
+        return json.dumps(new, indent=2).encode()
 
     @override
     def create_group(self, path: str) -> None:
