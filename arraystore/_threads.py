@@ -243,14 +243,21 @@ class Pool:
             return None
 
 
-def next_of(queue: SimpleQueue[T]) -> T:
+def next_of(queue: SimpleQueue[T], check: Callable[[], object] = lambda: None) -> T:
     """Wait for the next item of a queue, such that Ctrl-C always ends the wait.
 
     A signal wakes a thread that waits, but not one that is about to: it would wait for the item.
+
+    Parameters
+    ----------
+    queue : SimpleQueue
+    check : callable, optional
+        Called about every half second; may raise.
     """
     while True:
         with suppress(Empty):
             return queue.get(timeout=_SIGNAL_SECONDS)
+        check()
 
 
 def in_threads(work: Callable[[int], Done], n: int) -> list[Done]:

@@ -438,7 +438,7 @@ class Later(Executor):
     @override
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
-        if fn is not fill_module.fill:
+        if not isinstance(args[-1], fill_module.FillTask):
             future.set_result(fn(*args, **kwargs))
             return future
         self._waiting.append(lambda: future.set_result(fn(*args, **kwargs)))

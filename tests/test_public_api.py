@@ -201,8 +201,8 @@ Split.map
 COMMANDS: Final = """\
 append STORE SOURCE --storage-option --split --on-existing=error --source-option --manual-dir
     --subset-list --partial --classes --field --layout --column --order=shuffled --seed=0
-    --on-error=raise --check-images --overwrite --resume --sync/--no-sync --progress/--no-progress
-    --json
+    --on-error=raise --check-images --overwrite --resume --sync/--no-sync --workers --dask
+    --progress/--no-progress --json
 column add STORE SPLIT NAME FILE --storage-option --key --field --fill --ragged --description=
     --sync/--no-sync --json
 column ls STORE --storage-option --json
@@ -210,10 +210,10 @@ column remove STORE SPLIT NAME --storage-option
 convert DATASET TARGET --storage-option --source-option --manual-dir --subset-list --partial --split
     --classes --field --layout --column --label-space=auto --order=shuffled --seed=0
     --on-error=raise --check-images --copy-images/--no-copy-images --checksums/--no-checksums
-    --overwrite --resume --sync/--no-sync --progress/--no-progress --json
+    --overwrite --resume --sync/--no-sync --workers --dask --progress/--no-progress --json
 copy SOURCE TARGET --source-option --target-option --split --selection --label --is-a --file-name
     --per-label --sample --seed=0 --classes=keep --order --copy-images/--no-copy-images --overwrite
-    --sync/--no-sync --progress/--no-progress --json
+    --sync/--no-sync --workers --dask --progress/--no-progress --json
 demo FOLDER
 export STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
     --seed=0 --save-selection -o/--output --references --target-option --column

@@ -21,6 +21,7 @@ from arraystore._arguments import as_path
 from arraystore.cli import tables
 from arraystore.cli.contact_sheet import contact_sheet
 from arraystore.cli.demo import run_demo
+from arraystore.cli.executors import executing
 from arraystore.cli.options import (
     COLUMN,
     JSON,
@@ -154,6 +155,7 @@ def cli(allow_references: tuple[str, ...]) -> None:
     help="Wait until all data is on the disk. A conversion without it cannot be resumed.  "
     "[default: sync]",
 )
+@executing
 @PROGRESS
 @JSON
 def convert(
@@ -231,6 +233,7 @@ def convert(
     help="Wait until all data is on the disk. An append without it cannot be resumed.  "
     "[default: sync]",
 )
+@executing
 @PROGRESS
 @JSON
 def append(
@@ -293,6 +296,7 @@ def append(
 @click.option(
     "--sync/--no-sync", default=True, help="Wait until all data is on the disk.  [default: sync]"
 )
+@executing
 @PROGRESS
 @JSON
 def copy(

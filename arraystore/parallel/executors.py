@@ -14,6 +14,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from queue import SimpleQueue
@@ -32,6 +33,13 @@ Done = TypeVar("Done")
 
 _PER_WORKER: Final = 2
 """Tasks per worker that are submitted: one runs while the next is on its way."""
+
+_LOST: Final = (
+    "the executor has cancelled tasks: it was shut down, or the connection to its workers is lost"
+)
+
+_CHECKED_SECONDS: Final = 0.5
+"""Seconds after which the connection to a cluster is looked at."""
 
 _CLOSED: Final = "ClosedClientError"
 """Name of what distributed raises if the scheduler is lost; others raise a RuntimeError."""
@@ -61,6 +69,12 @@ def n_workers(executor: Executor) -> int:
 def _is_distributed(executor: Executor) -> bool:
     """Whether an executor is `distributed.Client.get_executor()`."""
     return type(executor).__module__.startswith("distributed.")
+
+
+def _check_connected(executor: Executor) -> None:
+    """Raise if the connection is lost; distributed leaves some futures pending for ever then."""
+    if _is_distributed(executor) and vars(executor)["_client"].status == "closed":
+        raise WorkersLostError(_LOST)
 
 
 class Workers:
@@ -185,7 +199,7 @@ def _completed(
                 future.add_done_callback(ended.put)
             if not running:
                 return
-            future = next_of(ended)
+            future = next_of(ended, partial(_check_connected, executor))
             task = running.pop(future)
             try:
                 done = future.result()
@@ -194,14 +208,13 @@ def _completed(
                 is_broken = True
                 continue
             except CancelledError:
-                raise WorkersLostError(
-                    "the executor has cancelled a task: it was shut down, or the connection to "
-                    "its workers is lost"
-                ) from None
+                raise WorkersLostError(_LOST) from None
             yield task[0], done
     finally:
         # A future of distributed can be cancelled while its task runs, and says nothing of its end.
         left = [f for f in running if _is_distributed(executor) or not f.cancel()]
         if scope is not None:
             scope.cancel()
-        wait(left)
+        with suppress(WorkersLostError):
+            while wait(left, timeout=_CHECKED_SECONDS).not_done:
+                _check_connected(executor)

@@ -7,10 +7,12 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import dask
 import distributed
 import pytest
 
 import arraystore
+from arraystore.cli.commands import main
 from arraystore.errors import WorkersLostError
 from arraystore.indexing.layout import blocks
 from arraystore.writing import store_writer
@@ -135,3 +137,31 @@ def test_conversion_resumes_after_a_lost_scheduler(
     assert n_before >= 2
     expected = objects_on_disk(tmp_path / f"threads{suffix}").values()
     assert [*objects_on_disk(tmp_path / f"a{suffix}").values()] == [*expected]
+
+
+def test_commands_work_on_a_cluster(client: Any, photos: str, tmp_path: Path) -> None:
+    scheduler = client.scheduler.address
+    assert main(["convert", photos, "a.zarr", "--dask", scheduler]) == 0
+    assert main(["copy", "a.zarr", "b.zarr", "--dask", scheduler]) == 0
+    arraystore.convert(photos, "threads.zarr")
+    found = [[*objects_on_disk(tmp_path / f"{k}.zarr").values()] for k in ("a", "b", "threads")]
+    assert found[0] == found[1] == found[2]
+
+
+def test_commands_start_their_own_workers(
+    photos: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", photos, "a.zarr", "--workers", "2"]) == 0
+    assert main(["convert", photos, "b.zarr", "--dask", "local", "--workers", "1"]) == 0
+    assert arraystore.open("a.zarr").info.splits == arraystore.open("b.zarr").info.splits
+    assert capfd.readouterr().err == ""
+
+
+def test_scheduler_that_does_not_answer_is_an_error(
+    photos: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with dask.config.set({"distributed.comm.timeouts.connect": "0.1s"}):
+        assert main(["convert", photos, "a.zarr", "--dask", "tcp://127.0.0.1:9"]) == 1
+    assert "--dask tcp://127.0.0.1:9: no scheduler answers there" in capsys.readouterr().err
+    assert main(["convert", photos, "a.zarr", "--dask", "tcp://127.0.0.1:9", "--workers", "2"]) == 2
+    assert "--workers is for --dask local" in capsys.readouterr().err
