@@ -242,6 +242,7 @@ def convert(
         layout=layout,
         label_space=label_space,
         skips_unreadable=on_error == "skip",
+        executor=executor,
     )
     options.check()
     check_choice(label_space, "label_space", LABEL_SPACES)

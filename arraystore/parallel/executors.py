@@ -71,6 +71,23 @@ def _is_distributed(executor: Executor) -> bool:
     return type(executor).__module__.startswith("distributed.")
 
 
+def in_order(results: Iterable[tuple[int, Done]]) -> Generator[Done]:
+    """Yield numbered results by their numbers, which count from 0; early ones are kept meanwhile.
+
+    Examples
+    --------
+    >>> list(in_order([(1, "b"), (0, "a"), (2, "c")]))
+    ['a', 'b', 'c']
+    """
+    early: dict[int, Done] = {}
+    following = 0
+    for number, result in results:
+        early[number] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
 def _check_connected(executor: Executor) -> None:
     """Raise if the connection is lost; distributed leaves some futures pending for ever then."""
     if _is_distributed(executor) and vars(executor)["_client"].status == "closed":

@@ -12,7 +12,7 @@ import re
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -48,6 +48,7 @@ from arraystore.sources.sample_table import (
 from arraystore.sources.spool import Spool
 from arraystore.sources.subset_list import SUBSETS, SubsetList, find_subset_list, listed_in
 from arraystore.sources.tar import Archive, TarMembers, next_header, open_archive, walk
+from arraystore.sources.walks import Walk, walk_all
 from arraystore.sources.webdataset import REMOTE_WALKERS
 from arraystore.storage.buckets import ObjectPath, paths_of
 from arraystore.storage.file_states import NO_FILES, FileStates
@@ -55,6 +56,7 @@ from arraystore.storage.open_files import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
 
     from arraystore._typing import Ints
     from arraystore.schema import DatasetInfo
@@ -132,6 +134,7 @@ def load(
     partial: bool = False,
     spool: Path | None = None,
     splits: Sequence[str] | None = None,
+    executor: Executor | None = None,
     status: Status = silent,
 ) -> Source:
     """List the samples of ``imagenet2012`` or of one of its subsets.
@@ -154,6 +157,8 @@ def load(
         Takes images that are not byte ranges of files.
     splits : sequence of str, optional
         The splits to be listed; by default those of the version.
+    executor : concurrent.futures.Executor, optional
+        Walks the archives of classes; threads by default.
     status : callable, optional
         Shows which archive is being read.
 
@@ -186,7 +191,8 @@ def load(
     with _opened_spool(spool, present) as spooled:
         for split, form in present.items():
             try:
-                read[split] = _read(form, subset, spooled, partial=partial, status=status)
+                how: dict[str, Any] = {"partial": partial, "executor": executor, "status": status}
+                read[split] = _read(form, subset, spooled, **how)
                 check_names(read[split].origin[0], read[split].file_name)
             except SourceError as error:
                 for other in forms[split][1:]:
@@ -371,14 +377,16 @@ def _read(
     spool: Spool | None,
     *,
     partial: bool,
+    executor: Executor | None,
     status: Status,
 ) -> SplitImages:
     """Find the images of a split; of train those of the subset."""
     wanted = subset.names if subset and form.split == "train" else None
     if form.kind == ARCHIVE:
         status(f"reading the headers of {form.path.name}")
-        return _read_archive(form.split, form.path, wanted, partial=partial, status=status)
-    return read_form(form, wanted, spool, partial=partial, status=status)
+        how: dict[str, Any] = {"partial": partial, "executor": executor, "status": status}
+        return _read_archive(form.split, form.path, wanted, **how)
+    return read_form(form, wanted, spool, partial=partial, executor=executor, status=status)
 
 
 def _read_archive(
@@ -387,11 +395,13 @@ def _read_archive(
     wanted: Collection[str] | None,
     *,
     partial: bool,
+    executor: Executor | None,
     status: Status,
 ) -> SplitImages:
     with open_archive(path, is_one_of_many=split == "train") as archive:
         if split == "train":
-            return _read_train(path, archive, wanted, partial=partial, status=status)
+            how: dict[str, Any] = {"partial": partial, "executor": executor, "status": status}
+            return _read_train(path, archive, wanted, **how)
         members, junk = walk(archive, partial=partial).without_junk()
         names = _base_names(members)
         label = _labels_of(split, archive.name, names)
@@ -440,6 +450,7 @@ def _read_train(
     wanted: Collection[str] | None,
     *,
     partial: bool,
+    executor: Executor | None,
     status: Status,
 ) -> SplitImages:
     """Walk the archive of class archives; keep the images of the subset."""
@@ -455,25 +466,37 @@ def _read_train(
             )
         labels.append(label_of[base.stem])
 
-    def read_class(i: int) -> tuple[bytes, Ints, Ints, tuple[str, ...], list[str]]:
+    def walk_of(i: int) -> Walk:
         start, nbytes = int(outer.offsets[i]), int(outer.nbytes[i])
-        location = f"{archive.name}/{outer.names[i]}"
-        members = walk(archive, location, start=start, stop=start + nbytes, partial=partial)
+        return Walk(path, f"{archive.name}/{outer.names[i]}", start, start + nbytes, partial)
+
+    def kept(
+        i: int, location: str, members: TarMembers
+    ) -> tuple[bytes, Ints, Ints, tuple[str, ...], list[str]]:
         inner, hidden = members.without_junk()
         names = _base_names(inner)
         _check_class(location, wnids()[labels[i]], names)
         if wanted is None:
             return packed(names), inner.offsets, inner.nbytes, inner.unread, hidden
         keep = np.array([j for j, name in enumerate(names) if name in wanted], dtype=np.int64)
-        kept = packed([names[j] for j in keep])
-        return kept, inner.offsets[keep], inner.nbytes[keep], inner.unread, hidden
+        some = packed([names[j] for j in keep])
+        return some, inner.offsets[keep], inner.nbytes[keep], inner.unread, hidden
+
+    def read_class(i: int) -> tuple[bytes, Ints, Ints, tuple[str, ...], list[str]]:
+        one = walk_of(i)
+        members = walk(archive, one.location, start=one.start, stop=one.stop, partial=partial)
+        return kept(i, one.location, members)
 
     # One buffer each, because memory that a thread frees is not available to the others.
     file_name, offsets, sizes = bytearray(), bytearray(), bytearray()
     counts, unread = [], [*outer.unread]
-    n_walkers = _n_walkers(path, archive, outer)
     numbers = (i for i in range(len(labels)))
-    found = ahead(numbers, read_class, n_ahead=2 * n_walkers, n_threads=n_walkers)
+    if executor is None:
+        n_walkers = _n_walkers(path, archive, outer)
+        found = ahead(numbers, read_class, n_ahead=2 * n_walkers, n_threads=n_walkers)
+    else:
+        walked = enumerate(walk_all(executor, map(walk_of, numbers)))
+        found = (kept(i, walk_of(i).location, members) for i, members in walked)
     for names, offset, nbytes, lost, hidden in found:
         unread += lost
         junk += hidden

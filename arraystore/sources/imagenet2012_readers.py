@@ -46,6 +46,7 @@ from arraystore.sources.spool import SPOOL
 from arraystore.sources.tar import TarStream, open_archive, walk
 from arraystore.sources.tfrecord import open_records
 from arraystore.sources.train_example import Feature, parse_example
+from arraystore.sources.walks import Walk, walk_all
 from arraystore.sources.webdataset import REMOTE_WALKERS, samples_of, walked
 from arraystore.storage.buckets import ObjectPath, open_text, paths_of, states_of
 from arraystore.storage.file_states import FileState, FileStates, state_of
@@ -53,6 +54,7 @@ from arraystore.storage.packed_paths import PackedPaths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
 
     from arraystore._typing import Ints
     from arraystore.sources.imagenet2012_forms import Form
@@ -116,6 +118,7 @@ class _Reading:
     spool: Spool | None
     status: Status
     partial: bool
+    executor: Executor | None
     damage: list[str] = field(default_factory=list)
     names: bytearray = field(default_factory=bytearray)
     label: array[int] = field(default_factory=lambda: array("q"))
@@ -182,6 +185,7 @@ def read_form(
     spool: Spool | None,
     *,
     partial: bool = False,
+    executor: Executor | None = None,
     status: Status,
 ) -> SplitImages:
     """Find the images of a split in one of its forms.
@@ -196,6 +200,8 @@ def read_form(
         Takes images that are not byte ranges of files.
     partial : bool, default False
         Accept other bytes than zeros behind the end of archives.
+    executor : concurrent.futures.Executor, optional
+        Walks archives; threads by default.
     status : callable
         Shows which file is being read.
 
@@ -205,7 +211,7 @@ def read_form(
         If a file is damaged, or holds other images; if a label that the form states is not the
         one that belongs to the name.
     """
-    reading = _Reading(form, wanted, spool, status, partial)
+    reading = _Reading(form, wanted, spool, status, partial, executor)
     if form.kind in _FOLDER_READERS:
         reading.status(f"listing files of {form.path}")
         found = _read_folders(reading, _FOLDER_READERS[form.kind])
@@ -380,6 +386,10 @@ def _read_class_archives(reading: _Reading) -> list[str]:
     numbers = (number for number in range(len(form.files)))
     n_walkers = REMOTE_WALKERS if isinstance(form.path, ObjectPath) else _WALKERS
     found = ahead(numbers, members_of, n_ahead=2 * n_walkers, n_threads=n_walkers)
+    if reading.executor is not None:
+        walks = (Walk(path, partial=reading.partial) for path in form.files)
+        walked = enumerate(walk_all(reading.executor, walks))
+        found = ((number, *members.without_junk()) for number, members in walked)
     for number, members, junk in found:
         hidden += junk
         path = form.files[number]
@@ -418,7 +428,7 @@ def _read_tar_gz(reading: _Reading) -> list[str]:
 
 def _read_webdataset(reading: _Reading) -> list[str]:
     form, left_out = reading.form, Counter[str]()
-    shards = walked(form.files, partial=reading.partial)
+    shards = walked(form.files, partial=reading.partial, executor=reading.executor)
     for number, (path, shard) in enumerate(zip(form.files, shards, strict=True)):
         reading.status(f"reading {path.name} ({number + 1:,} of {len(form.files):,})")
         if shard is None:

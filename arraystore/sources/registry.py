@@ -83,7 +83,7 @@ def load_source(
     spool : Path, optional
         Takes images that are not byte ranges of files; see `arraystore.sources.spool`.
     options : SourceOptions, optional
-        For folders and patterns of files, and `buckets` for all.
+        For folders and patterns of files; `buckets` and `executor` for all.
 
     Raises
     ------
@@ -149,6 +149,7 @@ def load_source(
         subset_list=list_path,
         partial=partial,
         spool=spool,
+        executor=options.executor,
         status=status,
     )
 

@@ -15,6 +15,7 @@ from arraystore.storage.buckets import Buckets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor
 
 FIELDS: Final = ("image", "label", "file_name")
 """The fields of a sample that `SourceOptions.fields` may name."""
@@ -45,6 +46,8 @@ class SourceOptions:
         Further columns of the store: their names, and where the source keeps the values.
     buckets : Buckets
         What addresses in the name of the source are looked up in.
+    executor : concurrent.futures.Executor, optional
+        Walks archives on a disk; threads by default.
     """
 
     split: str | None = None
@@ -56,6 +59,7 @@ class SourceOptions:
     skips_unreadable: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     buckets: Buckets = field(default_factory=Buckets, compare=False)
+    executor: Executor | None = field(default=None, compare=False)
 
     def check(self) -> None:
         """Refuse names of fields, splits and layouts that do not exist.

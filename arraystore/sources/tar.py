@@ -139,7 +139,7 @@ class TarMembers:
     unread : tuple of str
         A message if bytes other than zeros follow the end-of-archive marker.
     kept : dict of int to bytes
-        First bytes of files of an object, by their offsets; see `walk`.
+        First bytes of files, by their offsets; see `walk`.
     """
 
     names: list[str]
@@ -264,8 +264,8 @@ def walk(
         Return a message about bytes other than zeros after the end-of-archive marker, instead of
         raising an error.
     keep : callable, optional
-        Receives name and size of each file; returns how many bytes of it to keep if the archive
-        lies in a bucket, because they are read with the headers around them.
+        Receives name and size of each file; returns how many bytes of it to keep. In a bucket they
+        are read with the headers around them.
 
     Returns
     -------
@@ -303,7 +303,7 @@ def walk(
     files = []
     for name, offset, nbytes in tape.files(start):
         files.append((name, offset, nbytes))
-        if keep is not None and archive.object is not None and (n_kept := keep(name, nbytes)):
+        if keep is not None and (n_kept := keep(name, nbytes)):
             kept[offset] = tape.read(offset, min(n_kept, nbytes))
     return TarMembers(
         names=[name for name, _, _ in files],

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from arraystore.errors import SourceError, brief
@@ -29,11 +30,12 @@ from arraystore.sources.shards import find_shards
 from arraystore.sources.source_options import no_column, no_field
 from arraystore.sources.spool import SPOOL, Spool
 from arraystore.sources.tar import Archive, TarMembers, open_archive, walk
+from arraystore.sources.walks import Walk, walk_all
 from arraystore.storage.buckets import ObjectPath
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-    from pathlib import Path
+    from concurrent.futures import Executor
 
     from arraystore.sources.sample_table import Source, Status
     from arraystore.sources.source_options import SourceOptions
@@ -118,7 +120,7 @@ class OpenShard:
 
 
 class LabelKeeper:
-    """Chooses what is kept of a shard in a bucket: members with labels and names.
+    """Chooses what a walk keeps of a shard: members with labels and names.
 
     Parameters
     ----------
@@ -141,7 +143,11 @@ class LabelKeeper:
 
 
 def walked(
-    paths: Sequence[SourcePath], *, places: Collection[str] = (), partial: bool = False
+    paths: Sequence[SourcePath],
+    *,
+    places: Collection[str] = (),
+    partial: bool = False,
+    executor: Executor | None = None,
 ) -> Generator[OpenShard | None]:
     """Yield each shard, open; those in buckets are walked ahead, many at the same time.
 
@@ -152,6 +158,8 @@ def walked(
         See `LabelKeeper`.
     partial : bool, default False
         See `arraystore.sources.tar.walk`.
+    executor : concurrent.futures.Executor, optional
+        Walks the shards on a disk.
 
     Yields
     ------
@@ -169,15 +177,23 @@ def walked(
 
     remote = (path for path in paths if isinstance(path, ObjectPath))
     objects = ahead(remote, walk_object, n_ahead=REMOTE_WALKERS, n_threads=REMOTE_WALKERS)
-    with closing(objects):
+    plain = (path for path in paths if isinstance(path, Path) and _is_plain(path))
+    walks = (Walk(path, partial=partial, keep=LabelKeeper(places)) for path in plain)
+    found = None if executor is None else walk_all(executor, walks)
+    with closing(objects), nullcontext() if found is None else closing(found):
         for path in paths:
             if isinstance(path, ObjectPath):
                 yield next(objects)
-            elif path.is_file() and is_compressed(path):
+            elif not _is_plain(path):
                 yield None
             else:
                 with open_archive(path) as archive:
-                    yield OpenShard(archive, False, walk(archive, partial=partial))
+                    members = walk(archive, partial=partial) if found is None else next(found)
+                    yield OpenShard(archive, False, members)
+
+
+def _is_plain(path: Path) -> bool:
+    return not (path.is_file() and is_compressed(path))
 
 
 @contextmanager
@@ -311,7 +327,12 @@ def load(
     reader = _Reader(options)
     collectors: dict[str, SampleCollector] = {}
     damage: list[str] = []
-    opened = walked(shards.files, places=reader.places, partial=options.partial)
+    opened = walked(
+        shards.files,
+        places=reader.places,
+        partial=options.partial,
+        executor=options.executor,
+    )
     with Spool(spool_path) as spool, shards.states.unchanged(), closing(opened):
         for i, (path, split) in enumerate(zip(shards.files, shards.splits, strict=True)):
             status(f"reading {path.name} ({i + 1:,} of {len(shards.files):,})")

@@ -252,6 +252,7 @@ def append(
         layout=layout,
         label_space=IMAGENET,  # no note that numbers are not labels: classes have names here
         skips_unreadable=on_error == "skip",
+        executor=executor,
     )
     options.check()
     encoded_as = as_encoding(encoding, quality)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import tarfile
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ from tests.support import SUFFIXES, objects_on_disk, picture, write_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from arraystore.cli.synthetic_archives import DrawnArchives
 
 every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
 
@@ -165,3 +169,56 @@ def test_scheduler_that_does_not_answer_is_an_error(
     assert "--dask tcp://127.0.0.1:9: no scheduler answers there" in capsys.readouterr().err
     assert main(["convert", photos, "a.zarr", "--dask", "tcp://127.0.0.1:9", "--workers", "2"]) == 2
     assert "--workers is for --dask local" in capsys.readouterr().err
+
+
+FORMS = ("archives", "class archives", "webdataset")
+"""Sources of many archives."""
+
+
+def in_form(form: str, drawn: DrawnArchives, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return a data set, and the options, that convert drawn archives in some form."""
+    if form == "archives":
+        return "imagenet2012_subset/1pct", {"manual_dir": drawn.folder, "partial": True}
+    if form == "webdataset":
+        for i in range(3):
+            with tarfile.open(folder / f"train-{i}.tar", "w") as tar:
+                for k in range(5):
+                    add(tar, f"{i}{k}.jpg", picture(seed=5 * i + k))
+                    add(tar, f"{i}{k}.cls", str(k % 2).encode())
+        return "wds:train-*.tar", {"classes": 2}
+    outer = drawn.folder / "ILSVRC2012_img_train.tar"
+    (folder / "train").mkdir()
+    with tarfile.open(outer) as tar:
+        tar.extractall(folder / "train", filter="data")
+    return "imagenet2012", {"manual_dir": folder, "partial": True}
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_cluster_walks_archives(
+    form: str,
+    client: Any,
+    drawn: DrawnArchives,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset, options = in_form(form, drawn, tmp_path)
+    arraystore.convert(dataset, "threads.zarr", **options)
+    walked: list[str] = []
+    submit = type(client).submit
+
+    def submitting(self: Any, work: Any, *args: Any, **kwargs: Any) -> Any:
+        walked.append(work.__name__)
+        return submit(self, work, *args, **kwargs)
+
+    monkeypatch.setattr(type(client), "submit", submitting)
+    arraystore.convert(dataset, "cluster.zarr", executor=client.get_executor(), **options)
+    found = [[*objects_on_disk(tmp_path / f"{k}.zarr").values()] for k in ("threads", "cluster")]
+    assert found[0] == found[1]
+    assert walked.count("_walk") == {"archives": 6, "class archives": 6, "webdataset": 3}[form]
