@@ -561,11 +561,6 @@ def test_opening_a_store_without_parts_reads_no_column(plain: Path) -> None:
     assert np.array_equal(store["train"].positions, np.arange(9))
 
 
-def test_column_of_a_split_with_parts_is_refused(appended: Path) -> None:
-    with pytest.raises(ValueError, match="copy the store, which joins the parts"):
-        arraystore.add_column(appended, "train", "score", np.zeros(16))
-
-
 def test_column_of_another_split_keeps_the_version(appended: Path, tmp_path: Path) -> None:
     path = shutil.copytree(appended, tmp_path / "a.zarr")
     arraystore.add_column(path, "test", "score", np.zeros((2, 3)), sync=False)
