@@ -159,7 +159,8 @@ add_column(store, split, name, values, *, description='', ragged=None, file_name
 append(store, source, split, *, on_existing='error', storage_options=None, source_options=None,
     manual_dir=None, subset_list=None, partial=False, classes=None, fields=None, columns=(),
     layout=None, encoding='png', quality=95, order='shuffled', seed=0, on_error='raise',
-    check_images=False, overwrite=False, resume=False, sync=True, executor=None, progress=None)
+    check_images=False, copy_images=True, checksums=None, overwrite=False, resume=False, sync=True,
+    executor=None, progress=None)
 concat(splits)
 convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
     subset_list=None, partial=False, split=None, classes=None, fields=None, columns=(), layout=None,

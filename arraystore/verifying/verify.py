@@ -319,7 +319,7 @@ class _Verification:
             with self._recording(name):
                 splits[name] = self._store.stored(name).stated
                 if name in self._info.parts:
-                    splits[name] = self._info.parts[name].info
+                    splits[name] = self._store.split_info(name)
         for name, info in splits.items():
             parts = self._info.parts.get(name)
             if parts is None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore._arguments import ON_ERROR, as_seed, check_bools, check_choice
-from arraystore._threads import alongside
 from arraystore.containers import check_changeable
 from arraystore.errors import SourceError, brief, escaped
 from arraystore.images.encode import as_encoding
@@ -25,6 +24,7 @@ from arraystore.schema import (
     MAX_PARTS,
     ORDERS,
     REPLACED,
+    UNCHECKED,
     UNLABELLED,
     Column,
     SplitParts,
@@ -37,11 +37,13 @@ from arraystore.sources.sample_table import first_few
 from arraystore.sources.source_options import SourceOptions, as_columns
 from arraystore.storage.buckets import Buckets
 from arraystore.storage.location import Location
-from arraystore.writing.fingerprint import of_images, of_options, of_source
+from arraystore.writing.fill_plans import fill_plans
+from arraystore.writing.fingerprint import of_options, of_source
 from arraystore.writing.open_writer import open_part_writer
-from arraystore.writing.plan import plan_split, planned_images
+from arraystore.writing.plan import plan_split
 from arraystore.writing.progress import meter
 from arraystore.writing.publish_part import PartRecord, state_of
+from arraystore.writing.references import as_checksums, notes_on, references_of
 from arraystore.writing.report import SplitReport
 from arraystore.writing.seal import check_listed, seal
 
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from arraystore.storage.location import ObjectStore
     from arraystore.writing.plan import SplitPlan
     from arraystore.writing.progress import Meter
+    from arraystore.writing.references import SplitReferences
     from arraystore.writing.store_writer import PartWriter
 
 ON_EXISTING: Final = ("error", "skip", "replace")
@@ -140,6 +143,8 @@ def append(
     seed: int = 0,
     on_error: str = ON_ERROR[0],
     check_images: bool = False,
+    copy_images: bool = True,
+    checksums: bool | None = None,
     overwrite: bool = False,
     resume: bool = False,
     sync: bool = True,
@@ -176,8 +181,8 @@ def append(
         See `arraystore.write`.
     order, seed
         Order of the new samples among themselves; see `arraystore.convert`.
-    on_error, check_images
-        See `arraystore.convert`.
+    on_error, check_images, copy_images, checksums
+        See `arraystore.convert`. The images of the split may be in other files as well.
     overwrite : bool, default False
         Delete an unfinished append or conversion beside the store and start again, unless `resume`
         is true. The store itself is never deleted. In a bucket, `overwrite` and `resume` take over
@@ -209,7 +214,7 @@ def append(
         its samples meanwhile.
     ValueError
         If an option is not one of those above, or differs from that of the append that is resumed;
-        if the split has images in other files, or the store is an HDF5 file in a bucket.
+        if the store is an HDF5 file in a bucket.
 
     Examples
     --------
@@ -231,6 +236,7 @@ def append(
     check_choice(on_error, "on_error", ON_ERROR)
     check_bools(partial=partial, overwrite=overwrite, resume=resume, sync=sync)
     check_bools(check_images=check_images, progress=False if progress is None else progress)
+    checksums = as_checksums(checksums, copy_images=copy_images)
     how: dict[str, Any] = {
         "order": order,
         "seed": as_seed(seed),
@@ -284,6 +290,7 @@ def append(
         sync=sync,
         resume=resume,
     )
+    left = {} if copy_images else {"copy_images": copy_images, "checksums": checksums}
     stated: dict[str, Mapping[str, str]] = {
         **of_options(
             {
@@ -292,6 +299,7 @@ def append(
                 "partial": partial,
                 "encoding": encoded_as,
                 **how,
+                **left,
                 **options.stated(),
             }
         )
@@ -314,7 +322,16 @@ def append(
             appending.leave_out_existing(on_existing)
             appending.choose_part(writer)
             writer.check_unchanged(of_source(appending.source))
-            report = _write(appending, writer, stated, how, shown, executor)
+            report = _write(
+                appending,
+                writer,
+                stated,
+                how,
+                shown,
+                copy_images=copy_images,
+                checksums=checksums,
+                executor=executor,
+            )
     return replace(report, path=str(location), seconds=time.perf_counter() - began)
 
 
@@ -322,13 +339,6 @@ def _check_split(store: Store, split: str) -> None:
     if split not in store:
         raise KeyError(
             escaped(f"{store.address}: has no split {brief(split)}, it has {', '.join(store)}")
-        )
-    if split in store._root.dataset.references:
-        raise ValueError(
-            escaped(
-                f"{store.address}: has images of {split} in other files, and no samples are "
-                "appended to those; copy the store, which copies the images, and append to the copy"
-            )
         )
 
 
@@ -377,6 +387,11 @@ class _Appending:
             selections={},
             hierarchy=None,
         )
+
+    @property
+    def location(self) -> Location:
+        """Where the store is."""
+        return self.store._handle.location
 
     @property
     def info(self) -> DatasetInfo:
@@ -485,11 +500,14 @@ class _Appending:
         keep[replaced] = False
         table, old = plan.table, self.old
         nbytes = np.concatenate([old.image_nbytes[keep], table.nbytes])
+        crc, is_known = old._stored_checksums(), old.has_checksums and len(checksums) == len(table)
+        if len(checksums) < len(table):
+            checksums = np.zeros(len(table), np.uint32)
         digest = content_digest(
             [*old.file_name[keep].tolist(), *table.file_name],
             np.concatenate([old.label[keep], table.label]),
             nbytes,
-            np.concatenate([old.image_crc32c[keep], checksums]),
+            np.concatenate([crc[keep], checksums]),
         )
         known = self.parts
         by_group = {stored.name: positions for stored, positions in self.located(replaced)}
@@ -497,7 +515,7 @@ class _Appending:
             (*known.groups, self.part),
             len(nbytes),
             int(nbytes.sum()),
-            digest,
+            digest if is_known else UNCHECKED + digest,
             known.replaced | ({self.part: tuple(by_group)} if by_group else {}),
         )
 
@@ -506,7 +524,9 @@ class _Appending:
         found = self.old._sample_set.locate(positions)
         return [(stored, np.sort(at)) for stored, at, _ in found if len(at)]
 
-    def new_info(self, plan: SplitPlan, parts: SplitParts) -> DatasetInfo:
+    def new_info(
+        self, plan: SplitPlan, parts: SplitParts, references: Mapping[str, SplitReferences]
+    ) -> DatasetInfo:
         """Return the description of the store with the new samples."""
         info = self.info
         skipped = [
@@ -520,6 +540,7 @@ class _Appending:
             partial=info.partial or self.source.partial,
             skipped=(*info.skipped, *skipped),
             reencoded=tuple(dict.fromkeys((*info.reencoded, *plan.reencoded))),
+            references=(*info.references, *references),
         )
         check_listed(new)
         return new
@@ -544,6 +565,9 @@ def _write(
     stated: dict[str, Mapping[str, str]],
     how: Mapping[str, Any],
     shown: Meter,
+    *,
+    copy_images: bool,
+    checksums: bool,
     executor: Executor | None,
 ) -> AppendReport:
     """Write the new part and publish it."""
@@ -558,21 +582,25 @@ def _write(
             return appending.unchanged()
         plans = {part: plan}
         replaced = appending.replaced(plan)
-        nbytes = int(plan.table.nbytes.sum())
-        images = of_images(source, plans, writer.spool, start=n_spooled)
-        libraries = {"library": writer.container_type.libraries()}
-        writer.create_arrays({part: nbytes}, {**stated, **found, **images, **libraries})
-        with alongside(writer.container_type.import_libraries) as importing:
-            if executor is not None:  # it may fork processes, which needs a single thread
-                importing.join()
-            ranges = planned_images(source, writer.spool, plan)
-            checksums = writer.fill(part, ranges, shown, executor=executor)
+        location = appending.location
+        references = {} if copy_images else references_of(source, plans, location)
+        filled = fill_plans(
+            writer,
+            source,
+            plans,
+            references,
+            {**stated, **found},
+            shown,
+            n_spooled=n_spooled,
+            checksums=checksums,
+            executor=executor,
+        )
     shown.status("sealing")
-    parts = appending.all_parts(plan, checksums, replaced)
-    info = appending.new_info(plan, parts)
-    appending.notes += appending.lacking(plan)
+    parts = appending.all_parts(plan, filled[part], replaced)
+    info = appending.new_info(plan, parts, references)
+    appending.notes += [*appending.lacking(plan), *notes_on(references, location)]
     with writer.sealing() as container:
-        reports = seal(container, replace(source, splits={}), plans, {part: checksums})
+        reports = seal(container, replace(source, splits={}), plans, filled, references)
         if len(replaced):
             container.create_group(f"{part}/{REPLACED}")
         for stored, positions in appending.located(replaced):

@@ -184,11 +184,8 @@ def name_of(split: Split) -> str:
     """
     names = set()
     for address, root in split._roots.items():
-        split_of = {
-            group: name for name, parts in root.dataset.parts.items() for group in parts.groups
-        }
         stored = [some for some, _ in split._sample_set if some.handle.address == address]
-        names |= {split_of.get(some.name, some.name) for some in stored}
+        names |= {root.dataset.split_of(some.name) for some in stored}
     if len(names) > 1:
         raise ValueError(
             escaped(

@@ -144,7 +144,6 @@ def left_out(
     """
     container = stored[0].handle.container
     info = DatasetInfo.from_attributes(container.attributes(), location=stored[0].location)
-    groups = {group for parts in info.parts.values() for group in parts.groups}
     ours = {*ROOT_COLUMNS, SELECTIONS, HIERARCHY}
     for split in stored:
         columns = f"{split.name}/{USER_COLUMNS}"
@@ -153,8 +152,8 @@ def left_out(
         for name in copied[split.name]:
             ours |= {f"{columns}/{name}", *(f"{columns}/{name}/{part}" for part in RAGGED)}
         ours |= {f"{split.name}/{REPLACED}"}
-        ours |= {f"{split.name}/{REPLACED}/{name}" for name in groups}
-    others = {*info.splits, *groups} - {split.name for split in stored}
+        ours |= {f"{split.name}/{REPLACED}/{name}" for name in info.groups}
+    others = {*info.groups} - {split.name for split in stored}
     skipped = tuple(f"{name}/" for name in (SELECTIONS, HIERARCHY, *others))
     nodes = [*tree.groups, *tree.columns, *tree.others]
     found = [

@@ -583,13 +583,6 @@ def test_files_and_folders_get_the_same_digests(appended: Path, appended_file: P
     assert one == other
 
 
-def test_images_in_other_files_are_not_appended_to(tmp_path: Path) -> None:
-    photos = write_folder(tmp_path / "photos", ("bee/1.jpg",))
-    arraystore.convert(f"folder:{photos}", tmp_path / "a.zarr", copy_images=False, sync=False)
-    with pytest.raises(ValueError, match="copy the store, which copies the images"):
-        append(tmp_path / "a.zarr", records("b", 1))
-
-
 def test_open_store_is_refused_if_another_takes_its_place(store: Path) -> None:
     train = arraystore.open(store)["train"]
     samples = {"train": records("a", 9), "test": records("t", 3)}
