@@ -96,6 +96,9 @@ RAGGED: Final = ("values", "indptr")
 COLUMN_DIGEST: Final = "digest"
 """Attribute of a further column with the digest of its values."""
 
+COLUMN_DESCRIPTION: Final = "description"
+"""Attribute of a further column with a text for people."""
+
 HIERARCHY: Final = "label_hierarchy"
 """Group of the ancestors of the classes, and the root attribute with its version."""
 

@@ -202,8 +202,8 @@ Split.map
 COMMANDS: Final = """\
 append STORE SOURCE --storage-option --split --on-existing=error --source-option --manual-dir
     --subset-list --partial --classes --field --layout --column --order=shuffled --seed=0
-    --on-error=raise --check-images --overwrite --resume --sync/--no-sync --workers --dask
-    --progress/--no-progress --json
+    --on-error=raise --check-images --copy-images/--no-copy-images --checksums/--no-checksums
+    --overwrite --resume --sync/--no-sync --workers --dask --progress/--no-progress --json
 column add STORE SPLIT NAME FILE --storage-option --key --field --fill --ragged --description=
     --sync/--no-sync --json
 column ls STORE --storage-option --json

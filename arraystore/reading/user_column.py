@@ -10,7 +10,14 @@ import numpy as np
 
 from arraystore.errors import FormatError, brief
 from arraystore.indexing.positions import compact
-from arraystore.schema import COLUMN_DIGEST, RAGGED, STRING, USER_COLUMNS, ArraySpec
+from arraystore.schema import (
+    COLUMN_DESCRIPTION,
+    COLUMN_DIGEST,
+    RAGGED,
+    STRING,
+    USER_COLUMNS,
+    ArraySpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +127,15 @@ class UserColumn:
     @property
     def digest(self) -> str:
         """Digest that the column states; empty if it has none."""
-        found = self.attributes.get(COLUMN_DIGEST, "")
+        return self._text(COLUMN_DIGEST)
+
+    @property
+    def description(self) -> str:
+        """Description for people; empty if it has none."""
+        return self._text(COLUMN_DESCRIPTION)
+
+    def _text(self, name: str) -> str:
+        found = self.attributes.get(name, "")
         return found if isinstance(found, str) else ""
 
     def spec(self, part: str = "") -> ArraySpec:

@@ -10,7 +10,7 @@ import numpy as np
 from arraystore.errors import brief, escaped
 from arraystore.reading.column_digest import ColumnDigest
 from arraystore.reading.user_column import column_spec
-from arraystore.schema import COLUMN_DIGEST, RAGGED, STRING
+from arraystore.schema import COLUMN_DESCRIPTION, COLUMN_DIGEST, RAGGED, STRING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -93,7 +93,7 @@ class NewColumn:
         for part, (spec, values) in self.arrays.items():
             at = f"{path}/{part}" if part else path
             writer.write_array(at, spec, digest.passed(spec, blocks_of(spec, values)))
-        attributes = {"description": description} if description else {}
+        attributes = {COLUMN_DESCRIPTION: description} if description else {}
         writer.set_attributes(path, attributes | {COLUMN_DIGEST: digest.text})
 
 

@@ -22,7 +22,7 @@ from arraystore.sources.imagenet2012 import part_of
 from arraystore.sources.sample_table import SampleTable, Source, first_few
 from arraystore.sources.subset_list import SUBSETS
 from arraystore.writing.plan import SplitPlan
-from arraystore.writing.selected_columns import left_out, user_columns
+from arraystore.writing.selected_columns import described, left_out, user_columns
 from arraystore.writing.selected_images import SelectedImages
 
 if TYPE_CHECKING:
@@ -262,6 +262,7 @@ def plan_selection(
             },
             order=some.order,
             seed=some.seed,
+            descriptions={name: described(some.stored, name) for name in columns[target]},
         )
     source = Source(
         name=info.name,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arraystore.schema import (
+    COLUMN_DESCRIPTION,
     COLUMN_DIGEST,
     COLUMNS,
     HIERARCHY,
@@ -116,6 +117,12 @@ def user_columns(
     return found
 
 
+def described(stored: Sequence[StoredSplit], name: str) -> str:
+    """Return the description of a column, or the different ones that it has in several splits."""
+    found = dict.fromkeys(split.user_columns[name].description for split in stored)
+    return "; ".join(filter(None, found))
+
+
 def _kind(column: UserColumn) -> tuple[Any, ...] | None:
     """Return what columns must have in common to be joined; None if it cannot be read."""
     if not column.is_readable:
@@ -164,8 +171,10 @@ def left_out(
     known: dict[str, Iterable[str]] = {"": ROOT_ATTRIBUTES}
     for split in stored:
         known[split.name] = SPLIT_ATTRIBUTES
-        paths = [f"{split.name}/{USER_COLUMNS}/{name}" for name in sorted(copied[split.name])]
-        known |= dict.fromkeys(paths, (COLUMN_DIGEST,))
+        for name in sorted(copied[split.name]):
+            column = split.user_columns[name]
+            has_text = bool(column.description)  # one of another type is not copied
+            known[column.path] = (COLUMN_DIGEST, *([COLUMN_DESCRIPTION] if has_text else []))
     for path, names in known.items():
         found += [f"{path}@{name}" for name in container.attributes(path) if name not in names]
     return found

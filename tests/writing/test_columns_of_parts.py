@@ -71,7 +71,7 @@ def test_columns_are_read_through_all_parts(place: Any, bucket: Bucket, tmp_path
     before = files_of(place, bucket)
     digests = arraystore.open(place).info.splits
     for name, values in COLUMNS.items():
-        report = arraystore.add_column(place, "train", name, values, sync=False)
+        report = arraystore.add_column(place, "train", name, values, description=name, sync=False)
         assert f"({N}" in report.values
     store = arraystore.open(place)
     train = store["train"]
@@ -92,9 +92,11 @@ def test_columns_are_read_through_all_parts(place: Any, bucket: Bucket, tmp_path
     assert same(batch.columns["captions"], [COLUMNS["captions"][i] for i in at])
     assert arraystore.verify(place).problems == ()
     copy = arraystore.copy(place, tmp_path / "joined.h5", sync=False)
+    assert copy.left_out == ()
     joined = arraystore.open(copy.path)["train"]
     for name, values in COLUMNS.items():
         assert same(joined.columns[name][:], values)
+        assert joined.columns[name].attributes["description"] == name
     for name in COLUMNS:
         arraystore.remove_column(place, "train", name, sync=False)
     assert list(arraystore.open(place)["train"].columns) == []
