@@ -148,7 +148,7 @@ class StoreInfo(name, config, version, full_name, description, homepage, citatio
     label_names, label_words, sources, partial, skipped, reencoded, selections, label_hierarchy,
     writer, format_version, columns=<factory>, references=(), parts=<factory>)
 class VerifyReport(store, dataset, splits, decoded, source, problems, num_problems, groups, seconds,
-    source_damage=())
+    source_damage=(), not_in_source=<factory>)
     as_dict()
     ok: attribute
 class VersionError(FormatError)

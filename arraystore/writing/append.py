@@ -25,13 +25,11 @@ from arraystore.schema import (
     ORDERS,
     REPLACED,
     UNCHECKED,
-    UNLABELLED,
     Column,
     SplitParts,
 )
 from arraystore.sources import records
-from arraystore.sources.classes import nfc
-from arraystore.sources.label_space import IMAGENET
+from arraystore.sources.label_space import IMAGENET, labels_among
 from arraystore.sources.registry import check_source_options, folder_of, load_source
 from arraystore.sources.sample_table import first_few
 from arraystore.sources.source_options import SourceOptions, as_columns
@@ -58,7 +56,7 @@ if TYPE_CHECKING:
     from arraystore.reader import Store
     from arraystore.reading.stored_split import StoredSplit
     from arraystore.schema import DatasetInfo
-    from arraystore.sources.sample_table import SampleTable, Source, Status
+    from arraystore.sources.sample_table import Source, Status
     from arraystore.storage.location import ObjectStore
     from arraystore.writing.plan import SplitPlan
     from arraystore.writing.progress import Meter
@@ -376,7 +374,7 @@ class _Appending:
         if name != split:
             self.notes.append(f"samples are those of the source's split {name}")
         table = source.splits[name]
-        label = self._labels(source, table)
+        label = labels_among(table.label, source.label_name, store.label_names, where)
         self.source = replace(
             source,
             label_name=store.label_names,
@@ -406,19 +404,6 @@ class _Appending:
             return known
         info = self.store.stored(self.split).info
         return SplitParts((self.split,), info.num_samples, info.num_bytes, info.content_digest)
-
-    def _labels(self, source: Source, table: SampleTable) -> Ints:
-        """Return the label of each sample in the store, by the names of the classes."""
-        label_of = {nfc(name): k for k, name in enumerate(self.store.label_names)}
-        names = [nfc(name) for name in source.label_name]
-        used = np.unique(table.label[table.label >= 0]).tolist()
-        if new := [names[k] for k in used if names[k] not in label_of]:
-            raise SourceError(
-                f"{self.where}: the store does not have the classes of these samples: "
-                f"{first_few(new)}; rename them as in the store, or convert all images again"
-            )
-        new_label = [label_of.get(name, UNLABELLED) for name in names]
-        return np.array([*new_label, UNLABELLED], dtype=np.int64)[table.label]
 
     def is_last_part(self) -> bool:
         """Whether the last part of the split has just these samples."""

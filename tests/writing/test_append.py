@@ -398,10 +398,46 @@ def test_damaged_image_of_a_part_is_found(store: Path) -> None:
     assert [problem.split for problem in problems] == ["train.1"]
 
 
-def test_parts_are_not_compared_with_a_source(appended: Path, tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "more", ("bee/1.jpg",))
-    with pytest.raises(ValueError, match="several sources"):
-        arraystore.verify(appended, source=f"folder:{folder}", progress=False)
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_parts_are_compared_with_each_of_their_sources(tmp_path: Path, suffix: str) -> None:
+    one = write_folder(tmp_path / "one", ("bee/1.jpg", "cat/2.jpg", "dog/3.jpg"))
+    two = write_folder(tmp_path / "two", ("bee/9.jpg", "dog/8.jpg", "dog/3.jpg", "dog/4.jpg"))
+    path = tmp_path / f"a{suffix}"
+    arraystore.convert(f"folder:{one}", path, split="train", sync=False, progress=False)
+    append(path, f"folder:{two}", on_existing="replace")
+    for folder, n_others in ((one, 3), (two, 2)):
+        report = arraystore.verify(path, source=f"folder:{folder}", progress=False)
+        assert (report.problems, report.not_in_source) == ((), {"train": n_others})
+    (two / "dog" / "8.jpg").write_bytes(picture(4, 5, seed=50))
+    write_folder(two, ("bee/7.jpg",))
+    (two / "dog" / "3.jpg").write_bytes(picture(4, 5, seed=51))
+    found = arraystore.verify(path, source=str(two), progress=False).problems
+    assert [(problem.file_name, problem.message) for problem in found] == [
+        ("dog/8.jpg", "its bytes differ from the source"),
+        ("", "lacks 1 name (bee/7.jpg) of the source"),
+        ("", "has 1 name (dog/3.jpg) with another label or other bytes"),
+    ]
+    write_folder(tmp_path / "three", ("ant/1.jpg", "bee/1.jpg"))
+    with pytest.raises(SourceError, match=r"not have the classes of these samples: 1 name \(ant\)"):
+        arraystore.verify(path, source=str(tmp_path / "three"), progress=False)
+
+
+def test_labels_of_parts_are_compared_with_the_source(store: Path) -> None:
+    samples = records("b", 4)
+    append(store, [*samples, records("a", 1)[0] | {"label": "bee"}], on_existing="replace")
+    report = arraystore.verify(
+        store,
+        source={"train": [*samples, *records("a", 9)], "test": records("t", 2)},
+        progress=False,
+    )
+    assert (report.problems, report.not_in_source) == ((), {"train": 0})
+    wrong = [samples[0], samples[1] | {"label": "dog"}, records("a", 1)[0] | {"label": "cat"}]
+    report = arraystore.verify(store, source={"train": wrong}, progress=False)
+    assert [str(problem.message) for problem in report.problems] == [
+        "label must be 0, as in the source, got 1",
+        "has 1 name (a0.jpg) with another label or other bytes",
+    ]
+    assert report.not_in_source == {"train": 10, "test": 2}
 
 
 @pytest.mark.parametrize(
