@@ -3,7 +3,8 @@
 ::
 
     python -m benchmarks.kills [--rounds N] [--seed S] [--suffix .zarr] [--folder DIR]
-                               [--overwrite] [--no-exchange] [--columns] [--append]
+                               [--overwrite] [--no-exchange] [--no-copy-images]
+                               [--columns] [--append]
 
 In each round a conversion is killed just before its n-th call that changes the disk, or in the
 middle of that call if it writes. Half of the kills simulate a loss of power: bytes that were
@@ -12,6 +13,8 @@ for byte. Then the conversion is resumed, and perhaps killed again. At the end t
 complete, and nothing may be left beside it. In a third of the rounds (with ``--overwrite`` in all)
 the conversion overwrites an old store: then the target must open after each kill, and must never
 be absent, except where names cannot be exchanged (simulated with ``--no-exchange``).
+
+With ``--no-copy-images`` the images stay in their files.
 
 With ``--columns`` columns are added to a finished store and removed from it instead. After each
 kill the store must open with the columns before or after the change, with the same values and
@@ -95,6 +98,7 @@ def kills(
     overwrite: bool = False,
     may_exchange: bool = True,
     append: bool = False,
+    copy_images: bool = True,
 ) -> dict[str, int]:
     """Kill conversions and resume them.
 
@@ -114,6 +118,8 @@ def kills(
         Whether two names can be exchanged.
     append : bool, default False
         Whether samples are appended to a store.
+    copy_images : bool, default True
+        Whether images are copied, or stay in their files.
 
     Returns
     -------
@@ -137,7 +143,7 @@ def kills(
         for suffix in suffixes:
             rng = random.Random(f"{seed}{suffix}")
             kind = _AppendingLab if append else _Lab
-            lab = kind(Path(place), source, suffix, rng, counts)
+            lab = kind(Path(place), source, suffix, rng, counts, copy_images=copy_images)
             lab.overwrites, lab.may_exchange = overwrite, may_exchange
             for number in range(rounds):
                 try:
@@ -155,13 +161,23 @@ class _Lab:
     may_exchange = True
 
     def __init__(
-        self, place: Path, source: Path, suffix: str, rng: random.Random, counts: Counter[str]
+        self,
+        place: Path,
+        source: Path,
+        suffix: str,
+        rng: random.Random,
+        counts: Counter[str],
+        *,
+        copy_images: bool,
     ) -> None:
         self._source, self._rng, self._counts = source, rng, counts
+        self._copy_images = copy_images
         self._place = place / f"at{suffix}"
         self._target = self._place / f"a{suffix}"
-        self._whole = place / f"whole{suffix}"
-        self._old = place / f"old{suffix}"
+        # As far from the source as the target: a store states relative paths of files beside it.
+        (place / "stores").mkdir(exist_ok=True)
+        self._whole = place / "stores" / f"whole{suffix}"
+        self._old = place / "stores" / f"old{suffix}"
         self._make_stores()
         self._place.mkdir()
         self._n_calls = self._count_calls()
@@ -169,12 +185,18 @@ class _Lab:
     def _make_stores(self) -> None:
         """Write what the round begins with, and what it must end with."""
         for target, order in ((self._whole, "shuffled"), (self._old, "label")):
-            if in_child(partial(_convert, self._source, target, order=order)) != 0:
+            if in_child(partial(self._convert, target, order=order)) != 0:
                 raise WrongError(f"{target}: cannot be made")
 
     def _act(self, *, overwrite: bool = False) -> None:
         """Do what is killed, or resume it."""
-        _convert(self._source, self._target, overwrite=overwrite, resume=True)
+        self._convert(self._target, overwrite=overwrite, resume=True)
+
+    def _convert(self, target: Path, **options: Any) -> None:
+        options["copy_images"] = self._copy_images
+        if not self._copy_images:
+            options["checksums"] = True
+        _convert(self._source, target, **options)
 
     def _count_calls(self) -> int:
         read, write = os.pipe()
@@ -265,9 +287,9 @@ class _AppendingLab(_Lab):
 
     @override
     def _make_stores(self) -> None:
-        if in_child(partial(_convert, self._source, self._old)) != 0:
+        if in_child(partial(self._convert, self._old)) != 0:
             raise WrongError(f"{self._old}: cannot be made")
-        self._more = self._whole.with_name(f"more{self._whole.suffix}")
+        self._more = self._source.with_name(f"more{self._whole.suffix}")
         for name, size in (("ant", 5), ("bee", 20)):  # of both, some are in the store
             (self._more / name).mkdir(parents=True)
             for number in range(size):
@@ -284,6 +306,7 @@ class _AppendingLab(_Lab):
             split="train",
             on_existing="replace",
             resume=True,
+            copy_images=self._copy_images,
             progress=False,
         )
 
@@ -338,7 +361,7 @@ class _AppendingLab(_Lab):
 
 def _samples_of(store: Path) -> tuple[list[str], list[bytes]]:
     """Return names and images of a split, compared with their checksums."""
-    split = arraystore.open(store, checksum="always")["train"]
+    split = arraystore.open(store, checksum="always", allow_references=True)["train"]
     return split.file_name.tolist(), split.image_bytes[:]
 
 
@@ -608,6 +631,7 @@ def main() -> None:
     parser.add_argument(
         "--no-exchange", action="store_true", help="behave as if two names could not be exchanged"
     )
+    parser.add_argument("--no-copy-images", action="store_true", help="leave images in their files")
     parser.add_argument("--columns", action="store_true", help="change columns of a store")
     parser.add_argument("--append", action="store_true", help="append samples to a store")
     options = parser.parse_args()
@@ -626,6 +650,7 @@ def main() -> None:
         overwrite=options.overwrite,
         may_exchange=not options.no_exchange,
         append=options.append,
+        copy_images=not options.no_copy_images,
     )
     print(json.dumps(counts))
 
