@@ -16,7 +16,8 @@ be absent, except where names cannot be exchanged (simulated with ``--no-exchang
 
 With ``--no-copy-images`` the images stay in their files.
 
-With ``--columns`` columns are added to a finished store and removed from it instead. After each
+With ``--columns`` columns are added to a finished store and removed from it instead; in half of the
+rounds their split has three parts, and some of its samples are replaced. After each
 kill the store must open with the columns before or after the change, with the same values and
 images, and the change must succeed when it is repeated.
 
@@ -385,17 +386,31 @@ def column_kills(
         source = _photos(Path(place) / "photos")
         for suffix in suffixes:
             rng = random.Random(f"{seed}{suffix}")
-            target = Path(place) / "at" / f"a{suffix}"
-            target.parent.mkdir(exist_ok=True)
-            if in_child(partial(_convert, source, target)) != 0:
-                raise WrongError(f"{target}: cannot be made")
+            targets = [Path(place) / folder / f"a{suffix}" for folder in ("plain", "parts")]
+            for target in targets:
+                target.parent.mkdir(exist_ok=True)
+                if in_child(partial(_convert, source, target)) != 0:
+                    raise WrongError(f"{target}: cannot be made")
+            if in_child(partial(_append_parts, targets[1])) != 0:
+                raise WrongError(f"{targets[1]}: cannot be made")
             for number in range(rounds):
                 try:
-                    _column_round(target, rng, counts)
+                    _column_round(targets[number % 2], rng, counts)
                 except WrongError as error:
                     error.add_note(f"in round {number} of {suffix} with seed {seed}")
                     raise
     return counts
+
+
+def _append_parts(target: Path) -> None:
+    """Append two parts; each replaces a sample."""
+    train = arraystore.open(target)["train"]
+    for number, old in enumerate(train.file_name[[3, 11]].tolist()):
+        records = [
+            {"image": train.image_bytes[0], "label": "bee", "file_name": name}
+            for name in (old, f"bee/new{number}.jpg")
+        ]
+        arraystore.append(target, records, split="train", on_existing="replace", progress=False)
 
 
 def _column_round(target: Path, rng: random.Random, counts: dict[str, int]) -> None:
@@ -409,9 +424,10 @@ def _column_round(target: Path, rng: random.Random, counts: dict[str, int]) -> N
         if name in before:
             arraystore.remove_column(target, "train", name)
         else:
-            arraystore.add_column(target, "train", name, _values(name))
+            arraystore.add_column(target, "train", name, _values(name, len(images)))
 
-    hook = _Hook(rng.randint(1, 40), with_power=rng.random() < 1 / 2)
+    last = 80 if arraystore.open(target).info.parts else 40
+    hook = _Hook(rng.randint(1, last), with_power=rng.random() < 1 / 2)
 
     def killed() -> None:
         hook.install()
@@ -430,17 +446,20 @@ def _column_round(target: Path, rng: random.Random, counts: dict[str, int]) -> N
         raise WrongError(f"the change after a kill before call {hook.at} is wrong")
 
 
-def _values(name: str) -> Any:
+def _values(name: str, n: int) -> Any:
     number = ord(name)
     if name == "c":
-        return [np.arange(i % 3 + number) for i in range(20)]
-    shape = (20, 300 * (number - ord("a")) + 1)
+        return [np.arange(i % 3 + number) for i in range(n)]
+    shape = (n, 300 * (number - ord("a")) + 1)
     return np.random.default_rng(number).standard_normal(shape)
 
 
 def _state(target: Path) -> tuple[list[bytes], set[str]]:
-    train = arraystore.open(target)["train"]
-    return train.image_bytes[:], set(train.columns)
+    """Return the images of a split, and the columns of each of its parts."""
+    store = arraystore.open(target)
+    parts = store.info.parts.get("train", ("train",))
+    (names,) = {frozenset(store.stored(part).user_columns) for part in parts}
+    return store["train"].image_bytes[:], set(names)
 
 
 def _check_columns(target: Path, images: list[bytes], allowed: list[set[str]]) -> None:
@@ -449,7 +468,7 @@ def _check_columns(target: Path, images: list[bytes], allowed: list[set[str]]) -
     assert names in allowed
     columns = arraystore.open(target)["train"].columns
     for name in names:
-        expected = _values(name)
+        expected = _values(name, len(images))
         assert all(map(np.array_equal, columns[name], expected))
     problems = arraystore.verify(target).problems
     assert not problems, problems
