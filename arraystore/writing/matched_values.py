@@ -59,11 +59,10 @@ class MatchedValues:
     def __getitem__(self, some: slice) -> NDArray[Any]:
         rows = self.rows[some]
         is_missing = rows < 0
-        if not len(self.values):
+        if not self.values.shape[0]:
             return np.full((len(rows), *self.shape[1:]), self.fill, self.dtype)
-        found = np.asarray(self.values[np.where(is_missing, 0, rows)])
+        found = _taken(self.values, np.where(is_missing, 0, rows))
         if is_missing.any():
-            found = found.copy()
             found[is_missing] = self.fill
         return found
 
@@ -105,8 +104,9 @@ def matched(
         If no name matches; if a name is repeated and `ragged` is not true; or if a sample has no
         value and there is no `fill`.
     """
-    if len(values) != len(names):
-        raise ValueError(f"file_names must be one per value, {len(values)}, got {len(names)}")
+    n = values.shape[0] if hasattr(values, "shape") else len(values)
+    if n != len(names):
+        raise ValueError(f"file_names must be one per value, {n}, got {len(names)}")
     own = split.file_name
     positions, notes = _positions(names, own)
     is_known = positions >= 0
@@ -137,7 +137,7 @@ def matched(
         if isinstance(values, list) and all(np.ndim(value) for value in values):
             return [_joined(values, order[a:b].tolist()) for a, b in bounds], notes
         array = values if hasattr(values, "dtype") else np.asarray(values)
-        return [np.asarray(array[order[a:b]]) for a, b in bounds], notes
+        return [_taken(array, order[a:b]) for a, b in bounds], notes
     if counts.max(initial=0) > 1:
         twice = own[int(np.argmax(counts))]
         raise ValueError(
@@ -155,6 +155,13 @@ def matched(
     if array.dtype.kind == "U":
         array = array.astype(np.dtypes.StringDType())
     return MatchedValues(array, rows, fill), notes
+
+
+def _taken(values: Any, rows: Ints) -> NDArray[Any]:
+    """Return rows of an array in any order; h5py and Zarr take ascending ones, each once."""
+    unique, place = np.unique(rows, return_inverse=True)
+    found = getattr(values, "oindex", values)[unique] if len(unique) else values[:0]
+    return np.asarray(found)[place]
 
 
 def _joined(values: list[Any], rows: list[int]) -> NDArray[Any]:

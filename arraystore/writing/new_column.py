@@ -139,7 +139,7 @@ def as_new_column(values: Any, name: str, n: int, *, ragged: bool | None = None)
         raise ValueError(
             f"the column {name} has values of different shapes, but ragged=False was passed"
         )
-    found = len(values) if array is None else len(array)
+    found = len(values) if array is None else array.shape[0]
     if found != n:
         raise ValueError(f"the column {name} needs one value per sample: {n} values, got {found}")
     if array is None:
