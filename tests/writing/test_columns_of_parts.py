@@ -162,9 +162,11 @@ def test_values_are_read_by_slices(
     assert arraystore.open(store)["train"].columns["x"][:].tolist() == values.tolist()
 
 
-def test_new_part_hides_a_column_until_it_is_added_again(place: Any) -> None:
-    if isinstance(place, str):
-        pytest.skip("samples are appended on a disk")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_new_part_hides_a_column_until_it_is_added_again(
+    folder: Path, tmp_path: Path, suffix: str
+) -> None:
+    place = copied(folder / f"store{suffix}", tmp_path / f"store{suffix}")
     arraystore.add_column(place, "train", "score", COLUMNS["score"], sync=False)
     report = append(place, records("d", 2))
     assert "new samples have no values of the split's columns: 1 name (score)" in report.notes

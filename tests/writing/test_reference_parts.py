@@ -127,6 +127,19 @@ def test_relocated_store_keeps_parts_and_columns(store: Path, tmp_path: Path) ->
     assert arraystore.verify(store).problems == ()
 
 
+def test_columns_of_a_store_that_others_refer_to(tmp_path: Path) -> None:
+    whole = write_folder(tmp_path / "whole", ALL)
+    full = tmp_path / "full.zarr"
+    arraystore.convert(f"folder:{whole}", full, split="train", sync=False)
+    few = arraystore.open(full)["train"].select([3, 0, 5])
+    part = arraystore.copy(few, tmp_path / "part.h5", copy_images=False, sync=False).path
+    arraystore.add_column(full, "train", "score", np.arange(len(ALL)), sync=False)
+    arraystore.add_column(part, "train", "rank", [2, 1, 3], sync=False)
+    train = arraystore.open(part)["train"]
+    assert train.image_bytes[:] == arraystore.open(full)["train"].image_bytes[[3, 0, 5]]
+    assert train.columns["rank"][:].tolist() == [2, 1, 3]
+
+
 def test_columns_of_images_in_other_files(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "photos", FIRST)
     for suffix in SUFFIXES:
