@@ -119,6 +119,16 @@ class UserColumn:
         rest = self.array.shape[1:]
         return (None, *rest) if self.is_ragged else rest
 
+    @property
+    def kind(self) -> tuple[Any, ...] | None:
+        """What columns of several stored splits must have in common to be joined.
+
+        Shape of a value, whether it is ragged, and whether it is text; None if it cannot be read.
+        """
+        if not self.is_readable:
+            return None
+        return self.row_shape, self.is_ragged, self.array.data_type == STRING
+
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Attributes of the column, among them its digest."""

@@ -37,6 +37,7 @@ from arraystore.storage.buckets import Buckets
 from arraystore.storage.location import Location
 from arraystore.writing.fill_plans import fill_plans
 from arraystore.writing.fingerprint import of_options, of_source
+from arraystore.writing.new_column import as_new_column
 from arraystore.writing.open_writer import open_part_writer
 from arraystore.writing.plan import plan_split
 from arraystore.writing.progress import meter
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from arraystore.dataset.split import Split
     from arraystore.reader import Store
     from arraystore.reading.stored_split import StoredSplit
+    from arraystore.reading.user_column import UserColumn
     from arraystore.schema import DatasetInfo
     from arraystore.sources.sample_table import Source, Status
     from arraystore.storage.location import ObjectStore
@@ -455,6 +457,23 @@ class _Appending:
             parts={self.part: source.parts[self.split]},
         )
 
+    def with_columns(self, plan: SplitPlan) -> SplitPlan:
+        """Return a plan with further columns that can be joined with those of the split.
+
+        Raises
+        ------
+        SourceError
+            If values have another shape, or are text instead of numbers.
+        """
+        extra = dict(plan.table.extra)
+        for group in self.parts.groups:
+            columns = self.store.stored(group).user_columns
+            for name in [name for name in extra if name in columns]:
+                if columns[name].is_ragged:
+                    extra[name] = _as_ragged(extra[name], columns[name])
+                _check_kind(extra[name], columns[name], self.where)
+        return replace(plan, table=replace(plan.table, extra=extra))
+
     def replaced(self, plan: SplitPlan) -> Ints:
         """Return the positions in the split of the samples that new ones replace."""
         new = set(plan.table.file_name)
@@ -565,6 +584,7 @@ def _write(
         appending.notes += plan.notes
         if not len(plan.table):
             return appending.unchanged()
+        plan = appending.with_columns(plan)
         plans = {part: plan}
         replaced = appending.replaced(plan)
         location = appending.location
@@ -606,6 +626,24 @@ def _write(
         notes=(*appending.notes, *writer.notes),
         seconds=0,
     )
+
+
+def _as_ragged(values: Any, column: UserColumn) -> list[NDArray[Any]]:
+    """Return an array for each sample; they may all have the same length, or none any values."""
+    if all(np.ndim(value) for value in values) and not any(np.size(value) for value in values):
+        shape = 0, *column.array.shape[1:]
+        return [np.empty(shape, column.dtype) for _ in values]
+    return list(values)
+
+
+def _check_kind(values: Any, column: UserColumn, where: str) -> None:
+    new = as_new_column(values, column.name, len(values), ragged=isinstance(values, list))
+    if column.kind not in (None, new.kind):
+        raise SourceError(
+            f"{where}: the column {column.name} is {new.summary}, but in {column.location} a value "
+            f"is {column.array.data_type} {column.row_shape}; give values of the same shape, or "
+            "leave the column out"
+        )
 
 
 def _split_of(source: Source, split: str, where: str) -> str:

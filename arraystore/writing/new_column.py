@@ -47,6 +47,14 @@ class NewColumn:
         return all(not part and len(spec.shape) == 1 for part, (spec, _) in self.arrays.items())
 
     @property
+    def kind(self) -> tuple[Any, ...]:
+        """See `UserColumn.kind`."""
+        is_ragged = "" not in self.arrays
+        spec, _ = self.arrays[RAGGED[0] if is_ragged else ""]
+        rest = spec.shape[1:]
+        return (None, *rest) if is_ragged else rest, is_ragged, spec.data_type == STRING
+
+    @property
     def summary(self) -> str:
         """Data type and shape; ``?`` where sizes differ."""
         if "" in self.arrays:

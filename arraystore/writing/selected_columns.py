@@ -18,7 +18,6 @@ from arraystore.schema import (
     ROOT_COLUMNS,
     SELECTIONS,
     SPLIT_ATTRIBUTES,
-    STRING,
     USER_COLUMNS,
     DatasetInfo,
 )
@@ -111,7 +110,7 @@ def user_columns(
         if not all(name in split.user_columns for split in stored):
             continue
         columns = [split.user_columns[name] for split in stored]
-        if len({_kind(column) for column in columns}) == 1 and _kind(columns[0]) is not None:
+        if len({column.kind for column in columns}) == 1 and columns[0].kind is not None:
             values = SelectedValues(columns, number, positions)
             found[name] = values.lists() if columns[0].is_ragged else values
     return found
@@ -121,13 +120,6 @@ def described(stored: Sequence[StoredSplit], name: str) -> str:
     """Return the description of a column, or the different ones that it has in several splits."""
     found = dict.fromkeys(split.user_columns[name].description for split in stored)
     return "; ".join(filter(None, found))
-
-
-def _kind(column: UserColumn) -> tuple[Any, ...] | None:
-    """Return what columns must have in common to be joined; None if it cannot be read."""
-    if not column.is_readable:
-        return None
-    return column.row_shape, column.is_ragged, column.array.data_type == STRING
 
 
 def left_out(

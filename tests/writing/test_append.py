@@ -583,6 +583,37 @@ def test_columns_without_new_values_are_reported(tmp_path: Path) -> None:
     assert arraystore.open(path)["train[2:]"].columns["age"][:].tolist() == [7, 7]
 
 
+@pytest.mark.parametrize("values", [[[1, 2], [3, 4]], [[], []], [[1], []]])
+def test_ragged_values_of_one_length_are_appended(tmp_path: Path, values: list[list[int]]) -> None:
+    path = tmp_path / "a.zarr"
+    old = [[5], [], [6, 7]]
+    samples = [row | {"tags": some} for row, some in zip(records("a", 3), old, strict=True)]
+    options: Any = {"columns": ["tags"], "sync": False}
+    arraystore.write(path, {"train": samples}, classes=CLASSES, order="source", **options)
+    samples = [row | {"tags": some} for row, some in zip(records("b", 2), values, strict=True)]
+    append(path, samples, order="source", **options)
+    column = arraystore.open(path)["train"].columns["tags"]
+    assert [some.tolist() for some in column[:]] == [*old, *values]
+    assert arraystore.verify(path).problems == ()
+
+
+@pytest.mark.parametrize("value", ["text", [1, 2]])
+def test_values_of_another_kind_are_refused(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "a.zarr"
+    write_store(path, ["0.jpg"], [0], [picture(4, 5)], classes=CLASSES, columns={"age": [3]})
+    samples = [row | {"age": value} for row in records("b", 2)]
+    with pytest.raises(SourceError, match=r"the column age is .*, but in .* a value is int64 \(\)"):
+        append(path, samples, columns=["age"])
+    assert arraystore.open(path).info.columns == {"train": {"age": "int64 (1)"}}
+    with pytest.MonkeyPatch.context() as patch:  # as another program may write
+        patch.setattr("arraystore.writing.append._check_kind", lambda *_: None)
+        append(path, samples, columns=["age"], overwrite=True)
+    store = arraystore.open(path)
+    assert store.info.columns == {}
+    with pytest.raises(ValueError, match="values of different shapes or types"):
+        _ = store["train"].columns["age"]
+
+
 def test_conversion_resumed_over_an_appended_store_is_refused(store: Path) -> None:
     append(store, records("b", 1))
     samples = {"train": records("a", 9), "test": records("t", 2)}
