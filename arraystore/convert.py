@@ -18,10 +18,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from arraystore._arguments import ON_ERROR, as_seed, check_bools, check_choice
-from arraystore._threads import alongside
 from arraystore.errors import FormatError, StorageError, escaped
 from arraystore.images.encode import as_encoding
 from arraystore.reading.store_handle import StoreHandle
@@ -40,11 +37,12 @@ from arraystore.sources.registry import (
 from arraystore.sources.source_options import SourceOptions, as_columns
 from arraystore.storage.buckets import Buckets
 from arraystore.storage.location import Location
-from arraystore.writing.fingerprint import of_images, of_options, of_source
+from arraystore.writing.fill_plans import fill_plans
+from arraystore.writing.fingerprint import of_options, of_source
 from arraystore.writing.open_writer import open_writer
-from arraystore.writing.plan import plan_splits, planned_images
+from arraystore.writing.plan import plan_splits
 from arraystore.writing.progress import meter
-from arraystore.writing.references import notes_on, references_of
+from arraystore.writing.references import as_checksums, notes_on, references_of
 from arraystore.writing.report import ConvertReport, SplitReport
 from arraystore.writing.resuming import check_known
 from arraystore.writing.seal import dataset_info, seal
@@ -58,8 +56,6 @@ if TYPE_CHECKING:
     from arraystore.storage.buckets import SourcePath
     from arraystore.storage.location import ObjectStore
     from arraystore.writing.journal import Fingerprint
-    from arraystore.writing.plan import SplitPlan
-    from arraystore.writing.references import SplitReferences
     from arraystore.writing.store_writer import StoreWriter
 
 _NAMES = ("name", "config", "version")
@@ -273,7 +269,7 @@ def convert(
         on_error=on_error,
         check_images=check_images,
         copy_images=copy_images,
-        checksums=copy_images if checksums is None else checksums,
+        checksums=as_checksums(checksums, copy_images=copy_images),
         overwrite=overwrite,
         resume=resume,
         sync=sync,
@@ -434,9 +430,7 @@ def _store(
     check_choice(order, "order", ORDERS)
     check_choice(on_error, "on_error", ON_ERROR)
     check_bools(partial=partial, overwrite=overwrite, resume=resume, sync=sync)
-    check_bools(check_images=check_images, copy_images=copy_images, checksums=checksums)
-    if copy_images and not checksums:
-        raise ValueError("checksums=False needs copy_images=False; copying computes them anyway")
+    check_bools(check_images=check_images)
     check_bools(progress=False if progress is None else progress)
     seed = as_seed(seed)
     began = time.perf_counter()
@@ -477,37 +471,18 @@ def _store(
             # The plans have all that is needed of the tables.
             source = replace(source, splits={}, faults={}, parts={})
             info = dataset_info(source, plans)
-            references = {} if copy_images else _references(source, plans, location)
-            own = {
-                name: plan if name not in references else _own_part(plan, references[name])
-                for name, plan in plans.items()
-            }
-            writer.create_arrays(
-                {name: int(plan.table.nbytes.sum()) for name, plan in own.items()},
-                {
-                    **options,
-                    **found,
-                    **of_images(source, plans, writer.spool, start=n_spooled),
-                    "library": writer.container_type.libraries(),
-                },
+            references = {} if copy_images else references_of(source, plans, location)
+            filled = fill_plans(
+                writer,
+                source,
+                plans,
+                references,
+                {**options, **found},
+                shown,
+                n_spooled=n_spooled,
+                checksums=checksums,
+                executor=executor,
             )
-            # Filling mostly waits, or runs without the interpreter's lock; planning does not.
-            with alongside(writer.container_type.import_libraries) as importing:
-                if executor is not None:  # it may fork processes, which needs a single thread
-                    importing.join()
-                filled = {
-                    name: writer.fill(
-                        name, planned_images(source, writer.spool, plan), shown, executor=executor
-                    )
-                    for name, plan in own.items()
-                }
-                for name in references:
-                    images = planned_images(source, writer.spool, plans[name])
-                    filled[name] = (
-                        writer.checksums(name, images, shown, executor=executor)
-                        if checksums
-                        else np.empty(0, np.uint32)
-                    )
             shown.status("comparing the source with its earlier state")
         shown.status("sealing")
         with writer.sealing() as container:
@@ -641,16 +616,3 @@ def _stored_options(
         has_checksums = all(split.has_checksums for split in splits.values())
         stored |= {"copy_images": str(False), "checksums": str(has_checksums)}
     return stored
-
-
-def _references(
-    source: Source, plans: Mapping[str, SplitPlan], target: Location
-) -> dict[str, SplitReferences]:
-    """Return what a store states of the files of each split that keep images."""
-    found = ((name, references_of(source, plan, target)) for name, plan in plans.items())
-    return {name: references for name, references in found if references is not None}
-
-
-def _own_part(plan: SplitPlan, references: SplitReferences) -> SplitPlan:
-    """Return the samples of a split whose images the store itself holds."""
-    return replace(plan, table=plan.table.take(np.flatnonzero(references.is_own)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -248,7 +248,10 @@ class Store(Mapping[str, Split]):
     def split_info(self, name: str) -> SplitInfo:
         """Return the attributes of one split, with all of its parts. Internal."""
         parts = self._root.dataset.parts.get(name)
-        return self.stored(name).info if parts is None else parts.info
+        if parts is None:
+            return self.stored(name).info
+        is_referenced = not set(parts.groups).isdisjoint(self._root.dataset.references)
+        return replace(parts.info, is_referenced=is_referenced)
 
     @cached_property
     def info(self) -> StoreInfo:

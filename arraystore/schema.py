@@ -96,11 +96,14 @@ RAGGED: Final = ("values", "indptr")
 COLUMN_DIGEST: Final = "digest"
 """Attribute of a further column with the digest of its values."""
 
+COLUMN_DESCRIPTION: Final = "description"
+"""Attribute of a further column with a text for people."""
+
 HIERARCHY: Final = "label_hierarchy"
 """Group of the ancestors of the classes, and the root attribute with its version."""
 
 REFERENCES: Final = "references"
-"""Root attribute with the splits that have images in other files."""
+"""Root attribute with the splits and parts that have images in other files."""
 
 HIERARCHY_VERSION: Final = "1.0"
 """Value of the root attribute `HIERARCHY`."""
@@ -601,7 +604,7 @@ class DatasetInfo:
     label_hierarchy : str
         Version of the stored hierarchy of the classes; empty if the store has none.
     references : tuple of str
-        Splits with images that are in other files.
+        Splits and parts with images that are in other files.
     parts : dict of str to SplitParts
         The parts of each split that samples were appended to.
     """
@@ -639,6 +642,17 @@ class DatasetInfo:
         if self.references:
             return (1, 2)
         return (1, 1) if self.label_hierarchy else (1, 0)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of all groups with samples: the splits, and all parts of them."""
+        parts = (group for some in self.parts.values() for group in some.groups[1:])
+        return *self.splits, *parts
+
+    def split_of(self, group: str) -> str:
+        """Return the split that a group with samples is, or is a part of."""
+        found = (split for split, parts in self.parts.items() if group in parts.groups)
+        return next(found, group)
 
     @property
     def full_name(self) -> str:

@@ -3,7 +3,8 @@
 ::
 
     python -m benchmarks.kills [--rounds N] [--seed S] [--suffix .zarr] [--folder DIR]
-                               [--overwrite] [--no-exchange] [--columns] [--append]
+                               [--overwrite] [--no-exchange] [--no-copy-images]
+                               [--columns] [--append]
 
 In each round a conversion is killed just before its n-th call that changes the disk, or in the
 middle of that call if it writes. Half of the kills simulate a loss of power: bytes that were
@@ -13,7 +14,10 @@ complete, and nothing may be left beside it. In a third of the rounds (with ``--
 the conversion overwrites an old store: then the target must open after each kill, and must never
 be absent, except where names cannot be exchanged (simulated with ``--no-exchange``).
 
-With ``--columns`` columns are added to a finished store and removed from it instead. After each
+With ``--no-copy-images`` the images stay in their files.
+
+With ``--columns`` columns are added to a finished store and removed from it instead; in half of the
+rounds their split has three parts, and some of its samples are replaced. After each
 kill the store must open with the columns before or after the change, with the same values and
 images, and the change must succeed when it is repeated.
 
@@ -95,6 +99,7 @@ def kills(
     overwrite: bool = False,
     may_exchange: bool = True,
     append: bool = False,
+    copy_images: bool = True,
 ) -> dict[str, int]:
     """Kill conversions and resume them.
 
@@ -114,6 +119,8 @@ def kills(
         Whether two names can be exchanged.
     append : bool, default False
         Whether samples are appended to a store.
+    copy_images : bool, default True
+        Whether images are copied, or stay in their files.
 
     Returns
     -------
@@ -137,7 +144,7 @@ def kills(
         for suffix in suffixes:
             rng = random.Random(f"{seed}{suffix}")
             kind = _AppendingLab if append else _Lab
-            lab = kind(Path(place), source, suffix, rng, counts)
+            lab = kind(Path(place), source, suffix, rng, counts, copy_images=copy_images)
             lab.overwrites, lab.may_exchange = overwrite, may_exchange
             for number in range(rounds):
                 try:
@@ -155,13 +162,23 @@ class _Lab:
     may_exchange = True
 
     def __init__(
-        self, place: Path, source: Path, suffix: str, rng: random.Random, counts: Counter[str]
+        self,
+        place: Path,
+        source: Path,
+        suffix: str,
+        rng: random.Random,
+        counts: Counter[str],
+        *,
+        copy_images: bool,
     ) -> None:
         self._source, self._rng, self._counts = source, rng, counts
+        self._copy_images = copy_images
         self._place = place / f"at{suffix}"
         self._target = self._place / f"a{suffix}"
-        self._whole = place / f"whole{suffix}"
-        self._old = place / f"old{suffix}"
+        # As far from the source as the target: a store states relative paths of files beside it.
+        (place / "stores").mkdir(exist_ok=True)
+        self._whole = place / "stores" / f"whole{suffix}"
+        self._old = place / "stores" / f"old{suffix}"
         self._make_stores()
         self._place.mkdir()
         self._n_calls = self._count_calls()
@@ -169,12 +186,18 @@ class _Lab:
     def _make_stores(self) -> None:
         """Write what the round begins with, and what it must end with."""
         for target, order in ((self._whole, "shuffled"), (self._old, "label")):
-            if in_child(partial(_convert, self._source, target, order=order)) != 0:
+            if in_child(partial(self._convert, target, order=order)) != 0:
                 raise WrongError(f"{target}: cannot be made")
 
     def _act(self, *, overwrite: bool = False) -> None:
         """Do what is killed, or resume it."""
-        _convert(self._source, self._target, overwrite=overwrite, resume=True)
+        self._convert(self._target, overwrite=overwrite, resume=True)
+
+    def _convert(self, target: Path, **options: Any) -> None:
+        options["copy_images"] = self._copy_images
+        if not self._copy_images:
+            options["checksums"] = True
+        _convert(self._source, target, **options)
 
     def _count_calls(self) -> int:
         read, write = os.pipe()
@@ -265,9 +288,9 @@ class _AppendingLab(_Lab):
 
     @override
     def _make_stores(self) -> None:
-        if in_child(partial(_convert, self._source, self._old)) != 0:
+        if in_child(partial(self._convert, self._old)) != 0:
             raise WrongError(f"{self._old}: cannot be made")
-        self._more = self._whole.with_name(f"more{self._whole.suffix}")
+        self._more = self._source.with_name(f"more{self._whole.suffix}")
         for name, size in (("ant", 5), ("bee", 20)):  # of both, some are in the store
             (self._more / name).mkdir(parents=True)
             for number in range(size):
@@ -284,6 +307,7 @@ class _AppendingLab(_Lab):
             split="train",
             on_existing="replace",
             resume=True,
+            copy_images=self._copy_images,
             progress=False,
         )
 
@@ -338,7 +362,7 @@ class _AppendingLab(_Lab):
 
 def _samples_of(store: Path) -> tuple[list[str], list[bytes]]:
     """Return names and images of a split, compared with their checksums."""
-    split = arraystore.open(store, checksum="always")["train"]
+    split = arraystore.open(store, checksum="always", allow_references=True)["train"]
     return split.file_name.tolist(), split.image_bytes[:]
 
 
@@ -362,17 +386,31 @@ def column_kills(
         source = _photos(Path(place) / "photos")
         for suffix in suffixes:
             rng = random.Random(f"{seed}{suffix}")
-            target = Path(place) / "at" / f"a{suffix}"
-            target.parent.mkdir(exist_ok=True)
-            if in_child(partial(_convert, source, target)) != 0:
-                raise WrongError(f"{target}: cannot be made")
+            targets = [Path(place) / folder / f"a{suffix}" for folder in ("plain", "parts")]
+            for target in targets:
+                target.parent.mkdir(exist_ok=True)
+                if in_child(partial(_convert, source, target)) != 0:
+                    raise WrongError(f"{target}: cannot be made")
+            if in_child(partial(_append_parts, targets[1])) != 0:
+                raise WrongError(f"{targets[1]}: cannot be made")
             for number in range(rounds):
                 try:
-                    _column_round(target, rng, counts)
+                    _column_round(targets[number % 2], rng, counts)
                 except WrongError as error:
                     error.add_note(f"in round {number} of {suffix} with seed {seed}")
                     raise
     return counts
+
+
+def _append_parts(target: Path) -> None:
+    """Append two parts; each replaces a sample."""
+    train = arraystore.open(target)["train"]
+    for number, old in enumerate(train.file_name[[3, 11]].tolist()):
+        records = [
+            {"image": train.image_bytes[0], "label": "bee", "file_name": name}
+            for name in (old, f"bee/new{number}.jpg")
+        ]
+        arraystore.append(target, records, split="train", on_existing="replace", progress=False)
 
 
 def _column_round(target: Path, rng: random.Random, counts: dict[str, int]) -> None:
@@ -386,9 +424,10 @@ def _column_round(target: Path, rng: random.Random, counts: dict[str, int]) -> N
         if name in before:
             arraystore.remove_column(target, "train", name)
         else:
-            arraystore.add_column(target, "train", name, _values(name))
+            arraystore.add_column(target, "train", name, _values(name, len(images)))
 
-    hook = _Hook(rng.randint(1, 40), with_power=rng.random() < 1 / 2)
+    last = 80 if arraystore.open(target).info.parts else 40
+    hook = _Hook(rng.randint(1, last), with_power=rng.random() < 1 / 2)
 
     def killed() -> None:
         hook.install()
@@ -407,17 +446,20 @@ def _column_round(target: Path, rng: random.Random, counts: dict[str, int]) -> N
         raise WrongError(f"the change after a kill before call {hook.at} is wrong")
 
 
-def _values(name: str) -> Any:
+def _values(name: str, n: int) -> Any:
     number = ord(name)
     if name == "c":
-        return [np.arange(i % 3 + number) for i in range(20)]
-    shape = (20, 300 * (number - ord("a")) + 1)
+        return [np.arange(i % 3 + number) for i in range(n)]
+    shape = (n, 300 * (number - ord("a")) + 1)
     return np.random.default_rng(number).standard_normal(shape)
 
 
 def _state(target: Path) -> tuple[list[bytes], set[str]]:
-    train = arraystore.open(target)["train"]
-    return train.image_bytes[:], set(train.columns)
+    """Return the images of a split, and the columns of each of its parts."""
+    store = arraystore.open(target)
+    parts = store.info.parts.get("train", ("train",))
+    (names,) = {frozenset(store.stored(part).user_columns) for part in parts}
+    return store["train"].image_bytes[:], set(names)
 
 
 def _check_columns(target: Path, images: list[bytes], allowed: list[set[str]]) -> None:
@@ -426,7 +468,7 @@ def _check_columns(target: Path, images: list[bytes], allowed: list[set[str]]) -
     assert names in allowed
     columns = arraystore.open(target)["train"].columns
     for name in names:
-        expected = _values(name)
+        expected = _values(name, len(images))
         assert all(map(np.array_equal, columns[name], expected))
     problems = arraystore.verify(target).problems
     assert not problems, problems
@@ -608,6 +650,7 @@ def main() -> None:
     parser.add_argument(
         "--no-exchange", action="store_true", help="behave as if two names could not be exchanged"
     )
+    parser.add_argument("--no-copy-images", action="store_true", help="leave images in their files")
     parser.add_argument("--columns", action="store_true", help="change columns of a store")
     parser.add_argument("--append", action="store_true", help="append samples to a store")
     options = parser.parse_args()
@@ -626,6 +669,7 @@ def main() -> None:
         overwrite=options.overwrite,
         may_exchange=not options.no_exchange,
         append=options.append,
+        copy_images=not options.no_copy_images,
     )
     print(json.dumps(counts))
 

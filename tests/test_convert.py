@@ -39,7 +39,7 @@ from arraystore.errors import SourceChangedError, SourceError, StorageError
 from arraystore.indexing.layout import blocks
 from arraystore.schema import COLUMNS, SHARD_NBYTES
 from arraystore.writing import fill as fill_module
-from arraystore.writing import store_writer
+from arraystore.writing import fill_plans, store_writer
 from arraystore.writing.fill import FilePlace
 from arraystore.writing.journal import JournalWriter
 from arraystore.writing.local import LocalStoreWriter
@@ -494,8 +494,7 @@ def test_libraries_are_imported_before_an_executor_is_used(
                 events.append("submit")
             return super().submit(fn, *args, **kwargs)
 
-    module = sys.modules["arraystore.convert"]
-    monkeypatch.setattr(module, "alongside", lambda _: nullcontext(Importing()))
+    monkeypatch.setattr(fill_plans, "alongside", lambda _: nullcontext(Importing()))
     with Noting(1) as pool:
         convert(photos, tmp_path / f"a{suffix}", executor=pool)
     assert events == ["join", "submit"]

@@ -148,7 +148,7 @@ class StoreInfo(name, config, version, full_name, description, homepage, citatio
     label_names, label_words, sources, partial, skipped, reencoded, selections, label_hierarchy,
     writer, format_version, columns=<factory>, references=(), parts=<factory>)
 class VerifyReport(store, dataset, splits, decoded, source, problems, num_problems, groups, seconds,
-    source_damage=())
+    source_damage=(), not_in_source=<factory>)
     as_dict()
     ok: attribute
 class VersionError(FormatError)
@@ -159,7 +159,8 @@ add_column(store, split, name, values, *, description='', ragged=None, file_name
 append(store, source, split, *, on_existing='error', storage_options=None, source_options=None,
     manual_dir=None, subset_list=None, partial=False, classes=None, fields=None, columns=(),
     layout=None, encoding='png', quality=95, order='shuffled', seed=0, on_error='raise',
-    check_images=False, overwrite=False, resume=False, sync=True, executor=None, progress=None)
+    check_images=False, copy_images=True, checksums=None, overwrite=False, resume=False, sync=True,
+    executor=None, progress=None)
 concat(splits)
 convert(dataset, target, *, storage_options=None, source_options=None, manual_dir=None,
     subset_list=None, partial=False, split=None, classes=None, fields=None, columns=(), layout=None,
@@ -201,8 +202,8 @@ Split.map
 COMMANDS: Final = """\
 append STORE SOURCE --storage-option --split --on-existing=error --source-option --manual-dir
     --subset-list --partial --classes --field --layout --column --order=shuffled --seed=0
-    --on-error=raise --check-images --overwrite --resume --sync/--no-sync --workers --dask
-    --progress/--no-progress --json
+    --on-error=raise --check-images --copy-images/--no-copy-images --checksums/--no-checksums
+    --overwrite --resume --sync/--no-sync --workers --dask --progress/--no-progress --json
 column add STORE SPLIT NAME FILE --storage-option --key --field --fill --ragged --description=
     --sync/--no-sync --json
 column ls STORE --storage-option --json

@@ -126,17 +126,6 @@ def cli(allow_references: tuple[str, ...]) -> None:
 )
 @probing
 @click.option(
-    "--copy-images/--no-copy-images",
-    default=True,
-    help="Copy the images, or leave them in the files of the source and state where they are.  "
-    "[default: copy]",
-)
-@click.option(
-    "--checksums/--no-checksums",
-    default=None,
-    help="With --no-copy-images: read all images for their checksums.  [default: no]",
-)
-@click.option(
     "--overwrite",
     is_flag=True,
     help="Replace a store (or any Zarr group or HDF5 file) at TARGET, and without --resume also "

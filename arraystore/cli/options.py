@@ -133,6 +133,17 @@ _PROBING: Final = (
         is_flag=True,
         help="Decode every image first, so that truncated ones are found as well.",
     ),
+    click.option(
+        "--copy-images/--no-copy-images",
+        default=True,
+        help="Copy the images, or leave them in the files of the source and state where they are.  "
+        "[default: copy]",
+    ),
+    click.option(
+        "--checksums/--no-checksums",
+        default=None,
+        help="With --no-copy-images: read all images for their checksums.  [default: no]",
+    ),
 )
 
 
@@ -144,7 +155,7 @@ def narrowing(command: Command) -> Command:
 
 
 def probing(command: Command) -> Command:
-    """Add the options that say how samples of a source are ordered and checked."""
+    """Add the options that say how samples of a source are ordered, checked and stored."""
     for option in reversed(_PROBING):
         command = option(command)
     return command

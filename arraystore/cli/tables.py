@@ -111,6 +111,9 @@ def print_verification(report: VerifyReport) -> None:
     found += " (--json lists each)" if n > len(shown) else ""
     if report.splits:
         _print_line(console, f"Images {_listed(done)}: {found}.")
+    for split, number in report.not_in_source.items():
+        if number:
+            _print_line(console, f"{split}: the source does not have {number:,} of its samples.")
 
 
 def _first_of_each_place(groups: Sequence[ProblemGroup]) -> list[ProblemGroup]:

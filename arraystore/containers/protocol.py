@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     ColumnRows = tuple[str, str, tuple[int, int] | None]
     """Path and data type of a column, and the rows ``[start, stop)`` of it; None means all."""
 
+    WriteArray = Callable[["ContainerWriter", str], None]
+    """Writes an array, or a group of arrays, at a path."""
+
 MAX_NODES: Final = 100_000
 """Most groups and arrays of a store that are listed."""
 
@@ -582,30 +585,26 @@ class ColumnEditor(Protocol):
         """
         del path, scratch
 
-    def add(
-        self,
-        group: str,
-        name: str,
-        write: Callable[[ContainerWriter, str], None],
-        version: str | None,
-    ) -> None:
-        """Add an array, or a group of arrays.
+    def add(self, name: str, writes: Mapping[str, WriteArray], version: str | None) -> None:
+        """Add an array, or a group of arrays, to each of some groups, all in one step.
 
         Parameters
         ----------
-        group : str
-            Path of the group that gets it; created if it does not exist.
         name : str
-            A name that is free.
-        write : callable
-            Writes it, given a writer and the path in that.
+            A name that is free in the groups.
+        writes : mapping of str to callable
+            By the path of a group, which is created if it does not exist: writes what it gets,
+            given a writer and the path in that.
         version : str or None
             New version of the format, if it changes.
         """
         ...
 
-    def remove(self, group: str, name: str) -> None:
-        """Remove an array, or a group of arrays; and the group if nothing else is in it."""
+    def remove(self, name: str, groups: Collection[str]) -> None:
+        """Remove an array, or a group of arrays, from each of some groups, all in one step.
+
+        A group is removed as well if nothing else is in it.
+        """
         ...
 
     def add_part(self, part: Path, group: str, attributes: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ class Columns(Mapping[str, "Column"]):
     """The further columns of a split, by name. Get them from `Split.columns`.
 
     They are listed when this is first used. If several stored splits are joined, those that all of
-    them have are listed.
+    them have are listed, with values of one shape.
 
     Parameters
     ----------
@@ -54,7 +54,11 @@ class Columns(Mapping[str, "Column"]):
     @cached_property
     def _names(self) -> list[str]:
         first, *others = (stored.user_columns for stored, _ in self._samples)
-        return [name for name in first if all(name in other for other in others)]
+        return [
+            name
+            for name, column in first.items()
+            if all(name in other and other[name].kind == column.kind for other in others)
+        ]
 
     def __getitem__(self, name: str) -> Column:
         """Return a column.
@@ -64,12 +68,11 @@ class Columns(Mapping[str, "Column"]):
         KeyError
             If there is no such column; the message lists those that exist.
         ValueError
-            If stored splits that are joined have columns of that name with different shapes.
+            If stored splits that are joined have columns of that name with different shapes, or
+            with text and numbers.
         """
-        if name not in self._names:
-            lacking = [
-                stored.name for stored, _ in self._samples if name not in stored.user_columns
-            ]
+        lacking = [stored.name for stored, _ in self._samples if name not in stored.user_columns]
+        if lacking:
             has_any = len(lacking) < len(list(self._samples))
             where = f"; {', '.join(lacking)} has none" if has_any else ""
             names = ", ".join(self._names) or "none"
@@ -130,12 +133,13 @@ class Column:
         stored = [one.user_columns[name] for one, _ in samples]
         first = stored[0]
         for other in stored[1:]:
-            if (other.row_shape, other.is_ragged) != (first.row_shape, first.is_ragged):
+            if other.kind != first.kind:
+                kinds = (f"{one.array.data_type} {one.row_shape}" for one in (first, other))
                 raise ValueError(
                     escaped(
                         f"{split}: the columns {first.location} and {other.location} have values "
-                        f"of different shapes, {first.row_shape} and {other.row_shape}; use the "
-                        "splits one by one"
+                        f"of different shapes or types, {' and '.join(kinds)}; use the splits one "
+                        "by one"
                     )
                 )
         self.is_ragged = first.is_ragged

@@ -245,6 +245,10 @@ class Split:
                     "checksums=True (--checksums), or copy the store"
                 )
             )
+        return self._stored_checksums()
+
+    def _stored_checksums(self) -> NDArray[np.uint32]:
+        """Return the checksums as stored: zeros where they are not known. Internal."""
         return self._column("image_crc32c")
 
     @property

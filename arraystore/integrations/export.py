@@ -35,7 +35,7 @@ METADATA: Final = "metadata.jsonl"
 def export(split: Split, folder: Path, *, meter: Meter, columns: Sequence[str] = ()) -> int:
     """Write the encoded images of a split as ``class/name`` below a new folder.
 
-    If samples of several stored splits are joined, the paths are ``split/class/name``. A sample
+    If samples of several splits are joined, the paths are ``split/class/name``. A sample
     that occurs twice is written once.
 
     Parameters
@@ -124,7 +124,14 @@ def _places(split: Split) -> dict[str, int]:
     """Return the path of each image below the folder, with its position in the split."""
     names, labels = split.file_name.tolist(), split.label.tolist()
     located = list(split._sample_set.locate(np.arange(len(split), dtype=np.int64)))
-    several = len({stored.location for stored, _, _ in located}) > 1
+    infos = {address: root.dataset for address, root in split._roots.items()}
+    split_of = {
+        stored.location: infos[stored.handle.address].split_of(stored.name)
+        for stored, _, _ in located
+    }
+    several = (
+        len({(stored.handle.address, split_of[stored.location]) for stored, _, _ in located}) > 1
+    )
     places: dict[str, int] = {}
     origins: dict[str, tuple[str, int]] = {}
     for stored, positions, which in located:
@@ -132,7 +139,7 @@ def _places(split: Split) -> dict[str, int]:
             folder = split.label_names[labels[i]] if labels[i] >= 0 else UNLABELLED_FOLDER
             path = names[i] if names[i].startswith(f"{folder}/") else f"{folder}/{names[i]}"
             if several:
-                path = f"{stored.name}/{path}"
+                path = f"{split_of[stored.location]}/{path}"
             if not _is_below(path):
                 problem = "is not a valid path of a file below a folder"
                 raise FormatError(f"{stored.location}: {brief(path)} {problem}")

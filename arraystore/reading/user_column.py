@@ -10,7 +10,14 @@ import numpy as np
 
 from arraystore.errors import FormatError, brief
 from arraystore.indexing.positions import compact
-from arraystore.schema import COLUMN_DIGEST, RAGGED, STRING, USER_COLUMNS, ArraySpec
+from arraystore.schema import (
+    COLUMN_DESCRIPTION,
+    COLUMN_DIGEST,
+    RAGGED,
+    STRING,
+    USER_COLUMNS,
+    ArraySpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +119,16 @@ class UserColumn:
         rest = self.array.shape[1:]
         return (None, *rest) if self.is_ragged else rest
 
+    @property
+    def kind(self) -> tuple[Any, ...] | None:
+        """What columns of several stored splits must have in common to be joined.
+
+        Shape of a value, whether it is ragged, and whether it is text; None if it cannot be read.
+        """
+        if not self.is_readable:
+            return None
+        return self.row_shape, self.is_ragged, self.array.data_type == STRING
+
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Attributes of the column, among them its digest."""
@@ -120,7 +137,15 @@ class UserColumn:
     @property
     def digest(self) -> str:
         """Digest that the column states; empty if it has none."""
-        found = self.attributes.get(COLUMN_DIGEST, "")
+        return self._text(COLUMN_DIGEST)
+
+    @property
+    def description(self) -> str:
+        """Description for people; empty if it has none."""
+        return self._text(COLUMN_DESCRIPTION)
+
+    def _text(self, name: str) -> str:
+        found = self.attributes.get(name, "")
         return found if isinstance(found, str) else ""
 
     def spec(self, part: str = "") -> ArraySpec:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from arraystore.errors import SourceError
+from arraystore.schema import UNLABELLED
+from arraystore.sources.classes import nfc
 from arraystore.sources.imagenet2012_tables import hierarchy, wnids, words
 from arraystore.sources.sample_table import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from arraystore._typing import Ints
     from arraystore.sources.sample_table import Source
 
 AUTO: Final = "auto"
@@ -84,6 +87,37 @@ def in_label_space(source: Source, label_space: str) -> Source:
         hierarchy=hierarchy(),
         notes=(*source.notes, f"{note}; label_space='own' (--label-space own) keeps them apart"),
     )
+
+
+def labels_among(
+    labels: Ints, names: Sequence[str], label_names: Sequence[str], location: str
+) -> Ints:
+    """Return labels in the classes of a store, which are matched by name.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (n,)
+        Labels of a source.
+    names, label_names : sequence of str
+        Classes of the source, and of the store.
+    location : str
+        The source, for the message.
+
+    Raises
+    ------
+    SourceError
+        If the store does not have one of the classes that the labels use.
+    """
+    label_of_name = {nfc(name): k for k, name in enumerate(label_names)}
+    plain = [nfc(name) for name in names]
+    used = np.unique(labels[labels >= 0]).tolist()
+    if new := [plain[k] for k in used if plain[k] not in label_of_name]:
+        raise SourceError(
+            f"{location}: the store does not have the classes of these samples: "
+            f"{first_few(new)}; rename them as in the store, or convert all images again"
+        )
+    new_label = [label_of_name.get(name, UNLABELLED) for name in plain]
+    return np.array([*new_label, UNLABELLED], dtype=np.int64)[labels]
 
 
 def label_of(names: Sequence[str]) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from arraystore.sources.sample_table import first_few
 from arraystore.verifying.problems import Findings, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Set
+    from collections.abc import Collection, Iterable, Sequence, Set
 
     from arraystore._typing import Ints
     from arraystore.sources.sample_table import Source
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 class SourceCheck:
     """Compares a split with the samples that it was made from.
 
+    A split of several parts may be of several sources, and have samples that this one does not
+    have. A sample that a later part replaces may be the one of the source: if several parts have a
+    file name, one of them must agree.
+
     Parameters
     ----------
     source : Source
@@ -33,13 +38,25 @@ class SourceCheck:
         Name of the split.
     reencoded : collection of str
         File names of the images that the store records as re-encoded.
+    parts : sequence of sequence of str, optional
+        File names of the samples of each part, if there are several.
     """
 
-    def __init__(self, source: Source, split: str, reencoded: Collection[str]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        split: str,
+        reencoded: Collection[str],
+        parts: Sequence[Sequence[str]] = (),
+    ) -> None:
         self._source = source
         self._split = split
         self._reencoded = frozenset(reencoded)
         self._table = source.splits[split]
+        counts = Counter(name for names in parts for name in names)
+        self._repeated = frozenset(name for name, n in counts.items() if n > 1)
+        self._agreeing: set[str] = set()
+        self._other_label: frozenset[str] = frozenset()
 
     @cached_property
     def _position(self) -> dict[str, int]:
@@ -68,14 +85,50 @@ class SourceCheck:
             self._add_names(findings, "lacks", lost, "of the source")
             unknown = {*stored} - self._position.keys()
             self._add_names(findings, "has", unknown, "that the source does not have")
-            for i, name in enumerate(stored):
-                row = self._position.get(name)
-                expected = None if row is None else int(self._table.label[row])
-                if label is not None and expected is not None and label[i] != expected:
-                    message = f"label must be {expected}, as in the source, got {label[i]}"
-                    findings.add(Problem(message, self._split, i, name))
+            self.check_labels(self._split, columns, findings)
         if label is not None and published is not None and not skipped:
             self._compare_counts(label, published, findings)
+
+    def check_labels(self, group: str, columns: Columns, findings: Findings) -> None:
+        """Compare the labels of a split or of one part, whose images are compared next."""
+        names, label = columns.values.get("file_name"), columns.values.get("label")
+        if names is None or label is None:
+            return
+        others = set()
+        for i, name in enumerate(names.tolist()):
+            row = self._position.get(name)
+            expected = None if row is None else int(self._table.label[row])
+            if expected is None or label[i] == expected:
+                continue
+            if name in self._repeated:
+                others.add(name)
+                continue
+            message = f"label must be {expected}, as in the source, got {label[i]}"
+            findings.add(Problem(message, group, i, name))
+        self._other_label = frozenset(others)
+
+    def check_parts(
+        self, names: Collection[str], skipped: Collection[str], findings: Findings
+    ) -> int:
+        """Compare all parts together, after each of them and its images were compared.
+
+        Parameters
+        ----------
+        names : collection of str
+            File names of the samples of the split.
+        skipped, findings
+            See `check_samples`.
+
+        Returns
+        -------
+        int
+            Samples of the split that the source does not have.
+        """
+        own = self._position.keys()
+        self._add_names(findings, "lacks", own - {*names, *skipped}, "of the source")
+        differing = (self._repeated & own) - self._agreeing
+        self._add_names(findings, "has", differing, "with another label or other bytes")
+        return len({*names} - own)
 
     def reader(self, names: Iterable[str]) -> FileBytes:
         """Return a reader of the source, which has fetched some images if they are remote.
@@ -96,6 +149,8 @@ class SourceCheck:
     def fault(self, name: str, data: memoryview, files: FileBytes) -> str:
         """Return how an image differs from its source; empty if it does not.
 
+        Of a name that several parts have, `check_parts` reports the difference.
+
         Parameters
         ----------
         name : str
@@ -108,15 +163,24 @@ class SourceCheck:
         i = self._position.get(name)
         if i is None:
             return ""  # check_samples reports it
+        fault = self._fault(i, name, data, files)
+        if name not in self._repeated:
+            return fault
+        if not fault and name not in self._other_label:
+            self._agreeing.add(name)
+        return ""
+
+    def _fault(self, i: int, name: str, data: memoryview, files: FileBytes) -> str:
         table = self._table
         if reason := self._source.faults.get(self._split, {}).get(i):
             return f"its source cannot be read: {reason}"
         origin = files.read(*(int(c[i]) for c in (table.file, table.offset, table.nbytes)))
-        if name not in self._reencoded:
+        if name not in self._reencoded or name in self._repeated:
             is_same = len(origin) == len(data) and np.array_equal(
                 np.frombuffer(origin, np.uint8), np.frombuffer(data, np.uint8)
             )
-            return "" if is_same else "its bytes differ from the source"
+            if is_same or name not in self._reencoded:
+                return "" if is_same else "its bytes differ from the source"
         return (
             _reencoding_fault(origin, data) if self._source.reencode else "must not be re-encoded"
         )

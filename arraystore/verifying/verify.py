@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,7 +32,7 @@ from arraystore.schema import (
 )
 from arraystore.sources import records
 from arraystore.sources.imagenet2012_tables import wnids
-from arraystore.sources.label_space import AUTO, IMAGENET, OWN, in_label_space
+from arraystore.sources.label_space import AUTO, IMAGENET, OWN, in_label_space, labels_among
 from arraystore.sources.published import published_counts
 from arraystore.sources.registry import (
     VERSIONS,
@@ -98,6 +98,9 @@ class VerifyReport:
         Wall time.
     source_damage : tuple of str
         All parts of the source's archives that cannot be read.
+    not_in_source : dict of str to int
+        Samples that the source does not have, by split. Only of a store that samples were appended
+        to, and so is of several sources.
     """
 
     store: str
@@ -110,6 +113,7 @@ class VerifyReport:
     groups: tuple[ProblemGroup, ...]
     seconds: float
     source_damage: tuple[str, ...] = ()
+    not_in_source: dict[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -154,7 +158,9 @@ def verify(
         with or without the prefix ``folder:``; a pattern of files such as ``wds:PATTERN``; or
         the samples that were passed to `arraystore.write`, with arrays and pictures as PNG.
         Samples, labels and the bytes of every image are compared with it (of re-encoded images:
-        format and size), and the number of samples of each class with the published one.
+        format and size), and the number of samples of each class with the published one. If
+        samples were appended to the store, this is one of its sources: all samples of it are
+        compared by file name, with labels by the names of the classes.
     subset_list : path-like, optional
         Training images of the subset; see `arraystore.convert`.
     split, classes, fields, layout : optional
@@ -197,6 +203,7 @@ def verify(
     location = Location.parse(address, storage_options)
     findings, splits, name = Findings(), {}, ""
     damage: tuple[str, ...] = ()
+    not_in_source: dict[str, int] = {}
     try:
         store = open_store(location, allow_references=allow_references)
     except (FormatError, ShortReadError) as error:
@@ -221,7 +228,7 @@ def verify(
             verification = _Verification(store, findings, shown, origin, names, options, spool)
             with verification.source_unchanged():
                 splits = verification.run(decode=decode)
-            damage = verification.source_damage
+            damage, not_in_source = verification.source_damage, verification.not_in_source
     return VerifyReport(
         store=str(location),
         dataset=name,
@@ -233,6 +240,7 @@ def verify(
         groups=tuple(findings.groups),
         seconds=time.perf_counter() - began,
         source_damage=damage,
+        not_in_source=not_in_source,
     )
 
 
@@ -277,13 +285,10 @@ class _Verification:
         self._options = replace(options or SourceOptions(), partial=self._info.partial)
         self._folder = None
         self._source = None
-        if source is not None and self._info.parts:
-            raise ValueError(
-                escaped(
-                    f"{store.address}: samples were appended to {' and '.join(self._info.parts)}, "
-                    "so the store is of several sources; verify it without source (--source)"
-                )
-            )
+        self._checks: dict[str, SourceCheck] = {}
+        self.not_in_source: dict[str, int] = {}
+        if self._info.parts and isinstance(source, str):
+            self._is_from_archives &= folder_of(source, self._options.buckets) is None
         if isinstance(source, Mapping):
             assert spool is not None  # `_temporary_spool` gives one
             self._source = records.load(
@@ -298,6 +303,8 @@ class _Verification:
             self._source = self._load_source(self._folder)
         if self._source is not None:
             self._source = in_label_space(self._source, self._label_space())
+            if self._info.parts:
+                self._source = self._one_of_several(self._source)
 
     def source_unchanged(self) -> AbstractContextManager[None]:
         """Raise `SourceChangedError` if the source changes in this context."""
@@ -319,7 +326,7 @@ class _Verification:
             with self._recording(name):
                 splits[name] = self._store.stored(name).stated
                 if name in self._info.parts:
-                    splits[name] = self._info.parts[name].info
+                    splits[name] = self._store.split_info(name)
         for name, info in splits.items():
             parts = self._info.parts.get(name)
             if parts is None:
@@ -388,11 +395,13 @@ class _Verification:
 
     def _check_splits(self, source: Source) -> None:
         """Compare the names of splits and classes with those of the source."""
+        for damage in source.damage:
+            self._add(f"the source is damaged: {damage}")
+        if self._info.parts:  # other sources may have others
+            return
         if set(self._store) != set(source.splits):
             expected, found = (", ".join(some) or "none" for some in (source.splits, self._store))
             self._add(f"the source has the splits {expected}, the store has {found}")
-        for damage in source.damage:
-            self._add(f"the source is damaged: {damage}")
         with self._recording():
             if self._store.label_names != source.label_name:
                 self._add("must be the classes of the source", key="label_name")
@@ -409,6 +418,12 @@ class _Verification:
         self, name: str, parts: SplitParts, n_classes: int | None, *, decode: bool
     ) -> None:
         """Check each part of a split, and what the root states of all."""
+        if self._source is not None and name in self._source.splits:
+            with self._recording(name):
+                found = [self._store.stored(group).columns["file_name"] for group in parts.groups]
+                self._checks[name] = SourceCheck(
+                    self._source, name, self._info.reencoded, [names.tolist() for names in found]
+                )
         for group in parts.groups:
             with self._recording(group):
                 stated = self._store.stored(group).stated
@@ -416,6 +431,10 @@ class _Verification:
         with self._recording(name):
             for fault in part_faults(self._store[name], parts):
                 self._add(fault, name)
+            if name in self._checks:
+                names = self._store[name].file_name.tolist()
+                n = self._checks[name].check_parts(names, self._skipped(name), self._findings)
+                self.not_in_source[name] = n
 
     def _check_split(
         self, name: str, info: SplitInfo, n_classes: int | None, *, decode: bool
@@ -545,12 +564,45 @@ class _Verification:
             return IMAGENET if self._store.label_names == wnids() else OWN
         return AUTO
 
+    def _one_of_several(self, source: Source) -> Source:
+        """Return a source of a store that has several, with the splits and labels of the store."""
+        names, parts = list(source.splits), list(self._info.parts)
+        if len(names) == len(parts) == 1 and names[0] not in self._store:  # as it was appended
+            splits = {parts[0]: source.splits[names[0]]}
+            source = replace(
+                source, splits=splits, faults={parts[0]: source.faults.get(names[0], {})}
+            )
+        classes = source.label_name
+        with suppress(*READ_ERRORS):  # _check_root reports them
+            classes = self._store.label_names
+        splits = {
+            name: replace(
+                table, label=labels_among(table.label, source.label_name, classes, source.name)
+            )
+            for name, table in source.splits.items()
+            if name in self._store
+        }
+        return replace(source, splits=splits)
+
+    def _skipped(self, split: str) -> list[str]:
+        """Return the file names that the store records as left out of a split."""
+        rows = (row for row in self._info.skipped if row.get("split") == split)
+        return [row.get("file_name", "") for row in rows]
+
     def _check_samples(self, name: str, columns: Columns) -> SourceCheck | None:
-        """Compare the samples of a split with those of the source."""
+        """Compare the samples of a split, or of a part of one, with those of the source."""
         source, info = self._source, self._info
+        split = info.split_of(name)
+        if split in info.parts:
+            part_check = self._checks.get(split)
+            if part_check is not None:
+                part_check.check_labels(name, columns, self._findings)
+            return part_check
         if source is None or name not in source.splits:
+            if source is not None and info.parts:
+                self.not_in_source[name] = len(columns.nbytes)
             return None
-        skipped = [row.get("file_name", "") for row in info.skipped if row.get("split") == name]
+        skipped = self._skipped(name)
         check = SourceCheck(source, name, info.reencoded)
         published = None
         if info.name in ("imagenet2012", "imagenet2012_subset") and not info.partial:

@@ -11,11 +11,14 @@ import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from arraystore._arguments import as_path, check_bools
 from arraystore.containers import bucket_editor_for, editor_for
+from arraystore.dataset.parts import samples_of_parts
+from arraystore.dataset.sample_set import StoredPositions
 from arraystore.errors import StorageError, brief, escaped
 from arraystore.reader import open_store
 from arraystore.schema import (
@@ -33,7 +36,7 @@ from arraystore.writing.workspace import editing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from arraystore.containers.protocol import ColumnEditor, ContainerWriter
+    from arraystore.containers.protocol import ColumnEditor, WriteArray
     from arraystore.reader import Store
     from arraystore.storage.location import Place
     from arraystore.storage.objects.writer import ObjectWriter
@@ -86,7 +89,8 @@ def add_column(
 
     No image is read or rewritten, and no digest of the split changes. The new column is read with
     `Split.columns` after the store is opened again. A process that is killed meanwhile leaves the
-    store as it was, or with the whole column.
+    store as it was, or with the whole column. A split with several parts gets the column in all of
+    them, and needs values of the samples that are not replaced.
 
     Parameters
     ----------
@@ -169,27 +173,31 @@ def add_column(
     if isinstance(values, Mapping):
         file_names, values = list(values), list(values.values())
     with _opened(store, storage_options, sync=sync) as (found, editor):
-        stored = _stored(found, split)
-        if name in stored.user_columns:
+        parts = _parts(found, split)
+        location, samples = f"{found.address}/{split}", found[split]
+        if having := [stored.name for stored, _ in parts if name in stored.user_columns]:
+            some = f" in {', '.join(having)}" if len(having) < len(parts) else ""
             raise FileExistsError(
                 escaped(
-                    f"{found.address}/{split}: has a column {name!r}; remove it first "
-                    "(remove_column), or choose another name"
+                    f"{location}: has a column {name!r}{some}; remove it first (remove_column), or "
+                    "choose another name"
                 )
             )
         if file_names is not None:
-            values, more = matched(values, file_names, stored, fill=fill, ragged=ragged)
+            values, more = matched(values, file_names, samples, location, fill=fill, ragged=ragged)
             notes += more
         elif fill is not None:
             raise ValueError("fill is for values that belong to file names; pass file_names")
-        column = as_new_column(values, name, len(stored), ragged=ragged)
-
-        def write(writer: ContainerWriter, path: str) -> None:
-            column.write(writer, path, description)
-
+        column = as_new_column(values, name, len(samples), ragged=ragged)
+        writes: dict[str, WriteArray] = {}
+        first = 0
+        for stored, positions in parts:
+            part = column.of_part(positions, first, len(stored))
+            writes[f"{stored.name}/{USER_COLUMNS}"] = partial(part.write, description=description)
+            first += len(positions)
         attributes = found.opened[1].attributes()
         version = _needed_version(attributes["format_version"], column)
-        editor.add(f"{split}/{USER_COLUMNS}", name, write, version)
+        editor.add(name, writes, version)
     return ColumnReport(
         store=found.address,
         split=split,
@@ -226,15 +234,17 @@ def remove_column(
     """
     check_bools(sync=sync)
     with _opened(store, storage_options, sync=sync) as (found, editor):
-        columns = _stored(found, split).user_columns
-        if name not in columns:
+        columns = {stored.name: stored.user_columns for stored, _ in _parts(found, split)}
+        groups = [f"{part}/{USER_COLUMNS}" for part, some in columns.items() if name in some]
+        if not groups:
+            names = dict.fromkeys(column for some in columns.values() for column in some)
             raise KeyError(
                 escaped(
                     f"{found.address}/{split}: has no column {brief(name)}, it has "
-                    f"{', '.join(columns) or 'none'}"
+                    f"{', '.join(names) or 'none'}"
                 )
             )
-        editor.remove(f"{split}/{USER_COLUMNS}", name)
+        editor.remove(name, groups)
 
 
 @contextmanager
@@ -283,19 +293,17 @@ def _locked_in_bucket(location: Location) -> Iterator[ObjectWriter]:
         lock.delete()
 
 
-def _stored(store: Store, split: str) -> Any:
+def _parts(store: Store, split: str) -> list[StoredPositions]:
+    """Return all parts of a split, and the positions in each of its samples of the split."""
     if split not in store:
         raise KeyError(
             escaped(f"{store.address}: has no split {brief(split)}, it has {', '.join(store)}")
         )
-    if split in store._root.dataset.parts:
-        raise ValueError(
-            escaped(
-                f"{store.address}: samples were appended to {split}, and columns are of one part; "
-                "copy the store, which joins the parts, and change the columns of the copy"
-            )
-        )
-    return store.stored(split)
+    parts = store._root.dataset.parts.get(split)
+    if parts is None:
+        stored = store.stored(split)
+        return [StoredPositions(stored, range(len(stored)))]
+    return samples_of_parts(parts, store._handle)
 
 
 def _needed_version(found: str, column: NewColumn) -> str | None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from arraystore._arguments import ON_ERROR, as_seed, check_bools, check_choice
-from arraystore._threads import alongside
 from arraystore.containers import check_changeable
 from arraystore.errors import SourceError, brief, escaped
 from arraystore.images.encode import as_encoding
@@ -25,23 +24,25 @@ from arraystore.schema import (
     MAX_PARTS,
     ORDERS,
     REPLACED,
-    UNLABELLED,
+    UNCHECKED,
     Column,
     SplitParts,
 )
 from arraystore.sources import records
-from arraystore.sources.classes import nfc
-from arraystore.sources.label_space import IMAGENET
+from arraystore.sources.label_space import IMAGENET, labels_among
 from arraystore.sources.registry import check_source_options, folder_of, load_source
 from arraystore.sources.sample_table import first_few
 from arraystore.sources.source_options import SourceOptions, as_columns
 from arraystore.storage.buckets import Buckets
 from arraystore.storage.location import Location
-from arraystore.writing.fingerprint import of_images, of_options, of_source
+from arraystore.writing.fill_plans import fill_plans
+from arraystore.writing.fingerprint import of_options, of_source
+from arraystore.writing.new_column import as_new_column
 from arraystore.writing.open_writer import open_part_writer
-from arraystore.writing.plan import plan_split, planned_images
+from arraystore.writing.plan import plan_split
 from arraystore.writing.progress import meter
 from arraystore.writing.publish_part import PartRecord, state_of
+from arraystore.writing.references import as_checksums, notes_on, references_of
 from arraystore.writing.report import SplitReport
 from arraystore.writing.seal import check_listed, seal
 
@@ -55,11 +56,13 @@ if TYPE_CHECKING:
     from arraystore.dataset.split import Split
     from arraystore.reader import Store
     from arraystore.reading.stored_split import StoredSplit
+    from arraystore.reading.user_column import UserColumn
     from arraystore.schema import DatasetInfo
-    from arraystore.sources.sample_table import SampleTable, Source, Status
+    from arraystore.sources.sample_table import Source, Status
     from arraystore.storage.location import ObjectStore
     from arraystore.writing.plan import SplitPlan
     from arraystore.writing.progress import Meter
+    from arraystore.writing.references import SplitReferences
     from arraystore.writing.store_writer import PartWriter
 
 ON_EXISTING: Final = ("error", "skip", "replace")
@@ -140,6 +143,8 @@ def append(
     seed: int = 0,
     on_error: str = ON_ERROR[0],
     check_images: bool = False,
+    copy_images: bool = True,
+    checksums: bool | None = None,
     overwrite: bool = False,
     resume: bool = False,
     sync: bool = True,
@@ -176,8 +181,8 @@ def append(
         See `arraystore.write`.
     order, seed
         Order of the new samples among themselves; see `arraystore.convert`.
-    on_error, check_images
-        See `arraystore.convert`.
+    on_error, check_images, copy_images, checksums
+        See `arraystore.convert`. The images of the split may be in other files as well.
     overwrite : bool, default False
         Delete an unfinished append or conversion beside the store and start again, unless `resume`
         is true. The store itself is never deleted. In a bucket, `overwrite` and `resume` take over
@@ -209,7 +214,7 @@ def append(
         its samples meanwhile.
     ValueError
         If an option is not one of those above, or differs from that of the append that is resumed;
-        if the split has images in other files, or the store is an HDF5 file in a bucket.
+        if the store is an HDF5 file in a bucket.
 
     Examples
     --------
@@ -231,6 +236,7 @@ def append(
     check_choice(on_error, "on_error", ON_ERROR)
     check_bools(partial=partial, overwrite=overwrite, resume=resume, sync=sync)
     check_bools(check_images=check_images, progress=False if progress is None else progress)
+    checksums = as_checksums(checksums, copy_images=copy_images)
     how: dict[str, Any] = {
         "order": order,
         "seed": as_seed(seed),
@@ -285,6 +291,7 @@ def append(
         sync=sync,
         resume=resume,
     )
+    left = {} if copy_images else {"copy_images": copy_images, "checksums": checksums}
     stated: dict[str, Mapping[str, str]] = {
         **of_options(
             {
@@ -293,6 +300,7 @@ def append(
                 "partial": partial,
                 "encoding": encoded_as,
                 **how,
+                **left,
                 **options.stated(),
             }
         )
@@ -315,7 +323,16 @@ def append(
             appending.leave_out_existing(on_existing)
             appending.choose_part(writer)
             writer.check_unchanged(of_source(appending.source))
-            report = _write(appending, writer, stated, how, shown, executor)
+            report = _write(
+                appending,
+                writer,
+                stated,
+                how,
+                shown,
+                copy_images=copy_images,
+                checksums=checksums,
+                executor=executor,
+            )
     return replace(report, path=str(location), seconds=time.perf_counter() - began)
 
 
@@ -323,13 +340,6 @@ def _check_split(store: Store, split: str) -> None:
     if split not in store:
         raise KeyError(
             escaped(f"{store.address}: has no split {brief(split)}, it has {', '.join(store)}")
-        )
-    if split in store._root.dataset.references:
-        raise ValueError(
-            escaped(
-                f"{store.address}: has images of {split} in other files, and no samples are "
-                "appended to those; copy the store, which copies the images, and append to the copy"
-            )
         )
 
 
@@ -367,7 +377,7 @@ class _Appending:
         if name != split:
             self.notes.append(f"samples are those of the source's split {name}")
         table = source.splits[name]
-        label = self._labels(source, table)
+        label = labels_among(table.label, source.label_name, store.label_names, where)
         self.source = replace(
             source,
             label_name=store.label_names,
@@ -378,6 +388,11 @@ class _Appending:
             selections={},
             hierarchy=None,
         )
+
+    @property
+    def location(self) -> Location:
+        """Where the store is."""
+        return self.store._handle.location
 
     @property
     def info(self) -> DatasetInfo:
@@ -392,19 +407,6 @@ class _Appending:
             return known
         info = self.store.stored(self.split).info
         return SplitParts((self.split,), info.num_samples, info.num_bytes, info.content_digest)
-
-    def _labels(self, source: Source, table: SampleTable) -> Ints:
-        """Return the label of each sample in the store, by the names of the classes."""
-        label_of = {nfc(name): k for k, name in enumerate(self.store.label_names)}
-        names = [nfc(name) for name in source.label_name]
-        used = np.unique(table.label[table.label >= 0]).tolist()
-        if new := [names[k] for k in used if names[k] not in label_of]:
-            raise SourceError(
-                f"{self.where}: the store does not have the classes of these samples: "
-                f"{first_few(new)}; rename them as in the store, or convert all images again"
-            )
-        new_label = [label_of.get(name, UNLABELLED) for name in names]
-        return np.array([*new_label, UNLABELLED], dtype=np.int64)[table.label]
 
     def is_last_part(self) -> bool:
         """Whether the last part of the split has just these samples."""
@@ -456,6 +458,23 @@ class _Appending:
             parts={self.part: source.parts[self.split]},
         )
 
+    def with_columns(self, plan: SplitPlan) -> SplitPlan:
+        """Return a plan with further columns that can be joined with those of the split.
+
+        Raises
+        ------
+        SourceError
+            If values have another shape, or are text instead of numbers.
+        """
+        extra = dict(plan.table.extra)
+        for group in self.parts.groups:
+            columns = self.store.stored(group).user_columns
+            for name in [name for name in extra if name in columns]:
+                if columns[name].is_ragged:
+                    extra[name] = _as_ragged(extra[name], columns[name])
+                _check_kind(extra[name], columns[name], self.where)
+        return replace(plan, table=replace(plan.table, extra=extra))
+
     def replaced(self, plan: SplitPlan) -> Ints:
         """Return the positions in the split of the samples that new ones replace."""
         new = set(plan.table.file_name)
@@ -486,11 +505,14 @@ class _Appending:
         keep[replaced] = False
         table, old = plan.table, self.old
         nbytes = np.concatenate([old.image_nbytes[keep], table.nbytes])
+        crc, is_known = old._stored_checksums(), old.has_checksums and len(checksums) == len(table)
+        if len(checksums) < len(table):
+            checksums = np.zeros(len(table), np.uint32)
         digest = content_digest(
             [*old.file_name[keep].tolist(), *table.file_name],
             np.concatenate([old.label[keep], table.label]),
             nbytes,
-            np.concatenate([old.image_crc32c[keep], checksums]),
+            np.concatenate([crc[keep], checksums]),
         )
         known = self.parts
         by_group = {stored.name: positions for stored, positions in self.located(replaced)}
@@ -498,7 +520,7 @@ class _Appending:
             (*known.groups, self.part),
             len(nbytes),
             int(nbytes.sum()),
-            digest,
+            digest if is_known else UNCHECKED + digest,
             known.replaced | ({self.part: tuple(by_group)} if by_group else {}),
         )
 
@@ -507,7 +529,9 @@ class _Appending:
         found = self.old._sample_set.locate(positions)
         return [(stored, np.sort(at)) for stored, at, _ in found if len(at)]
 
-    def new_info(self, plan: SplitPlan, parts: SplitParts) -> DatasetInfo:
+    def new_info(
+        self, plan: SplitPlan, parts: SplitParts, references: Mapping[str, SplitReferences]
+    ) -> DatasetInfo:
         """Return the description of the store with the new samples."""
         info = self.info
         skipped = [
@@ -521,6 +545,7 @@ class _Appending:
             partial=info.partial or self.source.partial,
             skipped=(*info.skipped, *skipped),
             reencoded=tuple(dict.fromkeys((*info.reencoded, *plan.reencoded))),
+            references=(*info.references, *references),
         )
         check_listed(new)
         return new
@@ -545,6 +570,9 @@ def _write(
     stated: dict[str, Mapping[str, str]],
     how: Mapping[str, Any],
     shown: Meter,
+    *,
+    copy_images: bool,
+    checksums: bool,
     executor: Executor | None,
 ) -> AppendReport:
     """Write the new part and publish it."""
@@ -557,23 +585,28 @@ def _write(
         appending.notes += plan.notes
         if not len(plan.table):
             return appending.unchanged()
+        plan = appending.with_columns(plan)
         plans = {part: plan}
         replaced = appending.replaced(plan)
-        nbytes = int(plan.table.nbytes.sum())
-        images = of_images(source, plans, writer.spool, start=n_spooled)
-        libraries = {"library": writer.container_type.libraries()}
-        writer.create_arrays({part: nbytes}, {**stated, **found, **images, **libraries})
-        with alongside(writer.container_type.import_libraries) as importing:
-            if executor is not None:  # it may fork processes, which needs a single thread
-                importing.join()
-            ranges = planned_images(source, writer.spool, plan)
-            checksums = writer.fill(part, ranges, shown, executor=executor)
+        location = appending.location
+        references = {} if copy_images else references_of(source, plans, location)
+        filled = fill_plans(
+            writer,
+            source,
+            plans,
+            references,
+            {**stated, **found},
+            shown,
+            n_spooled=n_spooled,
+            checksums=checksums,
+            executor=executor,
+        )
     shown.status("sealing")
-    parts = appending.all_parts(plan, checksums, replaced)
-    info = appending.new_info(plan, parts)
-    appending.notes += appending.lacking(plan)
+    parts = appending.all_parts(plan, filled[part], replaced)
+    info = appending.new_info(plan, parts, references)
+    appending.notes += [*appending.lacking(plan), *notes_on(references, location)]
     with writer.sealing() as container:
-        reports = seal(container, replace(source, splits={}), plans, {part: checksums})
+        reports = seal(container, replace(source, splits={}), plans, filled, references)
         if len(replaced):
             container.create_group(f"{part}/{REPLACED}")
         for stored, positions in appending.located(replaced):
@@ -594,6 +627,24 @@ def _write(
         notes=(*appending.notes, *writer.notes),
         seconds=0,
     )
+
+
+def _as_ragged(values: Any, column: UserColumn) -> list[NDArray[Any]]:
+    """Return an array for each sample; they may all have the same length, or none any values."""
+    if all(np.ndim(value) for value in values) and not any(np.size(value) for value in values):
+        shape = 0, *column.array.shape[1:]
+        return [np.empty(shape, column.dtype) for _ in values]
+    return list(values)
+
+
+def _check_kind(values: Any, column: UserColumn, where: str) -> None:
+    new = as_new_column(values, column.name, len(values), ragged=isinstance(values, list))
+    if column.kind not in (None, new.kind):
+        raise SourceError(
+            f"{where}: the column {column.name} is {new.summary}, but in {column.location} a value "
+            f"is {column.array.data_type} {column.row_shape}; give values of the same shape, or "
+            "leave the column out"
+        )
 
 
 def _split_of(source: Source, split: str, where: str) -> str:

@@ -325,13 +325,14 @@ def _copy_samples(
             filled = {}
             for name, some in images.items():
                 known = checksums[name]
+                expected = known
+                if known is not None and name in references:
+                    expected = known[references[name].is_own]
+                filled[name] = writer.fill(name, some, shown, expected=expected, executor=executor)
+                if known is None:  # of some images
+                    some.check(filled[name])
                 if name in references:  # those of all images are stored, if they are known
-                    is_own = references[name].is_own
-                    expected = None if known is None else known[is_own]
-                    writer.fill(name, some, shown, expected=expected, executor=executor)
                     filled[name] = np.empty(0, np.uint32) if known is None else known
-                else:
-                    filled[name] = writer.fill(name, some, shown, expected=known, executor=executor)
         shown.status("sealing")
         with writer.sealing() as container:
             reports = seal(container, source, plans, filled, references)
@@ -564,7 +565,8 @@ def copy_nodes(store: Store, writer: ContainerWriter, columns: Mapping[str, NDAr
     columns : mapping of str to ndarray
         Other values of columns, by path.
     """
-    _copy_nodes(store, store.opened[1].tree(), writer, tuple(store), _Changes(dict(columns)))
+    groups = store._root.dataset.groups
+    _copy_nodes(store, store.opened[1].tree(), writer, groups, _Changes(dict(columns)))
 
 
 def _copy_nodes(

@@ -11,6 +11,7 @@ import numpy as np
 
 from arraystore.errors import brief, escaped
 from arraystore.indexing.layout import label_index
+from arraystore.indexing.packed_names import NameIndex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from arraystore._typing import Ints
-    from arraystore.reading.stored_split import StoredSplit
+    from arraystore.dataset.split import Split
 
 _SHOWN: Final = 3
 
@@ -58,11 +59,10 @@ class MatchedValues:
     def __getitem__(self, some: slice) -> NDArray[Any]:
         rows = self.rows[some]
         is_missing = rows < 0
-        if not len(self.values):
+        if not self.values.shape[0]:
             return np.full((len(rows), *self.shape[1:]), self.fill, self.dtype)
-        found = np.asarray(self.values[np.where(is_missing, 0, rows)])
+        found = _taken(self.values, np.where(is_missing, 0, rows))
         if is_missing.any():
-            found = found.copy()
             found[is_missing] = self.fill
         return found
 
@@ -74,7 +74,8 @@ class MatchedValues:
 def matched(
     values: Any,
     names: Sequence[str],
-    stored: StoredSplit,
+    split: Split,
+    location: str,
     *,
     fill: Any = None,
     ragged: bool | None = None,
@@ -88,7 +89,10 @@ def matched(
     names : sequence of str
         The file name that each value belongs to; with or without folders and suffix if none has
         all of both.
-    stored : StoredSplit
+    split : Split
+        The samples.
+    location : str
+        Address of the split, for messages.
     fill : Any, optional
         Value of samples without one. By default they are an error.
     ragged : bool, optional
@@ -100,47 +104,49 @@ def matched(
         If no name matches; if a name is repeated and `ragged` is not true; or if a sample has no
         value and there is no `fill`.
     """
-    if len(values) != len(names):
-        raise ValueError(f"file_names must be one per value, {len(values)}, got {len(names)}")
-    positions, notes = _positions(names, stored)
+    n = values.shape[0] if hasattr(values, "shape") else len(values)
+    if n != len(names):
+        raise ValueError(f"file_names must be one per value, {n}, got {len(names)}")
+    own = split.file_name
+    positions, notes = _positions(names, own)
     is_known = positions >= 0
     if len(names) and not is_known.any():
         raise ValueError(
             escaped(
-                f"{stored.location}: none of {len(names):,} file names is one of its samples, for "
-                f"example {brief(names[0])}; its first sample is {stored.describe(0)}"
-                if len(stored)
-                else f"{stored.location}: has no samples"
+                f"{location}: none of {len(names):,} file names is one of its samples, for "
+                f"example {brief(names[0])}; its first sample is {brief(str(own[0]))}"
+                if len(own)
+                else f"{location}: has no samples"
             )
         )
     if not is_known.all():
         unknown = [names[i] for i in np.flatnonzero(~is_known)[:_SHOWN].tolist()]
         number = int(np.count_nonzero(~is_known))
         notes += (f"{number:,} of {len(names):,} values are of no sample: {_listed(unknown)}",)
-    counts = np.bincount(positions[is_known], minlength=len(stored))
+    counts = np.bincount(positions[is_known], minlength=len(own))
     missing = np.flatnonzero(counts == 0)
     if len(missing):
-        examples = _listed(stored.columns["file_name"][missing[:_SHOWN]].tolist())
-        text = f"{len(missing):,} of {len(stored):,} samples have no value: {examples}"
+        examples = _listed(own[missing[:_SHOWN]].tolist())
+        text = f"{len(missing):,} of {len(own):,} samples have no value: {examples}"
         if fill is None and not ragged:
-            raise ValueError(escaped(f"{stored.location}: {text}; pass fill (--fill) for them"))
+            raise ValueError(escaped(f"{location}: {text}; pass fill (--fill) for them"))
         notes += (text,)
     if ragged:
-        order, indptr = label_index(np.where(is_known, positions, -1), len(stored))
+        order, indptr = label_index(np.where(is_known, positions, -1), len(own))
         bounds = pairwise(indptr.tolist())
         if isinstance(values, list) and all(np.ndim(value) for value in values):
             return [_joined(values, order[a:b].tolist()) for a, b in bounds], notes
         array = values if hasattr(values, "dtype") else np.asarray(values)
-        return [np.asarray(array[order[a:b]]) for a, b in bounds], notes
+        return [_taken(array, order[a:b]) for a, b in bounds], notes
     if counts.max(initial=0) > 1:
-        twice = stored.columns["file_name"][int(np.argmax(counts))]
+        twice = own[int(np.argmax(counts))]
         raise ValueError(
             escaped(
-                f"{stored.location}: {brief(str(twice))} has {counts.max()} values; pass "
+                f"{location}: {brief(str(twice))} has {counts.max()} values; pass "
                 "ragged=True (--ragged) if samples may have several"
             )
         )
-    rows = np.full(len(stored), -1, dtype=np.int64)
+    rows = np.full(len(own), -1, dtype=np.int64)
     rows[positions[is_known]] = np.flatnonzero(is_known)
     if isinstance(values, list) and not _is_even(values):
         nothing = np.empty(0) if fill is None else fill
@@ -149,6 +155,13 @@ def matched(
     if array.dtype.kind == "U":
         array = array.astype(np.dtypes.StringDType())
     return MatchedValues(array, rows, fill), notes
+
+
+def _taken(values: Any, rows: Ints) -> NDArray[Any]:
+    """Return rows of an array in any order; h5py and Zarr take ascending ones, each once."""
+    unique, place = np.unique(rows, return_inverse=True)
+    found = getattr(values, "oindex", values)[unique] if len(unique) else values[:0]
+    return np.asarray(found)[place]
 
 
 def _joined(values: list[Any], rows: list[int]) -> NDArray[Any]:
@@ -161,14 +174,13 @@ def _is_even(values: list[Any]) -> bool:
     return len({np.shape(value) for value in values}) < 2
 
 
-def _positions(names: Sequence[str], stored: StoredSplit) -> tuple[Ints, tuple[str, ...]]:
+def _positions(names: Sequence[str], own: NDArray[Any]) -> tuple[Ints, tuple[str, ...]]:
     """Return the position of each name, by parts of the names if no whole one matches."""
-    found = stored.names.find_all(list(names))
+    found = NameIndex(own).find_all(list(names))
     if (found >= 0).any() or not len(names):
         return found, ()
-    own = stored.columns["file_name"].tolist()
     for what, part in (("folder", _base), ("folder and suffix", _stem)):
-        position = {part(name): i for i, name in enumerate(own)}
+        position = {part(name): i for i, name in enumerate(own.tolist())}
         if len(position) < len(own):
             continue
         found = np.array([position.get(part(name), -1) for name in names], dtype=np.int64)

@@ -10,13 +10,14 @@ import numpy as np
 from arraystore.errors import brief, escaped
 from arraystore.reading.column_digest import ColumnDigest
 from arraystore.reading.user_column import column_spec
-from arraystore.schema import COLUMN_DIGEST, RAGGED, STRING
+from arraystore.schema import COLUMN_DESCRIPTION, COLUMN_DIGEST, RAGGED, STRING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from arraystore._typing import Ints
     from arraystore.containers.protocol import ContainerWriter
     from arraystore.schema import ArraySpec
 
@@ -46,6 +47,14 @@ class NewColumn:
         return all(not part and len(spec.shape) == 1 for part, (spec, _) in self.arrays.items())
 
     @property
+    def kind(self) -> tuple[Any, ...]:
+        """See `UserColumn.kind`."""
+        is_ragged = "" not in self.arrays
+        spec, _ = self.arrays[RAGGED[0] if is_ragged else ""]
+        rest = spec.shape[1:]
+        return (None, *rest) if is_ragged else rest, is_ragged, spec.data_type == STRING
+
+    @property
     def summary(self) -> str:
         """Data type and shape; ``?`` where sizes differ."""
         if "" in self.arrays:
@@ -56,6 +65,34 @@ class NewColumn:
             shape = [str(bounds.shape[0] - 1), "?", *map(str, spec.shape[1:])]
         return f"{spec.data_type} ({', '.join(shape)})"
 
+    def of_part(self, positions: range | Ints, first: int, n: int) -> NewColumn:
+        """Return the column of one part of a split: consecutive values, and zeros between them.
+
+        Parameters
+        ----------
+        positions : range or ndarray of int64, shape (m,)
+            Positions in the part of the samples that have the values, ascending. The others are
+            replaced by later parts.
+        first : int
+            Index of the first of the values.
+        n : int
+            Samples of the part.
+        """
+        places, last = np.asarray(positions, dtype=np.int64), first + len(positions)
+        if "" in self.arrays:
+            spec, values = self.arrays[""]
+            if n == len(places) == spec.shape[0]:
+                return self
+            shape = n, *spec.shape[1:]
+            return NewColumn({"": (spec._replace(shape=shape), _PlacedRows(values, places, first))})
+        (spec, values), (bounds, indptr) = (self.arrays[part] for part in RAGGED)
+        lengths = np.zeros(n, np.int64)
+        lengths[places] = np.diff(indptr[first : last + 1])
+        mine = values[indptr[first] : indptr[last]]
+        starts = np.cumsum([0, *lengths.tolist()], dtype=np.int64)
+        arrays = (spec._replace(shape=mine.shape), mine), (bounds._replace(shape=(n + 1,)), starts)
+        return NewColumn(dict(zip(RAGGED, arrays, strict=True)))
+
     def write(self, writer: ContainerWriter, path: str, description: str = "") -> None:
         """Write the column at a path, with its digest."""
         digest = ColumnDigest()
@@ -64,8 +101,24 @@ class NewColumn:
         for part, (spec, values) in self.arrays.items():
             at = f"{path}/{part}" if part else path
             writer.write_array(at, spec, digest.passed(spec, blocks_of(spec, values)))
-        attributes = {"description": description} if description else {}
+        attributes = {COLUMN_DESCRIPTION: description} if description else {}
         writer.set_attributes(path, attributes | {COLUMN_DIGEST: digest.text})
+
+
+@dataclass(frozen=True, slots=True)
+class _PlacedRows:
+    """Consecutive rows of an array, at their positions in a part; read when they are sliced."""
+
+    values: Any
+    positions: Ints
+    first: int
+
+    def __getitem__(self, some: slice) -> NDArray[Any]:
+        a, b = np.searchsorted(self.positions, (some.start, some.stop)).tolist()
+        rows = np.asarray(self.values[self.first + a : self.first + b])
+        found = np.zeros((some.stop - some.start, *rows.shape[1:]), rows.dtype)
+        found[self.positions[a:b] - some.start] = rows
+        return found
 
 
 def as_new_column(values: Any, name: str, n: int, *, ragged: bool | None = None) -> NewColumn:
@@ -94,7 +147,7 @@ def as_new_column(values: Any, name: str, n: int, *, ragged: bool | None = None)
         raise ValueError(
             f"the column {name} has values of different shapes, but ragged=False was passed"
         )
-    found = len(values) if array is None else len(array)
+    found = len(values) if array is None else array.shape[0]
     if found != n:
         raise ValueError(f"the column {name} needs one value per sample: {n} values, got {found}")
     if array is None:
@@ -225,4 +278,5 @@ def blocks_of(spec: ArraySpec, values: Any) -> Iterator[NDArray[Any]]:
     dtype = np.dtypes.StringDType() if spec.data_type == STRING else np.dtype(spec.data_type)
     step = spec.chunk_rows * (1 if len(spec.shape) == 1 else _BLOCK_CHUNKS)
     for start in range(0, spec.shape[0], step):
-        yield np.asarray(values[start : start + step]).astype(dtype, copy=False)
+        stop = min(start + step, spec.shape[0])
+        yield np.asarray(values[start:stop]).astype(dtype, copy=False)

@@ -80,6 +80,8 @@ class SplitPlan:
         Seed of the shuffled order; 0 in the others.
     notes : tuple of str
         What was assumed about images.
+    descriptions : mapping of str to str
+        Descriptions of further columns, by name.
     """
 
     table: SampleTable
@@ -91,6 +93,7 @@ class SplitPlan:
     order: str
     seed: int
     notes: tuple[str, ...] = ()
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from arraystore.sources.imagenet2012 import part_of
 from arraystore.sources.sample_table import SampleTable, Source, first_few
 from arraystore.sources.subset_list import SUBSETS
 from arraystore.writing.plan import SplitPlan
-from arraystore.writing.selected_columns import left_out, user_columns
+from arraystore.writing.selected_columns import described, left_out, user_columns
 from arraystore.writing.selected_images import SelectedImages
 
 if TYPE_CHECKING:
@@ -184,11 +184,8 @@ def name_of(split: Split) -> str:
     """
     names = set()
     for address, root in split._roots.items():
-        split_of = {
-            group: name for name, parts in root.dataset.parts.items() for group in parts.groups
-        }
         stored = [some for some, _ in split._sample_set if some.handle.address == address]
-        names |= {split_of.get(some.name, some.name) for some in stored}
+        names |= {root.dataset.split_of(some.name) for some in stored}
     if len(names) > 1:
         raise ValueError(
             escaped(
@@ -265,6 +262,7 @@ def plan_selection(
             },
             order=some.order,
             seed=some.seed,
+            descriptions={name: described(some.stored, name) for name in columns[target]},
         )
     source = Source(
         name=info.name,

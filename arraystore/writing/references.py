@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arraystore._arguments import check_bools
 from arraystore.errors import SourceError, escaped
 from arraystore.indexing.byte_range import ZEROS
 from arraystore.storage.buckets import Buckets, states_of
@@ -66,15 +67,41 @@ class SplitReferences:
         }
 
 
-def references_of(source: Source, plan: SplitPlan, target: Location) -> SplitReferences | None:
-    """Return the files that keep images of a split; None if the store holds all of them.
+def as_checksums(checksums: bool | None, *, copy_images: bool) -> bool:
+    """Return whether checksums are to be known: by default where images are copied.
 
-    Images that were re-encoded, or are compressed in their files, are held by the store.
+    Raises
+    ------
+    TypeError
+        If an option is not a bool.
+    ValueError
+        If images are copied, which always computes the checksums, and they are not wanted.
+    """
+    wanted = copy_images if checksums is None else checksums
+    check_bools(copy_images=copy_images, checksums=wanted)
+    if copy_images and not wanted:
+        raise ValueError("checksums=False needs copy_images=False; copying computes them anyway")
+    return wanted
+
+
+def references_of(
+    source: Source, plans: Mapping[str, SplitPlan], target: Location
+) -> dict[str, SplitReferences]:
+    """Return what a store at `target` states of the files of each split that keep images.
 
     Raises
     ------
     SourceError
-        If a store at `target` cannot refer to a file.
+        If the store cannot refer to a file.
+    """
+    found = ((name, _references_of(source, plan, target)) for name, plan in plans.items())
+    return {name: references for name, references in found if references is not None}
+
+
+def _references_of(source: Source, plan: SplitPlan, target: Location) -> SplitReferences | None:
+    """Return the files that keep images of a split; None if the store holds all of them.
+
+    Images that were re-encoded, or are compressed in their files, are held by the store.
     """
     table, n_files = plan.table, len(source.files)
     is_own = table.file >= n_files

@@ -124,7 +124,7 @@ def relocate(
             escaped(f"{location}: refers to no file at {os.fspath(old)}; {_known(opened)}")
         )
     with open_writer(location, overwrite=True) as writer, meter(progress) as shown:
-        own = {name: _own_images(opened, name) for name in opened}
+        own = {name: _own_images(opened, name) for name in opened._root.dataset.groups}
         writer.create_arrays({name: int(images.nbytes.sum()) for name, images in own.items()})
         for name, images in own.items():
             writer.fill(name, images, shown)

@@ -94,7 +94,8 @@ def seal(
             container.create_group(f"{split}/{USER_COLUMNS}")
         for name, extra in table.extra.items():
             new = as_new_column(extra, name, len(table), ragged=isinstance(extra, list))
-            new.write(container, f"{split}/{USER_COLUMNS}/{name}")
+            description = plan.descriptions.get(name, "")
+            new.write(container, f"{split}/{USER_COLUMNS}/{name}", description)
             needs_newer |= not new.is_simple
         if referenced is None:
             # CF conventions, contiguous ragged array: this is the count variable of `byte`.

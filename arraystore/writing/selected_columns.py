@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arraystore.schema import (
+    COLUMN_DESCRIPTION,
     COLUMN_DIGEST,
     COLUMNS,
     HIERARCHY,
@@ -17,7 +18,6 @@ from arraystore.schema import (
     ROOT_COLUMNS,
     SELECTIONS,
     SPLIT_ATTRIBUTES,
-    STRING,
     USER_COLUMNS,
     DatasetInfo,
 )
@@ -110,17 +110,16 @@ def user_columns(
         if not all(name in split.user_columns for split in stored):
             continue
         columns = [split.user_columns[name] for split in stored]
-        if len({_kind(column) for column in columns}) == 1 and _kind(columns[0]) is not None:
+        if len({column.kind for column in columns}) == 1 and columns[0].kind is not None:
             values = SelectedValues(columns, number, positions)
             found[name] = values.lists() if columns[0].is_ragged else values
     return found
 
 
-def _kind(column: UserColumn) -> tuple[Any, ...] | None:
-    """Return what columns must have in common to be joined; None if it cannot be read."""
-    if not column.is_readable:
-        return None
-    return column.row_shape, column.is_ragged, column.array.data_type == STRING
+def described(stored: Sequence[StoredSplit], name: str) -> str:
+    """Return the description of a column, or the different ones that it has in several splits."""
+    found = dict.fromkeys(split.user_columns[name].description for split in stored)
+    return "; ".join(filter(None, found))
 
 
 def left_out(
@@ -144,7 +143,6 @@ def left_out(
     """
     container = stored[0].handle.container
     info = DatasetInfo.from_attributes(container.attributes(), location=stored[0].location)
-    groups = {group for parts in info.parts.values() for group in parts.groups}
     ours = {*ROOT_COLUMNS, SELECTIONS, HIERARCHY}
     for split in stored:
         columns = f"{split.name}/{USER_COLUMNS}"
@@ -153,8 +151,8 @@ def left_out(
         for name in copied[split.name]:
             ours |= {f"{columns}/{name}", *(f"{columns}/{name}/{part}" for part in RAGGED)}
         ours |= {f"{split.name}/{REPLACED}"}
-        ours |= {f"{split.name}/{REPLACED}/{name}" for name in groups}
-    others = {*info.splits, *groups} - {split.name for split in stored}
+        ours |= {f"{split.name}/{REPLACED}/{name}" for name in info.groups}
+    others = {*info.groups} - {split.name for split in stored}
     skipped = tuple(f"{name}/" for name in (SELECTIONS, HIERARCHY, *others))
     nodes = [*tree.groups, *tree.columns, *tree.others]
     found = [
@@ -165,8 +163,10 @@ def left_out(
     known: dict[str, Iterable[str]] = {"": ROOT_ATTRIBUTES}
     for split in stored:
         known[split.name] = SPLIT_ATTRIBUTES
-        paths = [f"{split.name}/{USER_COLUMNS}/{name}" for name in sorted(copied[split.name])]
-        known |= dict.fromkeys(paths, (COLUMN_DIGEST,))
+        for name in sorted(copied[split.name]):
+            column = split.user_columns[name]
+            has_text = bool(column.description)  # one of another type is not copied
+            known[column.path] = (COLUMN_DIGEST, *([COLUMN_DESCRIPTION] if has_text else []))
     for path, names in known.items():
         found += [f"{path}@{name}" for name in container.attributes(path) if name not in names]
     return found

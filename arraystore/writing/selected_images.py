@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from arraystore.errors import ChecksumError
+from arraystore.writing.store_writer import NOT_AS_WRITTEN
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from arraystore._typing import Ints
+    from arraystore._typing import Checksums, Ints
     from arraystore.indexing.byte_range import Pieces
     from arraystore.reading.stored_split import ImageRows, StoredSplit
 
@@ -81,6 +84,19 @@ class SelectedImages:
         """See `ImageSource`; other processes open the stores by their addresses."""
         used, number = np.unique(self._number, return_inverse=True)
         return SelectedImages([self._stored[k] for k in used.tolist()], number, self._rows)
+
+    def check(self, checksums: Checksums) -> None:
+        """Compare the checksums of the images that were copied with those that are known.
+
+        Raises
+        ------
+        ChecksumError
+            If one differs.
+        """
+        is_known = np.array([stored.has_checksums for stored in self._stored])[self._number]
+        wrong = np.flatnonzero(is_known & (checksums != self._rows.crc32c))
+        if len(wrong):
+            raise ChecksumError(f"{self.location(int(wrong[0]))}: {NOT_AS_WRITTEN}")
 
     def prefetch(self) -> None:
         """See `ImageSource`; not needed, because many images are read together."""

@@ -126,3 +126,58 @@ def test_conversion_from_bucket_to_bucket(writable: Server, tmp_path: Path) -> N
     )
     local = arraystore.convert(dataset, tmp_path / "b.zarr", classes=CLASSES)
     assert digests(report) == digests(local)
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_columns_of_images_that_stay_in_a_bucket(
+    is_remote: bool, writable: Server, tmp_path: Path
+) -> None:
+    writable.upload(write_folder(tmp_path / "in", PICTURES), "sources/kept")
+    source, options = writable.at("sources/kept")
+    target = writable.at("sources/kept.zarr")[0] if is_remote else tmp_path / "kept.h5"
+    where = options if is_remote else {}
+    arraystore.convert(
+        f"folder:{source}",
+        target,
+        source_options=options,
+        storage_options=where,
+        copy_images=False,
+        overwrite=True,
+    )
+    features = np.arange(30 * 4).reshape(30, 4)
+    tags = [[f"é{i}"] * (i % 3) for i in range(30)]
+    for name, values in (("features", features), ("tags", tags)):
+        arraystore.add_column(target, "train", name, values, storage_options=where)
+    store = arraystore.open(target, storage_options=options, allow_references=source)
+    train = store["train"]
+    assert [names.tolist() for names in train.columns["tags"][:]] == tags
+    assert train.where(tags="é4").image_bytes[:] == [train.image_bytes[4]]
+    (batch,) = train.batches(30, columns=["features"], seed=1, size=8)
+    at = [train.find(name) for name in batch.file_name]
+    assert batch.columns["features"].tolist() == features[at].tolist()
+    copy = tmp_path / "copy.zarr"
+    arraystore.copy(target, copy, source_options=options, allow_references=source)
+    assert arraystore.open(copy)["train"].columns["features"][:].tolist() == features.tolist()
+    assert arraystore.open(copy)["train"].image_bytes[:] == train.image_bytes[:]
+    for name in ("features", "tags"):
+        arraystore.remove_column(target, "train", name, storage_options=where)
+    assert not arraystore.open(target, storage_options=options)["train"].columns
+
+
+def test_columns_of_a_split_with_parts_in_a_bucket(writable: Server, tmp_path: Path) -> None:
+    store = tmp_path / "a.zarr"
+    records = [
+        {"image": picture(seed=i), "label": "ab"[i % 2], "file_name": f"{i}.jpg"} for i in range(8)
+    ]
+    arraystore.write(store, {"train": records[:5]}, classes=["a", "b"])
+    arraystore.append(store, records[4:], split="train", on_existing="replace")
+    writable.upload(store, "stores/parts.zarr")
+    address, options = writable.at("stores/parts.zarr")
+    values = np.arange(1.0, 9)
+    for place, how in ((store, {}), (address, options)):
+        arraystore.add_column(place, "train", "score", values, storage_options=how)
+        train = arraystore.open(place, storage_options=how)["train"]
+        assert train.columns["score"][:].tolist() == values.tolist()
+        assert arraystore.verify(place, storage_options=how).problems == ()
+        arraystore.remove_column(place, "train", "score", storage_options=how)
+        assert not arraystore.open(place, storage_options=how)["train"].columns

@@ -20,6 +20,9 @@ DIGESTS = {
     },
 }
 DIGESTS["v1.2"] = DIGESTS["v1.1"]
+DIGESTS["v2.0"] = DIGESTS["v1.1"] | {
+    "train": "1882f3de523f9b69101842dc0389bd9ab194437f2548adc58eeef6d3132803b8"
+}
 """Content digest of each split of the stores of each version."""
 
 
@@ -33,11 +36,13 @@ def test_store_of_each_format_version_is_read(path: Path) -> None:
     else:
         assert names == {"n01443537", "n02012849"}
         assert set(store["train"].where(is_a="bird").label) == {store.str2int("n02012849")}
-    if path.parent.name >= "v1.2":
+    if path.parent.name == "v1.2":
         columns = store["train"].columns
         assert columns["features"][5].tolist() == [2.5, 2.625, 2.75, 2.875]
         assert [len(values) for values in columns["corners"][:]] == [3, 4, 3, 4, 3, 4]
         assert columns["caption"][-1] == "é5"
+    if path.parent.name == "v2.0":
+        check_parts(store)
     for name, digest in DIGESTS[path.parent.name].items():
         split = store[name]
         assert store.info.splits[name].content_digest == digest
@@ -45,9 +50,26 @@ def test_store_of_each_format_version_is_read(path: Path) -> None:
         assert [len(image) for image in split.image_bytes[:]] == split.image_nbytes.tolist()
 
 
-def test_stores_of_this_version_exist() -> None:
-    version = ".".join(map(str, arraystore.schema.FORMAT_VERSION))
-    assert {p.name for p in STORES if p.parent.name == f"v{version}"} == {
-        "polygons.zarr",
-        "polygons.h5",
-    }
+def check_parts(store: arraystore.Store) -> None:
+    """Check a split of two parts: the store of version 1.2, and three samples; one replaces one."""
+    train = store["train"]
+    assert store.info.parts == {"train": ("train", "train.1")}
+    assert train.file_name[4:].tolist() == [
+        *("n02012849/0.jpg", "n01443537/3.jpg", "n02012849/1.jpg", "n02012849/3.jpg")
+    ]
+    columns = train.columns
+    assert list(columns) == ["caption", "corners", "features", "score", "tags"]
+    assert columns["caption"][[1, 6]].tolist() == ["é1", "é7"]
+    assert columns["features"][:, 0].tolist() == [0, 0.5, 1.5, 2, 2.5, 3, 3.5, 4]
+    assert [len(values) for values in columns["corners"][:]] == [3, 4, 4, 3, 4, 3, 4, 4]
+    assert columns["score"][:].tolist() == [i / 4 for i in range(8)]
+    assert [values.tolist() for values in columns["tags"][:]] == [["a"] * (i % 3) for i in range(8)]
+    assert columns["score"].attributes["description"] == "of no model"
+    assert arraystore.verify(store.address).problems == ()
+
+
+@pytest.mark.parametrize("version", arraystore.schema.NEWEST_VERSIONS)
+def test_stores_of_this_version_exist(version: tuple[int, int]) -> None:
+    folder = "v{}.{}".format(*version)
+    names = {path.name for path in STORES if path.parent.name == folder}
+    assert names == {"polygons.zarr", "polygons.h5"}

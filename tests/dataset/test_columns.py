@@ -95,12 +95,12 @@ def test_columns_follow_every_selection(train: arraystore.Split) -> None:
 
 def test_joined_splits_have_their_common_columns(path: Path) -> None:
     joined = arraystore.open(path)["val+train[:2]"]
-    assert list(joined.columns) == ["features", "score"]
+    assert list(joined.columns) == ["features"]
     expected = np.concatenate([FEATURES[:1] - 1, FEATURES[:2]])
     assert np.array_equal(joined.columns["features"], expected)
     with pytest.raises(ValueError, match="values of different shapes"):
         _ = joined.columns["score"]
-    with pytest.raises(KeyError, match="has no column 'group', it has features, score; val"):
+    with pytest.raises(KeyError, match="has no column 'group', it has features; val"):
         _ = joined.columns["group"]
 
 

@@ -398,10 +398,46 @@ def test_damaged_image_of_a_part_is_found(store: Path) -> None:
     assert [problem.split for problem in problems] == ["train.1"]
 
 
-def test_parts_are_not_compared_with_a_source(appended: Path, tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "more", ("bee/1.jpg",))
-    with pytest.raises(ValueError, match="several sources"):
-        arraystore.verify(appended, source=f"folder:{folder}", progress=False)
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_parts_are_compared_with_each_of_their_sources(tmp_path: Path, suffix: str) -> None:
+    one = write_folder(tmp_path / "one", ("bee/1.jpg", "cat/2.jpg", "dog/3.jpg"))
+    two = write_folder(tmp_path / "two", ("bee/9.jpg", "dog/8.jpg", "dog/3.jpg", "dog/4.jpg"))
+    path = tmp_path / f"a{suffix}"
+    arraystore.convert(f"folder:{one}", path, split="train", sync=False, progress=False)
+    append(path, f"folder:{two}", on_existing="replace")
+    for folder, n_others in ((one, 3), (two, 2)):
+        report = arraystore.verify(path, source=f"folder:{folder}", progress=False)
+        assert (report.problems, report.not_in_source) == ((), {"train": n_others})
+    (two / "dog" / "8.jpg").write_bytes(picture(4, 5, seed=50))
+    write_folder(two, ("bee/7.jpg",))
+    (two / "dog" / "3.jpg").write_bytes(picture(4, 5, seed=51))
+    found = arraystore.verify(path, source=str(two), progress=False).problems
+    assert [(problem.file_name, problem.message) for problem in found] == [
+        ("dog/8.jpg", "its bytes differ from the source"),
+        ("", "lacks 1 name (bee/7.jpg) of the source"),
+        ("", "has 1 name (dog/3.jpg) with another label or other bytes"),
+    ]
+    write_folder(tmp_path / "three", ("ant/1.jpg", "bee/1.jpg"))
+    with pytest.raises(SourceError, match=r"not have the classes of these samples: 1 name \(ant\)"):
+        arraystore.verify(path, source=str(tmp_path / "three"), progress=False)
+
+
+def test_labels_of_parts_are_compared_with_the_source(store: Path) -> None:
+    samples = records("b", 4)
+    append(store, [*samples, records("a", 1)[0] | {"label": "bee"}], on_existing="replace")
+    report = arraystore.verify(
+        store,
+        source={"train": [*samples, *records("a", 9)], "test": records("t", 2)},
+        progress=False,
+    )
+    assert (report.problems, report.not_in_source) == ((), {"train": 0})
+    wrong = [samples[0], samples[1] | {"label": "dog"}, records("a", 1)[0] | {"label": "cat"}]
+    report = arraystore.verify(store, source={"train": wrong}, progress=False)
+    assert [str(problem.message) for problem in report.problems] == [
+        "label must be 0, as in the source, got 1",
+        "has 1 name (a0.jpg) with another label or other bytes",
+    ]
+    assert report.not_in_source == {"train": 10, "test": 2}
 
 
 @pytest.mark.parametrize(
@@ -547,6 +583,37 @@ def test_columns_without_new_values_are_reported(tmp_path: Path) -> None:
     assert arraystore.open(path)["train[2:]"].columns["age"][:].tolist() == [7, 7]
 
 
+@pytest.mark.parametrize("values", [[[1, 2], [3, 4]], [[], []], [[1], []]])
+def test_ragged_values_of_one_length_are_appended(tmp_path: Path, values: list[list[int]]) -> None:
+    path = tmp_path / "a.zarr"
+    old = [[5], [], [6, 7]]
+    samples = [row | {"tags": some} for row, some in zip(records("a", 3), old, strict=True)]
+    options: Any = {"columns": ["tags"], "sync": False}
+    arraystore.write(path, {"train": samples}, classes=CLASSES, order="source", **options)
+    samples = [row | {"tags": some} for row, some in zip(records("b", 2), values, strict=True)]
+    append(path, samples, order="source", **options)
+    column = arraystore.open(path)["train"].columns["tags"]
+    assert [some.tolist() for some in column[:]] == [*old, *values]
+    assert arraystore.verify(path).problems == ()
+
+
+@pytest.mark.parametrize("value", ["text", [1, 2]])
+def test_values_of_another_kind_are_refused(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "a.zarr"
+    write_store(path, ["0.jpg"], [0], [picture(4, 5)], classes=CLASSES, columns={"age": [3]})
+    samples = [row | {"age": value} for row in records("b", 2)]
+    with pytest.raises(SourceError, match=r"the column age is .*, but in .* a value is int64 \(\)"):
+        append(path, samples, columns=["age"])
+    assert arraystore.open(path).info.columns == {"train": {"age": "int64 (1)"}}
+    with pytest.MonkeyPatch.context() as patch:  # as another program may write
+        patch.setattr("arraystore.writing.append._check_kind", lambda *_: None)
+        append(path, samples, columns=["age"], overwrite=True)
+    store = arraystore.open(path)
+    assert store.info.columns == {}
+    with pytest.raises(ValueError, match="values of different shapes or types"):
+        _ = store["train"].columns["age"]
+
+
 def test_conversion_resumed_over_an_appended_store_is_refused(store: Path) -> None:
     append(store, records("b", 1))
     samples = {"train": records("a", 9), "test": records("t", 2)}
@@ -559,11 +626,6 @@ def test_opening_a_store_without_parts_reads_no_column(plain: Path) -> None:
     assert len(store["train"]) == 9
     assert store._of_parts == {}
     assert np.array_equal(store["train"].positions, np.arange(9))
-
-
-def test_column_of_a_split_with_parts_is_refused(appended: Path) -> None:
-    with pytest.raises(ValueError, match="copy the store, which joins the parts"):
-        arraystore.add_column(appended, "train", "score", np.zeros(16))
 
 
 def test_column_of_another_split_keeps_the_version(appended: Path, tmp_path: Path) -> None:
@@ -586,13 +648,6 @@ def test_files_and_folders_get_the_same_digests(appended: Path, appended_file: P
     one, other = (arraystore.open(path).info for path in (appended, appended_file))
     assert one.splits == other.splits
     assert one == other
-
-
-def test_images_in_other_files_are_not_appended_to(tmp_path: Path) -> None:
-    photos = write_folder(tmp_path / "photos", ("bee/1.jpg",))
-    arraystore.convert(f"folder:{photos}", tmp_path / "a.zarr", copy_images=False, sync=False)
-    with pytest.raises(ValueError, match="copy the store, which copies the images"):
-        append(tmp_path / "a.zarr", records("b", 1))
 
 
 def test_open_store_is_refused_if_another_takes_its_place(store: Path) -> None:

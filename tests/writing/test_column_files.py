@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
 import arraystore
 from arraystore.cli.commands import main
@@ -44,6 +46,24 @@ def test_npy_is_in_stored_order(store: Path, tmp_path: Path) -> None:
     report = arraystore.add_column(store, "train", "x", tmp_path / "x.npy")
     assert (report.values, report.notes) == ("int16 (6, 3)", ())
     assert np.array_equal(arraystore.open(store)["train"].columns["x"], array)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("library", ["h5py", "zarr"])
+def test_arrays_of_other_libraries_are_taken(
+    library: str, by_name: bool, store: Path, tmp_path: Path
+) -> None:
+    train, values = arraystore.open(store)["train"], np.arange(N * 2).reshape(N, 2)
+    order = [4, 0, 5, 1, 3] if by_name else range(N)
+    array: Any = zarr.create_array({}, data=values[order])
+    if library == "h5py":
+        array = h5py.File(tmp_path / "x.h5", "w").create_dataset("x", data=values[order])
+    names = train.file_name[order].tolist() if by_name else None
+    fill = -1 if by_name else None
+    arraystore.add_column(store, "train", "x", array, file_names=names, fill=fill)
+    expected = values.copy()
+    expected[np.setdiff1d(np.arange(N), order)] = -1
+    assert np.array_equal(arraystore.open(store)["train"].columns["x"], expected)
 
 
 @pytest.mark.parametrize(

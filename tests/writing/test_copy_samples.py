@@ -408,6 +408,25 @@ def test_column_that_one_store_lacks_is_reported(
     assert report.source == f"{photos / 'photos.zarr'}, {photos / 'others.h5'}"
 
 
+def test_descriptions_of_columns_are_kept(photos: Path, tmp_path: Path) -> None:
+    descriptions: tuple[Any, ...] = ("of a model", "of another", 5)
+    splits = []
+    for number, description in enumerate(descriptions):
+        path = copied(photos / "photos.zarr", tmp_path / f"{number}.zarr")
+        n = len(arraystore.open(path)["train"])
+        arraystore.add_column(path, "train", "score", np.arange(n), description="x", sync=False)
+        stated = f'"description": {json.dumps(description)}'
+        for document in (path / "zarr.json", path / "train/columns/score/zarr.json"):
+            document.write_text(document.read_text().replace('"description": "x"', stated))
+        splits.append(arraystore.open(path)["train"])
+    halves = [splits[0].select(slice(5)), splits[1].select(slice(5, None))]
+    report = copy(arraystore.concat(halves), tmp_path / "a.h5")
+    column = arraystore.open(report.path)["train"].columns["score"]
+    assert column.attributes["description"] == "of a model; of another"
+    report = copy(splits[2], tmp_path / "b.h5")
+    assert "train/columns/score@description" in report.left_out
+
+
 def test_skipped_images_are_kept_or_reported(tmp_path: Path) -> None:
     folder = tmp_path / "photos" / "train" / "a"
     folder.mkdir(parents=True)

@@ -33,6 +33,11 @@ def test_killed_conversion_is_resumed_to_same_bytes(suffix: str, tmp_path: Path)
     assert min(counts["process_kills"], counts["power_kills"], counts["resumes"]) > 2
 
 
+def test_killed_append_without_copies_is_resumed(tmp_path: Path) -> None:
+    options = "--append", "--no-copy-images", "--suffix", ".h5", "--folder", str(tmp_path)
+    assert kills("--rounds", "2", *options)["rounds"] == 2
+
+
 def test_killed_changes_of_columns_leave_a_whole_store(tmp_path: Path) -> None:
     counts = kills("--rounds", "2", "--columns", "--folder", str(tmp_path), "--suffix", ".h5")
     assert counts["rounds"] == 2

@@ -70,6 +70,33 @@ def test_store_in_a_bucket_refers_to_objects_beside_it(web: WebServer, tmp_path:
     assert not path.exists()
 
 
+def test_parts_and_columns_of_a_store_in_a_bucket(web: WebServer, tmp_path: Path) -> None:
+    target, others = "s3://bucket/data/a.zarr", "s3://bucket/data/more"
+    options: Any = {"storage_options": web.s3, "source_options": web.s3}
+    arraystore.convert(SOURCE, target, copy_images=False, **options)
+    more = {f"{'ab'[i % 2]}/{i}.jpg": picture(10 + i, 16, seed=i) for i in range(5, 10)}
+    web.put(write_folder(tmp_path / "more", more), "bucket/data/more")
+    report = arraystore.append(
+        target, f"folder:{others}", split="train", on_existing="skip", copy_images=False, **options
+    )
+    assert report.notes[-1] == "train.1: 4 images stay in 4 files"
+    copied = write_folder(tmp_path / "copied", {"a/20.jpg": picture(seed=20)})
+    arraystore.append(
+        target, f"folder:{copied}", split="train", storage_options=web.s3, progress=False
+    )
+    scores = list(range(11))
+    arraystore.add_column(target, "train", "score", scores, storage_options=web.s3)
+    train = arraystore.open(target, storage_options=web.s3)["train"]
+    found = dict(zip(train.file_name.tolist(), train.image_bytes[:], strict=True))
+    expected = {name.removeprefix("train/"): data for name, data in PHOTOS.items()}
+    assert found == more | expected | {"a/20.jpg": picture(seed=20)}
+    assert train.columns["score"][:].tolist() == scores
+    assert arraystore.verify(target, storage_options=web.s3).problems == ()
+    copy = arraystore.copy(target, tmp_path / "copy.h5", source_options=web.s3, sync=False)
+    assert arraystore.open(copy.path)["train"].image_bytes[:] == train.image_bytes[:]
+    assert arraystore.open(copy.path)["train"].columns["score"][:].tolist() == scores
+
+
 def test_changed_object_is_noticed(web: WebServer, tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     arraystore.convert(SOURCE, path, source_options=web.s3, copy_images=False, sync=False)

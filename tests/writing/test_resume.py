@@ -34,6 +34,7 @@ from arraystore.writing.journal import BlockKey, JournalWriter, as_text, read_jo
 from arraystore.writing.local import LocalStoreWriter
 from arraystore.writing.progress import Meter
 from benchmarks.kills import tree
+from tests.sources.forms import write_tar
 from tests.support import HOSTILE_LINES, SUFFIXES, checked, picture, write_folder
 
 if TYPE_CHECKING:
@@ -154,6 +155,35 @@ def recorded(work: Path) -> dict[BlockKey, NDArray[np.uint32]]:
 
 
 # Resuming
+
+
+@pytest.mark.parametrize("checksums", [False, True])
+def test_images_left_in_place_are_resumed(
+    checksums: bool, photos: Path, target: Path, filling: Filling
+) -> None:
+    shards = photos.parent / "shards"
+    shards.mkdir()
+    for number, (name, mode) in enumerate((("0.tar", "w"), ("1.tar.gz", "w:gz"))):
+        members = [
+            (f"{number}{i}.{kind}", data if kind == "jpg" else b"cat")
+            for i, data in enumerate(PHOTOS.values())
+            for kind in ("jpg", "cls")
+        ]
+        write_tar(shards / f"train-{name}", members, mode=mode)
+    options: Any = {"copy_images": False, "checksums": checksums, "split": "train"}
+    source, whole = f"wds:{shards}/*", target.with_name(f"whole{target.suffix}")
+    arraystore.convert(source, whole, **options)
+    n_blocks, filling.n_filled, filling.fails_at = filling.n_filled, 0, filling.n_filled * 2 // 3
+    with pytest.raises(BoomError):
+        arraystore.convert(source, target, **options)
+    n_recorded = len(recorded(work_of(target)))
+    assert n_recorded > 3
+    filling.n_filled = filling.fails_at = 0
+    with pytest.raises(ValueError, match="option copy_images"):
+        arraystore.convert(source, target, split="train", resume=True)
+    arraystore.convert(source, target, resume=True, **options)
+    assert filling.n_filled == n_blocks - n_recorded
+    assert tree(target) == tree(whole)
 
 
 def test_resumed_store_has_the_same_bytes(photos: Path, target: Path, unfinished: Path) -> None:

@@ -16,10 +16,10 @@ from arraystore.containers.protocol import ColumnEditor
 from arraystore.storage.workspace_folder import REDO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
-    from arraystore.containers.protocol import ContainerWriter
+    from arraystore.containers.protocol import WriteArray
 
 
 _DIMENSIONS: Final = "DIMENSION_LIST"
@@ -42,31 +42,27 @@ class HDF5Editor(ColumnEditor):
         complete(path, scratch / REDO)
 
     @override
-    def add(
-        self,
-        group: str,
-        name: str,
-        write: Callable[[ContainerWriter, str], None],
-        version: str | None,
-    ) -> None:
+    def add(self, name: str, writes: Mapping[str, WriteArray], version: str | None) -> None:
         with self._changing() as file:
             writer = _FileWriter(file)
-            if group not in file:
-                writer.create_group(group)
-            write(writer, f"{group}/{name}")
+            for group, write in writes.items():
+                if group not in file:
+                    writer.create_group(group)
+                write(writer, f"{group}/{name}")
             if version is not None:
                 writer.set_attributes("", {"format_version": version})
 
     @override
-    def remove(self, group: str, name: str) -> None:
+    def remove(self, name: str, groups: Collection[str]) -> None:
         with self._changing() as file:
-            columns = file[group]
-            _detach(columns, columns[name])
-            del columns[name]
-            for other in [other for other in columns if other.startswith(f"{name}.")]:
-                del columns[other]
-            if all(map(_is_scale, _nodes(columns))):
-                del file[group]
+            for group in groups:
+                columns = file[group]
+                _detach(columns, columns[name])
+                del columns[name]
+                for other in [other for other in columns if other.startswith(f"{name}.")]:
+                    del columns[other]
+                if all(map(_is_scale, _nodes(columns))):
+                    del file[group]
 
     @override
     def add_part(self, part: Path, group: str, attributes: Mapping[str, Any]) -> None:

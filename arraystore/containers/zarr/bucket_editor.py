@@ -14,14 +14,14 @@ from arraystore.containers.protocol import ColumnEditor
 from arraystore.containers.zarr.editor import GROUP, settle
 from arraystore.containers.zarr.metadata import METADATA, consolidated_documents
 from arraystore.containers.zarr.root_document import changed_root
-from arraystore.containers.zarr.writer import ZarrWriter
+from arraystore.containers.zarr.writer import ZarrWriter, canonical
 from arraystore.errors import StorageError
 from arraystore.storage.open_files import translate_full_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
-    from arraystore.containers.protocol import ContainerWriter
+    from arraystore.containers.protocol import WriteArray
     from arraystore.storage.objects.writer import ObjectWriter
 
 _IN_FLIGHT: Final = 16
@@ -45,43 +45,43 @@ class ZarrBucketEditor(ColumnEditor):
         self._root_key = f"{objects.key}/{METADATA}"
 
     @override
-    def add(
-        self,
-        group: str,
-        name: str,
-        write: Callable[[ContainerWriter, str], None],
-        version: str | None,
-    ) -> None:
+    def add(self, name: str, writes: Mapping[str, WriteArray], version: str | None) -> None:
         import tempfile
 
+        new: dict[str, dict[str, Any]] = {}
         with tempfile.TemporaryDirectory(prefix="arraystore-") as scratch:
             folder = Path(scratch)
             with translate_full_disk(folder), ZarrWriter(folder) as writer:
-                write(writer, name)
-            nodes = settle(folder / name, name)
-            files = [path for path in (folder / name).rglob("*") if path.is_file()]
-            # Without consolidated metadata in the root, the documents make the arrays visible.
-            files.sort(key=lambda path: path.name == METADATA)
-            self._send(folder, [path for path in files if path.name != METADATA], group)
-            self._send(folder, [path for path in files if path.name == METADATA], group)
-        new = {f"{group}/{path}": node for path, node in nodes.items()}
-        key = f"{self._objects.key}/{group}/{METADATA}"
-        if self._objects.status(key) is None:
-            self._objects.put(key, json.dumps(GROUP, indent=2).encode())
-            new[group] = GROUP
+                for number, write in enumerate(writes.values()):
+                    write(writer, str(number))
+            for number, group in enumerate(writes):
+                added, path = folder / str(number), f"{group}/{name}"
+                new |= settle(added, path)
+                files = [file for file in added.rglob("*") if file.is_file()]
+                # Without consolidated metadata in the root, the documents make arrays visible.
+                self._send(added, [file for file in files if file.name != METADATA], path)
+                self._send(added, [file for file in files if file.name == METADATA], path)
+        for group in writes:
+            key = f"{self._objects.key}/{group}/{METADATA}"
+            found = self._objects.read(key)
+            if found is None:
+                self._objects.put(key, json.dumps(GROUP, indent=2).encode())
+            new[group] = GROUP if found is None else canonical(json.loads(found.data))
         self._replace_root(lambda root: changed_root(root, new, version=version))
 
     @override
-    def remove(self, group: str, name: str) -> None:
-        prefix = f"{self._objects.key}/{group}"
-        keys = list(self._objects.tags(prefix))
-        mine = [key for key in keys if key.startswith(f"{prefix}/{name}/")]
-        is_last = {*keys} == {*mine, f"{prefix}/{METADATA}"}
-        gone = group if is_last else f"{group}/{name}"
+    def remove(self, name: str, groups: Collection[str]) -> None:
+        gone, deleted = [], []
+        for group in groups:
+            prefix = f"{self._objects.key}/{group}"
+            keys = list(self._objects.tags(prefix))
+            mine = [key for key in keys if key.startswith(f"{prefix}/{name}/")]
+            is_last = {*keys} == {*mine, f"{prefix}/{METADATA}"}
+            gone.append(group if is_last else f"{group}/{name}")
+            deleted += keys if is_last else mine
         self._replace_root(lambda root: changed_root(root, {}, gone))
         # Documents first, by which a program that lists the group finds arrays.
-        deleted = sorted(keys if is_last else mine, key=lambda key: not key.endswith(METADATA))
-        self._objects.delete(deleted)
+        self._objects.delete(sorted(deleted, key=lambda key: not key.endswith(METADATA)))
 
     def _send(self, folder: Path, files: list[Path], group: str) -> None:
         """Send files of a group, and delete them."""

@@ -16,10 +16,10 @@ from arraystore.storage.fsync import sync_path, sync_tree
 from arraystore.storage.workspace_folder import ADDED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
-    from arraystore.containers.protocol import ContainerWriter
+    from arraystore.containers.protocol import WriteArray
 
 GROUP: Final[dict[str, Any]] = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 """Document of a new group."""
@@ -36,41 +36,42 @@ class ZarrEditor(ColumnEditor):
         self._path, self._scratch, self._sync = path, scratch, sync
 
     @override
-    def add(
-        self,
-        group: str,
-        name: str,
-        write: Callable[[ContainerWriter, str], None],
-        version: str | None,
-    ) -> None:
-        scratch, folder = self._scratch / ADDED, self._path / group
+    def add(self, name: str, writes: Mapping[str, WriteArray], version: str | None) -> None:
+        scratch = self._scratch / ADDED
         with ZarrWriter(scratch) as writer:
-            write(writer, name)
-        new = {f"{group}/{path}": node for path, node in settle(scratch / name, name).items()}
-        if self._sync:
-            sync_tree(scratch / name)
-        if not (folder / METADATA).is_file():
-            folder.mkdir(exist_ok=True)
-            (folder / METADATA).write_text(json.dumps(GROUP, indent=2))
-            new[group] = GROUP
-        if (folder / name).is_dir():  # of a process that was killed before the root referred to it
-            remove_tree(folder / name)
-        (scratch / name).rename(folder / name)
-        if self._sync:
-            sync_path(folder)
-            sync_path(folder.parent)
+            for number, write in enumerate(writes.values()):
+                write(writer, str(number))
+        new: dict[str, dict[str, Any]] = {}
+        for number, group in enumerate(writes):
+            added, folder = scratch / str(number), self._path / group
+            new |= settle(added, f"{group}/{name}")
+            if self._sync:
+                sync_tree(added)
+            if not (folder / METADATA).is_file():
+                folder.mkdir(exist_ok=True)
+                (folder / METADATA).write_text(json.dumps(GROUP, indent=2))
+            new[group] = canonical(json.loads((folder / METADATA).read_bytes()))
+            if (folder / name).is_dir():  # of a process that was killed before it changed the root
+                remove_tree(folder / name)
+            added.rename(folder / name)
+            if self._sync:
+                sync_path(folder)
+                sync_path(folder.parent)
         self._replace_root(lambda root: changed_root(root, new, version=version))
 
     @override
-    def remove(self, group: str, name: str) -> None:
-        folder = self._path / group
-        is_last = not any(
-            (other / METADATA).is_file() for other in folder.iterdir() if other.name != name
-        )
-        gone = group if is_last else f"{group}/{name}"
+    def remove(self, name: str, groups: Collection[str]) -> None:
+        gone = [self._removed(name, group) for group in groups]
         self._replace_root(lambda root: changed_root(root, {}, gone))
-        (self._path / gone).rename(self._scratch / ADDED)
-        remove_tree(self._scratch / ADDED)
+        for path in gone:
+            (self._path / path).rename(self._scratch / ADDED)
+            remove_tree(self._scratch / ADDED)
+
+    def _removed(self, name: str, group: str) -> str:
+        """Return the path of an array of a group, or of the group if it has no other."""
+        others = (other for other in (self._path / group).iterdir() if other.name != name)
+        is_last = not any((other / METADATA).is_file() for other in others)
+        return group if is_last else f"{group}/{name}"
 
     @override
     def add_part(self, part: Path, group: str, attributes: Mapping[str, Any]) -> None:

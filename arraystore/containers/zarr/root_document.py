@@ -11,7 +11,7 @@ from arraystore.containers.zarr.metadata import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 
 def root_with_part(
@@ -36,7 +36,7 @@ def root_with_part(
 def changed_root(
     root: dict[str, Any],
     new: Mapping[str, dict[str, Any]],
-    gone: str = "",
+    gone: Collection[str] = (),
     version: str | None = None,
 ) -> dict[str, Any]:
     """Return the document of a root with other arrays in its consolidated metadata, if it has any.
@@ -46,8 +46,8 @@ def changed_root(
     root : dict
     new : mapping of str to dict
         Documents to add, by path.
-    gone : str, optional
-        Path of the group or array to remove with all below it.
+    gone : collection of str, optional
+        Paths of the groups and arrays to remove with all below them.
     version : str, optional
         New version of the format.
     """
@@ -59,7 +59,7 @@ def changed_root(
     kept = {
         path: node
         for path, node in nodes.items()
-        if not gone or not (path == gone or path.startswith(f"{gone}/"))
+        if not any(f"{path}/".startswith(f"{one}/") for one in gone)
     }
     merged = kept | dict(new)
     ordered = {path: merged[path] for path in sorted(merged, key=_parts)}
