@@ -176,7 +176,7 @@ relocate(store, old, new, *, source_options=None, progress=None)
 remove_column(store, split, name, *, storage_options=None, sync=True)
 verify(address, *, decode=False, source=None, subset_list=None, split=None, classes=None,
     fields=None, layout=None, storage_options=None, source_options=None, allow_references=False,
-    progress=None)
+    executor=None, progress=None)
 write(target, splits, *, classes=None, fields=None, columns=(), label_space='auto', encoding='png',
     quality=95, storage_options=None, order='shuffled', seed=0, on_error='raise',
     check_images=False, overwrite=False, resume=False, sync=True, executor=None, progress=None)
@@ -226,7 +226,7 @@ relocate STORE OLD NEW --source-option --progress/--no-progress --json
 show STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
     --seed=0 --save-selection -o/--output --limit --size=144 --columns=8
 verify STORE --storage-option --decode --source --source-option --subset-list --split --classes
-    --field --layout --progress/--no-progress --json
+    --field --layout --workers --dask --progress/--no-progress --json
 """
 """Arguments and options of each command."""
 

@@ -487,6 +487,7 @@ def _number_or_text(text: str) -> int | float | str:
 @storage_option("--source-option", "the source")
 @SUBSET_LIST
 @source_options()
+@executing
 @PROGRESS
 @JSON
 def verify(

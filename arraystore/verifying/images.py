@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from arraystore._checksum import crc32c
+from arraystore._threads import n_cpus
 from arraystore.errors import escaped
 from arraystore.images.decode import decode, import_decoders
 from arraystore.images.probe import probe
+from arraystore.parallel.executors import Workers, in_order
 from arraystore.reading.read_ahead import ahead
+from arraystore.reading.stored_split import StoredSplit
+from arraystore.schema import PAYLOAD
 from arraystore.storage.range_reader import read_elements
+from arraystore.verifying.columns import Columns
 from arraystore.verifying.problems import Findings, Problem
 from arraystore.verifying.read_errors import READ_ERRORS, is_access_error
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
     from arraystore.indexing.byte_range import ChunkManifest
+    from arraystore.reading.store_handle import StoreHandle
     from arraystore.storage.file_bytes import FileBytes
     from arraystore.storage.range_reader import RangeReader
-    from arraystore.verifying.columns import Columns
     from arraystore.verifying.source import SourceCheck
     from arraystore.writing.progress import Meter
 
 WINDOW_NBYTES: Final = 4 * 2**20
 """Bytes that a thread reads at a time."""
+
+BLOCK_NBYTES: Final = 64 * 2**20
+"""Bytes of images that a worker of an executor checks at a time."""
+
+_USED: Final[tuple[str, ...]] = ("file_name", "image_height", "image_width", "image_crc32c")
+"""The columns that images are compared with."""
 
 WHOLE_NBYTES: Final = 256 * 2**20
 """Larger images are read in pieces, and only their checksum is compared."""
@@ -82,7 +95,7 @@ class ImagesCheck:
         """
         size = self.columns.nbytes
         checked = ahead(
-            self._windows(),
+            self._windows(WINDOW_NBYTES),
             lambda rows: (rows, self._problems(*rows)),
             n_ahead=2 * n_threads,
             n_threads=n_threads,
@@ -92,12 +105,45 @@ class ImagesCheck:
             deque(map(findings.add, problems), maxlen=0)
             meter.advance(last - first, int(size[first:last].sum()))
 
-    def _windows(self) -> Generator[tuple[int, int]]:
-        """Divide the samples into runs of about `WINDOW_NBYTES`."""
+    def run_in(
+        self, executor: Executor, store: StoreHandle, findings: Findings, meter: Meter
+    ) -> None:
+        """Let the workers of an executor read every image.
+
+        Parameters
+        ----------
+        executor : concurrent.futures.Executor
+        store : StoreHandle
+            What the workers open. Its payload is complete.
+        findings, meter
+            See `run`.
+        """
+        runs = self._windows(BLOCK_NBYTES)
+        tasks = (((number, rows), self._block(store, *rows)) for number, rows in enumerate(runs))
+        size = self.columns.nbytes
+        with (
+            Workers(executor, n_threads=n_cpus(), max_in_flight=2 * n_cpus()) as workers,
+            closing(workers.run(_check, tasks)) as results,
+        ):
+            numbered = ((number, (rows, problems)) for (number, rows), problems in results)
+            for (first, last), problems in in_order(numbered):
+                deque(map(findings.add, problems), maxlen=0)
+                meter.advance(last - first, int(size[first:last].sum()))
+
+    def _block(self, store: StoreHandle, first: int, last: int) -> _Block:
+        rows, known = slice(first, last), self.columns
+        values = {name: known.values[name][rows] for name in _USED if name in known.values}
+        columns = Columns(values, known.start[rows], known.nbytes[rows])
+        names = [columns.name(i) for i in range(last - first)]
+        source = None if self.source is None else self.source.part(names)
+        return _Block(store, first, columns, self.split, self.decode, source)
+
+    def _windows(self, most: int) -> Generator[tuple[int, int]]:
+        """Divide the samples into runs of about `most` bytes."""
         first, total = 0, 0
         sizes = self.columns.nbytes.tolist()
         for i, nbytes in enumerate(sizes):
-            if total and total + nbytes > WINDOW_NBYTES:
+            if total and total + nbytes > most:
                 yield first, i
                 first, total = i, 0
             total += nbytes
@@ -186,3 +232,44 @@ class ImagesCheck:
         start, nbytes = self.columns.start[[i]], self.columns.nbytes[[i]]
         for index in dict.fromkeys(self.manifest.locate(start, nbytes).object.tolist()):
             yield self.manifest.keys[index]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Images that a worker checks.
+
+    Attributes
+    ----------
+    store : StoreHandle
+    first : int
+        Position of the first of them.
+    columns : Columns
+        Of these images.
+    split, decode, source
+        See `ImagesCheck`.
+    """
+
+    store: StoreHandle
+    first: int
+    columns: Columns
+    split: str
+    decode: bool
+    source: SourceCheck | None
+
+
+def _check(block: _Block) -> list[Problem]:
+    """Return the problems of some images, after opening the store that they are in."""
+    import_decoders()
+    references = StoredSplit(block.store, block.split).references
+    if references is None:
+        path = f"{block.split}/{PAYLOAD}"
+        reader, manifest = block.store.reader, block.store.container.manifest(path)
+    else:
+        reader, manifest = references.reader, references.payload
+    check = ImagesCheck(
+        reader, manifest, block.columns, block.split, frozenset(), block.decode, block.source
+    )
+    found = (problem for rows in check._windows(WINDOW_NBYTES) for problem in check._problems(*rows))
+    return [
+        p if p.position is None else replace(p, position=p.position + block.first) for p in found
+    ]

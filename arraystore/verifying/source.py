@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from arraystore.errors import SourceError
 from arraystore.images.probe import probe
 from arraystore.images.reencode import needs_reencoding
 from arraystore.sources.sample_table import first_few
+from arraystore.storage.packed_paths import PathView
 from arraystore.verifying.problems import Findings, Problem
 
 if TYPE_CHECKING:
@@ -129,6 +131,31 @@ class SourceCheck:
         differing = (self._repeated & own) - self._agreeing
         self._add_names(findings, "has", differing, "with another label or other bytes")
         return len({*names} - own)
+
+    @property
+    def can_be_divided(self) -> bool:
+        """Whether other processes can compare the images: no part and no spool is involved."""
+        return not self._repeated and not (self._table.file == len(self._source.files)).any()
+
+    def part(self, names: Sequence[str]) -> SourceCheck:
+        """Return the check of the images of some samples, for another process."""
+        known = [i for name in names if (i := self._position.get(name)) is not None]
+        rows = np.array(known, np.int64)
+        used, file = np.unique(self._table.file[rows].astype(np.int64), return_inverse=True)
+        states = self._source.states.take(used).portable()
+        faults = self._source.faults.get(self._split, {})
+        source = replace(
+            self._source,
+            files=PathView(states.paths),
+            states=states,
+            splits={self._split: replace(self._table.take(rows), file=file.astype(np.int32))},
+            faults={self._split: {k: faults[i] for k, i in enumerate(known) if i in faults}},
+            parts={},
+            selections={},
+            hierarchy=None,
+            spool=None,
+        )
+        return SourceCheck(source, self._split, self._reencoded.intersection(names))
 
     def reader(self, names: Iterable[str]) -> FileBytes:
         """Return a reader of the source, which has fetched some images if they are remote.

@@ -57,6 +57,7 @@ from arraystore.writing.progress import Meter, meter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from concurrent.futures import Executor
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -138,6 +139,7 @@ def verify(
     storage_options: Mapping[str, Any] | None = None,
     source_options: Mapping[str, Any] | None = None,
     allow_references: bool | str | os.PathLike[str] | Sequence[str] = False,
+    executor: Executor | None = None,
     progress: bool | None = None,
 ) -> VerifyReport:
     """Read a whole store and report every problem.
@@ -171,6 +173,8 @@ def verify(
         Options of the buckets of `source`; see `arraystore.convert`.
     allow_references : bool, path-like, or sequence of str
         See `arraystore.open`. Images in other files are read like those in the store.
+    executor : concurrent.futures.Executor, optional
+        Reads and compares the images; threads by default. See `arraystore.convert`.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal.
 
@@ -222,6 +226,7 @@ def verify(
             layout=layout,
             skips_unreadable=True,
             buckets=buckets,
+            executor=executor,
         )
         options.check()
         with meter(progress) as shown, _temporary_spool(origin) as spool:
@@ -473,6 +478,15 @@ class _Verification:
         size = columns.nbytes
         self._shown.start(f"{name}: reading images", len(size), int(size.sum()))
         check = ImagesCheck(reader, manifest, columns, name, missing, decode, source)
+        executor = self._options.executor
+        # Workers read places that are known to be complete, and sources that are not in a spool.
+        if (
+            executor is not None
+            and findings.count == n_before
+            and (source is None or source.can_be_divided)
+        ):
+            check.run_in(executor, self._store._handle, findings, self._shown)
+            return
         check.run(findings, self._shown, max(n_cpus(), _REMOTE_THREADS if is_remote else 1))
 
     def _references(

@@ -17,9 +17,11 @@ import arraystore
 from arraystore.cli.commands import main
 from arraystore.errors import WorkersLostError
 from arraystore.indexing.layout import blocks
+from arraystore.verifying import images as images_module
 from arraystore.writing import store_writer
 from arraystore.writing.local import LocalStoreWriter
 from tests.support import SUFFIXES, objects_on_disk, picture, write_folder
+from tests.verifying.test_verify import flip_in_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
 
-PHOTOS = {f"{name}/{i}.jpg": picture(seed=i) for name in "ab" for i in range(12)}
+PHOTOS = {
+    f"{name}/{i}.jpg": picture(seed=i + 12 * (name == "b")) for name in "ab" for i in range(12)
+}
 
 
 def start() -> tuple[Any, Any]:
@@ -222,3 +226,21 @@ def test_cluster_walks_archives(
     found = [[*objects_on_disk(tmp_path / f"{k}.zarr").values()] for k in ("threads", "cluster")]
     assert found[0] == found[1]
     assert walked.count("_walk") == {"archives": 6, "class archives": 6, "webdataset": 3}[form]
+
+
+@every_suffix
+def test_cluster_finds_the_same_problems(
+    suffix: str, client: Any, photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_module, "BLOCK_NBYTES", 2_000)
+    arraystore.convert(photos, f"a{suffix}")
+    for damaged in (None, 3, 20):
+        if damaged is not None:
+            flip_in_image(tmp_path / f"a{suffix}", damaged)
+        found = [
+            arraystore.verify(f"a{suffix}", decode=True, source=photos, executor=executor)
+            for executor in (None, client.get_executor())
+        ]
+        assert found[0].problems == found[1].problems
+        assert found[1].ok is (damaged is None)
+    assert [problem.position for problem in found[1].problems] == [3, 20]
