@@ -95,7 +95,6 @@ OPENS_FILES = {
     "containers/hdf5/redo.py": {"open", "pread", "pwrite", "read_bytes"},  # the same, and journals
     "containers/hdf5/writer.py": {"open"},  # tests the signature of what exists at the target
     "containers/open_container.py": {"LocalReader"},  # makes the reader of a local store
-    "containers/zarr/bucket_editor.py": {"read_bytes"},  # chunks to be sent
     "containers/zarr/editor.py": {"read_bytes", "read_text", "write_text"},  # documents
     "containers/zarr/references.py": {"read_bytes"},  # columns of exported references
     "containers/zarr/writer.py": {"open", "read_text", "write_text"},  # writes a new store

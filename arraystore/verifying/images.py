@@ -269,7 +269,9 @@ def _check(block: _Block) -> list[Problem]:
     check = ImagesCheck(
         reader, manifest, block.columns, block.split, frozenset(), block.decode, block.source
     )
-    found = (problem for rows in check._windows(WINDOW_NBYTES) for problem in check._problems(*rows))
+    found = (
+        problem for rows in check._windows(WINDOW_NBYTES) for problem in check._problems(*rows)
+    )
     return [
         p if p.position is None else replace(p, position=p.position + block.first) for p in found
     ]

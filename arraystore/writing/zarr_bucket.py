@@ -5,14 +5,12 @@ An interrupted conversion keeps its shards, to be resumed: the lock object recor
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from typing_extensions import override
 
-from arraystore._threads import Scope
 from arraystore.errors import StorageError, escaped
 from arraystore.schema import PAYLOAD
 from arraystore.writing.bucket import BucketStoreWriter
@@ -23,7 +21,6 @@ from arraystore.writing.resuming import check_fingerprint, check_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from arraystore.writing.journal import Fingerprint
     from arraystore.writing.progress import Meter
 
-_FILES_IN_FLIGHT: Final = 16
 _KEPT: Final = "the shards sent so far are kept"
 
 
@@ -137,18 +133,10 @@ class ZarrBucketWriter(BucketStoreWriter):
             if path.is_file()
         }
         root = files.pop(self._root_key).read_bytes()
-        pool, scope = ThreadPoolExecutor(_FILES_IN_FLIGHT), Scope()
-        try:
-            sent = {
-                key: pool.submit(scope.run, self._send, key, path)
-                for key, path in files.items()
-                if key.startswith(f"{self._prefix}/")
-            }
-            self._keys.update(sent)
-            self._etags |= {key: future.result() for key, future in sent.items()}
-        finally:
-            scope.cancel()  # after an error or Ctrl-C, do not wait for responses
-            pool.shutdown(cancel_futures=True)
+        mine = {key: path for key, path in files.items() if key.startswith(f"{self._prefix}/")}
+        self._keys.update(mine)
+        sent = self._objects.put_files(mine)
+        self._etags |= {key: version.tag for key, version in sent.items()}
         self._check_sent()
         self._publish_root(root)
         self._is_published = True
@@ -161,9 +149,6 @@ class ZarrBucketWriter(BucketStoreWriter):
         """Record the root that is about to be written, so that it is recognized afterwards."""
         self._lock.seal(root)
         self._root = root
-
-    def _send(self, key: str, path: Path) -> str:
-        return self._objects.put(key, path.read_bytes()).tag
 
     def _check_sent(self) -> None:
         """Refuse to publish objects that another process has replaced or deleted."""

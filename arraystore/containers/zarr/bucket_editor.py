@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from arraystore._threads import Scope
 from arraystore.containers.protocol import ColumnEditor
 from arraystore.containers.zarr.editor import GROUP, settle
 from arraystore.containers.zarr.metadata import METADATA, consolidated_documents
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
 
     from arraystore.containers.protocol import WriteArray
     from arraystore.storage.objects.writer import ObjectWriter
-
-_IN_FLIGHT: Final = 16
-"""Objects that are sent at a time."""
 
 
 class ZarrBucketEditor(ColumnEditor):
@@ -57,10 +52,15 @@ class ZarrBucketEditor(ColumnEditor):
             for number, group in enumerate(writes):
                 added, path = folder / str(number), f"{group}/{name}"
                 new |= settle(added, path)
-                files = [file for file in added.rglob("*") if file.is_file()]
+                files = {
+                    f"{self._objects.key}/{path}/{file.relative_to(added).as_posix()}": file
+                    for file in added.rglob("*")
+                    if file.is_file()
+                }
+                documents = {key: file for key, file in files.items() if file.name == METADATA}
                 # Without consolidated metadata in the root, the documents make arrays visible.
-                self._send(added, [file for file in files if file.name != METADATA], path)
-                self._send(added, [file for file in files if file.name == METADATA], path)
+                self._objects.put_files({k: files[k] for k in files if k not in documents})
+                self._objects.put_files(documents)
         for group in writes:
             key = f"{self._objects.key}/{group}/{METADATA}"
             found = self._objects.read(key)
@@ -82,22 +82,6 @@ class ZarrBucketEditor(ColumnEditor):
         self._replace_root(lambda root: changed_root(root, {}, gone))
         # Documents first, by which a program that lists the group finds arrays.
         self._objects.delete(sorted(deleted, key=lambda key: not key.endswith(METADATA)))
-
-    def _send(self, folder: Path, files: list[Path], group: str) -> None:
-        """Send files of a group, and delete them."""
-
-        def send(path: Path) -> None:
-            below = path.relative_to(folder).as_posix()
-            self._objects.put(f"{self._objects.key}/{group}/{below}", path.read_bytes())
-            path.unlink()
-
-        pool, scope = ThreadPoolExecutor(_IN_FLIGHT), Scope()
-        try:
-            for sent in [pool.submit(scope.run, send, path) for path in files]:
-                sent.result()
-        finally:
-            scope.cancel()  # after an error or Ctrl-C, do not wait for responses
-            pool.shutdown(cancel_futures=True)
 
     def _replace_root(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         found = self._objects.read(self._root_key)

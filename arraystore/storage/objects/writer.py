@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from arraystore.errors import StorageError, escaped
+from arraystore.parallel.executors import Workers
 from arraystore.storage.objects.connection import connect
 from arraystore.storage.objects.errors import (
     NoBucketError,
@@ -20,6 +22,7 @@ from arraystore.storage.objects.event_loop import feed, run
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from typing_extensions import Buffer
 
@@ -38,6 +41,7 @@ MAX_READ_NBYTES: Final = 2**30
 """Most bytes that are read of an object that records the progress of a conversion."""
 
 _PARTS_IN_FLIGHT: Final = 4
+_FILES_IN_FLIGHT: Final = 16
 
 _PATIENCE: Final[Mapping[str, float]] = {
     # No byte is received while 64 MiB are sent, which takes minutes on a slow line.
@@ -270,6 +274,23 @@ class ObjectWriter:
             return self._retried(key, put)
         except FileNotFoundError:
             return None
+
+    def put_files(self, files: Mapping[str, Path]) -> dict[str, Version]:
+        """Write files as objects, some at the same time; return the version of each by its key.
+
+        After an error, or Ctrl-C, responses are not waited for.
+        """
+        with (
+            Workers(None, n_threads=_FILES_IN_FLIGHT, max_in_flight=_FILES_IN_FLIGHT) as workers,
+            closing(
+                workers.run(self._put_file, ((key, (key, files[key])) for key in files))
+            ) as sent,
+        ):
+            return dict(sent)
+
+    def _put_file(self, file: tuple[str, Path]) -> Version:
+        key, path = file
+        return self.put(key, path.read_bytes())
 
     def upload(self, key: str, nbytes: int, pieces: Callable[[], Iterable[Buffer]]) -> None:
         """Write one object in parts, from front to back; it appears when the last has arrived.
