@@ -117,9 +117,12 @@ def _export_to_bucket(splits: Mapping[str, Split], target: Location, form: _Form
     with TemporaryDirectory(prefix="arraystore-") as folder:
         written = Path(folder) / "references"
         n_images = _write(splits, written, form)
-        for path in sorted(written.rglob("*")):
-            key = f"{target.key}/{path.relative_to(written).as_posix()}"
-            if path.is_file() and key != root:
-                writer.put(key, path.read_bytes())
+        files = {
+            f"{target.key}/{path.relative_to(written).as_posix()}": path
+            for path in written.rglob("*")
+            if path.is_file()
+        }
+        files.pop(root, None)
+        writer.put_files(files)
         writer.create(root, (written / form.root).read_bytes())
     return n_images
