@@ -20,6 +20,7 @@ from arraystore.errors import FormatError
 from arraystore.indexing.byte_range import ZEROS, ByteRange
 from arraystore.indexing.positions import distinct
 from arraystore.indexing.referenced_payload import ReferencedPayload
+from arraystore.reading.large_blocks import keep_large_blocks
 from arraystore.storage.open_files import MAPS_TAKE_DESCRIPTORS
 from arraystore.storage.range_reader import (
     arriving_elements,
@@ -50,6 +51,9 @@ SECONDS_TRUSTED: Final = 0.05
 
 A check takes half as long as a copy of 100 KB.
 """
+
+_LARGE_NBYTES: Final = 2**20
+"""Bytes of a batch from which its memory is kept; see `arraystore.reading.large_blocks`."""
 
 _MAX_VIEWED: Final = 16
 """Most files that the views of one batch may map, where each map takes a file descriptor."""
@@ -157,6 +161,8 @@ class ImageReader:
 
     def copies(self, start: Ints, nbytes: Ints) -> list[bytes]:
         """Return images as bytes; raises as `read`."""
+        if len(nbytes) > 1 and nbytes.sum() > _LARGE_NBYTES:
+            keep_large_blocks()
         if self._local is None:
             return list(map(bytes, self.read(start, nbytes)))
         return self._in_pieces(start, nbytes, self._local.copies, bytes)
