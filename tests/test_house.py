@@ -64,7 +64,7 @@ HARMLESS = {
     *("start", "stop", "width", "components", "found", "offset", "position", "precision"),
     "max_gap",
     *("archive.nbytes", "index.ndim", "index.size", "index[outside][0]", "self._n_way"),
-    *("memoryview(data).nbytes", "sum(sizes)", "MAX_CHUNK_NBYTES", "_MAX_SCANS"),
+    *("memoryview(data).nbytes", "sum(sizes)", "total", "MAX_CHUNK_NBYTES", "_MAX_SCANS"),
 }
 """Expressions that a message may hold unescaped: numbers, and names that arraystore defines."""
 

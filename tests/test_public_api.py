@@ -23,6 +23,7 @@ class AppendReport(dataset, path, split, part, added, num_replaced, num_existing
 class ArrayStoreError(Exception)
 class Batch(image, label, file_name)
     columns: attribute
+    num_samples: attribute
 class Batches
     __iter__()
     __len__()
@@ -107,7 +108,7 @@ class Split
     label_words: attribute
     map(transform)
     name: attribute
-    per_label(k=None, *, fraction=None, seed=0, replace=False)
+    per_label(k=None, *, fraction=None, balanced=True, seed=0, replace=False)
     positions: attribute
     read_plan(selection=None)
     resized(size)
@@ -115,6 +116,7 @@ class Split
     select(selection)
     selection()
     str2int(name)
+    stratified_splits(fractions, *, seed=0)
     targets: attribute
     where(*, label=None, file_name=None, is_a=None, **columns)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest, is_referenced=False)

@@ -257,6 +257,12 @@ def test_resized_invalid_size_raises(train: arraystore.Split, size: int | tuple[
         train.resized(size)
 
 
+def test_batch_states_its_number_of_samples(train: arraystore.Split) -> None:
+    assert train[:5].num_samples == 5
+    assert train[[]].num_samples == 0
+    assert [batch.num_samples for batch in train.batches(7, size=8)] == [7, 7, 7, 7, 2]
+
+
 def test_empty_selection_is_empty_batch(train: arraystore.Split) -> None:
     batch = train[0:0]
     assert batch.image == train.image[[]] == train.image_bytes[0:0] == []

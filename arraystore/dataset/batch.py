@@ -52,6 +52,11 @@ class Batch(NamedTuple, Generic[Many]):
     file_name: NDArray[Any]
 
     @property
+    def num_samples(self) -> int:
+        """Number of samples; `len` of a batch is the number of its fields, as of every tuple."""
+        return len(self.label)
+
+    @property
     def columns(self) -> dict[str, Any]:
         """Values of the further columns that were requested: arrays, or lists if ragged."""
         return {}

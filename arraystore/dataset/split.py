@@ -38,6 +38,7 @@ from arraystore.indexing.sampling import (
     draw_from_groups,
     permutation,
     ranked,
+    stratified_bounds,
     with_repeats,
 )
 from arraystore.indexing.selection import as_position, as_positions, as_size, is_one
@@ -424,7 +425,8 @@ class Split:
             Class by its number, its id (``"n01443537"``) or words for it
             (``"goldfish"``, in any case); several mean any of them.
         file_name : str or iterable of str, optional
-            A name, or a pattern with ``*``, ``?`` and ``[abc]``; several mean any of them.
+            A name, or a pattern with ``*``, ``?`` and ``[abc]``; several mean any of them. If
+            no sample has a name without ``/``, all whose names end in it after a ``/``.
         is_a : str or iterable of str, optional
             A wider concept, such as ``"dog"`` or ``"n02084071"``: samples of all classes that
             are a kind of it; several mean any of them. See `Store.is_a`.
@@ -690,6 +692,7 @@ class Split:
         k: int | None = None,
         *,
         fraction: float | None = None,
+        balanced: bool = True,
         seed: int = 0,
         replace: bool = False,
     ) -> Self:
@@ -707,6 +710,9 @@ class Split:
             Instead of `k`: this part of all labelled samples, rounded down, as equally
             as possible from all labels. If it cannot be divided equally, some labels give one more.
             SimCLR's lists of 1 % and 10 % of ImageNet are made like that.
+        balanced : bool, default True
+            If false, `fraction` of the samples of each label, as in `stratified_splits`: labels
+            that have more samples give more.
         seed : int, default 0
             In ``range(2**63)``.
         replace : bool, default False
@@ -722,7 +728,8 @@ class Split:
         ValueError
             If a label has too few samples and `replace` is false, or a number is out of range.
         TypeError
-            If not exactly one of `k` and `fraction` is given.
+            If not exactly one of `k` and `fraction` is given, or `balanced` is false with `k` or
+            `replace`.
 
         Examples
         --------
@@ -734,7 +741,12 @@ class Split:
         """
         if (k is None) == (fraction is None):
             raise TypeError("per_label() needs either k or fraction")
-        check_bools(replace=replace)
+        check_bools(replace=replace, balanced=balanced)
+        if not balanced:
+            if fraction is None or replace:
+                raise TypeError("per_label(balanced=False) needs fraction, and no replace")
+            (part,) = self.stratified_splits([fraction], seed=seed)
+            return part
         seed = as_seed(seed)
         sizes = np.diff(self._groups.indptr)
         labels = np.flatnonzero(sizes)
@@ -755,6 +767,54 @@ class Split:
         chosen = draw_from_groups(groups, labels, counts, replace=replace, seed=seed)
         repeats = ", replace=True" if replace else ""
         return self._derived(chosen, f"{self._term}.per_label({amount}, seed={seed}{repeats})")
+
+    def stratified_splits(self, fractions: Sequence[float], *, seed: int = 0) -> list[Self]:
+        """Divide the labelled samples at random, the samples of each label by the same fractions.
+
+        No sample is in two parts. What cannot be divided is rounded up for some labels and down for
+        others, so that the parts have their fractions of all samples as well. As in `per_label`,
+        the samples of a part do not depend on the order or the container.
+
+        Parameters
+        ----------
+        fractions : sequence of float
+            In all at most 1, such as ``[0.8, 0.1, 0.1]``. If they add up to less, the rest of the
+            samples is in no part.
+        seed : int, default 0
+            In ``range(2**63)``.
+
+        Returns
+        -------
+        list of Split
+            One for each fraction, grouped by label. Samples without a label are in none.
+
+        Raises
+        ------
+        ValueError
+            If a fraction is not in [0, 1], or they add up to more than 1.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> [len(part) for part in train.stratified_splits([0.75, 0.25])]
+        [120, 40]
+        """
+        seed = as_seed(seed)
+        parts = [as_fraction(fraction, "fraction") for fraction in fractions]
+        sizes = np.diff(self._groups.indptr)
+        labels = np.flatnonzero(sizes)
+        ids = [self.label_names[label] for label in labels.tolist()]
+        bounds = stratified_bounds(sizes[labels], parts, hash_numbers(ids, seed))
+        groups = self._ranked(seed)
+        name = f"{self._term}.stratified_splits({parts}, seed={seed})"
+        return [
+            self._derived(
+                draw_from_groups(groups, labels, bounds[:, i + 1] - first, first=first),
+                f"{name}[{i}]",
+            )
+            for i, first in enumerate(bounds.T[:-1])
+        ]
 
     # Loops
 
@@ -1038,6 +1098,11 @@ class Split:
             missing -= {name for name, i in zip(exact, found.tolist(), strict=True) if i >= 0}
             matching = [stored.names.matching(p) for p in patterns if is_pattern(p)]
             positions[stored.location] = union([distinct(found[found >= 0]), *matching])
+        based = [name for name in exact if name in missing and "/" not in name]
+        for stored, _ in self._samples:
+            of_bases = [stored.names.with_base(name) for name in based]
+            missing -= {name for name, some in zip(based, of_bases, strict=True) if len(some)}
+            positions[stored.location] = union([positions[stored.location], *of_bases])
         for name in exact:
             if name in missing:
                 raise self._no_such_name(name)
@@ -1151,7 +1216,7 @@ class Split:
                 escaped(
                     f"{self.name}: label {label} ({self.label_names[label]}, "
                     f"{self.label_words[label]}) has {size} samples, not {count}{more}; "
-                    "draw fewer or pass replace=True"
+                    "draw fewer, or pass replace=True, or a fraction with balanced=False"
                 )
             )
 

@@ -186,6 +186,10 @@ class NameIndex:
         position = {name: i for i, name in enumerate(self._names.tolist())}
         return np.array([position.get(name, -1) for name in names], dtype=np.int64)
 
+    def with_base(self, name: str) -> Ints:
+        """Return the ascending positions of the names whose part after the last ``/`` is `name`."""
+        return np.flatnonzero(np.strings.endswith(self._names, f"/{name}"))
+
     def matching(self, pattern: str) -> Ints:
         """Return the ascending positions of the names that match a pattern or equal it.
 

@@ -7,12 +7,13 @@ easy as 1, 2, 3", SC 2011) with the key (seed, epoch), which NumPy promises to k
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from arraystore._typing import Hashes, Ints
 
@@ -203,8 +204,56 @@ def class_balanced_counts(n: int, fraction: float, keys: Hashes) -> Ints:
     return counts
 
 
+def stratified_bounds(sizes: Ints, fractions: Sequence[float], keys: Hashes) -> Ints:
+    """Divide each class by fractions; what cannot be divided evens out over all classes.
+
+    Parameters
+    ----------
+    sizes : ndarray of int64, shape (n_classes,)
+        Samples of each class.
+    fractions : sequence of float
+        Interpreted as the decimal numbers that are written; in all at most 1.
+    keys : ndarray of uint64, shape (n_classes,)
+        Where the numbers of a class are rounded, as a fraction of 2^64.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_classes, n_fractions + 1)
+        Part i of a class are its samples from bound i to bound i + 1.
+
+    Raises
+    ------
+    ValueError
+        If the fractions add up to more than 1.
+
+    Examples
+    --------
+    >>> half = np.array([2**63], dtype=np.uint64)
+    >>> stratified_bounds(np.array([60, 6]), [0.8, 0.1, 0.1], half.repeat(2))
+    array([[ 0, 48, 54, 60],
+           [ 0,  5,  5,  6]])
+    """
+    from fractions import Fraction
+
+    ends = [Fraction(0), *accumulate(Fraction(repr(float(part))) for part in fractions)]
+    if ends[-1] > 1:
+        total = float(ends[-1])
+        raise ValueError(f"fractions must add up to at most 1, got {total}")
+    rows = [
+        [0, *((end.numerator * size * 2**64 // end.denominator + key) >> 64 for end in ends[1:])]
+        for size, key in zip(sizes.tolist(), keys.tolist(), strict=True)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(len(sizes), len(ends))
+
+
 def draw_from_groups(
-    groups: Groups, labels: Ints, counts: Ints, *, replace: bool = False, seed: int = 0
+    groups: Groups,
+    labels: Ints,
+    counts: Ints,
+    *,
+    first: Ints | None = None,
+    replace: bool = False,
+    seed: int = 0,
 ) -> Ints:
     """Draw some positions of each of several labels: the first ones, or with replacement.
 
@@ -215,6 +264,8 @@ def draw_from_groups(
         Labels that have positions.
     counts : ndarray of int64, shape (n_labels,)
         Positions to draw of each label; without `replace`, at most as many as it has.
+    first : ndarray of int64, shape (n_labels,), optional
+        Positions of each label that are passed over; without `replace`.
     replace : bool, default False
         Draw from all positions of the label each time, as `with_repeats` does.
     seed : int, default 0
@@ -224,7 +275,7 @@ def draw_from_groups(
     ndarray of int64, shape (counts.sum(),)
         Grouped by label, in the order of `labels`.
     """
-    start = np.repeat(groups.indptr[labels], counts)
+    start = np.repeat(groups.indptr[labels] + (0 if first is None else first), counts)
     nth = np.arange(len(start), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
     if replace:
         sizes = np.repeat(np.diff(groups.indptr)[labels], counts).astype(np.uint64)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import fnmatch
 import json
 import pickle
+from fractions import Fraction
 from hashlib import blake2b
+from itertools import pairwise
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -482,6 +485,62 @@ def test_per_label_takes_smallest_hashes(
             return
         expected += sorted(members, key=lambda name: keyed(name, seed))[:k]
     assert split.per_label(k, seed=seed).file_name.tolist() == expected
+
+
+@on_one_store
+@given(
+    subset=subsets(),
+    seed=st.integers(0, 3),
+    tenths=st.lists(st.integers(0, 10), max_size=4).filter(lambda some: sum(some) <= 10),
+)
+def test_stratified_splits_divide_each_label(
+    queried: Path, subset: tuple[str, Any], seed: int, tenths: list[int]
+) -> None:
+    store = arraystore.open(queried)
+    split = taken(store, subset)
+    split = split.select(np.unique(split.positions, return_index=True)[1])  # without repeats
+    parts = split.stratified_splits([n / 10 for n in tenths], seed=seed)
+    names, labels = split.file_name.tolist(), split.label
+    expected: list[list[str]] = [[] for _ in tenths]
+    for label in sorted({x for x in labels.tolist() if x >= 0}):
+        members = [names[i] for i in np.flatnonzero(labels == label)]
+        members.sort(key=lambda name: keyed(name, seed))
+        shift = Fraction(int.from_bytes(keyed(store.label_names[label], seed), "big"), 2**64)
+        bounds = [0] + [
+            floor(Fraction(sum(tenths[: i + 1]), 10) * len(members) + shift)
+            for i in range(len(tenths))
+        ]
+        for part, (first, last) in zip(expected, pairwise(bounds), strict=True):
+            part += members[first:last]
+    assert [part.file_name.tolist() for part in parts] == expected
+    if tenths:
+        fraction = tenths[0] / 10
+        drawn = split.per_label(fraction=fraction, balanced=False, seed=seed)
+        assert drawn.file_name.tolist() == expected[0]
+
+
+def test_stratified_splits_need_fractions_of_one(train: arraystore.Split) -> None:
+    assert sum(map(len, train.stratified_splits([0.7, 0.2, 0.1]))) == (train.label >= 0).sum()
+    with pytest.raises(ValueError, match=r"must add up to at most 1, got 1\.1"):
+        train.stratified_splits([0.8, 0.3])
+    with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\], got -0\.1"):
+        train.stratified_splits([-0.1])
+    with pytest.raises(TypeError, match="balanced=False"):
+        train.per_label(2, balanced=False)
+
+
+@named("suffix", SUFFIXES)
+def test_where_takes_names_without_folders(suffix: str, tmp_path: Path) -> None:
+    names = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "2.jpg", "b/21.jpg"]
+    path = tmp_path / f"a{suffix}"
+    write_store(path, names, [0] * 5, classes=["x"], order="source")
+    split = next(iter(arraystore.open(path).values()))
+    assert split.where(file_name="1.jpg").file_name.tolist() == ["a/1.jpg", "b/1.jpg"]
+    assert split.where(file_name="2.jpg").file_name.tolist() == ["2.jpg"]  # a whole name
+    assert split.where(file_name=["21.jpg", "a/1.jpg"]).file_name.tolist() == [names[0], names[4]]
+    for unknown in ("3.jpg", "c/1.jpg", ".jpg"):
+        with pytest.raises(KeyError, match="there is no file name"):
+            split.where(file_name=unknown)
 
 
 def test_per_label_is_part_of_larger_draw(train: arraystore.Split) -> None:
