@@ -24,3 +24,6 @@ Bytes: TypeAlias = NDArray[np.uint8]
 
 Mask: TypeAlias = NDArray[np.bool_]
 """True for the selected rows of an array, (row,)."""
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""

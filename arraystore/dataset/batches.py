@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from arraystore._typing import Ints
     from arraystore.dataset.columns import Column
-    from arraystore.dataset.sample_reader import SampleReader, Size
+    from arraystore.dataset.sample_reader import SampleReader
+    from arraystore.images.crops import Framing
 
     AnyBatch = Batch[Any]
 
@@ -112,8 +113,8 @@ class Batches:
         Number of batches to leave out at the beginning.
     drop_last : bool
         Whether to leave out a last batch that is shorter.
-    size : int or (int, int), optional
-        Height and width to resize images to.
+    framing : Framing, optional
+        How images become one array.
     skips : bool, default False
         Whether to leave out images that cannot be decoded.
     columns : sequence of Column, optional
@@ -128,7 +129,7 @@ class Batches:
         *,
         first: int,
         drop_last: bool,
-        size: Size | None,
+        framing: Framing | None,
         skips: bool = False,
         columns: Sequence[Column] = (),
     ) -> None:
@@ -138,7 +139,7 @@ class Batches:
         self._reader = reader
         self._batch_size = batch_size
         self._epoch = epoch
-        self._size = size
+        self._framing = framing
         n = len(reader) if epoch.groups is None else len(epoch.groups.order)
         n //= epoch.world_size
         self._start = first * batch_size
@@ -214,22 +215,22 @@ class Batches:
     def _loop(
         self,
         items: Generator[T],
-        load: Callable[[T, Size | None, dict[int, str] | None], AnyBatch],
+        load: Callable[[T, Framing | None, dict[int, str] | None], AnyBatch],
     ) -> Iterator[AnyBatch]:
         if self._columns:
             return self._skipping(items, self._with_columns(load))
         if not self._skips:
-            return self._ahead(items, lambda item: load(item, self._size, None))
+            return self._ahead(items, lambda item: load(item, self._framing, None))
         return self._skipping(items, load)
 
     def _with_columns(
-        self, load: Callable[[T, Size | None, dict[int, str] | None], AnyBatch]
-    ) -> Callable[[T, Size | None, dict[int, str] | None], AnyBatch]:
+        self, load: Callable[[T, Framing | None, dict[int, str] | None], AnyBatch]
+    ) -> Callable[[T, Framing | None, dict[int, str] | None], AnyBatch]:
         """Return `load` with further columns, of the samples that are not left out."""
         columns = [(column.name, column.loaded_if_small()) for column in self._columns]
 
-        def loaded(item: T, size: Size | None, faults: dict[int, str] | None) -> AnyBatch:
-            batch = load(item, size, faults)
+        def loaded(item: T, framing: Framing | None, faults: dict[int, str] | None) -> AnyBatch:
+            batch = load(item, framing, faults)
             indices = item.indices if isinstance(item, Encoded) else np.asarray(item)
             if faults:
                 indices = indices[~np.isin(indices, list(faults))]
@@ -240,13 +241,13 @@ class Batches:
     def _skipping(
         self,
         items: Generator[T],
-        load: Callable[[T, Size | None, dict[int, str] | None], AnyBatch],
+        load: Callable[[T, Framing | None, dict[int, str] | None], AnyBatch],
     ) -> Iterator[AnyBatch]:
         """Yield batches without the images that cannot be decoded, and record these."""
 
         def work(item: T) -> tuple[AnyBatch, dict[int, str]]:
             faults: dict[int, str] = {}
-            return load(item, self._size, faults if self._skips else None), faults
+            return load(item, self._framing, faults if self._skips else None), faults
 
         with closing(self._ahead(items, work)) as loaded:
             for batch, faults in loaded:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from arraystore._typing import Ints
-    from arraystore.dataset.sample_reader import SampleReader, Size
+    from arraystore.dataset.sample_reader import SampleReader
+    from arraystore.images.crops import Framing
 
     AnyBatch = Batch[Any]
 
@@ -61,8 +62,8 @@ class Episodes:
     seed : int
     numbers : (int, int or None)
         The first episode, and how many.
-    size : int or (int, int), optional
-        Height and width to resize images to.
+    framing : Framing, optional
+        How images become one array.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Episodes:
         *,
         seed: int,
         numbers: tuple[int, int | None],
-        size: Size | None,
+        framing: Framing | None,
     ) -> None:
         self._reader = reader
         self._groups = groups
@@ -83,7 +84,7 @@ class Episodes:
         self._eligible = np.flatnonzero(np.diff(groups.indptr) >= sum(sizes))
         self._seed = seed
         self._first, self._count = numbers
-        self._size = size
+        self._framing = framing
         if len(self._eligible) < self._n_way:
             raise ValueError(
                 escaped(
@@ -136,7 +137,7 @@ class Episodes:
     def _episode(self, number: int) -> Episode:
         labels, support, query = self.positions(number)
         positions = np.concatenate([support.reshape(-1), query.reshape(-1)])
-        both = self._reader.batch(positions, self._size)
+        both = self._reader.batch(positions, self._framing)
         n = support.size
         return Episode(
             Batch(*(column[:n] for column in both)),

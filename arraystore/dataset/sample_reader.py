@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from arraystore._threads import in_a_thread, in_threads
 from arraystore.dataset.batch import Batch, Encoded, Sample
 from arraystore.errors import FormatError
 from arraystore.images import decode
-from arraystore.indexing.selection import as_positions, as_size
+from arraystore.indexing.selection import as_positions
 from arraystore.reading.image_reader import ReadPlan
 from arraystore.reading.read_ahead import ahead
 from arraystore.reading.stored_split import StoredSplit
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from arraystore._threads import Task
     from arraystore._typing import Checksums, Ints, Pixels
     from arraystore.dataset.sample_set import SampleSet
+    from arraystore.images.crops import Framing
     from arraystore.reading.stored_split import ImageRows
-
-    Size = int | tuple[int, int]
 
 T = TypeVar("T")
 
@@ -76,15 +75,15 @@ class SampleReader:
         return list(map(Sample, batch.image, batch.label.tolist(), batch.file_name.tolist()))
 
     def batch(
-        self, indices: Ints, size: Size | None = None, faults: dict[int, str] | None = None
+        self, indices: Ints, framing: Framing | None = None, faults: dict[int, str] | None = None
     ) -> Batch[Any]:
         """Read and decode samples.
 
         Parameters
         ----------
         indices : ndarray of int64, shape (n,)
-        size : int or (int, int), optional
-            Height and width to resize images to, which are one array then.
+        framing : Framing, optional
+            How images become one array; without it they are a list.
         faults : dict of int to str, optional
             Receives the index of each image that cannot be decoded, and why. The batch lacks these
             samples.
@@ -96,12 +95,12 @@ class SampleReader:
         FormatError
             If an image cannot be decoded, unless there are `faults`.
         """
-        batch = Batch(*self._read_and_decode(indices, size, _ANNOTATIONS, faults))
-        return _without(batch, indices, faults)
+        batch = Batch(*self._read_and_decode(indices, framing, _ANNOTATIONS, faults))
+        return _without(batch, indices, faults, framing)
 
-    def images(self, indices: Ints, size: Size | None = None) -> Any:
+    def images(self, indices: Ints, framing: Framing | None = None) -> Any:
         """Read and decode images, into a list of arrays or one array; see `batch`."""
-        (images,) = self._read_and_decode(indices, size, (), None)
+        (images,) = self._read_and_decode(indices, framing, (), None)
         return images
 
     def read(self, indices: Ints) -> Encoded:
@@ -115,22 +114,22 @@ class SampleReader:
         return Encoded(indices, *self._samples.gather(indices, read))
 
     def decode(
-        self, encoded: Encoded, size: Size | None = None, faults: dict[int, str] | None = None
+        self, encoded: Encoded, framing: Framing | None = None, faults: dict[int, str] | None = None
     ) -> Batch[Any]:
         """Decode samples that were read before; see `batch`."""
-        resized = _empty(len(encoded.indices), size)
+        resized = None if framing is None else _Framed.empty(framing, len(encoded.indices))
 
         def work(i: int) -> Pixels:
-            index, into = int(encoded.indices[i]), None if resized is None else resized[i]
-            return self._decoded(encoded.views[i], index, into, encoded.crc32c[i], faults)
+            index, crc = int(encoded.indices[i]), encoded.crc32c[i]
+            return self._decoded(encoded.views[i], index, resized, i, crc, faults)
 
         if len(encoded.indices) > 1:
             decode.import_decoders()
         images = in_threads(work, len(encoded.indices))
         batch: Batch[Any] = Batch(
-            images if resized is None else resized, encoded.label, encoded.file_name
+            images if resized is None else resized.images, encoded.label, encoded.file_name
         )
-        return _without(batch, encoded.indices, faults)
+        return _without(batch, encoded.indices, faults, framing)
 
     def copy(self, index: int) -> bytes:
         """Return one encoded image as bytes."""
@@ -184,19 +183,19 @@ class SampleReader:
     def _read_and_decode(
         self,
         indices: Ints,
-        size: Size | None,
+        framing: Framing | None,
         columns: Sequence[str],
         faults: dict[int, str] | None,
     ) -> tuple[Any, ...]:
         """Return decoded images, and the values of further columns."""
-        resized = _empty(len(indices), size)
+        resized = None if framing is None else _Framed.empty(framing, len(indices))
 
         def read(stored: StoredSplit, positions: Ints, which: Sequence[int]) -> tuple[Any, ...]:
             rows, values = stored.rows(positions, columns, with_checksums=True)
             return self._pixels(stored, rows, indices, which, resized, faults), *values
 
         images, *values = self._samples.gather(indices, read)
-        return images if resized is None else resized, *values
+        return images if resized is None else resized.images, *values
 
     def _pixels(
         self,
@@ -204,18 +203,17 @@ class SampleReader:
         rows: ImageRows,
         indices: Ints,
         which: Sequence[int],
-        resized: Pixels | None,
+        resized: _Framed | None,
         faults: dict[int, str] | None,
     ) -> list[Pixels]:
         """Read and decode images of one stored split, remote ones while others are in transit."""
 
         def work(i: int, data: memoryview) -> Pixels:
             place = which[i]
-            into = None if resized is None else resized[place]
             # Reading has compared the checksums already, or decoding does it now, in threads.
             is_compared = stored.has_checksums and not stored.is_checked
             expected = rows.crc32c[i] if is_compared else None
-            return self._decoded(data, int(indices[place]), into, expected, faults)
+            return self._decoded(data, int(indices[place]), resized, place, expected, faults)
 
         if not stored.is_remote or len(rows.positions) < 2:
             encoded = stored.read(rows)
@@ -239,27 +237,27 @@ class SampleReader:
         self,
         encoded: memoryview,
         index: int,
-        into: Pixels | None,
+        resized: _Framed | None,
+        place: int,
         expected: np.uint32 | None,
         faults: dict[int, str] | None,
     ) -> Pixels:
-        """Decode one image, into an array if there is one, after comparing its checksum."""
+        """Compare the checksum of an image, and decode it, to its place in an array if any."""
         if expected is not None and crc32c(encoded) != expected:
             stored, position = self._samples.locate_one(index)
             rows, _ = stored.rows(np.array([position]), with_checksums=True)
             stored.check([encoded], rows)
         try:
-            if into is None:
+            if resized is None:
                 return decode.decode(encoded)
-            decode.decode_resized(encoded, into)
+            resized.decode(encoded, index, place)
         except ValueError as error:
             stored, position = self._samples.locate_one(index)
             message = f"{stored.describe(position)}: {error}"
             if faults is None:
                 raise FormatError(message) from error
             faults[index] = message
-            return _NO_PIXELS
-        return into
+        return _NO_PIXELS
 
 
 def _checksums(stored: StoredSplit, rows: ImageRows, images: Sequence[memoryview]) -> Checksums:
@@ -269,16 +267,32 @@ def _checksums(stored: StoredSplit, rows: ImageRows, images: Sequence[memoryview
     return np.fromiter(map(crc32c, images), np.uint32, len(images))
 
 
-def _without(batch: Batch[Any], indices: Ints, faults: dict[int, str] | None) -> Batch[Any]:
+def _without(
+    batch: Batch[Any], indices: Ints, faults: dict[int, str] | None, framing: Framing | None
+) -> Batch[Any]:
     """Return a batch without the samples that have faults."""
     if not faults:
         return batch
     kept = np.flatnonzero(~np.isin(indices, list(faults)))
-    images = batch.image
-    sound = images[kept] if isinstance(images, np.ndarray) else [images[i] for i in kept.tolist()]
+    if framing is None:
+        sound: Any = [batch.image[i] for i in kept.tolist()]
+    else:
+        sound = batch.image.take(kept, axis=framing.axis)
     return Batch(sound, batch.label[kept], batch.file_name[kept])
 
 
-def _empty(n: int, size: Size | None) -> Pixels | None:
-    """Return an array for images that are resized."""
-    return None if size is None else np.empty((n, *as_size(size), 3), dtype=np.uint8)
+class _Framed(NamedTuple):
+    """Images of a batch in one array."""
+
+    framing: Framing
+    images: Pixels
+
+    @classmethod
+    def empty(cls, framing: Framing, n: int) -> _Framed:
+        """Return an array for n images."""
+        return cls(framing, framing.empty(n))
+
+    def decode(self, encoded: memoryview, index: int, place: int) -> None:
+        """Decode an image, of the sample `index` of the split, to a place in the array."""
+        crops = partial(self.framing.crops, index)
+        decode.decode_crops(encoded, self.framing.places(self.images, place), crops)

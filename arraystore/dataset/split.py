@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from functools import cached_property
@@ -29,6 +30,7 @@ from arraystore.dataset.sample_set import SampleSet, StoredPositions
 from arraystore.dataset.saved_selection import SavedSelection, SelectedRanks
 from arraystore.dataset.store_root import StoreRoot
 from arraystore.errors import FormatError, OtherSelectionError, brief, escaped
+from arraystore.images.crops import CROPS, LAYOUTS, RATIO, SCALE, Framing
 from arraystore.indexing.layout import hash_numbers, label_index
 from arraystore.indexing.packed_names import is_pattern
 from arraystore.indexing.positions import as_mask, compact, distinct, is_ascending, union
@@ -335,7 +337,7 @@ class Split:
         return LazyImages(
             f"resized(({height}, {width}))",
             self,
-            lambda positions: self._reader.images(positions, (height, width)),
+            lambda positions: self._reader.images(positions, Framing((height, width))),
         )
 
     def read_plan(self, selection: Selection | None = None) -> ReadPlan:
@@ -832,6 +834,12 @@ class Split:
         world_size: int = 1,
         buffer_size: int = 1024,
         size: int | tuple[int, int] | None = None,
+        crop: str = CROPS[0],
+        flip: bool = False,
+        scale: tuple[float, float] = SCALE,
+        ratio: tuple[float, float] = RATIO,
+        views: int = 1,
+        layout: str = LAYOUTS[0],
         on_error: str = "raise",
         columns: Sequence[str] = (),
     ) -> Batches:
@@ -867,6 +875,19 @@ class Split:
             Samples in a buffer of ``"block"``.
         size : int or (int, int), optional
             Height and width to resize to, see `resized`; ``Batch.image`` is one array then.
+        crop : {"center", "random"}, default "center"
+            The largest centred part with the aspect ratio of `size`; or a part of random area,
+            shape and place, as torchvision's ``RandomResizedCrop`` draws it.
+        flip : bool, default False
+            Mirror half of the images, at random.
+        scale, ratio : (float, float)
+            Bounds of the area of a random crop, as a fraction of the image, and of its width
+            divided by its height.
+        views : int, default 1
+            Parts of each image. With 2 or more, ``Batch.image`` has the shape (views, n, …), so
+            that ``first, second = batch.image`` are the two views of contrastive learning.
+        layout : {"NHWC", "NCHW"}, default "NHWC"
+            Order of the dimensions: height, width and channel, or channel, height and width.
         on_error : {"raise", "skip"}
             Raise an error for an image that cannot be decoded, or leave its sample out of the batch
             and record it in ``Batches.skipped``. A batch keeps its place and becomes shorter,
@@ -885,7 +906,8 @@ class Split:
         Raises
         ------
         ValueError
-            If an argument is out of range.
+            If an argument is out of range, or `crop`, `flip`, `views` or `layout` is given without
+            `size`.
 
         Examples
         --------
@@ -896,6 +918,13 @@ class Split:
         (64, 32, 32, 3) [525 105 736]
         (64, 32, 32, 3) [368 841 315]
         (32, 32, 32, 3) [683 210   0]
+
+        Crops and flips follow from seed, epoch and the position of the sample in the split alone,
+        whatever the number of processes, and also if an epoch is resumed:
+
+        >>> batches = train.batches(64, size=32, crop="random", flip=True, views=2, layout="NCHW")
+        >>> next(iter(batches)).image.shape
+        (2, 64, 3, 32, 32)
         """
         check_bools(balanced=balanced, drop_last=drop_last)
         check_choice(on_error, "on_error", ON_ERROR)
@@ -910,13 +939,14 @@ class Split:
             world_size=as_count(world_size, "world_size"),
             buffer_size=as_count(buffer_size, "buffer_size", least=1),
         )
+        framing = _framing(size, crop, flip, scale, ratio, views, layout, order)
         return Batches(
             self._reader,
             as_count(batch_size, "batch_size", least=1),
             order,
             first=as_count(start_batch, "start_batch"),
             drop_last=drop_last,
-            size=None if size is None else as_size(size),
+            framing=framing,
             skips=on_error != ON_ERROR[0],
             columns=[self.columns[name] for name in columns],
         )
@@ -986,7 +1016,7 @@ class Split:
                 as_seed(start, "start"),
                 None if n_episodes is None else as_count(n_episodes, "n_episodes"),
             ),
-            size=None if size is None else as_size(size),
+            framing=None if size is None else Framing(as_size(size)),
         )
 
     def map(self, transform: Callable[[Sample], T]) -> Mapped[T]:
@@ -1231,6 +1261,45 @@ def _unpickled(
     """Return a split from the few values that its pickle has, so that it is small."""
     samples = SampleSet([StoredPositions(*member) for member in members], order)
     return cls(StoreRoot(handle), name, samples)
+
+
+def _framing(
+    size: int | tuple[int, int] | None,
+    crop: str,
+    flip: bool,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    views: int,
+    layout: str,
+    order: Epoch,
+) -> Framing | None:
+    """Return how images become arrays, from the arguments of `Split.batches`."""
+    check_choice(crop, "crop", CROPS)
+    check_choice(layout, "layout", LAYOUTS)
+    check_bools(flip=flip)
+    views = as_count(views, "views", least=1)
+    if size is None:
+        if (crop, flip, views, layout) != (CROPS[0], False, 1, LAYOUTS[0]):
+            raise ValueError("crop, flip, views and layout need a size")
+        return None
+    return Framing(
+        as_size(size),
+        crop,
+        flip,
+        _bounds("scale", scale, 1.0),
+        _bounds("ratio", ratio, math.inf),
+        views,
+        layout,
+        order.seed,
+        order.epoch,
+    )
+
+
+def _bounds(name: str, pair: tuple[float, float], most: float) -> tuple[float, float]:
+    low, high = map(float, pair)
+    if not 0 < low <= high <= most:
+        raise ValueError(f"{name} must be two ascending numbers over 0, got {brief(pair)}")
+    return low, high
 
 
 def _others(stored: StoredSplit, positions: Ints) -> Ints:

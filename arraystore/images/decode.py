@@ -10,21 +10,24 @@ from __future__ import annotations
 import contextlib
 import threading
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from arraystore.images import jpeg
+from arraystore.images.crops import centred
 from arraystore.images.jpeg import Colours
 from arraystore.images.pillow import DEFAULT_MAX_PIXELS, check_pixel_count, open_image
-from arraystore.images.resize import fit
+from arraystore.images.resize import scale
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from PIL import Image
     from typing_extensions import Buffer
 
-    from arraystore._typing import Pixels
-    from arraystore.images.resize import Size
+    from arraystore._typing import Pixels, Size
+    from arraystore.images.crops import Crop
 
 # libjpeg decodes to these fractions faster than to the full size, to those between more slowly.
 _REDUCTIONS: Final = (8, 4, 2)
@@ -109,8 +112,51 @@ def decode_resized(data: Buffer, out: Pixels) -> None:
         As in `decode`; `out` is then unchanged.
     """
     size = (out.shape[0], out.shape[1])
-    decoded = _decode(data, size)
-    out[...] = fit(decoded.pixels, decoded.extent, size)
+    decode_crops(data, [out], lambda height, width: [centred(height, width, size)])
+
+
+def decode_crops(
+    data: Buffer, outs: Sequence[Pixels], crops_of: Callable[[int, int], Sequence[Crop]]
+) -> None:
+    """Decode an image once, and scale several parts of it into arrays.
+
+    A JPEG is decoded at a fraction of its size if all parts are to become much smaller, as in
+    `decode_resized`.
+
+    Parameters
+    ----------
+    data : bytes, or any contiguous buffer
+        The encoded image.
+    outs : sequence of ndarray of uint8, shape (height, width, 3)
+        Arrays of one size that receive the results.
+    crops_of : callable
+        Returns the part for each of them, given height and width of the image.
+
+    Raises
+    ------
+    ValueError
+        As in `decode`; `outs` are then unchanged.
+    """
+    size = (outs[0].shape[0], outs[0].shape[1])
+    crops: Sequence[Crop] = ()
+
+    def reduction(height: int, width: int) -> int:
+        nonlocal crops
+        crops = crops_of(height, width)
+        least = min(height, width)
+        return min(_reduction(crop.height, crop.width, size, least) for crop in crops)
+
+    decoded = _decode(data, reduction)
+    by, (height, width) = decoded.by, decoded.extent
+    # Without a header that was read before, the crops are not known yet.
+    for out, crop in zip(outs, crops or crops_of(round(height), round(width)), strict=True):
+        part = crop._replace(
+            top=crop.top / by,
+            left=crop.left / by,
+            height=crop.height / by,
+            width=crop.width / by,
+        )
+        out[...] = scale(decoded.pixels, part, size)
 
 
 def check_decodes(data: Buffer) -> bool:
@@ -125,33 +171,49 @@ def check_decodes(data: Buffer) -> bool:
     ValueError
         As in `decode`.
     """
-    return not _decode(data, (1, 1)).has_warnings
+    return not _decode(data, lambda h, w: _reduction(h, w, (1, 1), min(h, w))).has_warnings
 
 
 class _Decoded(NamedTuple):
-    """Pixels, the height and width of the image in them, and whether libjpeg warned."""
+    """Pixels, and the height and width of the image in them.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (height, width, 3)
+    extent : (float, float)
+        The last row and column can extend beyond the image.
+    by : int
+        Denominator of the fraction at which the image was decoded.
+    has_warnings : bool
+        Whether libjpeg warned.
+    """
 
     pixels: Pixels
     extent: tuple[float, float]
+    by: int = 1
     has_warnings: bool = False
 
 
-def _decode(data: Buffer, size: Size | None = None) -> _Decoded:
+_Reduction: TypeAlias = "Callable[[int, int], int]"
+"""Function from the height and width of a JPEG to the denominator of a fraction of its size."""
+
+
+def _decode(data: Buffer, reduction: _Reduction | None = None) -> _Decoded:
     """Decode an image.
 
-    If the image is to be resized to `size`, there may be fewer pixels than the image has, and they
-    may be in memory that this thread uses again for the next image.
+    With a reduction there may be fewer pixels than the image has, and they may be in memory that
+    this thread uses again for the next image.
     """
     view = memoryview(data).cast("B")
     if view.nbytes == 0:
         raise ValueError("is empty (0 bytes)")
     if bytes(view[:3]) == jpeg.SIGNATURE:
-        return _decode_jpeg(view, size)
+        return _decode_jpeg(view, reduction)
     with open_image(view) as picture:
         return _with_extent(_to_rgb(picture))
 
 
-def _decode_jpeg(view: memoryview, size: Size | None) -> _Decoded:
+def _decode_jpeg(view: memoryview, reduction: _Reduction | None) -> _Decoded:
     import simplejpeg
 
     header = check_size(view)
@@ -165,9 +227,10 @@ def _decode_jpeg(view: memoryview, size: Size | None) -> _Decoded:
         # simplejpeg raises for any oddity, even an unknown JFIF version. Pillow, which decodes
         # next, raises if the image is truncated.
         with contextlib.suppress(ValueError):
-            if size is None:
+            if reduction is None:
                 return _with_extent(simplejpeg.decode_jpeg(view, "rgb", strict=True))
-            return _decode_reduced(view, header.height, header.width, size)
+            by = reduction(header.height, header.width)
+            return _decode_reduced(view, header.height, header.width, by)
         if jpeg.lacks_only_end_marker(view, header):
             with contextlib.suppress(ValueError):
                 whole = bytes(view) + jpeg.END
@@ -188,27 +251,34 @@ def _reading(view: memoryview) -> jpeg.ReadBytes:
     return lambda start, stop: view[start:stop]
 
 
-def _decode_reduced(view: memoryview, height: int, width: int, size: Size) -> _Decoded:
-    """Decode a JPEG at the smallest fraction that resizing it to `size` allows."""
+def _decode_reduced(view: memoryview, height: int, width: int, by: int) -> _Decoded:
+    """Decode a JPEG at a fraction of its size."""
     import simplejpeg
 
-    by = _reduction(height, width, size)
     least = {"min_height": -(-height // by), "min_width": -(-width // by), "min_factor": 2}
     nbytes = 3 * least["min_height"] * least["min_width"]
     buffer = _scratch_buffer(nbytes)
     pixels = simplejpeg.decode_jpeg(view, "rgb", buffer=buffer, strict=True, **least)
-    return _Decoded(pixels, (height / by, width / by))
+    return _Decoded(pixels, (height / by, width / by), by)
 
 
-def _reduction(height: int, width: int, size: Size) -> int:
+def _reduction(height: float, width: float, size: Size, least: int) -> int:
     """Return the denominator of the fraction at which a JPEG is decoded.
+
+    Parameters
+    ----------
+    height, width : float
+        Of the part of the image that becomes an array of `size`.
+    size : (int, int)
+    least : int
+        The shorter side of the image.
 
     Examples
     --------
-    >>> [_reduction(500, 375, (side, side)) for side in (224, 125, 84, 32)]
+    >>> [_reduction(375, 375, (side, side), 375) for side in (224, 125, 84, 32)]
     [1, 2, 2, 4]
     """
-    if min(height, width) < _MIN_REDUCED_SIDE:
+    if least < _MIN_REDUCED_SIDE:
         return 1
     factor = min(height / size[0], width / size[1]) / _MARGIN
     return next((by for by in _REDUCTIONS if by <= factor), 1)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from arraystore._typing import Pixels
+from arraystore.images.crops import Crop, centred
 
-Size: TypeAlias = tuple[int, int]
-"""Height and width in pixels."""
+if TYPE_CHECKING:
+    from arraystore._typing import Pixels, Size
 
 
 def resize(pixels: Pixels, size: int | Size) -> Pixels:
@@ -61,16 +60,20 @@ def fit(pixels: Pixels, extent: tuple[float, float], size: Size) -> Pixels:
     ndarray of uint8, shape (*size, 3)
         Read-only.
     """
+    return scale(pixels, centred(*extent, size), size)
+
+
+def scale(pixels: Pixels, crop: Crop, size: Size) -> Pixels:
+    """Scale a part of an image to a size; mirror it if the crop says so.
+
+    Returns
+    -------
+    ndarray of uint8, shape (*size, 3)
+        Read-only.
+    """
     from PIL import Image
 
-    (height, width), ratio = extent, size[1] / size[0]
-    if width / height > ratio:
-        crop_height, crop_width = height, ratio * height
-    elif width / height < ratio:
-        crop_height, crop_width = width / ratio, width
-    else:
-        crop_height, crop_width = height, width
-    top, left = (height - crop_height) * 0.5, (width - crop_width) * 0.5
-    box = (left, top, left + crop_width, top + crop_height)
+    box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
     picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box)
-    return np.asarray(picture)
+    found = np.asarray(picture)
+    return found[:, ::-1] if crop.is_flipped else found

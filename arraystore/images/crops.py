@@ -1,0 +1,178 @@
+"""Which part of an image a training loop sees: centred, or drawn at random as torchvision does.
+
+The random crops follow ``torchvision.transforms.v2.RandomResizedCrop`` and
+``RandomHorizontalFlip(0.5)``, which are after Szegedy et al., "Going deeper with convolutions",
+2014, arXiv:1409.4842. Their numbers come from the words of `arraystore.indexing.sampling`, so they
+follow from the seed, the epoch and the sample alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from arraystore.indexing.sampling import words
+
+if TYPE_CHECKING:
+    from arraystore._typing import Pixels, Size
+
+CROPS: Final = ("center", "random")
+"""Kinds of crop; the first is the default."""
+
+LAYOUTS: Final = ("NHWC", "NCHW")
+"""Order of the dimensions of a batch; the first is the default."""
+
+SCALE: Final = (0.08, 1.0)
+RATIO: Final = (3 / 4, 4 / 3)
+
+_ATTEMPTS: Final = 10
+_WORDS_PER_VIEW: Final = 24
+"""Two for each attempt, two for the place, one for the flip; one is not used."""
+
+_FIRST_WORD: Final = 2**66
+"""Words before it order epochs; see `arraystore.indexing.sampling.permutation`."""
+
+
+class Crop(NamedTuple):
+    """A part of an image, in pixels, and whether it is mirrored."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+    is_flipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How decoded images become arrays of one size.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width.
+    crop : {"center", "random"}
+    flip : bool
+        Whether half of the views are mirrored, at random.
+    scale : (float, float)
+        Bounds of the area of a random crop, as a fraction of that of the image.
+    ratio : (float, float)
+        Bounds of its width divided by its height.
+    views : int
+        Crops of each image.
+    layout : {"NHWC", "NCHW"}
+    seed, epoch : int
+    """
+
+    size: Size
+    crop: str = CROPS[0]
+    flip: bool = False
+    scale: tuple[float, float] = SCALE
+    ratio: tuple[float, float] = RATIO
+    views: int = 1
+    layout: str = LAYOUTS[0]
+    seed: int = 0
+    epoch: int = 0
+
+    def empty(self, n: int) -> Pixels:
+        """Return an array for n images: (n, …), or (views, n, …) if there are several views."""
+        shape = (*self.size, 3) if self.layout == LAYOUTS[0] else (3, *self.size)
+        lead = (n,) if self.views == 1 else (self.views, n)
+        return np.empty((*lead, *shape), dtype=np.uint8)
+
+    @property
+    def axis(self) -> int:
+        """The dimension of the samples in the result of `empty`."""
+        return 0 if self.views == 1 else 1
+
+    def places(self, images: Pixels, i: int) -> list[Pixels]:
+        """Return the place of each view of image i in the result of `empty`: (height, width, 3)."""
+        found = [images[i]] if self.views == 1 else [view[i] for view in images]
+        return found if self.layout == LAYOUTS[0] else [np.moveaxis(one, 0, -1) for one in found]
+
+    def crops(self, index: int, height: int, width: int) -> list[Crop]:
+        """Return the crop of each view of an image.
+
+        Parameters
+        ----------
+        index : int
+            Of the sample in its split.
+        height, width : int
+            Of the image in pixels.
+        """
+        if self.crop == CROPS[0] and not self.flip:
+            return [centred(height, width, self.size)] * self.views
+        start = _FIRST_WORD + index * self.views * _WORDS_PER_VIEW
+        stream = words(self.seed, self.epoch, start, start + self.views * _WORDS_PER_VIEW)
+        numbers = ((stream >> np.uint64(11)) * 2.0**-53).reshape(self.views, -1).tolist()
+        return [self._crop(height, width, some) for some in numbers]
+
+    def _crop(self, height: int, width: int, numbers: list[float]) -> Crop:
+        if self.crop == CROPS[0]:
+            found = centred(height, width, self.size)
+        else:
+            found = random_crop(height, width, self.scale, self.ratio, numbers)
+        is_flipped = self.flip and numbers[2 * _ATTEMPTS + 2] < 1 / 2
+        return found._replace(is_flipped=is_flipped)
+
+
+def centred(height: float, width: float, size: Size) -> Crop:
+    """Return the largest centred part with the aspect ratio of a size.
+
+    Examples
+    --------
+    >>> centred(300, 400, (100, 100))
+    Crop(top=0.0, left=50.0, height=300, width=300.0, is_flipped=False)
+    """
+    ratio = size[1] / size[0]
+    if width / height > ratio:
+        crop_height, crop_width = height, ratio * height
+    elif width / height < ratio:
+        crop_height, crop_width = width / ratio, width
+    else:
+        crop_height, crop_width = height, width
+    top, left = (height - crop_height) * 0.5, (width - crop_width) * 0.5
+    return Crop(top, left, crop_height, crop_width)
+
+
+def random_crop(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    numbers: list[float],
+) -> Crop:
+    """Return a part of random area and aspect ratio, as torchvision's RandomResizedCrop does.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the image in pixels.
+    scale, ratio
+        See `Framing`.
+    numbers : list of float, length 22
+        Uniform in [0, 1): area and aspect ratio of each of 10 attempts, then the place.
+
+    Examples
+    --------
+    >>> random_crop(300, 400, (0.25, 0.25), (1, 1), [0.5] * 22)
+    Crop(top=64, left=114, height=173, width=173, is_flipped=False)
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for attempt in range(_ATTEMPTS):
+        area = height * width * (scale[0] + numbers[2 * attempt] * (scale[1] - scale[0]))
+        aspect = math.exp(low + numbers[2 * attempt + 1] * (high - low))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = numbers[2 * _ATTEMPTS : 2 * _ATTEMPTS + 2]
+            return Crop(int(top * (height - h + 1)), int(left * (width - w + 1)), h, w)
+    if width / height < ratio[0]:
+        w, h = width, round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w, h = round(height * ratio[1]), height
+    else:
+        w, h = width, height
+    return Crop((height - h) // 2, (width - w) // 2, h, w)
