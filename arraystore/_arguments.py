@@ -1,18 +1,20 @@
-"""Validate values that a caller passes; errors name the argument."""
+"""Validate values that a caller passes, and import optional libraries that it asks for."""
 
 from __future__ import annotations
 
+import importlib
 import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from arraystore.errors import brief
+from arraystore.errors import SourceError, brief
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection
+    from types import ModuleType
 
 ON_ERROR: Final = ("raise", "skip")
 """How to treat an image that cannot be read; the first is the default."""
@@ -110,3 +112,36 @@ def check_bools(**values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} must be True or False, got {brief(value)}")
+
+
+def need(module: str, extra: str, what: str) -> ModuleType:
+    """Import a module of an optional library.
+
+    Parameters
+    ----------
+    module : str
+        Its name.
+    extra : str
+        Name of the extra of arraystore that installs it.
+    what : str
+        What needs it, for the message.
+
+    Raises
+    ------
+    SourceError
+        If it is not installed; the message names the extra.
+
+    Examples
+    --------
+    >>> need("no_such_module", "parquet", "parquet:")
+    Traceback (most recent call last):
+    ...
+    arraystore.errors.SourceError: parquet: needs no_such_module, which is not installed; install
+    arraystore[parquet]
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"{what} needs {error.name}, which is not installed; install arraystore[{extra}]"
+        ) from error

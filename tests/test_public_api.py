@@ -38,6 +38,7 @@ class Column
     attributes: attribute
     ndim: attribute
     summary: attribute
+    to_arrow()
 class ColumnReport(store, split, name, values, notes, seconds)
     as_dict()
 class Columns
@@ -119,6 +120,8 @@ class Split
     str2int(name)
     stratified_splits(fractions, *, seed=0)
     targets: attribute
+    to_arrow(*, images=False)
+    to_pandas(*, images=False)
     where(*, label=None, file_name=None, is_a=None, **columns)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest, is_referenced=False)
     has_checksums: attribute

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from typing_extensions import override
 
+from arraystore.dataset.arrow_table import arrow_array
 from arraystore.errors import brief, escaped
 from arraystore.indexing.selection import as_position, as_positions, is_one
 from arraystore.schema import STRING
@@ -194,6 +195,15 @@ class Column:
 
         (values,) = self._samples.gather(indices, read)
         return values
+
+    def to_arrow(self) -> Any:
+        """Return the values as a `pyarrow.ChunkedArray`; needs ``arraystore[parquet]``."""
+        n_further = tuple(n or 0 for n in self.row_shape[1:])
+        return arrow_array(self[:], np.empty((0, *n_further), self.dtype))
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the values as a stream of Arrow's C interface, for other libraries."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def loaded_if_small(self) -> Callable[[Ints], Any]:
         """Return a function like `take`, of the whole column in memory if it is small."""

@@ -19,6 +19,7 @@ from arraystore._arguments import (
     check_bools,
     check_choice,
 )
+from arraystore.dataset.arrow_table import arrow_table
 from arraystore.dataset.batch import Arena
 from arraystore.dataset.batches import SHUFFLES, Batches, Epoch
 from arraystore.dataset.columns import Columns
@@ -405,6 +406,57 @@ class Split:
             return self._samples.whole.labels.counts()
         label = self.label[self.label >= 0]
         return np.bincount(label, minlength=self._n_classes).astype(np.int64)
+
+    # Tables
+
+    def to_arrow(self, *, images: bool = False) -> Any:
+        """Return the columns as a `pyarrow.Table`; needs ``arraystore[parquet]``.
+
+        pyarrow, Polars, DuckDB and others take a split as it is, without this call:
+        ``pyarrow.table(train)``, ``polars.DataFrame(train)``, ``duckdb.sql("from train")``.
+
+        Parameters
+        ----------
+        images : bool, default False
+            Add the encoded images as the column ``image_bytes``; they are read once, and not
+            copied again.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``file_name``, ``label`` (null if there is none), ``label_name``, height, width and size
+            of the images, and the further columns: lists where samples have several values.
+
+        Raises
+        ------
+        SourceError
+            If pyarrow is not installed.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> train.to_arrow().slice(5, 1).to_pylist()[0]["label_name"]
+        'n04200800'
+        """
+        check_bools(images=images)
+        columns: dict[str, Any] = {
+            "file_name": self.file_name,
+            "image_height": self.image_height,
+            "image_width": self.image_width,
+            "image_nbytes": self.image_nbytes,
+        }
+        columns |= {name: column.to_arrow() for name, column in self.columns.items()}
+        encoded = self.image_arena(slice(None)) if images else None
+        return arrow_table(columns, self.label, self.label_names, encoded)
+
+    def to_pandas(self, *, images: bool = False) -> Any:
+        """Return the columns as a `pandas.DataFrame`; see `to_arrow`."""
+        return self.to_arrow(images=images).to_pandas()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the columns as a stream of Arrow's C interface, for other libraries."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     # Queries
 

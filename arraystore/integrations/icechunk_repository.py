@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import numpy as np
 
+from arraystore._arguments import need
 from arraystore.containers.zarr.references import is_document
 from arraystore.errors import SourceError, brief, escaped
-from arraystore.sources.extras import need
 from arraystore.storage.file_states import common_folder, is_address
 from arraystore.storage.location import Location
 from arraystore.writing.references import states_of_objects

@@ -11,9 +11,9 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from arraystore._arguments import need
 from arraystore.containers.zarr.references import chunk_keys, is_document
 from arraystore.indexing.byte_range import ZEROS
-from arraystore.sources.extras import need
 
 if TYPE_CHECKING:
     from pathlib import Path

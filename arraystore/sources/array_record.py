@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from arraystore._arguments import need
 from arraystore.errors import SourceError
 from arraystore.sources.assemble import assemble
-from arraystore.sources.extras import need
 from arraystore.sources.sample_collector import SampleCollector
 from arraystore.sources.sample_table import silent
 from arraystore.sources.shards import find_shards

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from arraystore._arguments import need
 from arraystore.errors import SourceError, brief
 from arraystore.sources import imagenet_boxes
-from arraystore.sources.extras import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore._arguments import need
 from arraystore.errors import SourceError, StorageError, brief
 from arraystore.images.probe import IMAGE_SUFFIXES
 from arraystore.indexing.packed_names import PackedNames, packed
 from arraystore.reading.read_ahead import ahead
 from arraystore.sources.compressed import decompressed
-from arraystore.sources.extras import need
 from arraystore.sources.imagenet2012_forms import (
     CLASS_ARCHIVES,
     CLASS_FOLDERS,

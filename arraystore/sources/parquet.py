@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore._arguments import need
 from arraystore.errors import SourceError, StorageError, brief
 from arraystore.sources.assemble import assemble
 from arraystore.sources.classes import Classes, as_classes, checked
 from arraystore.sources.column_file import arrow_values
-from arraystore.sources.extras import need
 from arraystore.sources.image_suffix import N_BYTES
 from arraystore.sources.sample_collector import SampleCollector
 from arraystore.sources.sample_table import first_few, silent

@@ -18,7 +18,7 @@ import arraystore
 from arraystore.cli.commands import main
 from arraystore.errors import SourceError
 from arraystore.images.probe import IMAGE_SUFFIXES
-from arraystore.reading.read_ahead import ahead
+from arraystore.parallel.executors import Workers
 from arraystore.sources.folder import load
 from arraystore.sources.folder_layout import arrange
 from arraystore.sources.folder_listing import listing_of
@@ -448,14 +448,15 @@ def test_number_of_probing_threads(
 ) -> None:
     pools = []
 
-    def noted(*arguments: Any, n_ahead: int, n_threads: int, **others: Any) -> Any:
-        pools.append(n_threads)
-        return ahead(*arguments, n_ahead=n_ahead, n_threads=n_threads)
+    class Noting(Workers):
+        def __init__(self, executor: Any, *, n_threads: int, max_in_flight: int) -> None:
+            pools.append(n_threads)
+            super().__init__(executor, n_threads=n_threads, max_in_flight=max_in_flight)
 
     def probe(file: OpenFile, offset: int, *, unknown: bool) -> bool:
         return cached or unknown
 
-    monkeypatch.setattr(plan, "ahead", noted)
+    monkeypatch.setattr(plan, "Workers", Noting)
     monkeypatch.setattr(OpenFile, "is_cached", probe)
     source = write_folder(tmp_path / "photos", {"a/0.png": picture(), "a/1.png": picture()})
     arraystore.convert(f"folder:{source}", tmp_path / "a.h5", sync=False)

@@ -334,13 +334,13 @@ def test_full_bucket_leaves_no_store(suffix: str, photos: Path, bucket: Bucket) 
     assert not {"a.zarr/zarr.json", "a.h5", ".a.h5.partial"} & set(bucket.objects)
 
 
-def test_error_in_first_shard_leaves_nothing(photos: Path, bucket: Bucket) -> None:
+def test_error_before_a_shard_is_sent_leaves_nothing(photos: Path, bucket: Bucket) -> None:
     def fail(method: str, key: Any) -> None:
-        if method == "put" and key == "a.zarr/train/image_payload/c/0":
+        if method == "put" and "/image_payload/c/" in key:
             raise GenericError("broken")
 
     bucket.before = fail
-    with pytest.raises(StorageError, match=r"memory://a\.zarr/train/image_payload/c/0: broken"):
+    with pytest.raises(StorageError, match=r"memory://a\.zarr/train/image_payload/c/\d+: broken"):
         convert(photos, "memory://a.zarr")
     assert bucket.objects == {}
     bucket.before = lambda method, key: None
