@@ -20,16 +20,17 @@ import resource, sys
 import arraystore
 
 train = arraystore.open(sys.argv[1])["train"]
-for _ in range(3):  # the last one counts
+faults = []
+for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     train.image_bytes[:]
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults[1:]))
 """
 
 
 def faults(store: Path, keep: str) -> int:
-    """Return the page faults of a batch of images that was read before in the process."""
+    """Return the fewest page faults of a batch that was read before in the process."""
     environment = {**os.environ, "ARRAYSTORE_KEEP_MEMORY": keep}
     command = [sys.executable, "-c", CHILD, str(store)]
     return int(subprocess.check_output(command, env=environment))
