@@ -506,6 +506,24 @@ def test_huge_lock_object_is_not_read_whole(
     assert bucket.objects == undisturbed(photos)
 
 
+def test_lock_object_is_never_larger_than_is_read(
+    photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ZarrBucketWriter, "publish", raise_boom)
+        stop(photos, bucket, lambda method, key: None)
+        most = len(bucket.objects[LOCK]) - 1
+        for module in (lock_object, object_writer):
+            monkeypatch.setattr(module, "MAX_READ_NBYTES", most)
+        stop(photos, bucket, lambda method, key: None, overwrite=True)
+    assert len(bucket.objects[LOCK]) <= most
+    n_recorded = len(lock_of(bucket).blocks)
+    assert 0 < n_recorded < N_SHARDS
+    convert(photos, resume=True)
+    assert len(shards_sent(bucket)) == N_SHARDS - n_recorded
+    assert bucket.objects == undisturbed(photos)
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".hdf5"])
 def test_resume_of_hdf5_in_bucket_raises(suffix: str, photos: Path, bucket: Bucket) -> None:
     with pytest.raises(ValueError, match=rf"^memory://a{suffix}: .* its upload must start again; "):
