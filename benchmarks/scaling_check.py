@@ -251,7 +251,8 @@ def converted(folder: Path) -> list[Row]:
     memory = found[many][0] - found[few][0]
     rows: list[Row] = [("conversion, beyond the smaller", many, predicted, memory, "B")]
     for n, data in sets.items():
-        seconds = model.planning_seconds(data, RATES) + n * RATES.probe_seconds
+        seconds = model.planning_seconds(data, RATES)
+        seconds += n * (RATES.header_seconds + RATES.probe_seconds)
         rows.append(("conversion", n, seconds, found[n][1], "s"))
     return rows
 

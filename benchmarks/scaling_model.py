@@ -58,8 +58,8 @@ READ_BY_BATCH: Final = ("image_start", "image_nbytes", "image_crc32c", "label", 
 MAX_PART_NBYTES: Final = 5 * 2**30
 """Largest part of an upload to S3."""
 
-SEEN_NBYTES: Final = 500
-"""What a reader of a bucket keeps of each object that it has read from: its key, size and etag."""
+SEEN_NBYTES: Final = 400
+"""What a reader of a bucket keeps of each object that it has read from: key, size, time, etag."""
 
 WORKERS: Final = (1, 16, 128)
 CORES: Final = 16
@@ -287,20 +287,20 @@ def full_epoch_traffic(data: DataSet) -> Traffic:
 
 
 def planning_seconds(data: DataSet, rates: Rates) -> float:
-    """Return the time of what one process does alone: headers, order, names, digest, columns."""
+    """Return the time of what one process does alone: checks of names, order, digest, columns."""
     return data.n * (
-        rates.header_seconds
-        + rates.names_seconds
-        + rates.order_seconds
-        + rates.digest_seconds
-        + rates.columns_seconds
+        rates.names_seconds + rates.order_seconds + rates.digest_seconds + rates.columns_seconds
     )
 
 
 def filling_seconds(data: DataSet, rates: Rates, n_workers: int) -> float:
-    """Return the time of probing and copying, which workers share; each byte is read and sent."""
+    """Return the time of listing, probing and copying, which workers share.
+
+    Each byte is read and sent.
+    """
+    listed = data.n * (rates.header_seconds + rates.probe_seconds)
     copied = 2 * data.n * data.mean_nbytes / rates.worker_nbytes_per_second
-    return (data.n * rates.probe_seconds + copied) / n_workers
+    return (listed + copied) / n_workers
 
 
 def epoch_seconds(data: DataSet, rates: Rates, n_workers: int, cores: int) -> tuple[float, float]:
@@ -439,7 +439,7 @@ def print_tables(rates: Rates, prices: Prices) -> None:
         "time",
         [
             ("planning and sealing, one process", lambda d: duration(planning_seconds(d, rates))),
-            *((f"probing and copying, workers: {n}", filling(n)) for n in WORKERS),
+            *((f"listing, probing and copying, workers: {n}", filling(n)) for n in WORKERS),
             *((f"an epoch, reading / decoding, workers: {n}", epoch(n)) for n in WORKERS),
         ],
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of columns with two chunks, and a payload of which little exists."""
+    """A store of columns with two chunks, and a payload that is mostly absent."""
     path = tmp_path_factory.mktemp("grown") / "a.zarr"
     make(path, 66_000)
     assert COLUMN_CHUNK_ROWS < 66_000
