@@ -30,7 +30,7 @@ from arraystore.schema import (
     STRING,
 )
 from arraystore.storage.objects.reader import ObjectReader
-from arraystore.storage.objects.writer import MAX_PARTS, MAX_READ_NBYTES
+from arraystore.storage.objects.writer import MAX_PART_NBYTES, MAX_PARTS, MAX_READ_NBYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -54,9 +54,6 @@ Their names, sizes and checksums are as hard to compress as ImageNet's.
 
 READ_BY_BATCH: Final = ("image_start", "image_nbytes", "image_crc32c", "label", "file_name")
 """Columns that a batch of a remote store needs."""
-
-MAX_PART_NBYTES: Final = 5 * 2**30
-"""Largest part of an upload to S3."""
 
 SEEN_NBYTES: Final = 400
 """What a reader of a bucket keeps of each object that it has read from: key, size, time, etag."""
