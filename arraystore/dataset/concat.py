@@ -9,7 +9,7 @@ import numpy as np
 from arraystore.dataset.sample_set import SampleSet
 from arraystore.dataset.split import Split
 from arraystore.errors import brief, escaped
-from arraystore.indexing.packed_names import repeated
+from arraystore.indexing.packed_names import has_repeats, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,26 @@ def concat(splits: Sequence[Split]) -> Split:
         raise ValueError("concat() needs one or more splits, got none")
     _check_members(terms)
     check_classes(terms)
-    names = [name for term in terms for name in term.file_name.tolist()]
+    if has_repeats(np.concatenate([_name_hashes(term) for term in terms])):
+        _check_names([name for term in terms for name in term.file_name.tolist()])
+    joined = SampleSet.joined([member for term in terms for member in term._sample_set])
+    if any(term._sample_set.order is not None for term in terms):
+        joined = joined.take(_order(terms))
+    name = f"concat({', '.join(term.name for term in terms)})"
+    return Split(terms[0]._root, name, joined)
+
+
+def _name_hashes(split: Split) -> Ints:
+    """Return the hash of each file name, in any order; names of large stores are not kept."""
+    samples = split._sample_set
+    is_whole = (isinstance(own, range) and len(own) == len(stored) for stored, own in samples)
+    if samples.order is None and all(is_whole):
+        return np.concatenate([stored.name_hashes() for stored, _ in samples])
+    return np.fromiter(map(hash, split.file_name.tolist()), np.int64, len(split))
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise a `ValueError` if a file name occurs twice."""
     if twice := repeated(names):
         shown = ", ".join(map(brief, twice[:_FEW])) + (", …" if len(twice) > _FEW else "")
         raise ValueError(
@@ -69,11 +88,6 @@ def concat(splits: Sequence[Split]) -> Split:
                 "again under other names"
             )
         )
-    joined = SampleSet.joined([member for term in terms for member in term._sample_set])
-    if any(term._sample_set.order is not None for term in terms):
-        joined = joined.take(_order(terms))
-    name = f"concat({', '.join(term.name for term in terms)})"
-    return Split(terms[0]._root, name, joined)
 
 
 def _listed(splits: Any) -> list[Split]:

@@ -131,11 +131,15 @@ def repeated(names: Sequence[str]) -> list[str]:
     ['b.jpg']
     """
     # A set of the names would take 8 times the memory of their hashes.
-    hashes = np.fromiter(map(hash, names), np.int64, len(names))
-    hashes.sort()
-    if not np.any(hashes[1:] == hashes[:-1]):
+    if not has_repeats(np.fromiter(map(hash, names), np.int64, len(names))):
         return []
     return [name for name, count in Counter(names).items() if count > 1]
+
+
+def has_repeats(hashes: Ints) -> bool:
+    """Return whether a value occurs twice; the array is sorted."""
+    hashes.sort()
+    return bool(np.any(hashes[1:] == hashes[:-1]))
 
 
 class NameIndex:

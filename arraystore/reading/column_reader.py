@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     Chunk = tuple[str, int]
 
+_CHUNKS_IN_RUN: Final = 8
+"""Chunks that are read in one round trip where all of a large column is needed, but not kept."""
+
 WHOLE_SAMPLES: Final = 2**22
 """Columns of larger splits are read by chunk where only some of their rows are needed."""
 
@@ -181,6 +184,21 @@ class ColumnReader:
             return rows
 
         return [run(*span) for span in spans]
+
+    def runs(self, name: str) -> Iterator[NDArray[Any]]:
+        """Yield all rows of a column with one value per sample, in runs of consecutive rows.
+
+        In a split of at most `WHOLE_SAMPLES` samples the column is loaded. Otherwise a few chunks
+        are read at a time, and not kept.
+        """
+        if len(self) <= WHOLE_SAMPLES:
+            yield self[name]
+            return
+        step = COLUMN_CHUNK_ROWS
+        for start in range(0, len(self), _CHUNKS_IN_RUN * step):
+            stop = min(start + _CHUNKS_IN_RUN * step, len(self))
+            spans = [(first, min(first + step, stop)) for first in range(start, stop, step)]
+            yield from self.rows(name, spans)
 
     def check_positions(
         self, path: str, positions: Ints, length: int, *, ascending: bool = False

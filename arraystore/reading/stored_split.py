@@ -231,6 +231,17 @@ class StoredSplit:
         """Index of the file names."""
         return NameIndex(self.columns["file_name"])
 
+    def name_hashes(self) -> Ints:
+        """Return Python's hash of each file name: ndarray of int64, shape (n,).
+
+        The names of a large split are not kept.
+        """
+        hashes = [
+            np.fromiter(map(hash, names.tolist()), np.int64, len(names))
+            for names in self.columns.runs("file_name")
+        ]
+        return np.concatenate([_NONE, *hashes])
+
     def selection(self, name: str) -> Ints:
         """Return the positions of a named selection of the store."""
         path = f"{SELECTIONS}/{name}/{self.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -11,12 +12,13 @@ from typing_extensions import override
 from arraystore.errors import ChecksumError, SourceError, escaped
 from arraystore.indexing.layout import Block, blocks
 from arraystore.reading.read_ahead import ahead
+from arraystore.storage.objects.writer import MAX_PART_NBYTES, MAX_PARTS
 from arraystore.writing.bucket import BucketStoreWriter
 from arraystore.writing.fill import BlockPlace, FilePlace, MemorySink, copy_images
 from arraystore.writing.store_writer import NOT_AS_WRITTEN, first_difference
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
     from concurrent.futures import Executor
     from typing import BinaryIO
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from arraystore.containers.protocol import ContainerWriter
     from arraystore.storage.objects.writer import ObjectWriter
     from arraystore.writing.image_source import ImageSource
+    from arraystore.writing.journal import Fingerprint
     from arraystore.writing.lock_object import LockObject
     from arraystore.writing.progress import Meter
 
@@ -61,6 +64,25 @@ class HDF5BucketWriter(BucketStoreWriter):
                 )
             )
         return lock
+
+    @override
+    def create_arrays(
+        self, payloads: Mapping[str, int], fingerprint: Fingerprint | None = None
+    ) -> None:
+        nbytes = sum(payloads.values())
+        if nbytes > MAX_PARTS * MAX_PART_NBYTES:
+            raise ValueError(
+                escaped(
+                    f"{self._objects.at(self._key)}: an HDF5 file of {nbytes:,} bytes needs parts "
+                    f"of more than {MAX_PART_NBYTES:,} bytes, which S3 refuses; write a .zarr store"
+                )
+            )
+        # libhdf5 does not report that a file system has no files as large as the skeleton.
+        scratch = self._folder / "scratch"
+        scratch.touch()
+        os.truncate(scratch, nbytes)
+        scratch.unlink()
+        super().create_arrays(payloads, fingerprint)
 
     @override
     def place_of(self, split: str, block: Block) -> BlockPlace:

@@ -94,17 +94,20 @@ def read_journal(path: Path) -> Recorded | None:
         If a line that is not torn holds anything other than a fingerprint, or a block.
     """
     try:
-        with path.open("rb") as file:
-            lines = list(whole_lines(file, str(path)))
+        file = path.open("rb")
     except FileNotFoundError:
         return None
-    if not lines:
-        return None
-    (fingerprint, _), *groups = lines
-    blocks = {
-        key: checksums for group, _ in groups for key, checksums, _ in blocks_of(group, str(path))
-    }
-    return Recorded(fingerprint_of(fingerprint, str(path)), blocks, lines[-1][1])
+    with file:
+        lines = whole_lines(file, str(path))  # one at a time: they take 8 bytes per sample
+        first = next(lines, None)
+        if first is None:
+            return None
+        fingerprint, nbytes = first
+        blocks: dict[BlockKey, Checksums] = {}
+        for group, stop in lines:
+            blocks |= {key: checksums for key, checksums, _ in blocks_of(group, str(path))}
+            nbytes = stop
+    return Recorded(fingerprint_of(fingerprint, str(path)), blocks, nbytes)
 
 
 def fingerprint_of(value: Any, location: str) -> Fingerprint:

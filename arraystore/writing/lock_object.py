@@ -19,6 +19,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arraystore.errors import FormatError, StorageError
+from arraystore.storage.objects.writer import MAX_READ_NBYTES
 from arraystore.writing.journal import (
     PART,
     as_line,
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 _WORTH: Final = 50
 """The object is rewritten when it weighs at most 1/50 of the blocks that it does not record."""
+
+_SEAL_NBYTES: Final = 2**7
+"""Bytes by which the first line grows at the end."""
 
 _UNKNOWN: Final[dict[str, Any]] = {"owner": "", "is_left": False, "root": "", "plan": None}
 
@@ -85,8 +89,8 @@ class LockObject:
         self._owner = os.urandom(16).hex()
         self._root = ""
         self._lines: list[bytes] = []
-        self._waiting: list[BlockKey] = []
-        self._nbytes = 0
+        self._waiting_nbytes = 0
+        self._nbytes = self._next_nbytes = 0
         self._version: Version | None = None
         if (found := objects.read(key)) is not None:
             self._adopt(found)
@@ -124,31 +128,33 @@ class LockObject:
     def begin(self, fingerprint: Fingerprint | None, blocks: Mapping[BlockKey, Sent]) -> None:
         """Record the fingerprint and the blocks that exist already, and no other blocks."""
         self.fingerprint, self.blocks, self._root = fingerprint, dict(blocks), ""
-        self._lines, self._waiting = [], list(self.blocks)
+        self._lines = [_line(key, sent) for key, sent in blocks.items()]
         self.flush()
 
     def add(self, key: BlockKey, sent: Sent) -> None:
         """Record a further block, perhaps together with later ones.
+
+        Once the object has the size up to which it is read, further blocks are not recorded: a
+        resumed conversion sends them again.
 
         Raises
         ------
         StorageError
             If another process has taken the lock over.
         """
+        line = _line(key, sent)
+        if self._next_nbytes + len(line) + _SEAL_NBYTES > MAX_READ_NBYTES:
+            return
         self.blocks[key] = sent
-        self._waiting.append(key)
-        waiting_nbytes = sum(stop - start for _, start, stop in self._waiting)
-        if waiting_nbytes >= _WORTH * self._nbytes:
+        self._lines.append(line)
+        self._next_nbytes += len(line)
+        self._waiting_nbytes += key.stop - key.start
+        if self._waiting_nbytes >= _WORTH * self._nbytes:
             self.flush()
 
     def flush(self) -> None:
         """Record all blocks added so far."""
-        if self._waiting:
-            group = [(key, self.blocks[key]) for key in self._waiting]
-            self._lines += [
-                as_line([[*key, as_text(sent.checksums), sent.etag]]) for key, sent in group
-            ]
-        self._waiting = []
+        self._waiting_nbytes = 0
         self._write()
 
     def seal(self, root: bytes) -> None:
@@ -179,7 +185,7 @@ class LockObject:
             "plan": self.fingerprint,
         }
         data = b"".join([as_line(head), *self._lines])
-        self._nbytes = len(data)
+        self._nbytes = self._next_nbytes = len(data)
         while (version := self._put(data)) is None:
             before = self._version
             if not self._is_found_again() or self._version == before:
@@ -226,6 +232,10 @@ class LockObject:
         self.is_released = head["is_left"]
         self.blocks = {key: Sent(checksums, etag) for key, checksums, (etag,) in blocks}
         self._lines = [as_line(group) for group in groups]
+
+
+def _line(key: BlockKey, sent: Sent) -> bytes:
+    return as_line([[*key, as_text(sent.checksums), sent.etag]])
 
 
 def _lines(found: Found) -> list[Any]:

@@ -22,6 +22,8 @@ from numcodecs.zstd import Zstd
 
 import arraystore
 from arraystore._checksum import crc32c
+from arraystore.containers import open_local
+from arraystore.containers.zarr import reader as zarr_reader
 from arraystore.containers.zarr import writer as zarr_writer
 from arraystore.containers.zarr.writer import ZarrWriter, canonical
 from arraystore.errors import FormatError
@@ -274,3 +276,19 @@ def test_libraries_are_imported_while_blocks_are_filled(
     monkeypatch.setattr(writer, "import_libraries", staticmethod(fail))
     assert arraystore.convert(f"folder:{images}", target, sync=False).splits["train"].num_samples
     assert not [t for t in threading.enumerate() if t.name == "arraystore-alongside"]
+
+
+def test_payload_of_more_shards_than_readers_accept_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (zarr_writer, zarr_reader):
+        monkeypatch.setattr(module, "MAX_SHARDS", 2)
+    monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", 2**17)
+    with ZarrWriter(tmp_path / "a.zarr") as writer:
+        writer.create_payload("most", 2 * 2**17)
+        with pytest.raises(FormatError, match=r"^more: .* more than 2 shards .* several stores$"):
+            writer.create_payload("more", 2 * 2**17 + 1)
+        writer.close()
+    _, reader = open_local(tmp_path / "a.zarr")
+    assert len(reader.manifest("most").keys) == 2
+    assert not (tmp_path / "a.zarr" / "more").exists()

@@ -108,6 +108,21 @@ def rows_of(split: arraystore.Split, names: Sequence[str], indices: NDArray[np.i
     return split._sample_set.gather(indices, lambda s, at, _: s.columns.take(names, at))
 
 
+@everywhere
+def test_concat_of_large_splits_keeps_no_names(
+    opened: Callable[[Path], arraystore.Store], grown: Path, copy: Path
+) -> None:
+    other = copy.with_stem("other")
+    names = [f"other{i:04}.jpg" for i in range(N)]
+    write_store(other, names, np.zeros(N, int), classes=[f"c{k}" for k in range(N_CLASSES)])
+    stores = [opened(path) for path in (grown, other, copy)]
+    train, more, same = (store["train"] for store in stores)
+    assert len(arraystore.concat([train, more])) == 2 * N
+    assert not any(store.stored("train").columns.has_loaded(["file_name"]) for store in stores)
+    with pytest.raises(ValueError, match=f"{N} occur more than once"):
+        arraystore.concat([train, more, same])
+
+
 # Rows of columns
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ from arraystore.storage.objects import connection as stores
 from arraystore.storage.objects import writer as object_writer
 from arraystore.storage.objects.writer import ObjectWriter
 from arraystore.writing import fill as fill_module
-from arraystore.writing import lock_object, resuming, store_writer
+from arraystore.writing import hdf5_bucket, lock_object, resuming, store_writer
 from arraystore.writing.fill import FilePlace
 from arraystore.writing.hdf5_bucket import HDF5BucketWriter
 from arraystore.writing.journal import as_line
@@ -506,10 +507,50 @@ def test_huge_lock_object_is_not_read_whole(
     assert bucket.objects == undisturbed(photos)
 
 
+def test_lock_object_is_never_larger_than_is_read(
+    photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ZarrBucketWriter, "publish", raise_boom)
+        stop(photos, bucket, lambda method, key: None)
+        most = len(bucket.objects[LOCK]) - 1
+        for module in (lock_object, object_writer):
+            monkeypatch.setattr(module, "MAX_READ_NBYTES", most)
+        stop(photos, bucket, lambda method, key: None, overwrite=True)
+    assert len(bucket.objects[LOCK]) <= most
+    n_recorded = len(lock_of(bucket).blocks)
+    assert 0 < n_recorded < N_SHARDS
+    convert(photos, resume=True)
+    assert len(shards_sent(bucket)) == N_SHARDS - n_recorded
+    assert bucket.objects == undisturbed(photos)
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".hdf5"])
 def test_resume_of_hdf5_in_bucket_raises(suffix: str, photos: Path, bucket: Bucket) -> None:
     with pytest.raises(ValueError, match=rf"^memory://a{suffix}: .* its upload must start again; "):
         convert(photos, f"memory://a{suffix}", resume=True)
+    assert bucket.objects == {}
+
+
+def test_hdf5_file_of_too_large_parts_raises(
+    photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hdf5_bucket, "MAX_PARTS", 0)
+    with pytest.raises(
+        ValueError, match=r"^memory://a\.h5: an HDF5 file of .* write a \.zarr store"
+    ):
+        convert(photos, "memory://a.h5")
+    assert bucket.objects == {}
+
+
+def test_hdf5_file_that_the_temporary_disk_cannot_hold_raises(photos: Path, bucket: Bucket) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            convert(photos, "memory://a.h5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert bucket.objects == {}
 
 

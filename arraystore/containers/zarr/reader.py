@@ -33,6 +33,7 @@ from arraystore.containers.zarr.metadata import (
     is_group,
 )
 from arraystore.containers.zarr.shards import (
+    MAX_SHARDS,
     ShardKeys,
     ShardManifest,
     index_nbytes,
@@ -68,9 +69,8 @@ if TYPE_CHECKING:
     from arraystore._typing import Ints
     from arraystore.containers.protocol import ColumnRows
 
-_MAX_SHARDS: Final = 2**20
 _MAX_INNER_CHUNKS: Final = 2**20
-_MAX_COLUMN_CHUNKS: Final = 2**16
+MAX_COLUMN_CHUNKS: Final = 2**16
 """More than any store has; metadata that states more is refused before memory is allocated."""
 
 _MANY_SHARDS: Final = 2**12
@@ -195,9 +195,9 @@ class ZarrReader(ContainerReader):
         inner_nbytes = array.inner_chunk_length()
         length, shard_nbytes = array.length, array.chunk_length
         n_shards, per_shard = -(-length // shard_nbytes), shard_nbytes // inner_nbytes
-        if n_shards > _MAX_SHARDS or per_shard > _MAX_INNER_CHUNKS:
+        if n_shards > MAX_SHARDS or per_shard > _MAX_INNER_CHUNKS:
             raise FormatError(
-                f"{location}: may have {_MAX_SHARDS} shards of {_MAX_INNER_CHUNKS} chunks, "
+                f"{location}: may have {MAX_SHARDS} shards of {_MAX_INNER_CHUNKS} chunks, "
                 f"got {length} bytes in shards of {shard_nbytes}, chunks of {inner_nbytes}"
             )
         if n_shards > _MANY_SHARDS:
@@ -529,9 +529,9 @@ class ZarrReader(ContainerReader):
     def _check_number(self, array: ArrayMetadata, length: int) -> None:
         """Refuse more chunks of a column, or larger ones, than any store has."""
         chunk_rows = array.chunk_length
-        if -(-length // chunk_rows) > _MAX_COLUMN_CHUNKS or chunk_rows > MAX_CHUNK_NBYTES // 8:
+        if -(-length // chunk_rows) > MAX_COLUMN_CHUNKS or chunk_rows > MAX_CHUNK_NBYTES // 8:
             raise FormatError(
-                f"{array.location}: may have {_MAX_COLUMN_CHUNKS} chunks of {MAX_CHUNK_NBYTES} "
+                f"{array.location}: may have {MAX_COLUMN_CHUNKS} chunks of {MAX_CHUNK_NBYTES} "
                 f"bytes, got {length} values in chunks of {chunk_rows}"
             )
 

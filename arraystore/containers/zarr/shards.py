@@ -25,6 +25,9 @@ _ENTRY_NBYTES: Final = 16
 _CHECKSUM_NBYTES: Final = 4
 _ABSENT: Final = 2**64 - 1
 
+MAX_SHARDS: Final = 2**22
+"""Most shards of a payload: 256 TiB. A manifest takes 17 bytes for each."""
+
 
 def index_nbytes(n_chunks: int) -> int:
     """Return the size of the index of a shard of `n_chunks` inner chunks, with its checksum."""
@@ -101,7 +104,7 @@ def split_length(length: int, size: int) -> list[int]:
 
 
 class ShardKeys(Sequence[str]):
-    """Keys of a payload's shards, made when they are used: there can be 100,000.
+    """Keys of a payload's shards, made when they are used: there can be `MAX_SHARDS`.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ from arraystore.containers.protocol import ContainerWriter, as_string_array
 from arraystore.containers.zarr.metadata import METADATA
 from arraystore.containers.zarr.root_document import root_with_part
 from arraystore.containers.zarr.shards import (
+    MAX_SHARDS,
     ShardKeys,
     shard_footer,
     shard_object_nbytes,
@@ -129,6 +130,11 @@ class ZarrWriter(ContainerWriter):
 
     @override
     def create_payload(self, path: str, nbytes: int) -> ChunkManifest:
+        if nbytes > MAX_SHARDS * SHARD_NBYTES:
+            raise FormatError(
+                f"{path}: images of {nbytes:,} bytes need more than {MAX_SHARDS:,} shards of "
+                f"{SHARD_NBYTES:,} bytes, which readers refuse; divide them into several stores"
+            )
         self._new_nodes.append((_checked(path), nbytes))
         lengths = split_length(nbytes, SHARD_NBYTES)
         if not self._is_skeleton:

@@ -37,6 +37,9 @@ PART_NBYTES: Final = 16 * 2**20
 MAX_PARTS: Final = 9_000
 """Most parts of an upload; S3 takes 10,000."""
 
+MAX_PART_NBYTES: Final = 5 * 2**30
+"""Largest part of an upload that S3 takes."""
+
 MAX_READ_NBYTES: Final = 2**30
 """Most bytes that are read of an object that records the progress of a conversion."""
 
