@@ -10,7 +10,7 @@ from hypothesis import settings
 import arraystore
 from arraystore import _threads
 from arraystore.cli.synthetic_archives import DrawnArchives, write_archives
-from arraystore.reading import image_reader
+from arraystore.reading import image_reader, large_blocks
 from tests.support import SUFFIXES
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+large_blocks.keep_large_blocks()  # now, or a test that measures memory counts its block
 
 
 @pytest.fixture(autouse=True)
