@@ -189,7 +189,7 @@ def convert(
     executor : concurrent.futures.Executor, optional
         Reads headers and copies images; threads by default. It may use other processes, or
         machines that reach source and target, such as ``distributed.Client.get_executor()``; see
-        docs/clusters.md. (An HDF5 file in a bucket is sent by this process alone.)
+        docs/clusters.md. They send an HDF5 file in a bucket only to S3, and only with boto3.
     progress : bool, optional
         Show a progress bar; by default on a terminal.
 

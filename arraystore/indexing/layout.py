@@ -59,7 +59,7 @@ def image_starts(nbytes: Ints) -> Ints:
     return starts
 
 
-def blocks(nbytes: Ints, *, block_nbytes: int = SHARD_NBYTES) -> list[Block]:
+def blocks(nbytes: Ints, *, block_nbytes: int = SHARD_NBYTES, before: int = 0) -> list[Block]:
     """Divide a payload into fill blocks.
 
     Parameters
@@ -68,6 +68,9 @@ def blocks(nbytes: Ints, *, block_nbytes: int = SHARD_NBYTES) -> list[Block]:
         Size of each encoded image in bytes, in the order of the payload.
     block_nbytes : int, default 64 MiB
         Length of each block except the last.
+    before : int, default 0
+        Bytes in front of the payload; blocks are counted from the first of them, and the first
+        block has only its bytes in the payload.
 
     Returns
     -------
@@ -80,11 +83,15 @@ def blocks(nbytes: Ints, *, block_nbytes: int = SHARD_NBYTES) -> list[Block]:
     ...     print(block)
     Block(start=0, stop=10, first=0, last=2, skip=0)
     Block(start=10, stop=18, first=1, last=3, skip=4)
+    >>> [block.stop for block in blocks(np.array([6, 6, 6]), block_nbytes=10, before=24)]
+    [6, 16, 18]
     """
     starts = image_starts(nbytes)
     total = int(nbytes.sum())
-    lower = np.arange(0, total, block_nbytes, dtype=np.int64)
-    upper = np.minimum(lower + block_nbytes, total)
+    if not total:
+        return []
+    grid = np.arange(-(before % block_nbytes), total, block_nbytes, dtype=np.int64)
+    lower, upper = np.maximum(grid, 0), np.minimum(grid + block_nbytes, total)
     # The sample that contains byte b is the last that starts at or before b; empty images with the
     # same start sort before it.
     first = np.searchsorted(starts, lower, side="right") - 1

@@ -18,6 +18,8 @@ from arraystore._checksum import crc32c
 from arraystore.storage.open_files import translate_full_disk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from arraystore._typing import Bytes
@@ -257,18 +259,23 @@ class MemorySink(Sink):
     ----------
     nbytes : int
         Length of the block.
-    extra : int, default 0
-        Number of bytes behind it, initially zeros.
+    tail : bytes, default empty
+        The bytes behind it.
+    send : callable, optional
+        Called with all of them when the block is complete; returns an etag.
 
     Attributes
     ----------
-    buffer : ndarray of uint8, shape (nbytes + extra,)
+    buffer : ndarray of uint8, shape (nbytes + len(tail),)
     """
 
-    def __init__(self, nbytes: int, extra: int = 0) -> None:
-        self.buffer = np.empty(nbytes + extra, dtype=np.uint8)
-        self.buffer[nbytes:] = 0
+    def __init__(
+        self, nbytes: int, tail: bytes = b"", *, send: Callable[[Bytes], str] | None = None
+    ) -> None:
+        self.buffer = np.empty(nbytes + len(tail), dtype=np.uint8)
+        self.buffer[nbytes:] = np.frombuffer(tail, dtype=np.uint8)
         self.left = self._nbytes = nbytes
+        self._send = send
         self._dropped: Bytes | None = None
 
     @override
@@ -277,7 +284,8 @@ class MemorySink(Sink):
 
     @override
     def __exit__(self, *exception: object) -> None:
-        pass
+        if exception[0] is None and self._send is not None:
+            self.etag = self._send(self.buffer)
 
     @override
     def free(self) -> Bytes:

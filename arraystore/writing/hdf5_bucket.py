@@ -1,21 +1,31 @@
-"""Write an HDF5 file in a bucket: one upload, which cannot be resumed."""
+"""Write an HDF5 file in a bucket: one upload, which cannot be resumed.
+
+Without an executor this process sends the file from front to back. With one, workers send the
+parts that lie in a payload, if the service can take parts from several processes::
+
+    file     skeleton │ payload of train                      │ skeleton │ payload of validation
+    part     0              │ 1          │ 2          │ 3               │ 4          │ 5
+    sent by  this process     worker       worker       this process      worker
+"""
 
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
-from arraystore.errors import ChecksumError, SourceError, escaped
+from arraystore.errors import ChecksumError, SourceError, StorageError, escaped
 from arraystore.indexing.layout import Block, blocks
 from arraystore.reading.read_ahead import ahead
-from arraystore.storage.objects.writer import MAX_PART_NBYTES, MAX_PARTS
+from arraystore.storage.objects.part_upload import PartUpload, can_send_parts
+from arraystore.storage.objects.writer import MAX_PART_NBYTES, MAX_PARTS, part_nbytes
 from arraystore.writing.bucket import BucketStoreWriter
 from arraystore.writing.fill import BlockPlace, FilePlace, MemorySink, copy_images
-from arraystore.writing.store_writer import NOT_AS_WRITTEN, first_difference
+from arraystore.writing.store_writer import NOT_AS_WRITTEN, fill_tasks, first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
     from arraystore._typing import Checksums
     from arraystore.containers.protocol import ContainerWriter
     from arraystore.storage.objects.writer import ObjectWriter
+    from arraystore.writing.fill import Sink
     from arraystore.writing.image_source import ImageSource
     from arraystore.writing.journal import Fingerprint
     from arraystore.writing.lock_object import LockObject
@@ -32,6 +43,11 @@ if TYPE_CHECKING:
 
 _PIECE_NBYTES: Final = 16 * 2**20
 _PIECES_AHEAD: Final = 2
+
+_ALONE: Final = (
+    "the HDF5 file was sent by this process alone; workers can send it to S3, if boto3 is "
+    "installed (pip install 'arraystore[aws]')"
+)
 
 
 class HDF5BucketWriter(BucketStoreWriter):
@@ -51,6 +67,7 @@ class HDF5BucketWriter(BucketStoreWriter):
     ) -> None:
         super().__init__(objects, container_type, overwrite=overwrite, resume=resume)
         self._payloads: dict[str, _Payload] = {}
+        self._executor: Executor | None = None
 
     @override
     def _checked_lock(self) -> LockObject:
@@ -98,6 +115,7 @@ class HDF5BucketWriter(BucketStoreWriter):
         expected: Checksums | None = None,
         executor: Executor | None = None,
     ) -> Checksums:
+        self._executor = executor
         checksums = expected
         if checksums is None:
             checksums = super().fill(split, images, meter, executor=executor)
@@ -107,9 +125,70 @@ class HDF5BucketWriter(BucketStoreWriter):
     @override
     def publish(self, meter: Meter) -> None:
         nbytes = self._skeleton.stat().st_size
+        if self._executor is not None:
+            if can_send_parts(self._objects.location):
+                self._send_parts(nbytes, meter)
+                return
+            self.notes = (*self.notes, _ALONE)
         with self._skeleton.open("rb") as skeleton:  # here, to be closed after an interrupt too
             pieces = partial(self._pieces, skeleton, nbytes, meter)
             self._objects.upload(self._key, nbytes, pieces)
+
+    def _send_parts(self, nbytes: int, meter: Meter) -> None:
+        """Send the file in parts from the workers and this process."""
+        size = part_nbytes(nbytes)
+        upload = PartUpload.begin(self._objects.location)
+        try:
+            etags: dict[int, str] = {}
+            for start, _, split in self._holes():
+                etags |= self._sent_by_workers(split, start, upload, size, meter)
+            with self._skeleton.open("rb") as skeleton:
+                for part, start in enumerate(range(0, nbytes, size)):
+                    if part not in etags:
+                        skeleton.seek(start)
+                        etags[part] = upload.send(part, skeleton.read(size))
+            self._check_target()
+            upload.complete([etags[part] for part in sorted(etags)], replaces=self._overwrite)
+        except BaseException as error:
+            try:
+                upload.abort()
+            except StorageError as another:
+                error.add_note(escaped(f"parts sent so far are left in the bucket: {another}"))
+            raise
+
+    def _sent_by_workers(
+        self, split: str, start: int, upload: PartUpload, size: int, meter: Meter
+    ) -> dict[int, str]:
+        """Send the parts that lie in the payload of a split; return the etag of each.
+
+        The bytes that the payload has in other parts are written to the skeleton.
+        """
+        payload = self._payloads[split]
+        images = payload.images
+        meter.start(f"{split}: sending images", len(images.nbytes), int(images.nbytes.sum()))
+        all_blocks = blocks(images.nbytes, block_nbytes=size, before=start)
+        whole = [block for block in all_blocks if block.stop - block.start == size]
+        with self._skeleton.open("r+b") as skeleton:
+            for block in all_blocks:
+                if block.stop - block.start < size:
+                    piece, found = _read_block(images, block)
+                    payload.check(block, found)
+                    skeleton.seek(start + block.start)
+                    skeleton.write(piece)
+                    meter.advance(len(found), block.stop - block.start)
+        etags = {}
+        tasks = fill_tasks(
+            images, whole, lambda block: PartPlace(upload, (start + block.start) // size, size)
+        )
+        with (
+            self._workers(images, self._executor) as workers,
+            closing(self._run(workers, tasks)) as sending,
+        ):
+            for (block, _), filled in sending:
+                payload.check(block, filled.checksums)
+                etags[(start + block.start) // size] = filled.etag
+                meter.advance(len(filled.checksums), block.stop - block.start)
+        return etags
 
     def _pieces(self, skeleton: BinaryIO, nbytes: int, meter: Meter) -> Generator[Any]:
         """Yield the whole file: the skeleton, with the payloads in its holes."""
@@ -180,6 +259,33 @@ class _Payload:
             f"{self.images.location(i)}: the image has other bytes than when its checksum was "
             "computed; the source has changed since the conversion began"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PartPlace(BlockPlace):
+    """A part of an upload that holds one block.
+
+    Attributes
+    ----------
+    upload : PartUpload
+    part : int
+        Number of the part.
+    nbytes : int
+        Length of the block.
+    """
+
+    upload: PartUpload
+    part: int
+    nbytes: int
+
+    @property
+    @override
+    def keys(self) -> tuple[str, ...]:
+        return ()
+
+    @override
+    def open(self) -> Sink:
+        return MemorySink(self.nbytes, send=partial(self.upload.send, self.part))
 
 
 def _read_block(images: ImageSource, block: Block) -> tuple[Any, Checksums]:

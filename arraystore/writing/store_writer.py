@@ -208,7 +208,7 @@ class StoreWriter(Protocol):
         with self._workers(images, executor) as workers:
             self.compare(images, {block: parts[block] for block in compared}, workers)
             places = partial(self.place_of, split)
-            tasks = _tasks(images, missing, places, is_prefetched=is_prefetched)
+            tasks = fill_tasks(images, missing, places, is_prefetched=is_prefetched)
             with closing(self._run(workers, tasks)) as filling:
                 for (block, place), filled in filling:
                     part = filled.checksums
@@ -229,7 +229,7 @@ class StoreWriter(Protocol):
         parts: dict[Block, Checksums] = {}
         with (
             self._workers(images, executor) as workers,
-            closing(self._run(workers, _tasks(images, all_blocks))) as reading,
+            closing(self._run(workers, fill_tasks(images, all_blocks))) as reading,
         ):
             for (block, _), filled in reading:
                 parts[block] = filled.checksums
@@ -246,7 +246,7 @@ class StoreWriter(Protocol):
         SourceChangedError
             If images of the source have other bytes than recorded.
         """
-        with closing(self._run(workers, _tasks(images, recorded))) as reading:
+        with closing(self._run(workers, fill_tasks(images, recorded))) as reading:
             for (block, _), filled in reading:
                 check_recorded(images.location(block.first), filled.checksums, recorded[block])
 
@@ -255,7 +255,7 @@ class StoreWriter(Protocol):
         n_threads = self.max_in_flight if images.is_remote else self.n_threads
         with Workers(executor, n_threads=n_threads, max_in_flight=self.max_in_flight) as workers:
             yield workers
-        self.notes = (*self.notes, *workers.notes)
+        self.notes = tuple(dict.fromkeys((*self.notes, *workers.notes)))
 
     def _run(self, workers: Workers, tasks: Iterator[_Task]) -> Generator[tuple[_Item, Filled]]:
         """Run tasks; in this process those that need its spool, if only this process has that."""
@@ -279,7 +279,7 @@ _Item = tuple[Block, BlockPlace]
 _Task = tuple[_Item, FillTask]
 
 
-def _tasks(
+def fill_tasks(
     images: ImageSource,
     some: Iterable[Block],
     place_of: Callable[[Block], BlockPlace] = lambda _: FilePlace(),

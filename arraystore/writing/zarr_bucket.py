@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from typing_extensions import override
 
 from arraystore.errors import StorageError, escaped
@@ -22,7 +21,7 @@ from arraystore.writing.resuming import check_fingerprint, check_known
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from arraystore._typing import Checksums
+    from arraystore._typing import Bytes, Checksums
     from arraystore.containers.protocol import ContainerWriter
     from arraystore.indexing.layout import Block
     from arraystore.storage.objects.writer import ObjectWriter
@@ -203,18 +202,7 @@ class ObjectPlace(BlockPlace):
 
     @override
     def open(self) -> Sink:
-        return _ObjectSink(self)
+        def send(data: Bytes) -> str:
+            return self.objects.put(self.key, data).tag
 
-
-class _ObjectSink(MemorySink):
-    """Keep a block in memory, and send it when it is complete."""
-
-    def __init__(self, place: ObjectPlace) -> None:
-        super().__init__(place.nbytes, len(place.tail))
-        self.buffer[place.nbytes :] = np.frombuffer(place.tail, dtype=np.uint8)
-        self._place = place
-
-    @override
-    def __exit__(self, *exception: object) -> None:
-        if exception[0] is None:
-            self.etag = self._place.objects.put(self._place.key, self.buffer).tag
+        return MemorySink(self.nbytes, self.tail, send=send)

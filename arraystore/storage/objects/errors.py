@@ -147,11 +147,7 @@ def translate_error(
             problem += "; memory:// is the memory of one process, which no other can read"
         return FileNotFoundError(errno.ENOENT, escaped(f"{problem}{suffix}"), str(location))
     if any(service in text for service in _METADATA_SERVICES):
-        return StorageError(
-            f"{location}: no credentials were found in storage_options, the environment, a "
-            "profile or this machine's metadata service; if the data is public, pass "
-            "storage_options={'anon': True}"
-        )
+        return no_credentials(location)
     if _PROVIDER in text:
         reason = cleaned(text.partition(_PROVIDER)[2], secrets)
         return StorageError(f"{location}: the AWS profile gives no credentials: {reason}")
@@ -159,7 +155,7 @@ def translate_error(
         return StorageError(f"{location}: the session has expired{suffix}; renew the credentials")
     # The error of a listing has no type for it.
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _status(error) == "403":
-        return StorageError(f"{location}: {_denied(code, is_anonymous=is_anonymous)}{suffix}")
+        return StorageError(f"{location}: {denied(code, is_anonymous=is_anonymous)}{suffix}")
     if isinstance(error, PreconditionError):
         return store_changed(str(location))
     return StorageError(f"{location}: {_generic(error, code, secrets)}")
@@ -170,7 +166,17 @@ def _status(error: Exception) -> str:
     return match[1] if (match := _STATUS.search(str(error))) else ""
 
 
-def _denied(code: str, *, is_anonymous: bool) -> str:
+def no_credentials(location: Location) -> StorageError:
+    """Return the error about an object that cannot be reached without credentials."""
+    return StorageError(
+        f"{location}: no credentials were found in storage_options, the environment, a "
+        "profile or this machine's metadata service; if the data is public, pass "
+        "storage_options={'anon': True}"
+    )
+
+
+def denied(code: str, *, is_anonymous: bool = False) -> str:
+    """Return why access was denied, and the remedy, given the error code of the service."""
     if code in _WRONG_CREDENTIALS:
         return "access denied: the credentials are wrong"
     if is_anonymous:

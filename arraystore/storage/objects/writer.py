@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from arraystore.errors import StorageError, escaped
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from arraystore.storage.location import Location
+    from arraystore.storage.objects.connection import Connection
     from arraystore.storage.objects.event_loop import Stream
 
 T = TypeVar("T")
@@ -46,12 +48,24 @@ MAX_READ_NBYTES: Final = 2**30
 _PARTS_IN_FLIGHT: Final = 4
 _FILES_IN_FLIGHT: Final = 16
 
-_PATIENCE: Final[Mapping[str, float]] = {
+PATIENCE: Final[Mapping[str, float]] = {
     # No byte is received while 64 MiB are sent, which takes minutes on a slow line.
     "timeout": 300,
     "read_timeout": 300,
     "retry_timeout": 900,
 }
+"""Options of connections that are written to, unless the caller passes others."""
+
+
+def part_nbytes(nbytes: int) -> int:
+    """Return the size of the parts that an object is sent in.
+
+    Examples
+    --------
+    >>> part_nbytes(10**9), part_nbytes(10**12)
+    (16777216, 111111112)
+    """
+    return max(PART_NBYTES, -(-nbytes // MAX_PARTS))
 
 
 class Version(NamedTuple):
@@ -98,8 +112,7 @@ class ObjectWriter:
     """Write objects of a bucket.
 
     Requests run in the background thread, so that Ctrl-C, or the cancelled `Scope` of a thread,
-    ends the wait for a response. A writer can be sent to other processes; it pickles as its
-    location.
+    ends the wait for a response. A writer can be sent to other processes.
 
     Parameters
     ----------
@@ -108,6 +121,7 @@ class ObjectWriter:
 
     Attributes
     ----------
+    location : Location
     key : str
         The key of `location`.
     max_seconds : float or None
@@ -127,8 +141,12 @@ class ObjectWriter:
             )
         self.key = location.key
         self.max_seconds: float | None = None
-        self._location = location
-        self._connection = connect(location, _PATIENCE)
+        self.location = location
+        self._connection  # noqa: B018 - for its errors
+
+    @cached_property
+    def _connection(self) -> Connection:
+        return connect(self.location, PATIENCE)
 
     @property
     def _refusals(self) -> tuple[type[Exception], ...]:
@@ -136,7 +154,7 @@ class ObjectWriter:
 
     def at(self, key: str) -> str:
         """Return the location of a key, for messages."""
-        return str(self._location.at(key))
+        return str(self.location.at(key))
 
     def status(self, key: str) -> Status | None:
         """Return the status of an object, or None if there is none."""
@@ -315,7 +333,7 @@ class ObjectWriter:
                     key,
                     stream,
                     use_multipart=True,
-                    chunk_size=max(PART_NBYTES, -(-nbytes // MAX_PARTS)),
+                    chunk_size=part_nbytes(nbytes),
                     max_concurrency=_PARTS_IN_FLIGHT,
                 )
 
@@ -378,8 +396,10 @@ class ObjectWriter:
                 f"{self.at(key)}: no response within {self.max_seconds:g} seconds"
             ) from None
 
-    def __reduce__(self) -> tuple[type[ObjectWriter], tuple[Location]]:
-        return ObjectWriter, (self._location,)
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process connects when it writes: an error while a task is unpickled would end the
+        # processes of a pool.
+        return {name: value for name, value in vars(self).items() if name != "_connection"}
 
 
 class _Taken(Exception):  # noqa: N818 - a response, not a failure
