@@ -24,7 +24,7 @@ from typing_extensions import override
 
 import arraystore
 from arraystore.containers.zarr import writer as zarr_writer
-from arraystore.errors import SourceError, StorageError, WorkersLostError
+from arraystore.errors import ChecksumError, SourceError, StorageError, WorkersLostError
 from arraystore.indexing.layout import blocks
 from arraystore.storage.location import Location
 from arraystore.storage.objects import writer as object_writer
@@ -495,4 +495,18 @@ def test_copy_between_buckets_by_cluster(
     assert len(sent) == len(set(sent)) >= 2
     arraystore.copy(source, tmp_path / f"a{other}")
     assert objects_below(server, f"copy{other}") == objects_on_disk(tmp_path / f"a{other}")
+    assert uploads(server) == []
+
+
+def test_damaged_image_of_a_copy_aborts_the_upload(
+    server: SeaweedFS, photos: Path, tmp_path: Path
+) -> None:
+    convert(photos, tmp_path / "a.h5")
+    image = arraystore.open(tmp_path / "a.h5")["train"].image_bytes[8]
+    data = (tmp_path / "a.h5").read_bytes()
+    middle = data.index(image, len(data) // 2) + len(image) // 2
+    (tmp_path / "a.h5").write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    with Pickling() as pool, pytest.raises(ChecksumError, match="does not match its checksum"):
+        arraystore.copy(tmp_path / "a.h5", f"s3://{BUCKET}/damaged/a.h5", executor=pool)
+    assert objects_below(server, "damaged") == {}
     assert uploads(server) == []
