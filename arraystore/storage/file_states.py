@@ -15,15 +15,16 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
 from arraystore.errors import SourceChangedError, SourceError
+from arraystore.parallel.compressed import CompressedArray
 from arraystore.storage.packed_paths import PackedPaths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -199,6 +200,9 @@ class FileStates:
         paths = PackedPaths.of(path for path, _ in states)
         return cls(paths, values.reshape(shape), buckets)
 
+    def __reduce__(self) -> tuple[Callable[..., FileStates], tuple[Any, ...]]:
+        return _decompressed, (self.paths, CompressedArray.of(self.values), self.buckets)
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -299,6 +303,12 @@ class FileStates:
             self.check()
             raise
         self.check()
+
+
+def _decompressed(
+    paths: PackedPaths, values: CompressedArray, buckets: RemoteFiles | None
+) -> FileStates:
+    return FileStates(paths, values.array(), buckets)
 
 
 NO_FILES: Final = FileStates.known([])

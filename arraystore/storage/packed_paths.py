@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing_extensions import override
 from arraystore.indexing.packed_names import PackedNames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _ERRORS: Final = "surrogateescape"  # names of files need not be UTF-8
+_LEVEL: Final = 1
 
 
 class PackedPaths(PackedNames):
@@ -40,11 +42,19 @@ class PackedPaths(PackedNames):
             data.append(0)
         return cls(data)
 
+    @override
+    def __reduce__(self) -> tuple[Callable[[bytes], PackedPaths], tuple[bytes]]:
+        return _decompressed, (zlib.compress(PackedPaths.of(iter(self)).data, _LEVEL),)
+
     def joined(self, other: PackedPaths) -> PackedPaths:
         """Return these paths followed by others."""
         if not len(other):
             return self
         return PackedPaths.of(chain(self, other)) if len(self) else other
+
+
+def _decompressed(data: bytes) -> PackedPaths:
+    return PackedPaths(zlib.decompress(data))
 
 
 class PathView(Sequence[Path]):

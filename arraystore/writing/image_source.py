@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 import numpy as np
 
 from arraystore.errors import SourceError
+from arraystore.parallel.compressed import CompressedArray
 from arraystore.storage.file_bytes import FileBytes
 from arraystore.storage.file_states import NO_FILES, FileStates, gone, is_address
 from arraystore.storage.open_files import OpenFile, open_file, read_into
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -118,6 +119,10 @@ class FileRanges:
     states: FileStates = NO_FILES
     _last: dict[int, OpenFile] = field(default_factory=dict, init=False, repr=False, compare=False)
     _ahead: list[FileBytes] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Callable[..., FileRanges], tuple[Any, ...]]:
+        columns = map(CompressedArray.of, (self.file, self.offset, self.nbytes))
+        return _decompressed, (self.files, *columns, self.states)
 
     @property
     def is_remote(self) -> bool:
@@ -235,6 +240,16 @@ class FileRanges:
                 self.states.check_open(number, file.fd)
             self._last[number] = file
         return self._last[number]
+
+
+def _decompressed(
+    files: Sequence[str],
+    file: CompressedArray,
+    offset: CompressedArray,
+    nbytes: CompressedArray,
+    states: FileStates,
+) -> FileRanges:
+    return FileRanges(files, file.array(), offset.array(), nbytes.array(), states)
 
 
 def page_cache_nbytes() -> int:
