@@ -250,8 +250,7 @@ def show_overhead() -> None:
     images = fill_task(2048, 2**26 // 2048).images
     assert isinstance(images, FileRanges)
     columns = images.file, images.offset, images.nbytes
-    probing: Any = plan
-    task = probing._ProbeTask(images.states, "", 2048, *columns, True, False)
+    task = plan._ProbeTask(images.states, "", 2048, *columns, True, False)
     show_task("probe, folder", task, 2048)
 
 

@@ -22,6 +22,7 @@ KEYS = {"key": "a", "secret": "b", "region": "eu-north-1"}
         ("s3://bucket/a.h5", {**KEYS, "headers": {"X-Key": "c"}}, False),
         ("s3://bucket/a.h5", {**KEYS, "server_side_encryption": "AES256"}, False),
         ("s3://bucket/a.h5", {**KEYS, "requester_pays": True}, False),
+        ("s3://bucket/a.h5", {**KEYS, "virtual_hosted_style_request": True}, False),
         ("s3://bucket/a.h5", {**KEYS, "read_timeout": "5s"}, False),
         ("az://container/a.h5", {"account_name": "a", "account_key": "Yg=="}, False),
         ((MemoryStore(), "a.h5"), {}, False),

@@ -37,7 +37,6 @@ _CONFIG: Final = frozenset(
         "secret_access_key",
         "session_token",
         "skip_signature",
-        "virtual_hosted_style_request",
     ]
 )
 _CLIENT: Final = frozenset(
@@ -50,10 +49,11 @@ _VARIABLES: Final = (
     "AWS_SSE_BUCKET_KEY_ENABLED",
     "AWS_SSE_CUSTOMER_KEY_BASE64",
     "AWS_SSE_KMS_KEY_ID",
+    "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
 )
 """Variables that obstore reads and botocore does not."""
 
-_ABSENT: Final = ("404", "NoSuchKey", "NotFound")
+_ABSENT: Final = ("404", "NoSuchKey", "NoSuchUpload", "NotFound")
 _CONDITION_FAILED: Final = ("412", "PreconditionFailed")
 _DENIED: Final = 403
 _UNSUPPORTED: Final = ("501", "NotImplemented")
@@ -178,9 +178,13 @@ class PartUpload:
         StorageError
             If the service does not respond.
         """
-        with _translated(self.location):
-            client = _connected(self.location, seconds=TIDYING_SECONDS)
-            client.abort_multipart_upload(**_names(self.location), UploadId=self.name)
+        try:
+            with _translated(self.location):
+                client = _connected(self.location, seconds=TIDYING_SECONDS)
+                client.abort_multipart_upload(**_names(self.location), UploadId=self.name)
+        except _RefusedError as error:
+            if error.code not in _ABSENT:
+                raise
 
     @property
     def _client(self) -> Any:
