@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from obstore.store import MemoryStore
 
+from arraystore.errors import StorageError
 from arraystore.storage.location import Location
-from arraystore.storage.objects.part_upload import can_send_parts
+from arraystore.storage.objects.part_upload import PartUpload, can_send_parts
 
 KEYS = {"key": "a", "secret": "b", "region": "eu-north-1"}
 
@@ -36,4 +38,18 @@ def test_parts_are_sent_only_if_all_options_apply(
 
 def test_encryption_in_the_environment_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms")
+    assert not can_send_parts(Location.parse("s3://bucket/a.h5", KEYS))
+
+
+def test_worker_without_boto3_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.exceptions", None)
+    upload = PartUpload(Location.parse("s3://bucket/a.h5", KEYS), "1")
+    with pytest.raises(
+        StorageError, match=r"a\.h5: a worker sends.*pip install 'arraystore\[aws\]'"
+    ):
+        upload.send(0, b"x")
+
+
+def test_without_boto3_no_parts_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "botocore", None)
     assert not can_send_parts(Location.parse("s3://bucket/a.h5", KEYS))
