@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from arraystore.cli.demo import run_demo
 from arraystore.cli.executors import executing
 from arraystore.cli.options import (
     COLUMN,
+    FUNCTION,
     JSON,
     OVERWRITE,
     PATH,
@@ -452,7 +452,7 @@ def _print_column_report(report: arraystore.ColumnReport, *, as_json: bool) -> N
 @click.argument("store", type=str)
 @click.argument("split")
 @click.argument("name")
-@click.argument("function")
+@FUNCTION
 @storage_option("--storage-option", "STORE")
 @click.option(
     "--images",
@@ -493,33 +493,20 @@ def map_blocks(
     store: str,
     split: str,
     name: str,
-    function: str,
+    function: Any,
     storage_option: dict[str, Any],
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Compute the column NAME of SPLIT of STORE with FUNCTION.
+    """Compute the column NAME of SPLIT of STORE with a function.
 
-    FUNCTION is MODULE:NAME, such as features:mean_color for a function in features.py in the
-    current folder. It gets batches of samples and returns one value for each. The module is
-    imported, which runs its code.
+    MODULE:FUNCTION is for example features:mean_color for a function in features.py in the current
+    folder. It gets batches of samples and returns one value for each. The module is imported, which
+    runs its code.
     """
     opened = arraystore.open(store, storage_options=storage_option)
-    report = arraystore.map_blocks(opened[split], _function_named(function), name, **options)
+    report = arraystore.map_blocks(opened[split], function, name, **options)
     _print_column_report(report, as_json=as_json)
-
-
-def _function_named(text: str) -> Any:
-    """Import the function that ``MODULE:NAME`` names, also from the current folder."""
-    module, _, name = text.partition(":")
-    if not name:
-        raise click.UsageError(f"FUNCTION must be MODULE:NAME, got {text}")
-    if "" not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; processes get a copy
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise click.UsageError(f"{text}: {error}") from error
 
 
 @column.command("remove", short_help="Remove a column from a split of a store.")

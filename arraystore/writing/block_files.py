@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from typing_extensions import override
@@ -84,7 +84,15 @@ class Plan(NamedTuple):
 
 
 class BlockFiles(ABC):
-    """Finished blocks of one column, in a folder or a bucket; it can be sent to other processes."""
+    """Finished blocks of one column, in a folder or a bucket; it can be sent to other processes.
+
+    Attributes
+    ----------
+    is_exclusive : bool
+        Whether `locked` keeps other callers away.
+    """
+
+    is_exclusive: ClassVar[bool]
 
     @property
     @abstractmethod
@@ -174,6 +182,7 @@ class BlockFolder(BlockFiles):
         Whether to wait until each block is on the disk.
     """
 
+    is_exclusive: ClassVar[bool] = True
     folder: Path
     sync: bool
 
@@ -244,6 +253,7 @@ class BlockObjects(BlockFiles):
         Key in front of their names.
     """
 
+    is_exclusive: ClassVar[bool] = False
     objects: ObjectWriter
     prefix: str
 

@@ -16,7 +16,7 @@ from arraystore.containers import check_changeable
 from arraystore.dataset.batch import BatchWithColumns
 from arraystore.errors import StoreChangedError, brief, escaped
 from arraystore.indexing.selection import as_size
-from arraystore.parallel.executors import Workers
+from arraystore.parallel.executors import Workers, packed
 from arraystore.reader import open_store
 from arraystore.reading.store_handle import StoreHandle
 from arraystore.reading.stored_split import StoredSplit
@@ -183,7 +183,7 @@ def map_blocks(
             )
         return _completed(files, store, split_name, name, began)
     with files.locked():
-        plan = _begin(files, plan, overwrite=overwrite, resume=resume)
+        plan = _begin(work, plan, overwrite=overwrite, resume=resume)
         work = replace(work, plan=plan)
         try:
             kind, notes = _compute(work, executor, progress)
@@ -495,9 +495,12 @@ def _completed(
     )
 
 
-def _begin(files: BlockFiles, plan: Plan, *, overwrite: bool, resume: bool) -> Plan:
+def _begin(work: BlockWork, plan: Plan, *, overwrite: bool, resume: bool) -> Plan:
     """Return the plan to continue, or record a new one."""
+    files = work.files
     found = None if overwrite and not resume else files.plan()
+    if found is not None and files.is_exclusive and not files.finished(found, work.n_blocks):
+        found = None  # the earlier call was killed early
     if found is not None and not resume:
         raise FileExistsError(
             escaped(
@@ -526,7 +529,7 @@ def _compute(
     with (
         meter(progress) as shown,
         Workers(executor, n_threads=n_threads, max_in_flight=n_threads) as workers,
-        closing(workers.run(work, tasks)) as results,
+        closing(workers.run(packed(work, executor), tasks)) as results,
     ):
         shown.start(f"computing {work.name}", len(work.split), done=(n_done, 0))
         for number, found in results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import re
@@ -233,6 +234,20 @@ def test_killed_worker_costs_its_block_only(client: Any, folder: Path, tmp_path:
     assert train_of(store).columns["n"][:].tolist() == number(train).tolist()
 
 
+def test_function_that_a_cluster_cannot_import_is_an_error(
+    client: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers of distributed would otherwise die of it, again and again.
+    (tmp_path / "unsent.py").write_text("def function(batch):\n    return batch.label\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    train = train_of(copied(folder / "a.zarr", tmp_path / "a.zarr"))
+    function, executor = importlib.import_module("unsent").function, client.get_executor()
+    with pytest.raises(ModuleNotFoundError, match="unsent") as caught:
+        train.map_blocks(function, "n", executor=executor, **EVERY)
+    assert "Client.upload_file" in caught.value.__notes__[0]
+    train.map_blocks(lambda batch: batch.label, "n", executor=executor, **EVERY)
+
+
 CHILD: Final = """
 import os, signal, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -295,6 +310,18 @@ def test_call_that_fails_at_once_leaves_nothing(place: Any, bucket: Bucket) -> N
         train_of(place).map_blocks(Recording(fails_at=0), "n", executor=InTurn(), **EVERY)
     assert len(caught.value.__notes__) == 1
     assert not left_over(place, bucket)
+
+
+def test_plan_without_blocks_is_no_obstacle(store: Path, bucket: Bucket) -> None:
+    fails = Recording(fails_at=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BlockFolder, "finished", lambda *_: {0})  # so that nothing is deleted
+        patch.setattr(BlockFolder, "block", lambda *_: np.zeros(8, np.int64))
+        with pytest.raises(ZeroDivisionError):
+            train_of(store).map_blocks(fails, "n", executor=InTurn(), **EVERY)
+    assert left_over(store, bucket)
+    train_of(store).map_blocks(number, "n", **EVERY)
+    assert not left_over(store, bucket)
 
 
 def test_overwriting_ignores_blocks_of_earlier_calls(place: Any, bucket: Bucket) -> None:
@@ -531,7 +558,11 @@ def test_command_computes_a_column(
         assert train.columns["twice"][:].tolist() == (2 * train.label + 4).tolist()
         assert main(arguments) == 1
         assert "pass overwrite=True (--overwrite)" in capsys.readouterr().err
-        for wrong, text in (("features", "MODULE:NAME"), ("a.b:c", "'a'"), ("features:no", "'no'")):
+        for wrong, text in (
+            ("features", "MODULE:FUNCTION"),
+            ("a.b:c", "'a'"),
+            ("features:no", "'no'"),
+        ):
             assert main([*arguments[:5], wrong]) == 2
             assert text in capsys.readouterr().err
     finally:
