@@ -26,6 +26,7 @@ from arraystore.errors import (
     VersionError,
     WorkersLostError,
 )
+from arraystore.integrations.dask_views import to_dask
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
 from arraystore.reading.image_reader import ReadPlan
@@ -89,3 +90,4 @@ __all__ = [
 
 # Methods that need modules above the layer of `Split`.
 Split.map_blocks = map_blocks
+Split.to_dask = to_dask

@@ -43,6 +43,7 @@ ONLY_IN = {
     "xarray": {"integrations/xarray_backend.py"},
     "rich": {"writing/progress.py", "cli/tables.py"},
     "click": {"cli/commands.py", "cli/executors.py", "cli/options.py"},
+    "dask": {"integrations/dask_views.py"},
     "distributed": {"cli/executors.py", "parallel/executors.py"},
     "ctypes": {"storage/exchange.py"},  # for one system call that Python has no function for
 }

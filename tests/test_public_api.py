@@ -123,6 +123,7 @@ class Split
     stratified_splits(fractions, *, seed=0)
     targets: attribute
     to_arrow(*, images=False)
+    to_dask(kind='bag', *, size=None, columns=None)
     to_pandas(*, images=False)
     where(*, label=None, file_name=None, is_a=None, **columns)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest, is_referenced=False)

@@ -112,8 +112,9 @@ class Split:
     # Without this, NumPy would try to convert a split to an array in expressions.
     __array_ufunc__ = None
 
-    # Functions of higher layers, which the top package sets: `arraystore.map_blocks`.
+    # Functions of higher layers, which the top package sets.
     map_blocks: ClassVar[Callable[..., Any]]
+    to_dask: ClassVar[Callable[..., Any]]
 
     def __init__(self, root: StoreRoot, name: str, samples: SampleSet) -> None:
         name = escaped(name)

@@ -55,7 +55,7 @@ class ArraystoreBackend(BackendEntrypoint):
     attributes, and those of a split, have the same names as on disk.
 
     Datasets can be pickled, and read from many threads. With ``chunks=`` they have arrays of Dask,
-    of which only the selected samples are read.
+    which read only the selected samples.
 
     Examples
     --------

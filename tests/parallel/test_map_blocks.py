@@ -312,7 +312,7 @@ def test_call_that_fails_at_once_leaves_nothing(place: Any, bucket: Bucket) -> N
     assert not left_over(place, bucket)
 
 
-def test_plan_without_blocks_is_no_obstacle(store: Path, bucket: Bucket) -> None:
+def test_plan_without_blocks_is_ignored(store: Path, bucket: Bucket) -> None:
     fails = Recording(fails_at=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BlockFolder, "finished", lambda *_: {0})  # so that nothing is deleted
