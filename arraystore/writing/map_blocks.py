@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -194,11 +194,12 @@ def map_blocks(
                 location, split_name, name, values, description=description, sync=sync
             )
         except BaseException as error:
-            if files.finished(plan, work.n_blocks):
-                kept = escaped(f"{files.location} keeps the finished blocks")
-                error.add_note(how_to_resume(kept, error))
-            else:
-                files.remove()
+            with suppress(OSError):  # the first error is the one to report
+                if files.finished(plan, work.n_blocks):
+                    kept = escaped(f"{files.location} keeps the finished blocks")
+                    error.add_note(how_to_resume(kept, error))
+                else:
+                    files.remove()
             raise
         files.remove()
     return replace(report, notes=(*report.notes, *notes), seconds=time.perf_counter() - began)
