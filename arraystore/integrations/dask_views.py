@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from arraystore._arguments import check_choice
+from arraystore._arguments import check_choice, need
 from arraystore.dataset.batch import Sample
 from arraystore.errors import brief, escaped
+from arraystore.images.crops import Framing
 from arraystore.indexing.selection import as_positions, as_size, is_one
 from arraystore.schema import COLUMNS, SHARD_NBYTES, STRING
 
@@ -56,10 +57,9 @@ def to_dask(
     size : int or (int, int), optional
         Height and width to resize images of a bag or an array to, see `Split.resized`.
     columns : sequence of str, optional
-        For an array, the one column to read instead of images. For a data frame, its columns; by
-        default ``label``, ``file_name``, ``image_height``, ``image_width`` and ``image_nbytes``,
-        and all further columns with one value per sample. Further columns of an array may have
-        several dimensions.
+        For an array, the one column to read instead of images, of any shape. For a data frame, its
+        columns; by default ``label`` (-1 if there is none), ``file_name``, ``image_height``,
+        ``image_width`` and ``image_nbytes``, and all further columns with one value per sample.
 
     Returns
     -------
@@ -67,9 +67,8 @@ def to_dask(
 
     Raises
     ------
-    ModuleNotFoundError
-        If Dask is not installed, or a data frame lacks pandas or pyarrow; the message names the
-        extra to install.
+    SourceError
+        If Dask is not installed, or a data frame lacks pyarrow; the message names the extra.
     KeyError
         If there is no such column.
     TypeError
@@ -96,20 +95,11 @@ def to_dask(
     if (kind == "bag" and columns is not None) or (kind == "dataframe" and size is not None):
         raise ValueError("size is for images, and columns are for arrays and data frames")
     pixels = None if size is None else as_size(size)
-    try:
-        if kind == "bag":
-            return _bag(split, pixels)
-        if kind == "array":
-            return _array(
-                split, _images(split, pixels) if pixels else _values(split, columns or ())
-            )
-        return _dataframe(split, columns)
-    except ModuleNotFoundError as error:
-        extra = "dask,parquet" if kind == "dataframe" else "dask"
-        raise ModuleNotFoundError(
-            escaped(f"to_dask needs {error.name}, which is missing; install arraystore[{extra}]"),
-            name=error.name,
-        ) from error
+    if kind == "bag":
+        return _bag(split, pixels)
+    if kind == "array":
+        return _array(split, _images(split, pixels) if pixels else _values(split, columns or ()))
+    return _dataframe(split, columns)
 
 
 class LazyRows:
@@ -138,6 +128,10 @@ class LazyRows:
         return found
 
 
+def _needed(module: str, extra: str = "dask") -> Any:
+    return need(module, extra, "to_dask")
+
+
 def _bounds(split: Split) -> list[int]:
     """Return the first position of each partition, and the number of samples."""
     nbytes = split.image_nbytes
@@ -146,10 +140,9 @@ def _bounds(split: Split) -> list[int]:
 
 
 def _bag(split: Split, size: tuple[int, int] | None) -> Any:
-    import dask.bag
+    made: Any = _needed("dask.bag")
     from dask.delayed import delayed
 
-    made: Any = dask.bag
     bounds = _bounds(split)
     spans = made.from_sequence(pairwise(bounds), partition_size=1)
     whole = delayed(split, traverse=False)
@@ -170,9 +163,7 @@ def _each(batch: Batch[Any]) -> Iterator[Sample]:
 
 
 def _array(split: Split, rows: LazyRows) -> Any:
-    import dask.array
-
-    made: Any = dask.array
+    made: Any = _needed("dask.array")
     chunks = tuple(np.diff(_bounds(split)).tolist()), *rows.shape[1:]
     meta = np.empty((0,) * rows.ndim, rows.dtype)
     return made.from_array(rows, chunks=chunks, name=False, meta=meta)
@@ -183,7 +174,7 @@ def _images(split: Split, size: tuple[int, int]) -> LazyRows:
 
 
 def _read_images(split: Split, size: tuple[int, int], positions: Ints) -> NDArray[np.uint8]:
-    images: NDArray[np.uint8] = split._reader.images(positions, size)
+    images: NDArray[np.uint8] = split._reader.images(positions, Framing(size))
     return images
 
 
@@ -210,10 +201,9 @@ def _read_column(split: Split, name: str, positions: Ints) -> NDArray[Any]:
 
 
 def _dataframe(split: Split, columns: Sequence[str] | None) -> Any:
-    import dask.dataframe
+    made: Any = _needed("dask.dataframe", "dask,parquet")
     from dask.delayed import delayed
 
-    made: Any = dask.dataframe
     names = list(columns) if columns is not None else [*_COLUMNS]
     for name, column in split.columns.items():
         is_single = len(column.shape) == 1
