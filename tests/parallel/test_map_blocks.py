@@ -102,7 +102,7 @@ def left_over(place: Any, bucket: Bucket) -> list[str]:
 class Recording:
     """A function that records the numbers of the samples of each batch, and may fail at one."""
 
-    def __init__(self, fails_at: int | None = None, factor: int = 1) -> None:
+    def __init__(self, fails_at: int | None = None, factor: float = 1) -> None:
         self.batches: list[list[int]] = []
         self.fails_at, self._factor = fails_at, factor
 
@@ -410,11 +410,12 @@ def test_results_that_are_no_column_are_errors(
 
 
 def test_resumed_values_must_fit_the_finished_blocks(store: Path) -> None:
-    train = train_of(store)
+    train, again = train_of(store), Recording(factor=1.5)
     with pytest.raises(ZeroDivisionError):
         train.map_blocks(Recording(fails_at=5), "n", executor=InTurn(), **EVERY)
     with pytest.raises(ValueError, match=r"'int64 .*' and 'float64"):
-        train.map_blocks(Recording(factor=1.5), "n", resume=True, **EVERY)  # type: ignore[arg-type]
+        train.map_blocks(again, "n", resume=True, executor=InTurn(), **EVERY)
+    assert "n" not in train_of(store).columns
 
 
 def test_damaged_block_is_an_error(store: Path) -> None:
