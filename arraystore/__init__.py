@@ -26,6 +26,7 @@ from arraystore.errors import (
     VersionError,
     WorkersLostError,
 )
+from arraystore.integrations.dask_views import to_dask
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
 from arraystore.reading.image_reader import ReadPlan
@@ -35,6 +36,7 @@ from arraystore.verifying.verify import VerifyReport, verify
 from arraystore.writing.add_column import ColumnReport, add_column, remove_column
 from arraystore.writing.append import AppendReport, append
 from arraystore.writing.copy import CopyReport, copy
+from arraystore.writing.map_blocks import map_blocks
 from arraystore.writing.relocate import RelocateReport, relocate
 from arraystore.writing.report import ConvertReport, SplitReport
 
@@ -78,9 +80,14 @@ __all__ = [
     "concat",
     "convert",
     "copy",
+    "map_blocks",
     "open",
     "relocate",
     "remove_column",
     "verify",
     "write",
 ]
+
+# Methods that need modules above the layer of `Split`.
+Split.map_blocks = map_blocks
+Split.to_dask = to_dask

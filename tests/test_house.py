@@ -43,7 +43,8 @@ ONLY_IN = {
     "xarray": {"integrations/xarray_backend.py"},
     "rich": {"writing/progress.py", "cli/tables.py"},
     "click": {"cli/commands.py", "cli/executors.py", "cli/options.py"},
-    "distributed": {"cli/executors.py"},
+    "dask": {"integrations/dask_views.py"},
+    "distributed": {"cli/executors.py", "parallel/executors.py"},
     "ctypes": {"storage/exchange.py"},  # for one system call that Python has no function for
 }
 """Where each library may be imported."""

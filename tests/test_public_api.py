@@ -109,6 +109,8 @@ class Split
     label_names: attribute
     label_words: attribute
     map(transform)
+    map_blocks(function, name, *, images='decoded', size=None, columns=(), batch_size=64,
+        description='', executor=None, overwrite=False, resume=False, sync=True, progress=None)
     name: attribute
     per_label(k=None, *, fraction=None, balanced=True, seed=0, replace=False)
     positions: attribute
@@ -121,6 +123,7 @@ class Split
     stratified_splits(fractions, *, seed=0)
     targets: attribute
     to_arrow(*, images=False)
+    to_dask(kind='bag', *, size=None, columns=None)
     to_pandas(*, images=False)
     where(*, label=None, file_name=None, is_a=None, **columns)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest, is_referenced=False)
@@ -176,6 +179,8 @@ convert(dataset, target, *, storage_options=None, source_options=None, manual_di
 copy(source, target, *, source_options=None, target_options=None, classes='keep', order=None,
     seed=0, copy_images=True, allow_references=False, overwrite=False, sync=True, executor=None,
     progress=None)
+map_blocks(split, function, name, *, images='decoded', size=None, columns=(), batch_size=64,
+    description='', executor=None, overwrite=False, resume=False, sync=True, progress=None)
 open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True,
     allow_references=False)
 relocate(store, old, new, *, source_options=None, progress=None)
@@ -213,6 +218,9 @@ append STORE SOURCE --storage-option --split --on-existing=error --source-option
 column add STORE SPLIT NAME FILE --storage-option --key --field --fill --ragged --description=
     --sync/--no-sync --json
 column ls STORE --storage-option --json
+column map STORE SPLIT NAME FUNCTION --storage-option --images=decoded --size --column
+    --batch-size=64 --description= --overwrite --resume --sync/--no-sync --workers --dask
+    --progress/--no-progress --json
 column remove STORE SPLIT NAME --storage-option
 convert DATASET TARGET --storage-option --source-option --manual-dir --subset-list --partial --split
     --classes --field --layout --column --label-space=auto --order=shuffled --seed=0

@@ -24,6 +24,7 @@ from arraystore.cli.demo import run_demo
 from arraystore.cli.executors import executing
 from arraystore.cli.options import (
     COLUMN,
+    FUNCTION,
     JSON,
     OVERWRITE,
     PATH,
@@ -52,6 +53,7 @@ from arraystore.sources.label_space import LABEL_SPACES
 from arraystore.storage.location import Location
 from arraystore.storage.referenced_files import VARIABLE
 from arraystore.writing.append import ON_EXISTING
+from arraystore.writing.map_blocks import IMAGES
 from arraystore.writing.plan_selection import CLASSES, name_of
 from arraystore.writing.progress import meter
 
@@ -386,9 +388,9 @@ def info(store: str, storage_option: dict[str, Any], as_json: bool) -> None:
         tables.print_info(opened.address, opened.info)
 
 
-@cli.group(short_help="Add, remove and list further columns of a store.")
+@cli.group(short_help="Add, compute, remove and list further columns of a store.")
 def column() -> None:
-    """Add, remove and list further columns: features, scores, boxes, captions."""
+    """Add, compute, remove and list further columns: features, scores, boxes, captions."""
 
 
 @column.command("add", short_help="Add a column to a split of a store.")
@@ -434,12 +436,77 @@ def add_column(
         storage_options=storage_option,
         **options,
     )
+    _print_column_report(report, as_json=as_json)
+
+
+def _print_column_report(report: arraystore.ColumnReport, *, as_json: bool) -> None:
     if as_json:
         _print_json(report.as_dict())
         return
-    _print_line(f"{report.store}/{split}: added {name}, {report.values}")
+    _print_line(f"{report.store}/{report.split}: added {report.name}, {report.values}")
     for note in report.notes:
         _print_line(f"  {note}")
+
+
+@column.command("map", short_help="Compute a column with a Python function.")
+@click.argument("store", type=str)
+@click.argument("split")
+@click.argument("name")
+@FUNCTION
+@storage_option("--storage-option", "STORE")
+@click.option(
+    "--images",
+    type=click.Choice(IMAGES),
+    default=IMAGES[0],
+    show_default=True,
+    help="What the function gets of the images.",
+)
+@click.option("--size", type=click.IntRange(1), help="Resize decoded images to SIZE x SIZE pixels.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="NAME",
+    help="Give the function the values of a further column; may be repeated.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Samples that the function gets at a time.",
+)
+@click.option("--description", default="", help="For people.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a column of that name, and without --resume delete finished blocks.",
+)
+@click.option("--resume", is_flag=True, help="Keep the finished blocks of an interrupted call.")
+@click.option(
+    "--sync/--no-sync", default=True, help="Wait until all data is on the disk.  [default: sync]"
+)
+@executing
+@PROGRESS
+@JSON
+def map_blocks(
+    store: str,
+    split: str,
+    name: str,
+    function: Any,
+    storage_option: dict[str, Any],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compute the column NAME of SPLIT of STORE with a function.
+
+    MODULE:FUNCTION is for example features:mean_color for a function in features.py in the current
+    folder. It gets batches of samples and returns one value for each. The module is imported, which
+    runs its code.
+    """
+    opened = arraystore.open(store, storage_options=storage_option)
+    report = arraystore.map_blocks(opened[split], function, name, **options)
+    _print_column_report(report, as_json=as_json)
 
 
 @column.command("remove", short_help="Remove a column from a split of a store.")

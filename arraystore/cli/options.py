@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +35,25 @@ SUBSET_LIST: Final = click.option(
     "--subset-list",
     help="File with the names of the subset's training images, one per line.",
 )
+
+
+def _imported(context: click.Context, parameter: click.Parameter, text: str) -> Any:
+    """Import the function that ``MODULE:FUNCTION`` names, also from the current folder.
+
+    This happens before processes are started: these get a copy of the path of modules.
+    """
+    module, _, name = text.partition(":")
+    if not (module and name):
+        raise click.BadParameter(f"must be MODULE:FUNCTION, got {text!r}", context, parameter)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise click.BadParameter(f"{text}: {error}", context, parameter) from error
+
+
+FUNCTION: Final = click.argument("function", metavar="MODULE:FUNCTION", callback=_imported)
 
 
 def storage_option(flag: str, argument: str) -> Callable[[Command], Command]:

@@ -20,6 +20,8 @@ from arraystore.reading.stored_split import StoredSplit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from arraystore._threads import Task
     from arraystore._typing import Checksums, Ints, Pixels
     from arraystore.dataset.sample_set import SampleSet
@@ -97,6 +99,23 @@ class SampleReader:
         """
         batch = Batch(*self._read_and_decode(indices, framing, _ANNOTATIONS, faults))
         return _without(batch, indices, faults, framing)
+
+    def columns(self, names: Sequence[str], indices: Ints) -> list[NDArray[Any]]:
+        """Return the values of columns at some samples, see `ColumnReader.take`."""
+
+        def read(stored: StoredSplit, positions: Ints, _: Sequence[int]) -> list[NDArray[Any]]:
+            return stored.columns.take(names, positions)
+
+        return self._samples.gather(indices, read)
+
+    def encoded_batch(self, indices: Ints) -> Batch[list[bytes]]:
+        """Read samples with their encoded images, which are compared with their checksums."""
+        images = list(map(bytes, self.checked(indices)))
+        return Batch(images, *self.columns(_ANNOTATIONS, indices))
+
+    def batch_without_images(self, indices: Ints) -> Batch[None]:
+        """Read the labels and file names of samples."""
+        return Batch(None, *self.columns(_ANNOTATIONS, indices))
 
     def images(self, indices: Ints, framing: Framing | None = None) -> Any:
         """Read and decode images, into a list of arrays or one array; see `batch`."""

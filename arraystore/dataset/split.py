@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, overload
 
 import numpy as np
 
@@ -111,6 +111,10 @@ class Split:
 
     # Without this, NumPy would try to convert a split to an array in expressions.
     __array_ufunc__ = None
+
+    # Functions of higher layers, which the top package sets.
+    map_blocks: ClassVar[Callable[..., Any]]
+    to_dask: ClassVar[Callable[..., Any]]
 
     def __init__(self, root: StoreRoot, name: str, samples: SampleSet) -> None:
         name = escaped(name)

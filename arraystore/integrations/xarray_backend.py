@@ -19,6 +19,7 @@ from xarray.core import indexing
 
 from arraystore.containers import open_local
 from arraystore.errors import ArrayStoreError, escaped
+from arraystore.indexing.selection import as_positions
 from arraystore.reader import Store, open_store
 from arraystore.schema import COLUMNS, FORMAT_NAME, ROOT_COLUMNS, STRING
 from arraystore.storage.location import Location
@@ -53,7 +54,8 @@ class ArraystoreBackend(BackendEntrypoint):
     The root is a dataset along ``class``: ``label_name`` and ``label_words``. Its
     attributes, and those of a split, have the same names as on disk.
 
-    Datasets can be pickled, and read from many threads.
+    Datasets can be pickled, and read from many threads. With ``chunks=`` they have arrays of Dask,
+    which read only the selected samples.
 
     Examples
     --------
@@ -185,7 +187,13 @@ class LazySamples(BackendArray):
 
     def _read(self, key: tuple[int | slice | NDArray[np.int64]]) -> NDArray[Any]:
         (selection,) = key
-        found = getattr(self._split, self._name)[selection]
+        if self._name == "image_bytes":
+            found: Any = self._split.image_bytes[selection]
+        else:  # only the chunks that are needed, and not the whole column as `Split.label` does
+            one = [int(selection)] if isinstance(selection, int | np.integer) else None
+            positions = as_positions(one or selection, len(self._split))
+            (found,) = self._split._reader.columns((self._name,), positions)
+            found = found[0] if one else found
         # A copy, because users may write to it and columns are shared; with the announced dtype,
         # because NumPy's own would cut the trailing zeros of `bytes`.
         return np.array(found, dtype=self.dtype)

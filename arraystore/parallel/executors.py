@@ -88,6 +88,42 @@ def in_order(results: Iterable[tuple[int, Done]]) -> Generator[Done]:
             following += 1
 
 
+class _Packed:
+    """Work that the task itself unpickles, so that a failure is an error of the task.
+
+    If a worker of distributed fails to unpickle a task, it dies, and so does the next one.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __call__(self, argument: Any) -> Any:
+        from distributed.protocol import pickle
+
+        serializer: Any = pickle  # its functions have no annotations
+        try:
+            work = serializer.loads(self._data)
+        except Exception as error:
+            error.add_note(
+                "a worker of the cluster could not receive the function: its modules must be "
+                "installed there, or sent with Client.upload_file"
+            )
+            raise
+        return work(argument)
+
+
+def packed(
+    work: Callable[[Argument], Done], executor: Executor | None
+) -> Callable[[Argument], Done]:
+    """Return work that calls a function of the user, in the form in which an executor gets it."""
+    if executor is None or not _is_distributed(executor):
+        return work
+    from distributed.protocol import pickle
+
+    serializer: Any = pickle
+    return _Packed(bytes(serializer.dumps(work)))
+
+
 def _check_connected(executor: Executor) -> None:
     """Raise if the connection is lost; distributed leaves some futures pending for ever then."""
     if _is_distributed(executor) and vars(executor)["_client"].status == "closed":

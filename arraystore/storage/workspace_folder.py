@@ -130,9 +130,9 @@ def work_folder(target: Path) -> Path:
     return target.parent / f".{target.name}.partial"
 
 
-def check_own(folder: Path) -> None:
+def check_own(folder: Path, is_content: Callable[[str], object] = CONTENT.__contains__) -> None:
     """Refuse a folder with foreign contents, because a conversion empties its folder."""
-    if folder.is_symlink() or {path.name for path in folder.iterdir()} - CONTENT:
+    if folder.is_symlink() or not all(is_content(path.name) for path in folder.iterdir()):
         raise StorageError(
             f"{folder}: contains files that arraystore did not create; move or delete it"
         )

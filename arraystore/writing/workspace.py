@@ -33,6 +33,7 @@ from arraystore.storage.exchange import exchange
 from arraystore.storage.folder_trees import remove_tree
 from arraystore.storage.fsync import sync_path
 from arraystore.storage.workspace_folder import (
+    CONTENT,
     PART,
     REDO,
     REPLACED,
@@ -182,7 +183,7 @@ def workspace(
     work = Workspace(work_folder(target), target, overwrite, appends)
     if not work.is_left_over and not appends:
         _check_target(target, overwrite=overwrite, unfinished=work.is_unfinished)
-    lock = _locked(work.folder)
+    lock = locked_folder(work.folder)
     try:
         put_back(work.folder, target)
         if (work.folder / REDO).exists() and is_container(target):
@@ -229,7 +230,7 @@ def editing(target: Path, recover: Callable[[Path, Path], None]) -> Iterator[Pat
         If another process is writing to the store.
     """
     work = Workspace(work_folder(target), target, overwrite=False)
-    lock = _locked(work.folder)
+    lock = locked_folder(work.folder)
     try:
         put_back(work.folder, target)
         recover(target, work.folder)
@@ -277,12 +278,32 @@ def _check_target(target: Path, *, overwrite: bool, unfinished: bool = False) ->
         raise kind(escaped(f"{target.parent}: is not a folder; create it first"))
 
 
-def _locked(folder: Path) -> int:
-    """Create and lock a workspace; return the descriptor of the lock."""
+def locked_folder(
+    folder: Path,
+    is_content: Callable[[str], object] = CONTENT.__contains__,
+    work: str = "converting to the same target",
+) -> int:
+    """Create and lock a folder beside a store; return the descriptor of the lock.
+
+    Parameters
+    ----------
+    folder : Path
+    is_content : callable
+        Whether arraystore may have created an entry of that name.
+    work : str
+        What another process that has the lock does, for the message.
+
+    Raises
+    ------
+    PermissionError
+        If the folder cannot be created.
+    StorageError
+        If another process has the lock, or the folder has other contents.
+    """
     for _ in range(_LOCK_TRIES):
         try:
             folder.mkdir(exist_ok=True)
-            check_own(folder)
+            check_own(folder, is_content)
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except PermissionError as error:
             raise PermissionError(escaped(f"{folder.parent}: cannot be written to")) from error
@@ -292,9 +313,7 @@ def _locked(folder: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise StorageError(
-                f"{folder}: another process is converting to the same target; wait until it ends"
-            ) from None
+            raise StorageError(f"{folder}: another process is {work}; wait until it ends") from None
         if _is_at(lock, folder / "lock"):
             return lock
         os.close(lock)

@@ -12,15 +12,29 @@ import xarray as xr
 import zarr
 
 import arraystore
+from arraystore.containers.hdf5.reader import HDF5Reader
+from arraystore.containers.zarr.reader import ZarrReader
 from arraystore.integrations.xarray_backend import ArraystoreBackend
+from arraystore.reading import column_reader
 from arraystore.reading.image_reader import ImageReader
 from arraystore.reading.stored_split import StoredSplit
-from tests.support import picture, write_folder
+from arraystore.storage.objects import connection
+from tests.support import (
+    SUFFIXES,
+    Bucket,
+    objects_on_disk,
+    picture,
+    set_chunk_rows,
+    write_folder,
+    write_store,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from arraystore.reading.stored_split import ImageRows
 
 
 VARIABLES = ("label", "file_name", "image_height", "image_width", "image_nbytes", "image_bytes")
@@ -341,3 +355,65 @@ def test_dataset_can_be_written_as_netcdf(group: str, path: Path, tmp_path: Path
     with xr.open_dataset(tmp_path / "copy.nc", engine="h5netcdf") as copy:
         assert copy.equals(dataset)
         assert copy.attrs.keys() == dataset.attrs.keys()
+
+
+@pytest.mark.parametrize("chunks", [{}, {"sample": 10}], ids=str)
+@pytest.mark.parametrize("suffix", [*SUFFIXES, "bucket"])
+def test_chunked_dataset_reads_what_it_needs(
+    suffix: str, chunks: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_chunk_rows(monkeypatch, 8)
+    monkeypatch.setattr(column_reader, "WHOLE_SAMPLES", 0)  # as in a split of many samples
+    names, images = [f"{i}.jpg" for i in range(64)], [picture(seed=i) for i in range(64)]
+    place: Any = tmp_path / f"a{suffix if suffix in SUFFIXES else '.zarr'}"
+    write_store(place, names, [i % 4 for i in range(64)], images, classes="abcd")
+    arraystore.add_column(place, "train", "score", np.arange(64.0))
+    some, train = slice(17, 23), arraystore.open(place)["train"]
+    expected = {name: np.asarray(getattr(train, name)[some]) for name in VARIABLES[:-1]}
+    encoded, nbytes = train.image_bytes[some], int(train.image_nbytes[some].sum())
+    bucket = Bucket()
+    if suffix not in SUFFIXES:
+        monkeypatch.setattr(connection, "connect_memory", lambda: bucket)
+        for key, data in objects_on_disk(place).items():
+            bucket.put(key, data)
+        place = "memory://a.zarr"
+    ds = xr.open_dataset(place, engine="arraystore", group="train", chunks=chunks)
+
+    rows, positions = recorded(monkeypatch)
+    bucket.calls.clear()
+    for name, values in expected.items():
+        assert ds[name].isel(sample=some).values.tolist() == values.tolist()
+    assert ds.score.isel(sample=some).values.tolist() == [*range(17, 23)]
+    assert rows == {("label_indptr", 0), *((name, 16) for name in expected)}
+    assert positions == []
+    assert ds.image_bytes.isel(sample=some).values.tolist() == encoded
+    assert sorted(positions) == [*range(17, 23)]
+    assert rows >= {("image_start", 16)}
+    assert {start for name, start in rows if name != "label_indptr"} == {16}
+
+    spans = [keys["options"]["range"] for _, key, keys in bucket.calls if "payload" in str(key)]
+    assert sum(stop - start for start, stop in spans) == (nbytes if bucket.calls else 0)
+    read = {key for key in bucket.keys_of("get") if "payload" not in key and "indptr" not in key}
+    assert all(key.endswith("/c/2") for key in read)
+    assert not bucket.calls or "a.zarr/train/columns/score/c/2" in read
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[set[tuple[str, int]], list[int]]:
+    """Record the name and first row of the chunks of columns, and the positions of images, read."""
+    rows: set[tuple[str, int]] = set()
+    positions: list[int] = []
+    for reader in (ZarrReader, HDF5Reader):
+
+        def read_rows(self: Any, chunks: Any, real: Any = reader.read_rows) -> Any:
+            rows.update((path.partition("/")[2], start) for path, _, (start, _) in chunks)
+            return real(self, chunks)
+
+        monkeypatch.setattr(reader, "read_rows", read_rows)
+    real_copies = StoredSplit.copies
+
+    def copies(self: StoredSplit, some: ImageRows) -> list[bytes]:
+        positions.extend(some.positions.tolist())
+        return real_copies(self, some)
+
+    monkeypatch.setattr(StoredSplit, "copies", copies)
+    return rows, positions

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask
-import distributed
 import pytest
 
 import arraystore
@@ -20,11 +19,12 @@ from arraystore.indexing.layout import blocks
 from arraystore.verifying import images as images_module
 from arraystore.writing import store_writer
 from arraystore.writing.local import LocalStoreWriter
+from tests.parallel.conftest import start
 from tests.support import SUFFIXES, objects_on_disk, picture, write_folder
 from tests.verifying.test_verify import flip_in_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from arraystore.cli.synthetic_archives import DrawnArchives
@@ -34,21 +34,6 @@ every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
 PHOTOS = {
     f"{name}/{i}.jpg": picture(seed=i + 12 * (name == "b")) for name in "ab" for i in range(12)
 }
-
-
-def start() -> tuple[Any, Any]:
-    made: Any = distributed  # it has annotations, but not of these
-    cluster = made.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0")
-    client = made.Client(cluster)
-    client.run(os.chdir, "/")
-    return cluster, client
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    cluster, client = start()
-    with cluster, client:
-        yield client
 
 
 @pytest.fixture
