@@ -14,7 +14,6 @@ for each plan: a worker that still works for an earlier plan cannot replace a bl
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import re
@@ -36,7 +35,7 @@ from arraystore.storage.folder_trees import remove_tree
 from arraystore.storage.fsync import sync_path
 from arraystore.storage.open_files import translate_full_disk
 from arraystore.writing.journal import as_line, fingerprint_of, whole_lines
-from arraystore.writing.workspace import locked_folder
+from arraystore.writing.workspace import locked_folder, unlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,8 +200,7 @@ class BlockFolder(BlockFiles):
             if self.names() == {"lock"}:
                 (self.folder / "lock").unlink()
                 self.folder.rmdir()
-            fcntl.flock(lock, fcntl.LOCK_UN)  # forked workers have the descriptor as well
-            os.close(lock)
+            unlock(lock)
 
     @override
     def names(self) -> set[str]:

@@ -204,7 +204,7 @@ def workspace(
         yield work
     finally:
         if work.is_unfinished or work.is_being_published:
-            os.close(lock)
+            unlock(lock)
         else:
             _remove(work, lock)
 
@@ -246,7 +246,7 @@ def editing(target: Path, recover: Callable[[Path, Path], None]) -> Iterator[Pat
         yield work.folder
     finally:
         if work.is_unfinished or work.is_being_published:
-            os.close(lock)
+            unlock(lock)
         else:
             _remove(work, lock)
 
@@ -256,6 +256,12 @@ def _remove(work: Workspace, lock: int) -> None:
     _clear(work.folder)
     (work.folder / "lock").unlink()
     work.folder.rmdir()
+    unlock(lock)
+
+
+def unlock(lock: int) -> None:
+    """Release a lock of `locked_folder`; processes that were forked meanwhile have it as well."""
+    fcntl.flock(lock, fcntl.LOCK_UN)
     os.close(lock)
 
 
@@ -316,7 +322,7 @@ def locked_folder(
             raise StorageError(f"{folder}: another process is {work}; wait until it ends") from None
         if _is_at(lock, folder / "lock"):
             return lock
-        os.close(lock)
+        unlock(lock)
     raise StorageError(f"{folder}: cannot be created and locked")
 
 

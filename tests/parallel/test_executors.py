@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import pytest
 from typing_extensions import override
 
-from arraystore.errors import WorkersLostError
+import arraystore
+from arraystore.errors import SourceError, WorkersLostError
 from arraystore.parallel.executors import Workers, n_workers
+from arraystore.writing import fill_plans
+from tests.support import picture, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,3 +158,22 @@ def test_number_of_workers_is_that_of_the_executor() -> None:
     with ThreadPoolExecutor(3) as threads, ProcessPoolExecutor(2) as processes:
         assert [n_workers(threads), n_workers(processes), n_workers(Losing())] == [3, 2, 3]
     assert n_workers(Unknown()) == 32
+
+
+def test_forked_pool_does_not_keep_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "photos", {f"a/{i}.jpg": picture(seed=i) for i in range(3)})
+    monkeypatch.setattr(fill_plans, "planned_images", broken)
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, context) as pool:
+        with pytest.raises(SourceError, match="broken"):
+            # The process is forked to read headers, when the workspace is locked.
+            arraystore.convert(f"folder:{tmp_path / 'photos'}", tmp_path / "a.h5", executor=pool)
+        monkeypatch.undo()
+        arraystore.convert(f"folder:{tmp_path / 'photos'}", tmp_path / "a.h5", resume=True)
+    assert arraystore.verify(tmp_path / "a.h5").ok
+
+
+def broken(*_: object) -> None:
+    raise SourceError("broken")
