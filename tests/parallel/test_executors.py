@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
@@ -15,7 +16,6 @@ from typing_extensions import override
 import arraystore
 from arraystore.errors import SourceError, WorkersLostError
 from arraystore.parallel.executors import Workers, n_workers
-from arraystore.writing import fill_plans
 from tests.support import picture, write_folder
 
 if TYPE_CHECKING:
@@ -164,11 +164,11 @@ def test_forked_pool_does_not_keep_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(tmp_path / "photos", {f"a/{i}.jpg": picture(seed=i) for i in range(3)})
-    monkeypatch.setattr(fill_plans, "planned_images", broken)
+    monkeypatch.setattr(sys.modules["arraystore.convert"], "seal", broken)
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(1, context) as pool:
         with pytest.raises(SourceError, match="broken"):
-            # The process is forked to read headers, when the workspace is locked.
+            # The process is forked to read headers, when the workspace is locked already.
             arraystore.convert(f"folder:{tmp_path / 'photos'}", tmp_path / "a.h5", executor=pool)
         monkeypatch.undo()
         arraystore.convert(f"folder:{tmp_path / 'photos'}", tmp_path / "a.h5", resume=True)
