@@ -105,7 +105,8 @@ def recorded(n: int) -> list[Row]:
         found += len(as_line([["train", block.start, block.stop, as_text(checksums)]]))
     middle = some[len(some) // 2]
     file = FileStates.of([__file__])
-    images = FileRanges(file.paths, np.zeros(n, np.int32), np.cumsum(nbytes) - nbytes, nbytes, file)
+    offset = np.random.default_rng(1).permutation(np.cumsum(nbytes) - nbytes)  # shuffled
+    images = FileRanges(file.paths, np.zeros(n, np.int32), offset, nbytes, file)
     task = FillTask(images.rows(middle.first, middle.last), middle.skip, FilePlace((("a", 0, 1),)))
     return [
         ("journal", n, model.journal_nbytes(data), found, "B"),

@@ -10,6 +10,7 @@ else follows from how the code works and from the assumptions in `DataSet`, `Rat
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -221,8 +222,9 @@ def journal_nbytes(data: DataSet, *, etag: int = 0) -> int:
 
 
 def task_nbytes(data: DataSet) -> float:
-    """Return the size of the pickled task that fills a shard: three numbers per image."""
-    return SHARD_NBYTES / data.mean_nbytes * 24 + 1000
+    """Return the size of the pickled task that fills a shard: compressed offsets and sizes."""
+    offset = math.log2(data.n * data.mean_nbytes) / 8
+    return SHARD_NBYTES / data.mean_nbytes * (offset + 2.1) + 1000
 
 
 def names_nbytes(data: DataSet) -> int:

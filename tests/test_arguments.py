@@ -28,6 +28,9 @@ CALLS: dict[Callable[..., Any], tuple[object, ...]] = {
     arraystore.Split.per_label: (1,),
     arraystore.Split.even_splits: (2,),
     arraystore.Split.batches: (4,),
+    arraystore.Split.to_arrow: (),
+    arraystore.Split.to_pandas: (),
+    arraystore.map_blocks: (None, len, "x"),
 }
 """Public functions with bool parameters, and their other arguments."""
 

@@ -151,6 +151,7 @@ def map_blocks(
     <Column 'color': float32 (160, 3)>
     """
     check_bools(overwrite=overwrite, resume=resume, sync=sync)
+    check_bools(progress=False if progress is None else progress)
     check_column_name(name)
     check_choice(images, "images", IMAGES)
     batch_size = as_count(batch_size, "batch_size", least=1)

@@ -449,7 +449,7 @@ def test_images_are_decoded_while_others_arrive(
     local = arraystore.open(path)["train"]
     _ = train.image_bytes[0]
     one_is_decoded = threading.Event()
-    name = "decode" if size is None else "decode_resized"
+    name = "decode" if size is None else "decode_crops"
     real = getattr(decode, name)
 
     def decode_seen(*arguments: Any) -> Any:
