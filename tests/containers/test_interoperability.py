@@ -62,8 +62,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
         # Shards of the format's size would need hundreds of megabytes of images.
         patch.setattr(zarr_container, "SHARD_NBYTES", 2**16)
         patch.setattr(zarr_container, "INNER_CHUNK_NBYTES", 2**12)
-        small = {**layout.blocks.__kwdefaults__, "block_nbytes": 2**16}
-        patch.setattr(layout.blocks, "__kwdefaults__", small)
+        patch.setattr(layout.blocks, "__kwdefaults__", {"block_nbytes": 2**16, "before": 0})
         yield convert_to_both(tmp_path_factory, "imagenet2012_subset/1pct:5.1.0", folder)
 
 
