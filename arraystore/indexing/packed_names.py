@@ -192,6 +192,8 @@ class NameIndex:
 
     def with_base(self, name: str) -> Ints:
         """Return the ascending positions of the names whose part after the last ``/`` is `name`."""
+        if not _can_be_encoded(name):
+            return np.empty(0, dtype=np.int64)
         return np.flatnonzero(np.strings.endswith(self._names, f"/{name}"))
 
     def matching(self, pattern: str) -> Ints:

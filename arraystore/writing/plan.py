@@ -33,7 +33,7 @@ from arraystore.storage.open_files import read_at
 from arraystore.writing.image_source import FileRanges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
     from typing import BinaryIO
@@ -287,13 +287,16 @@ def _probe(
     probed = _Probed.empty(len(table))
     n_probers = n_cpus() if check_images else _n_probers(source, table)
     size = _DECODED_BATCH if check_images else _BATCH if executor is None else _SENT_BATCH
-    is_spooled = table.file == len(source.files)  # other machines may not have the spool
-    here = np.arange(len(table)) if executor is None else np.flatnonzero(is_spooled)
-    others = np.empty(0, np.int64) if executor is None else np.flatnonzero(~is_spooled)
+    here: Sequence[int] | Ints = range(len(table))
+    others: Sequence[int] | Ints = range(0)
+    if executor is not None:
+        is_spooled = table.file == len(source.files)  # other machines may not have the spool
+        here, others = np.flatnonzero(is_spooled), np.flatnonzero(~is_spooled)
     import_decoders()
     with Workers(executor, n_threads=n_probers, max_in_flight=2 * n_probers) as workers:
         for all_rows, is_here in ((others, False), (here, True)):
-            batches = (all_rows[first : first + size] for first in range(0, len(all_rows), size))
+            starts = range(0, len(all_rows), size)
+            batches = (np.asarray(all_rows[first : first + size]) for first in starts)
             tasks = (
                 (rows, _ProbeTask.of(source, table, rows, check_images, is_here=is_here))
                 for rows in batches

@@ -538,7 +538,7 @@ def test_where_takes_names_without_folders(suffix: str, tmp_path: Path) -> None:
     assert split.where(file_name="1.jpg").file_name.tolist() == ["a/1.jpg", "b/1.jpg"]
     assert split.where(file_name="2.jpg").file_name.tolist() == ["2.jpg"]  # a whole name
     assert split.where(file_name=["21.jpg", "a/1.jpg"]).file_name.tolist() == [names[0], names[4]]
-    for unknown in ("3.jpg", "c/1.jpg", ".jpg"):
+    for unknown in ("3.jpg", "c/1.jpg", ".jpg", "\ud800"):
         with pytest.raises(KeyError, match="there is no file name"):
             split.where(file_name=unknown)
 
