@@ -48,6 +48,7 @@ KINDS: Final = ("threads", "processes", "LocalCluster")
 N_TASKS: Final = {"threads": 20_000, "processes": 5_000, "LocalCluster": 2_000}
 TRAIN_IMAGES_PER_GB: Final = 2_000
 VALIDATION_IMAGES_PER_GB: Final = 7_500
+MOST_VALIDATION: Final = 50_000
 
 
 class CountingPlugin:
@@ -283,13 +284,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--scratch", type=Path, help="folder for archives and targets")
     options = parser.parse_args()
+    n_validation = round(options.size * VALIDATION_IMAGES_PER_GB)
     show_overhead()
     with TemporaryDirectory(dir=options.scratch) as made:
         folder = Path(made)
         names = make_archives(
             folder,
-            round(options.size * TRAIN_IMAGES_PER_GB),
-            round(options.size * VALIDATION_IMAGES_PER_GB),
+            round(options.size * TRAIN_IMAGES_PER_GB) + max(0, n_validation - MOST_VALIDATION),
+            min(n_validation, MOST_VALIDATION),
         )
         archives = Archives(folder, names)
         n_bytes = sum((folder / name).stat().st_size for name in (TRAIN, VALIDATION))
