@@ -6,7 +6,13 @@ import multiprocessing
 import os
 import sys
 import threading
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -177,3 +183,16 @@ def test_forked_pool_does_not_keep_the_lock(
 
 def broken(*_: object) -> None:
     raise SourceError("broken")
+
+
+def test_report_says_once_that_a_process_died(tmp_path: Path) -> None:
+    names = [f"{split}/a/{i}.jpg" for split in ("train", "test") for i in range(3)]
+    write_folder(tmp_path / "photos", {name: picture(seed=i) for i, name in enumerate(names)})
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with pytest.raises(BrokenExecutor):
+            pool.submit(os._exit, 1).result()
+        report = arraystore.convert(
+            f"folder:{tmp_path / 'photos'}", tmp_path / "a.h5", executor=pool
+        )
+    assert ["died" in note for note in report.notes] == [True]
+    assert len(report.splits) == 2
