@@ -52,6 +52,17 @@ SECONDS_TRUSTED: Final = 0.05
 A check takes half as long as a copy of 100 KB.
 """
 
+SLOW_SECONDS: Final = 2e-4
+_SLOW_SECONDS_PER_BYTE: Final = 1e-9
+"""A copy from a map that takes longer than this, in all, has waited for the disk."""
+
+READS_AFTER_SLOW: Final = 256
+"""Single images that are read, rather than copied from a map, after a copy that was slow.
+
+A missing page of a map is read with its surroundings (Linux: all that readahead allows) or alone;
+a read requests the bytes of the image and no others.
+"""
+
 _LARGE_NBYTES: Final = 2**20
 """Bytes of a batch from which its memory is kept; see `arraystore.reading.large_blocks`."""
 
@@ -238,9 +249,13 @@ class _LocalImages:
         """
         if isinstance(self._manifest, ReferencedPayload):
             return self._copier_of_files(self._manifest, other) if self.is_mapped else other
+        read = self._range_reader(other)
+        if not self.is_mapped:
+            return read
         chunk_nbytes = self._chunk_nbytes
         looked_at: dict[int, tuple[Callable[[], mmap | None], int, int]] = {}
         until = -math.inf
+        n_reads = 0  # that are left, after a slow copy
 
         def look(chunk: int) -> tuple[Callable[[], mmap | None], int, int]:
             found = self._manifest.whole(chunk)
@@ -252,12 +267,16 @@ class _LocalImages:
             return known
 
         def copy(start: int, nbytes: int) -> bytes:
-            nonlocal until
+            nonlocal until, n_reads
+            if n_reads:
+                n_reads -= 1
+                return read(start, nbytes)
             chunk = start // chunk_nbytes
-            if monotonic() > until:
+            began = monotonic()
+            if began > until:
                 looked_at.clear()
                 self._reader.check_unchanged()
-                until = monotonic() + SECONDS_TRUSTED
+                until = began + SECONDS_TRUSTED
             map_of, shift, end = looked_at.get(chunk) or look(chunk)
             first = start + shift
             memory = map_of()
@@ -268,7 +287,15 @@ class _LocalImages:
                 if nbytes > _MAX_CHUNKS * chunk_nbytes:  # keep the recursion shallow
                     return other(start, nbytes)
                 data += copy(start + end - first, first + nbytes - end)
+            if monotonic() - began > SLOW_SECONDS + _SLOW_SECONDS_PER_BYTE * nbytes:
+                n_reads = READS_AFTER_SLOW
             return data if len(data) == nbytes else other(start, nbytes)
+
+        return copy
+
+    def _range_reader(self, other: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
+        """Return what `copier` does, without maps."""
+        chunk_nbytes = self._chunk_nbytes
 
         def read(start: int, nbytes: int) -> bytes:
             chunk, at = divmod(start, chunk_nbytes)
@@ -280,7 +307,7 @@ class _LocalImages:
             data = self._reader.read_range(key, first + at, first + at + nbytes)
             return data if len(data) == nbytes else other(start, nbytes)
 
-        return copy if self.is_mapped else read
+        return read
 
     def _copier_of_files(
         self, payload: ReferencedPayload, other: Callable[[int, int], bytes]
@@ -288,6 +315,7 @@ class _LocalImages:
         """Return what `copier` does, for images in other files; the last of them stays known."""
         n_own, begin = len(payload.own.keys), payload.begin
         until = -math.inf
+        n_reads = 0  # that are left, after a slow copy
         # One value, because other threads may replace it: a map, and its place in the payload.
         known: tuple[Callable[[], mmap | None], int, int] = (lambda: None), 0, 0
 
@@ -300,12 +328,16 @@ class _LocalImages:
             return map_of, begin.item(file), end
 
         def copy(start: int, nbytes: int) -> bytes:
-            nonlocal known, until
+            nonlocal known, until, n_reads
+            if n_reads:
+                n_reads -= 1
+                return other(start, nbytes)
             found = known
-            if monotonic() > until:
+            began = monotonic()
+            if began > until:
                 self._reader.check_unchanged()
                 found = known = look(start)
-                until = monotonic() + SECONDS_TRUSTED
+                until = began + SECONDS_TRUSTED
             map_of, first, end = found
             if not first <= start < end:
                 map_of, first, end = known = look(start)
@@ -313,6 +345,8 @@ class _LocalImages:
             if memory is None:
                 return other(start, nbytes)
             data = memory[start - first : start - first + nbytes]
+            if monotonic() - began > SLOW_SECONDS + _SLOW_SECONDS_PER_BYTE * nbytes:
+                n_reads = READS_AFTER_SLOW
             return data if len(data) == nbytes else other(start, nbytes)
 
         return copy

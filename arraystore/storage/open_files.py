@@ -115,9 +115,13 @@ class OpenFile:
 
 def _mapped(fd: int) -> mmap.mmap:
     if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, 0, prot=mmap.PROT_READ, trackfd=False)
-    else:  # noqa: RET505 - mypy needs the branch to distinguish versions
-        return mmap.mmap(fd, 0, prot=mmap.PROT_READ)  # has a descriptor of its own
+        mapped = mmap.mmap(fd, 0, prot=mmap.PROT_READ, trackfd=False)
+    else:
+        mapped = mmap.mmap(fd, 0, prot=mmap.PROT_READ)  # has a descriptor of its own
+    if hasattr(mmap, "MADV_RANDOM"):
+        # Otherwise Linux reads as much as readahead allows, up to MBs, around each missing page.
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
 
 
 class _OpenFiles:

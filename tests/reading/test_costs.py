@@ -21,6 +21,7 @@ from arraystore.containers.hdf5.cached_object import HEAD_NBYTES
 from arraystore.containers.hdf5.range_file import RangeFile
 from arraystore.containers.open_container import TAIL_NBYTES
 from arraystore.reading import image_reader
+from arraystore.reading.image_reader import READS_AFTER_SLOW
 from arraystore.schema import COLUMNS
 from arraystore.storage.open_files import close_idle_files
 from tests.support import SUFFIXES, count_reads, write_store
@@ -107,6 +108,24 @@ def test_single_image_needs_no_system_call(
             for i in range(100):
                 _ = warm.image_bytes[i]
         assert counts.system == calls
+
+
+def test_single_images_are_read_after_slow_copy(
+    warm: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_reader, "SECONDS_TRUSTED", 1e9)
+    _ = warm.image_bytes[0]
+    expected = [warm.image_bytes[i % N] for i in range(READS_AFTER_SLOW + 1)]
+    monkeypatch.setattr(image_reader, "SLOW_SECONDS", -1)
+    with counted() as counts:
+        found = [warm.image_bytes[i % N] for i in range(READS_AFTER_SLOW + 1)]
+    # The first is copied, slowly; the last of the reads is followed by a copy again.
+    assert counts.system["pread"] == READS_AFTER_SLOW
+    monkeypatch.setattr(image_reader, "SLOW_SECONDS", 1e9)
+    with counted() as counts:
+        found += [warm.image_bytes[i] for i in range(100)]
+    assert "pread" not in counts.system
+    assert found == expected + expected[:100]
 
 
 @named("form", ["image_bytes", "image_views"])
