@@ -125,6 +125,7 @@ class Split
     to_arrow(*, images=False)
     to_dask(kind='bag', *, size=None, columns=None)
     to_pandas(*, images=False)
+    to_xarray(*, size=None, chunks=None, drop_variables=None)
     where(*, label=None, file_name=None, is_a=None, **columns)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest, is_referenced=False)
     has_checksums: attribute
