@@ -27,6 +27,7 @@ from arraystore.errors import (
     WorkersLostError,
 )
 from arraystore.integrations.dask_views import to_dask
+from arraystore.integrations.xarray_view import to_xarray
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
 from arraystore.reading.image_reader import ReadPlan
@@ -91,3 +92,4 @@ __all__ = [
 # Methods that need modules above the layer of `Split`.
 Split.map_blocks = map_blocks
 Split.to_dask = to_dask
+Split.to_xarray = to_xarray

@@ -415,7 +415,7 @@ def open_store(
     checksum: str = "auto",
     storage_options: Mapping[str, Any] | None = None,
     max_gap: int | None = None,
-    max_in_flight: int = 64,
+    max_in_flight: int = 256,
     mmap: bool = True,
     allow_references: bool | str | os.PathLike[str] | Sequence[str] = False,
 ) -> Store:
@@ -444,9 +444,10 @@ def open_store(
         Two byte ranges become one request if at most this many other bytes lie between them.
         By default 0 on a local disk, so that no other byte is read, and
         32 KiB elsewhere, which arrive sooner than the response to another request.
-    max_in_flight : int, default 64
-        Most requests in flight at one time; no effect on a local disk. A small value protects
-        a small server, a larger one may help with a high latency.
+    max_in_flight : int, default 256
+        Most requests in flight at one time, 64 of more than 1 MiB among them, and at most a quarter
+        of the files that the process may open; no effect on a local disk. A small value protects
+        a small server.
     mmap : bool, default True
         Whether encoded images (``image_bytes``, ``image_views``, ``image_arena``) are taken
         from memory maps of local files. If a file is truncated during a copy or while a view is

@@ -40,7 +40,7 @@ ONLY_IN = {
         *("images/decode.py", "images/encode.py", "images/pillow.py", "images/resize.py"),
         *("cli/synthetic_archives.py", "cli/contact_sheet.py"),
     },
-    "xarray": {"integrations/xarray_backend.py"},
+    "xarray": {"integrations/xarray_backend.py", "integrations/xarray_view.py"},
     "rich": {"writing/progress.py", "cli/tables.py"},
     "click": {"cli/commands.py", "cli/executors.py", "cli/options.py"},
     "dask": {"integrations/dask_views.py"},

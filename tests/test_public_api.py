@@ -125,6 +125,7 @@ class Split
     to_arrow(*, images=False)
     to_dask(kind='bag', *, size=None, columns=None)
     to_pandas(*, images=False)
+    to_xarray(*, size=None, chunks=None, drop_variables=None)
     where(*, label=None, file_name=None, is_a=None, **columns)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest, is_referenced=False)
     has_checksums: attribute
@@ -181,7 +182,7 @@ copy(source, target, *, source_options=None, target_options=None, classes='keep'
     progress=None)
 map_blocks(split, function, name, *, images='decoded', size=None, columns=(), batch_size=64,
     description='', executor=None, overwrite=False, resume=False, sync=True, progress=None)
-open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=64, mmap=True,
+open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=256, mmap=True,
     allow_references=False)
 relocate(store, old, new, *, source_options=None, progress=None)
 remove_column(store, split, name, *, storage_options=None, sync=True)

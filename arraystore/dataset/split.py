@@ -115,6 +115,7 @@ class Split:
     # Functions of higher layers, which the top package sets.
     map_blocks: ClassVar[Callable[..., Any]]
     to_dask: ClassVar[Callable[..., Any]]
+    to_xarray: ClassVar[Callable[..., Any]]
 
     def __init__(self, root: StoreRoot, name: str, samples: SampleSet) -> None:
         name = escaped(name)

@@ -27,7 +27,7 @@ class OpenOptions:
 
     checksum: str = "auto"
     max_gap: int | None = None
-    max_in_flight: int = 64
+    max_in_flight: int = 256
     mmap: bool = True
     allow_references: bool | tuple[str, ...] = False
 

@@ -14,6 +14,7 @@ import zarr
 import arraystore
 from arraystore.containers.hdf5.reader import HDF5Reader
 from arraystore.containers.zarr.reader import ZarrReader
+from arraystore.integrations import xarray_backend
 from arraystore.integrations.xarray_backend import ArraystoreBackend
 from arraystore.reading import column_reader
 from arraystore.reading.image_reader import ImageReader
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from arraystore.reading.stored_split import ImageRows
 
 
-VARIABLES = ("label", "file_name", "image_height", "image_width", "image_nbytes", "image_bytes")
+COLUMNS = ("label", "file_name", "image_height", "image_width", "image_nbytes")
+VARIABLES = (*COLUMNS, "image_bytes")
 SELECTIONS = {
     "slice": slice(3, 20, 4),
     "backwards": slice(20, 3, -4),
@@ -123,6 +125,151 @@ def test_where_drops_samples(dataset: xr.Dataset, train: arraystore.Split) -> No
     assert found.file_name.values.tolist() == train.file_name[train.label == label].tolist()
 
 
+@pytest.mark.parametrize("kind", ["whole", "part"])
+def test_coordinates_are_label_and_names(kind: str, train: arraystore.Split) -> None:
+    split = train if kind == "whole" else train.where(label=[0, 2])
+    dataset = split.to_xarray()
+    assert dataset.coords.keys() == {"label", "label_name", "file_name"}
+    assert dataset.label_name.values.tolist() == [split.label_names[k] for k in split.label]
+    assert dataset.label_name[1].item() == split.label_names[split.label[1]]
+
+
+def test_label_name_is_empty_without_a_class(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "store.zarr", ["1", "2"], [-1, 0], classes=["cat"])
+    names = arraystore.open(path)["train"].to_xarray()[["label", "label_name"]].to_dataframe()
+    assert dict(zip(names.label, names.label_name, strict=True)) == {-1: "", 0: "cat"}
+
+
+def test_column_named_as_a_coordinate_is_renamed(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "store.zarr", ["1", "2"], [0, 0], classes=["cat"])
+    arraystore.add_column(path, "train", "label_name", np.array([5, 6]))
+    dataset = arraystore.open(path)["train"].to_xarray()
+    assert dataset.label_name.values.tolist() == ["cat", "cat"]
+    assert dataset["columns.label_name"].values.tolist() == [5, 6]
+
+
+def test_file_name_becomes_an_index(dataset: xr.Dataset, train: arraystore.Split) -> None:
+    names = dataset.set_xindex("file_name")
+    assert names.sel(file_name=train.file_name[7]).image_bytes.item() == train.image_bytes[7]
+    some = names.sel(file_name=[train.file_name[7], train.file_name[2]])
+    assert some.image_bytes.values.tolist() == train.image_bytes[[7, 2]]
+
+
+@pytest.mark.parametrize("chunks", [None, {}, {"sample": 7}], ids=str)
+def test_groupby_label(chunks: Any, train: arraystore.Split) -> None:
+    dataset = train.to_xarray(chunks=chunks)
+    dataset = dataset.assign_coords(label=dataset.label.load())  # xarray needs it if it is chunked
+    labels = np.unique(train.label)
+    means = dataset.image_nbytes.groupby("label").mean()
+    assert means.label.values.tolist() == labels.tolist()
+    expected = [train.image_nbytes[train.label == label].mean() for label in labels]
+    assert np.allclose(means, expected)
+    firsts = dataset.groupby("label").map(lambda group: group.isel(sample=slice(1)))
+    positions = [int(np.flatnonzero(train.label == label)[0]) for label in labels]
+    found = dict(zip(firsts.label.values.tolist(), firsts.image_bytes.values, strict=True))
+    assert [found[label] for label in labels] == train.image_bytes[positions]
+
+
+PIXELS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "one": {"sample": 5},
+    "backwards": {"sample": slice(20, 3, -4), "height": slice(None, None, -1)},
+    "list": {"sample": [7, -1, 7, 0], "channel": 0},
+    "lists": {"sample": [3, 1], "height": [0, 5], "width": [4, 2, 2]},
+    "one row": {"sample": 2, "height": 3, "width": slice(1, 4)},
+    "pixel": {"sample": 2, "height": 3, "width": 1, "channel": 2},
+    "empty": {"sample": [], "width": 3},
+}
+
+
+@pytest.mark.parametrize("chunks", [None, {}], ids=str)
+@pytest.mark.parametrize("indexers", PIXELS.values(), ids=PIXELS)
+def test_pixels_are_indexed_as_an_array(
+    indexers: dict[str, Any], chunks: Any, path: Path, train: arraystore.Split
+) -> None:
+    size = (8, 6)
+    lazy = xr.open_dataset(path, engine="arraystore", group="train", size=size, chunks=chunks)
+    assert "image_bytes" not in lazy
+    pixels = xr.DataArray(train.resized(size)[:], dims=("sample", "height", "width", "channel"))
+    found = lazy.image.isel(indexers)
+    assert (found.dtype, found.shape) == (np.uint8, pixels.isel(indexers).shape)
+    assert found.drop_vars(found.coords).equals(pixels.isel(indexers))
+
+
+def test_only_indexed_images_are_decoded(
+    train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    real = StoredSplit.read
+
+    def read(self: StoredSplit, rows: ImageRows) -> list[memoryview]:
+        seen.extend(rows.positions.tolist())
+        return real(self, rows)
+
+    monkeypatch.setattr(StoredSplit, "read", read)
+    train.to_xarray(size=8).image.isel(sample=[9, 4], height=2).load()
+    train.to_xarray(size=8, chunks={}).image.isel(sample=slice(12, 14)).load()
+    # The first one is not needed: Dask gets chunks of 64 MiB without reading any.
+    assert sorted(seen) == [4, 9, 12, 13]
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_chunks_are_bounded_by_bytes(
+    size: int | None, train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean = int(train.image_nbytes.mean()) if size is None else 3 * size**2
+    monkeypatch.setattr(xarray_backend, "_CHUNK_NBYTES", 7 * mean + 1)
+    dataset = train.to_xarray(size=size, chunks={})
+    assert dataset.chunks["sample"] == (7, 7, 7, 7, 2)  # raises if variables differ
+    wide = train.to_xarray(size=(8, 80), chunks={"sample": 1})
+    assert wide.chunks["sample"] == (1,) * 30
+
+
+def test_automatic_chunks_need_variables_without_objects(path: Path) -> None:
+    options: Any = {"engine": "arraystore", "group": "train", "chunks": "auto", "size": 8}
+    names = ["file_name", "label_name"]
+    dataset = xr.open_dataset(path, drop_variables=names, **options)
+    assert dataset.image.chunks == ((30,), (8,), (8,), (3,))
+    assert dataset.image[3].values.shape == (8, 8, 3)
+    with pytest.raises(NotImplementedError, match="object dtype"):
+        xr.open_dataset(path, **options)
+
+
+def test_selection_of_the_store(tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(9)]
+    path = write_store(
+        *(tmp_path / "store.zarr", names, [0] * 9), classes="a", selections={"some": [5, 2]}
+    )
+    train = arraystore.open(path)["train"]
+    dataset = xr.open_dataset(path, engine="arraystore", group="train", selection="some")
+    assert dataset.file_name.values.tolist() == train.select("some").file_name.tolist()
+    saved = tmp_path / "saved.json"
+    train.select([3, 8]).selection().save(saved)
+    few = xr.open_dataset(path, engine="arraystore", group="train", selection=saved)
+    assert few.file_name.values.tolist() == train.file_name[[3, 8]].tolist()
+    with pytest.raises(KeyError, match="no selection 'other'") as caught:
+        xr.open_dataset(path, engine="arraystore", group="train", selection="other")
+    assert str(path) in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="is not a split"):
+        xr.open_dataset(path, engine="arraystore", selection="some")
+
+
+def test_split_to_xarray(train: arraystore.Split, dataset: xr.Dataset) -> None:
+    assert train.to_xarray().identical(dataset)
+    few = train.where(label=[0, 2]).sample(3)
+    found = few.to_xarray(drop_variables="image_height")
+    assert "image_height" not in found
+    assert found.image_bytes.values.tolist() == few.image_bytes[:]
+    assert found.attrs == {"split": few.name, "num_samples": 3}
+    again = pickle.loads(pickle.dumps(few.to_xarray(size=8, chunks={})))
+    assert np.array_equal(again.image, few.resized(8)[:])
+
+
+def test_split_with_an_address_is_refused(train: Any) -> None:
+    with pytest.raises(TypeError, match="has its samples already"):
+        xr.open_dataset(train, engine="arraystore", group="train")
+
+
 def test_load_reads_once(
     dataset: xr.Dataset, train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,10 +315,13 @@ def test_only_indexed_images_are_read(
     assert sorted(seen) == sorted(train.image_nbytes[[3, 5, 22]].tolist())
 
 
-def test_values_are_copies(dataset: xr.Dataset) -> None:
-    first = dataset.label[:5].values
-    first[:] = -7
-    assert dataset.label[:5].values.min() >= 0
+def test_values_are_copies(train: arraystore.Split) -> None:
+    dataset = train.to_xarray()
+    for name in ("label", "image_height"):
+        first = dataset[name][:5].values
+        first[:] = -7
+        assert getattr(train, name)[:5].min() >= 0
+        assert train.to_xarray()[name][:5].values.min() >= 0
 
 
 def test_pickle_is_small_and_reads_the_same(dataset: xr.Dataset, no_images: None) -> None:
@@ -246,7 +396,7 @@ def test_malformed_group_is_refused(path: Path) -> None:
 def test_variables_can_be_dropped(drop: str | list[str], path: Path) -> None:
     dropped = xr.open_dataset(path, engine="arraystore", group="train", drop_variables=drop)
     gone = {drop} if isinstance(drop, str) else set(drop)
-    assert list(dropped) == [name for name in VARIABLES if name not in gone]
+    assert dropped.variables.keys() == {*VARIABLES, "label_name"} - gone
 
 
 def test_variables_are_dropped_from_every_group(path: Path) -> None:
@@ -369,7 +519,8 @@ def test_chunked_dataset_reads_what_it_needs(
     write_store(place, names, [i % 4 for i in range(64)], images, classes="abcd")
     arraystore.add_column(place, "train", "score", np.arange(64.0))
     some, train = slice(17, 23), arraystore.open(place)["train"]
-    expected = {name: np.asarray(getattr(train, name)[some]) for name in VARIABLES[:-1]}
+    expected = {name: np.asarray(getattr(train, name)[some]) for name in COLUMNS}
+    expected["label_name"] = np.array(["abcd"[k] for k in train.label[some]])
     encoded, nbytes = train.image_bytes[some], int(train.image_nbytes[some].sum())
     bucket = Bucket()
     if suffix not in SUFFIXES:
@@ -384,7 +535,8 @@ def test_chunked_dataset_reads_what_it_needs(
     for name, values in expected.items():
         assert ds[name].isel(sample=some).values.tolist() == values.tolist()
     assert ds.score.isel(sample=some).values.tolist() == [*range(17, 23)]
-    assert rows == {("label_indptr", 0), *((name, 16) for name in expected)}
+    rows.discard(("label_indptr", 0))
+    assert rows == {(name, 16) for name in COLUMNS}
     assert positions == []
     assert ds.image_bytes.isel(sample=some).values.tolist() == encoded
     assert sorted(positions) == [*range(17, 23)]
@@ -393,9 +545,36 @@ def test_chunked_dataset_reads_what_it_needs(
 
     spans = [keys["options"]["range"] for _, key, keys in bucket.calls if "payload" in str(key)]
     assert sum(stop - start for start, stop in spans) == (nbytes if bucket.calls else 0)
-    read = {key for key in bucket.keys_of("get") if "payload" not in key and "indptr" not in key}
+    whole = "payload", "indptr", "a.zarr/label_"
+    read = {key for key in bucket.keys_of("get") if not any(name in key for name in whole)}
     assert all(key.endswith("/c/2") for key in read)
     assert not bucket.calls or "a.zarr/train/columns/score/c/2" in read
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_pixels_in_bucket_need_their_images_only(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / f"a{suffix}"
+    names, images = [f"{i}.jpg" for i in range(64)], [picture(seed=i) for i in range(64)]
+    train = arraystore.open(write_store(folder, names, [0] * 64, images, classes="a"))["train"]
+    bucket = Bucket()
+    for key, data in objects_on_disk(folder).items():
+        bucket.put(key, data)
+    monkeypatch.setattr(connection, "connect_memory", lambda: bucket)
+    remote = arraystore.open(f"memory://{folder.name}", max_gap=0)["train"]
+    ds = remote.to_xarray(size=8, chunks={})
+    ds.image[:1].load()
+    some = [40, 3, 21]
+    for found, wanted in (
+        (ds.image.isel(sample=slice(3, 41, 18)), slice(3, 41, 18)),
+        (remote.select(some).to_xarray(size=8, chunks={}).image, some),
+        (remote.to_xarray(size=8).image.isel(sample=some).chunk(), some),
+    ):
+        bucket.calls.clear()
+        assert np.array_equal(found, train.resized(8)[wanted])
+        spans = [keys["options"]["range"] for method, _, keys in bucket.calls if method == "get"]
+        assert sorted(b - a for a, b in spans) == sorted(train.image_nbytes[wanted])
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[set[tuple[str, int]], list[int]]:
@@ -405,7 +584,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[set[tuple[str, int]], lis
     for reader in (ZarrReader, HDF5Reader):
 
         def read_rows(self: Any, chunks: Any, real: Any = reader.read_rows) -> Any:
-            rows.update((path.partition("/")[2], start) for path, _, (start, _) in chunks)
+            named = ((path.partition("/")[2], bounds) for path, _, bounds in chunks)
+            rows.update((name, bounds[0]) for name, bounds in named if bounds)  # not whole ones
             return real(self, chunks)
 
         monkeypatch.setattr(reader, "read_rows", read_rows)

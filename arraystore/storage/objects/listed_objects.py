@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,7 +18,8 @@ from arraystore.storage.file_states import (
 )
 from arraystore.storage.objects.connection import connect
 from arraystore.storage.objects.event_loop import arrivals, gather, run
-from arraystore.storage.objects.reader import MAX_IN_FLIGHT, ObjectReader
+from arraystore.storage.objects.reader import ObjectReader
+from arraystore.storage.objects.slots import Slots
 from arraystore.storage.packed_paths import PackedPaths
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ListedObjects:
     def __init__(self, location: Location) -> None:
         self.location = location
         self.connection = connect(location)
-        self.slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self.slots = Slots()
         self.guarded: set[str] = set()
         self.has_responded = False
         self._ignored: frozenset[str] | None = None
@@ -148,7 +148,7 @@ class ListedObjects:
     async def _state(self, key: str) -> FileState:
         # Two retries: a wrong address is reported within a second.
         store = self.connection.store if self.has_responded else self.connection.first
-        async with self.slots:
+        async with self.slots.one(0):
             try:
                 meta = await store.head_async(key)
             except self.connection.errors as error:

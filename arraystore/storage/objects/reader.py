@@ -15,6 +15,7 @@ from arraystore.storage.objects.errors import (
     is_suffix_unsupported,
 )
 from arraystore.storage.objects.event_loop import arrivals, check_process, gather, run
+from arraystore.storage.objects.slots import MAX_IN_FLIGHT, Slots
 from arraystore.storage.open_files import LARGE_NBYTES
 from arraystore.storage.range_reader import RangeReader
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 MAX_GAP: Final = 32 * 2**10
 """Bytes that arrive in less time than another request takes."""
-
-MAX_IN_FLIGHT: Final = 64
-"""Most requests that are outstanding at one time."""
 
 _PART_NBYTES: Final = 4 * 2**20
 """Longer ranges are requested in parts of this size, because one connection is slow."""
@@ -66,7 +64,7 @@ class ObjectReader(RangeReader):
     max_gap : int
         See `RangeReader`.
     max_in_flight : int
-        Most requests that are outstanding at one time.
+        See `Slots`.
 
     Attributes
     ----------
@@ -91,7 +89,7 @@ class ObjectReader(RangeReader):
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.root = connection.store, self._prefix.rstrip("/")
         self.accepts: Callable[[bytes], bool] | None = None
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._slots = Slots(max_in_flight)
         self._seen: dict[str, Seen] = {}
         self._guarded: set[str] = set()
         self._has_responded = False
@@ -265,7 +263,9 @@ class ObjectReader(RangeReader):
         seen = self._seen.get(key)
         if seen is not None and seen.etag is not None:
             options = options | {"if_match": seen.etag}
-        async with self._slots:
+        wanted = options.get("range")
+        nbytes = wanted[1] - wanted[0] if isinstance(wanted, tuple) else None
+        async with self._slots.one(nbytes):
             pauses = self._connection.patience.pauses()
             while True:
                 try:
@@ -319,7 +319,7 @@ class ObjectReader(RangeReader):
         return result
 
     async def _head(self, key: str) -> int:
-        async with self._slots:
+        async with self._slots.one(0):
             try:
                 meta = await self._connection.store.head_async(self._prefix + key)
                 return self._check_unchanged(key, meta)
