@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,10 @@ from arraystore.cli.synthetic_archives import write_archives
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+collect_ignore = [] if find_spec("torch") else ["arraystore/integrations/torch_datasets.py"]
+"""Modules that are not searched for examples, because they import what is not installed."""
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from arraystore.errors import (
     WorkersLostError,
 )
 from arraystore.integrations.dask_views import to_dask
+from arraystore.integrations.pytorch import torch, torch_batches
 from arraystore.integrations.xarray_view import to_xarray
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
@@ -93,3 +94,5 @@ __all__ = [
 Split.map_blocks = map_blocks
 Split.to_dask = to_dask
 Split.to_xarray = to_xarray
+Split.torch = torch
+Split.torch_batches = torch_batches

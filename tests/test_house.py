@@ -44,6 +44,7 @@ ONLY_IN = {
     "rich": {"writing/progress.py", "cli/tables.py"},
     "click": {"cli/commands.py", "cli/executors.py", "cli/options.py"},
     "dask": {"integrations/dask_views.py"},
+    "torch": {"integrations/torch_datasets.py"},
     "distributed": {"cli/executors.py", "parallel/executors.py"},
     "ctypes": {"storage/exchange.py"},  # for one system call that Python has no function for
 }

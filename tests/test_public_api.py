@@ -27,8 +27,10 @@ class Batch(image, label, file_name)
 class Batches
     __iter__()
     __len__()
+    load_state_dict(state)
     positions()
     skipped: attribute
+    state_dict()
 class ChecksumError(StorageError)
 class Column
     __array__(dtype=None, copy=None)
@@ -126,6 +128,9 @@ class Split
     to_dask(kind='bag', *, size=None, columns=None)
     to_pandas(*, images=False)
     to_xarray(*, size=None, chunks=None, drop_variables=None)
+    torch(*, size=None, crop='center', flip=False, scale=(0.08, 1.0), ratio=(0.75,
+        1.3333333333333333), views=1, layout='NCHW', seed=0, transform=None, columns=())
+    torch_batches(batch_size, *, transform=None, columns=(), rank=None, world_size=None, **options)
     where(*, label=None, file_name=None, is_a=None, **columns)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest, is_referenced=False)
     has_checksums: attribute
@@ -246,6 +251,7 @@ verify STORE --storage-option --decode --source --source-option --subset-list --
 """Arguments and options of each command."""
 
 NOT_PUBLIC: Final = {
+    "Batches.every",
     *("Column.is_any_of", "Column.loaded_if_small", "Column.take"),
     *("Split.batch", "Split.encoded", "Split.parts", "Split.views"),
     *("SplitInfo.attributes", "SplitInfo.from_attributes"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import numpy as np
 
+from arraystore._arguments import as_count
 from arraystore.dataset.batch import Batch, BatchWithColumns, Encoded
 from arraystore.errors import brief, escaped
 from arraystore.indexing.sampling import Groups, balanced, block_buffers, permutation, share
@@ -29,6 +32,9 @@ Done = TypeVar("Done")
 
 SHUFFLES: Final = ("full", "block")
 """Kinds of shuffle; the first is the default."""
+
+_DRAWN: Final = ("size", "crop", "flip", "scale", "ratio", "views")
+"""Attributes of `Framing` that the pixels depend on, besides seed and epoch."""
 
 N_LOADERS: Final = 2
 """Batches that are loaded at the same time: while one is decoded, the next is read."""
@@ -142,20 +148,125 @@ class Batches:
         self._framing = framing
         n = len(reader) if epoch.groups is None else len(epoch.groups.order)
         n //= epoch.world_size
-        self._start = first * batch_size
         self._stop = n - n % batch_size if drop_last else n
+        self._step = 1
+        self._begin_with(first)
+
+    def _begin_with(self, number: int) -> None:
+        self._first = self._next = number
+        self._start = number * self._batch_size
+
+    def every(self, n: int, start: int) -> Self:
+        """Return every n-th of these batches, from number `start` on. Internal."""
+        some = copy(self)
+        some._skipped = {}
+        some._step = self._step * n
+        some._begin_with(self._first + self._step * start)
+        return some
 
     def __len__(self) -> int:
         """Return the number of batches that a loop yields."""
-        return max(0, -(-(self._stop - self._start) // self._batch_size))
+        return max(0, -(-(self._stop - self._start) // (self._batch_size * self._step)))
 
     def __iter__(self) -> Iterator[AnyBatch]:
         """Yield the batches in order, and read and decode the next ones meanwhile."""
+        self._next = self._first
         if not len(self):
             return iter(())
         if self._epoch.shuffle == "block":
-            return self._loop(self._cut(), self._reader.decode)
-        return self._loop(self._whole(), self._reader.batch)
+            return self._counted(self._loop(self._cut(), self._reader.decode))
+        return self._counted(self._loop(self._whole(), self._reader.batch))
+
+    def _counted(self, loop: Generator[AnyBatch]) -> Generator[AnyBatch]:
+        """Yield the batches, and note which one is next."""
+        number = self._first
+        with closing(loop):
+            for batch in loop:
+                number = self._next = number + self._step
+                yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the latest loop is in the epoch, to continue it in another process.
+
+        Returns
+        -------
+        dict
+            ``batch``, the number of the next batch, with `epoch`, `seed` and everything else that
+            the samples and pixels follow from. Numbers, texts and lists only, so it can be
+            written as JSON. The state of one process fits all of them, which have taken
+            equally many batches.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> batches = train.batches(64, seed=0, epoch=3, size=32)
+        >>> _ = next(iter(batches))
+        >>> state = batches.state_dict()
+        >>> state["epoch"], state["batch"]
+        (3, 1)
+        """
+        return {"batch": self._next, **self._origin()}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Continue an epoch: every loop begins with the batch that was next in the state.
+
+        The batches of the rest of the epoch are those of the first run, with the same pixels. The
+        number of threads, `drop_last`, `on_error` and `columns` may differ.
+
+        Parameters
+        ----------
+        state : dict
+            From `state_dict`.
+
+        Raises
+        ------
+        ValueError
+            If it is of other samples or of other options; the message names them.
+
+        Examples
+        --------
+        >>> import arraystore
+        >>> train = arraystore.open("1pct.zarr")["train"]
+        >>> batches = train.batches(64, seed=0, size=32)
+        >>> whole = [batch.file_name[0] for batch in batches]
+        >>> batches.load_state_dict({**batches.state_dict(), "batch": 2})
+        >>> [batch.file_name[0] for batch in batches] == whole[2:]
+        True
+        """
+        if not isinstance(state, Mapping) or "batch" not in state:
+            raise ValueError(
+                escaped(f"cannot resume: not a result of state_dict, got {brief(state)}")
+            )
+        differing = [
+            f"{name}={brief(value)}, but the state has {name}={brief(state.get(name))}"
+            for name, value in self._origin().items()
+            if name not in state or state[name] != value
+        ]
+        if differing:
+            raise ValueError(
+                escaped(
+                    f"{self._reader.title}: cannot resume: {'; '.join(differing)}; use the samples "
+                    "and options of the run that made the state, or begin the epoch again"
+                )
+            )
+        self._begin_with(as_count(state["batch"], "batch"))
+
+    def _origin(self) -> dict[str, Any]:
+        """Return what samples and pixels of a batch follow from, as JSON has it."""
+        epoch = self._epoch
+        values = {
+            "samples": self._reader.fingerprint,
+            "batch_size": self._batch_size,
+            "epoch": epoch.epoch,
+            "seed": epoch.seed,
+            "shuffle": epoch.shuffle,
+            "buffer_size": epoch.buffer_size if epoch.shuffle == "block" else None,
+            "balanced": epoch.groups is not None,
+            "world_size": epoch.world_size,
+            **{name: getattr(self._framing, name, None) for name in _DRAWN},
+        }
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @property
     def skipped(self) -> dict[int, str]:
@@ -181,7 +292,7 @@ class Batches:
 
     def _whole(self) -> Generator[Ints]:
         order = self._epoch.positions(len(self._reader))
-        for start in range(self._start, self._stop, self._batch_size):
+        for start in range(self._start, self._stop, self._batch_size * self._step):
             piece = order[start : min(start + self._batch_size, self._stop)]
             yield np.asarray(piece, dtype=np.int64)
 
@@ -190,6 +301,9 @@ class Batches:
         first = 0
         for buffer in self._epoch.buffers(len(self._reader)):
             needed = buffer[max(0, self._start - first) : max(0, self._stop - first)]
+            if self._step > 1:
+                places = max(first, self._start) - self._start + np.arange(len(needed))
+                needed = needed[places // self._batch_size % self._step == 0]
             if len(needed):
                 yield needed
             first += len(buffer)
@@ -216,7 +330,7 @@ class Batches:
         self,
         items: Generator[T],
         load: Callable[[T, Framing | None, dict[int, str] | None], AnyBatch],
-    ) -> Iterator[AnyBatch]:
+    ) -> Generator[AnyBatch]:
         if self._columns:
             return self._skipping(items, self._with_columns(load))
         if not self._skips:
@@ -242,7 +356,7 @@ class Batches:
         self,
         items: Generator[T],
         load: Callable[[T, Framing | None, dict[int, str] | None], AnyBatch],
-    ) -> Iterator[AnyBatch]:
+    ) -> Generator[AnyBatch]:
         """Yield batches without the images that cannot be decoded, and record these."""
 
         def work(item: T) -> tuple[AnyBatch, dict[int, str]]:

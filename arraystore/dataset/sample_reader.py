@@ -58,6 +58,11 @@ class SampleReader:
     def __len__(self) -> int:
         return len(self._samples)
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the samples and their order, see `SampleSet.fingerprint`."""
+        return self._samples.fingerprint
+
     def __iter__(self) -> Iterator[Sample]:
         """Yield every sample in order; the next ones are read meanwhile."""
         n = len(self)

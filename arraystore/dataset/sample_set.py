@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -114,6 +115,19 @@ class SampleSet:
         stored, own = self._members[0]
         is_whole = len(self._members) == 1 and isinstance(own, range) and len(own) == len(stored)
         return stored if is_whole else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the content of the stored splits, and of the positions and their order.
+
+        It is that of the same samples in the same order in any other copy of the store.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for stored, positions in self._members:
+            digest.update(repr((stored.identity, _described(positions))).encode())
+        if self.order is not None:
+            digest.update(_described(self.order).encode())
+        return digest.hexdigest()
 
     def take(self, indices: range | Ints) -> SampleSet:
         """Return some of the samples, in the order of `indices`."""
@@ -251,3 +265,12 @@ def _in_order(parts: Sequence[Any], place_of: Ints) -> Any:
         return np.concatenate(parts)[place_of]
     joined = list(chain.from_iterable(parts))
     return [joined[place] for place in place_of.tolist()]
+
+
+def _described(positions: range | Ints) -> str:
+    """Return a text that is equal where positions are: a range of step 1, or a digest."""
+    if isinstance(positions, range) and positions.step != 1:
+        positions = np.asarray(positions, dtype=np.int64)
+    if isinstance(positions, range):
+        return f"{positions.start}:{positions.stop}"
+    return hashlib.blake2b(positions.astype("<i8", copy=False).tobytes()).hexdigest()

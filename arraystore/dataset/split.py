@@ -116,6 +116,8 @@ class Split:
     map_blocks: ClassVar[Callable[..., Any]]
     to_dask: ClassVar[Callable[..., Any]]
     to_xarray: ClassVar[Callable[..., Any]]
+    torch: ClassVar[Callable[..., Any]]
+    torch_batches: ClassVar[Callable[..., Any]]
 
     def __init__(self, root: StoreRoot, name: str, samples: SampleSet) -> None:
         name = escaped(name)
