@@ -1,6 +1,6 @@
 # Two commands for everybody: `make demo` and `make test`. Each makes its own virtual environment.
 # For developers: `make check` (all that must pass but for the next), `make test-cloud` (real servers;
-# needs npm), `make check-oldest`, `make bench` (arraystore beside its peers; `make bench-full`,
+# needs npm), `make test-frameworks` (PyTorch and others), `make check-oldest`, `make bench` (arraystore beside its peers; `make bench-full`,
 # `make bench-imagenet`, `make bench-remote`, `make bench-growth`), `make soak` (hostile input and
 # damage, for long).
 
@@ -12,7 +12,7 @@ TEST_PROCESSES ?= 2
 # Tests and benchmarks start many interpreters; compiling the sources again takes each half a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-cloud check lint types check-oldest soak clean
+.PHONY: demo test test-cloud test-frameworks check lint types check-oldest soak clean
 .PHONY: bench bench-full bench-imagenet bench-remote bench-growth
 
 demo: $(VENV)/.core
@@ -24,6 +24,10 @@ test: $(VENV)/.test
 # SeaweedFS, Azurite, fake-gcs-server and rclone, each a process of its own on loopback.
 test-cloud: $(VENV)/.test-cloud .node/.azurite
 	$(BIN)/python -m pytest tests/cloud
+
+# PyTorch, Lightning, grain, JAX and TensorFlow. Pass TORCH to choose a build without CUDA.
+test-frameworks: .venv-frameworks/.test
+	.venv-frameworks/bin/python -m pytest tests/frameworks
 
 check: lint types test
 
@@ -95,6 +99,16 @@ $(VENV)/.bench: $(VENV)/.test
 	npm install --silent --prefix .node --no-audit --no-fund --ignore-scripts 'azurite@^3.35'
 	touch $@
 
+# TensorFlow comes first: the second line replaces its h5py, which reports a conflict, by a newer one.
+TORCH ?= torch
+.venv-frameworks/.test: pyproject.toml
+	$(PYTHON) -m venv .venv-frameworks
+	.venv-frameworks/bin/python -m pip install --quiet --disable-pip-version-check \
+		'tensorflow-cpu>=2.20,<3'
+	.venv-frameworks/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[test-frameworks]' '$(TORCH)'
+	touch $@
+
 .venv-oldest/.test: pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
@@ -103,4 +117,4 @@ $(VENV)/.bench: $(VENV)/.test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .node demo benchmarks/data
+	rm -rf .venv .venv-oldest .venv-frameworks .node demo benchmarks/data

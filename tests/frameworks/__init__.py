@@ -1,1 +1,1 @@
-"""What needs other frameworks; `make test-frameworks` installs and runs it, `make test` does not."""
+"""What needs other frameworks; `make test-frameworks` installs them and runs it."""

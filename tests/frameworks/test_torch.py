@@ -349,7 +349,7 @@ def test_rank_is_that_of_the_process_group(
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
     )
-    try:  # a single process, which is told that it is one of two
+    try:  # a single process with the numbers of one of two
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
         expected = pictures.batches(4, size=6, layout="NCHW", rank=1, world_size=2)

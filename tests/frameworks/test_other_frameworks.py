@@ -1,0 +1,147 @@
+"""Recipes of docs/frameworks.md with grain, TensorFlow, JAX, Lightning, timm and TorchCodec."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import arraystore
+from tests.support import SUFFIXES, picture, write_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+N = 23
+
+
+@pytest.fixture(scope="module", params=SUFFIXES)
+def pictures(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> arraystore.Split:
+    path = tmp_path_factory.mktemp("frameworks") / f"a{request.param}"
+    images = [picture(18 + i % 3, 18 + i % 5, seed=i) for i in range(N)]
+    names = [f"{i:02}.jpg" for i in range(N)]
+    write_store(path, names, [i % 4 for i in range(N)], images, classes=["a", "b", "c", "d"])
+    return arraystore.open(path)["train"]
+
+
+def as_features(sample: arraystore.Sample) -> dict[str, Any]:
+    return {"image": sample.image[:8, :8], "label": sample.label}
+
+
+def test_grain_reads_and_shuffles(pictures: arraystore.Split) -> None:
+    grain = pytest.importorskip("grain", reason="grain is not installed")
+    data = grain.MapDataset.source(pictures.map(as_features)).shuffle(seed=0).batch(4)
+    batches = [data[i] for i in range(len(data))]
+    assert batches[0]["image"].shape == (4, 8, 8, 3)
+    labels = np.concatenate([batch["label"] for batch in batches])
+    assert sorted(labels.tolist()) == sorted(pictures.label.tolist())
+
+
+def test_tf_data_yields_batches(pictures: arraystore.Split) -> None:
+    tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+
+    def batches() -> Iterator[Any]:
+        for batch in pictures.batches(4, size=8, seed=1):
+            yield batch.image, batch.label
+
+    signature = tf.TensorSpec((None, 8, 8, 3), tf.uint8), tf.TensorSpec((None,), tf.int64)
+    data = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    for (images, labels), (right, label) in zip(data.prefetch(1), batches(), strict=True):
+        np.testing.assert_array_equal(images.numpy(), right)
+        np.testing.assert_array_equal(labels.numpy(), label)
+
+
+def test_jax_takes_batches(pictures: arraystore.Split) -> None:
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    batch = next(iter(pictures.batches(4, size=8)))
+    images = jax.device_put(batch.image)
+    assert (images.shape, images.dtype) == ((4, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(np.asarray(images), batch.image)
+
+
+def test_lightning_takes_an_epoch_after_another(pictures: arraystore.Split) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    lightning = pytest.importorskip("lightning", reason="Lightning is not installed")
+    seen: list[str] = []
+
+    class Images(lightning.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            data = pictures.torch_batches(
+                8, size=8, columns=["file_name"], epoch=self.trainer.current_epoch
+            )
+            return torch.utils.data.DataLoader(data, batch_size=None)
+
+    class Model(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(8 * 8 * 3, 4)
+
+        def training_step(self, batch: Any) -> Any:
+            images, labels, names = batch
+            seen.extend(names)
+            return torch.nn.functional.cross_entropy(self.layer(images.flatten(1) / 255), labels)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    quiet = dict.fromkeys(
+        ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
+    )
+    trainer = lightning.Trainer(
+        max_epochs=2, reload_dataloaders_every_n_epochs=1, accelerator="cpu", **quiet
+    )
+    with pytest.warns():  # of its own use of PyTorch
+        trainer.fit(Model(), datamodule=Images())
+    epochs = [pictures.batches(8, epoch=epoch) for epoch in range(2)]
+    assert seen == [n for batches in epochs for batch in batches for n in batch.file_name.tolist()]
+
+
+def test_timm_reads_through_a_reader(pictures: arraystore.Split) -> None:
+    timm = pytest.importorskip("timm.data", reason="timm is not installed")
+
+    class StoreReader(timm.readers.reader.Reader):
+        def __init__(self, split: arraystore.Split) -> None:
+            super().__init__()
+            self.split, self.class_to_idx = split, split.class_to_idx
+
+        def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
+            return io.BytesIO(self.split.image_bytes[index]), int(self.split.label[index])
+
+        def __len__(self) -> int:
+            return len(self.split)
+
+        def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
+            return str(self.split.file_name[index])
+
+    data = timm.ImageDataset("", reader=StoreReader(pictures))
+    assert data.filename(3) == pictures.file_name[3]
+    loader = timm.create_loader(data, (3, 8, 8), 4, use_prefetcher=False, num_workers=0)
+    images, labels = next(iter(loader))
+    assert images.shape == (4, 3, 8, 8)
+    assert labels.tolist() == pictures.label[:4].tolist()
+
+
+def encoded(split: arraystore.Split, index: int) -> Any:
+    """Return a tensor that shares the memory of an encoded image, which is never written to."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    return torch.from_dlpack(np.frombuffer(split.image_views[index], np.uint8))
+
+
+def test_tensor_of_a_view_shares_its_memory(pictures: arraystore.Split) -> None:
+    tensor = encoded(pictures, 3)  # a warning would be an error
+    assert tensor.numpy().tobytes() == pictures.image_bytes[3]
+    view = np.frombuffer(pictures.image_views[3], np.uint8)
+    assert tensor.data_ptr() == view.__array_interface__["data"][0]
+
+
+def test_torchcodec_decodes_views(pictures: arraystore.Split) -> None:
+    decoders = pytest.importorskip(
+        "torchcodec.decoders", reason="TorchCodec does not load", exc_type=(ImportError, OSError)
+    )
+    image = decoders.decode_image(encoded(pictures, 3)).permute(1, 2, 0).numpy()
+    assert image.shape == pictures.image[3].shape
+    assert np.abs(image.astype(int) - pictures.image[3]).mean() < 2
