@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 data = torch.utils.data
 
-pytestmark = pytest.mark.filterwarnings(
+pytestmark = [
     # Python 3.12 and later warn when a process that has threads forks, as the loader does.
-    "ignore:This process .* is multi-threaded:DeprecationWarning"
-)
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    # JAX does so too, once another test has imported it.
+    pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning"),
+]
 
 N = 23
 OPTIONS: dict[str, Any] = {"size": 6, "crop": "random", "flip": True, "seed": 1}

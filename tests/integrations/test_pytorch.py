@@ -14,10 +14,7 @@ def test_missing_torch_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "arraystore.integrations.torch_datasets", raising=False)
-    for method, call in (
-        ("torch", lambda: train.torch(size=8)),
-        ("torch_batches", lambda: train.torch_batches(4, size=8)),
-    ):
+    for method, options in (("torch", {}), ("torch_batches", {"batch_size": 4})):
         message = rf"Split.{method} needs torch, .*; install arraystore\[torch\]"
         with pytest.raises(arraystore.SourceError, match=message):
-            call()
+            getattr(train, method)(**options)
