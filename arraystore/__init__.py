@@ -26,6 +26,7 @@ from arraystore.errors import (
     VersionError,
     WorkersLostError,
 )
+from arraystore.exporting.export import ExportedSplitReport, ExportReport, export
 from arraystore.integrations.dask_views import to_dask
 from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
@@ -53,6 +54,8 @@ __all__ = [
     "CopyReport",
     "Episode",
     "Episodes",
+    "ExportReport",
+    "ExportedSplitReport",
     "FormatError",
     "Problem",
     "ProblemGroup",
@@ -80,6 +83,7 @@ __all__ = [
     "concat",
     "convert",
     "copy",
+    "export",
     "map_blocks",
     "open",
     "relocate",
