@@ -26,6 +26,7 @@ from arraystore.errors import (
     VersionError,
     WorkersLostError,
 )
+from arraystore.exporting.export import ExportedSplitReport, ExportReport, export
 from arraystore.integrations.dask_views import to_dask
 from arraystore.integrations.pytorch import torch, torch_batches
 from arraystore.integrations.xarray_view import to_xarray
@@ -55,6 +56,8 @@ __all__ = [
     "CopyReport",
     "Episode",
     "Episodes",
+    "ExportReport",
+    "ExportedSplitReport",
     "FormatError",
     "Problem",
     "ProblemGroup",
@@ -82,6 +85,7 @@ __all__ = [
     "concat",
     "convert",
     "copy",
+    "export",
     "map_blocks",
     "open",
     "relocate",

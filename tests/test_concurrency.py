@@ -17,7 +17,6 @@ from PIL import Image
 
 import arraystore
 from arraystore.errors import StorageError, StoreChangedError
-from arraystore.integrations.export import export
 from arraystore.sources.source_options import SourceOptions
 from arraystore.storage.range_reader import LocalReader
 from arraystore.verifying.problems import Findings
@@ -243,7 +242,7 @@ OTHER_USES: Final[dict[str, Callable[[arraystore.Store, Path], Any]]] = {
     "map": lambda store, _: list(store["train"].map(lambda sample: sample.file_name)),
     "batches": lambda store, _: [batch.label for batch in store["train"].batches(2, size=8)],
     "verify": lambda store, _: verified(store),
-    "export": lambda store, folder: export(store["train"], folder / "out", meter=Meter()),
+    "export": lambda store, folder: arraystore.export(store["train"], folder / "out", sync=False),
 }
 
 

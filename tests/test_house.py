@@ -25,6 +25,7 @@ ONLY_IN = {
         "containers/protocol.py",  # only for type checkers
         "containers/zarr/reader.py",
         "containers/zarr/writer.py",
+        "exporting/zarr_arrays.py",  # writes arrays of variable length
         "integrations/icechunk_repository.py",  # Icechunk takes buffers of zarr-python
         "reader.py",  # only for type checkers
     },
@@ -32,6 +33,7 @@ ONLY_IN = {
     "h5py": {
         *("containers/hdf5/checks.py", "containers/hdf5/datasets.py", "containers/hdf5/links.py"),
         *("containers/hdf5/editor.py", "containers/hdf5/reader.py", "containers/hdf5/writer.py"),
+        "exporting/hdf5_arrays.py",  # writes arrays of variable length
     },
     "obstore": {f"storage/objects/{name}.py" for name in ("aws_profile", "connection", "errors")},
     "botocore": {"storage/objects/aws_profile.py", "storage/objects/part_upload.py"},
@@ -71,8 +73,12 @@ HARMLESS = {
 """Expressions that a message may hold unescaped: numbers, and names that arraystore defines."""
 
 NAMES_A_CONTAINER = {
-    "cli/commands.py": {".zarr"},  # the help
+    "cli/commands.py": {".zarr", ".h5"},  # the help
     "cli/demo.py": {".zarr", ".h5"},  # the names of its two stores
+    # Formats of exports, chosen by the suffix of the target.
+    "exporting/formats.py": {".zarr", ".h5", ".hdf5"},
+    "exporting/hdf5_arrays.py": {"HDF5Arrays", "h5py"},
+    "exporting/zarr_arrays.py": {"ZarrArrays", "zarr"},
     # References are a Zarr group.
     "integrations/icechunk_repository.py": {"zarr"},
     "integrations/kerchunk.py": {"zarr"},
@@ -101,7 +107,6 @@ OPENS_FILES = {
     "containers/zarr/references.py": {"read_bytes"},  # columns of exported references
     "containers/zarr/writer.py": {"open", "read_text", "write_text"},  # writes a new store
     "dataset/saved_selection.py": {"open", "write_bytes"},  # files of saved selections
-    "integrations/export.py": {"open"},  # writes images as files
     "integrations/kerchunk.py": {"open"},  # writes files of references
     "integrations/references.py": {"read_bytes"},  # references to be sent to a bucket
 }
@@ -109,6 +114,7 @@ OPENS_FILES = {
 
 OPENING_FOLDERS = {
     "cli",  # drawn archives and contact sheets
+    "exporting",  # images in other formats, and the journals of these exports
     "sources",  # archives and folders
     "storage",
     "writing",  # new stores, journals, and the files of a source

@@ -44,8 +44,9 @@ from arraystore.errors import (
     escaped,
     escaped_json,
 )
+from arraystore.exporting.export import SHARD_NBYTES
+from arraystore.exporting.formats import FORMATS
 from arraystore.indexing.selection import ALL
-from arraystore.integrations.export import export as export_images
 from arraystore.integrations.references import export_references
 from arraystore.schema import ORDERS
 from arraystore.sources.imagenet2012_inventory import take_inventory
@@ -55,7 +56,6 @@ from arraystore.storage.referenced_files import VARIABLE
 from arraystore.writing.append import ON_EXISTING
 from arraystore.writing.map_blocks import IMAGES
 from arraystore.writing.plan_selection import CLASSES, name_of
-from arraystore.writing.progress import meter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -726,14 +726,25 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
     _print_line(f"{output}: {len(shown):,} of {len(samples):,} samples of {samples.name}")
 
 
-@cli.command(short_help="Write images of a store as files.")
+@cli.command(short_help="Write images of a store in the format of other programs.")
 @selecting
 @click.option(
     "-o",
     "--output",
     required=True,
-    help="A new or empty folder. With --references, a new name, on a disk or in a bucket: "
-    "NAME.json or NAME.parquet (kerchunk), or NAME.icechunk.",
+    help="A new name, or an empty folder; for --format arrays NAME.h5 or NAME.zarr. With "
+    "--references, a new name, on a disk or in a bucket: NAME.json or NAME.parquet (kerchunk), or "
+    "NAME.icechunk.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+    help="Files class/name in folders; shards of tar archives, of TFRecord or ArrayRecord files as "
+    "TensorFlow Datasets has them, or of Parquet files as Hugging Face has them; Lance tables; or "
+    "arrays of variable length.",
 )
 @click.option(
     "--references",
@@ -746,20 +757,43 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
     "--column",
     "columns",
     multiple=True,
-    help="Write the values of a further column to metadata.jsonl; may be repeated.",
+    help="Export this further column; may be repeated.  [default: all]",
+)
+@click.option("--no-columns", is_flag=True, help="Export no further columns.")
+@click.option(
+    "--shard-nbytes",
+    type=int,
+    default=SHARD_NBYTES,
+    show_default=True,
+    metavar="N",
+    help="Most bytes of images in a shard.",
+)
+@click.option("--resume", is_flag=True, help="Continue an interrupted export, or start a new one.")
+@click.option(
+    "--sync/--no-sync",
+    default=True,
+    help="Wait until all data is on the disk.  [default: sync]",
 )
 @PROGRESS
+@JSON
 def export(
     output: str,
+    form: str,
     references: bool,
     target_option: dict[str, Any],
     columns: tuple[str, ...],
+    no_columns: bool,
+    shard_nbytes: int,
+    resume: bool,
+    sync: bool,
     progress: bool | None,
+    as_json: bool,
     **options: Any,
 ) -> None:
-    """Write images of SPLIT in STORE as files class/name, byte for byte as stored.
+    """Write images of SPLIT in STORE in the format of other programs, byte for byte as stored.
 
-    SPLIT and the options that narrow it down are the same as for ls.
+    SPLIT and the options that narrow it down are the same as for ls. Each image is compared with
+    its checksum. The output appears when it is complete.
     """
     target = Location.parse(output, target_option)
     if references:
@@ -769,12 +803,23 @@ def export(
         return
     if not target.is_local:
         raise click.UsageError(f"--output: images are written to a disk, got {output}")
+    if columns and no_columns:
+        raise click.UsageError("--column and --no-columns exclude each other")
     samples = _selected(**options)
-    with meter(progress) as shown:
-        n_files = export_images(samples, target.path, meter=shown, columns=columns)
-    _print_line(f"{output}: {n_files:,} images of {samples.name}")
-    if left := [name for name in samples.columns if name not in columns]:
-        _print_line(f"  columns that were not written (--column): {', '.join(left)}")
+    report = arraystore.export(
+        samples,
+        target.path,
+        form,
+        columns=columns if columns or no_columns else None,
+        shard_nbytes=shard_nbytes,
+        resume=resume,
+        sync=sync,
+        progress=progress,
+    )
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        tables.print_export(report, samples.name, output)
 
 
 def _referenced(split: str, **options: Any) -> dict[str, Split]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from arraystore.dataset.split import Split
+    from arraystore.exporting.export import ExportReport
     from arraystore.reader import StoreInfo
     from arraystore.reading.image_reader import ReadPlan
     from arraystore.sources.imagenet2012_inventory import Inventory
@@ -91,6 +92,26 @@ def print_copy(report: CopyReport) -> None:
     if report.left_out:
         _print_line(console, f"Not copied: {', '.join(report.left_out)}")
     _print_notes(console, report.notes)
+
+
+def print_export(report: ExportReport, selection: str, output: str) -> None:
+    """Print the report of an export of a selection."""
+    console = _console()
+    _print_line(
+        console,
+        f"{output}: {report.num_samples:,} images of {selection} as {report.format}  "
+        f"({report.seconds:.1f} s)",
+    )
+    for name, split in report.splits.items():
+        digest = split.content_digest[:_DIGEST_DIGITS]
+        line = f"{name}: {split.num_samples:,} images, {split.num_bytes:,} bytes, digest {digest}"
+        _print_line(console, f"  {line}")
+    if report.num_resumed:
+        _print_line(console, f"  {report.num_resumed:,} shards were written before")
+    if not report.has_checksums:
+        _print_line(console, "  images were not compared: the store has no checksums of them")
+    if report.left_out:
+        _print_line(console, f"  columns that were not written: {', '.join(report.left_out)}")
 
 
 def print_verification(report: VerifyReport) -> None:

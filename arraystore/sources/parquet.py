@@ -44,7 +44,9 @@ LABEL_COLUMNS: Final = ("label", "class", "category", "labels", "target")
 NAME_COLUMNS: Final = ("file_name", "filename", "image_path", "path", "image_id")
 """Names of columns with image, label and file name, the likeliest first."""
 
-_METADATA: Final = b"huggingface"
+METADATA: Final = b"huggingface"
+"""Key of the metadata of a schema in which Hugging Face describes the columns."""
+
 _BATCH_NBYTES: Final = 2**23
 _MAX_ROWS: Final = 2**15
 _BUFFER_NBYTES: Final = 2**20
@@ -98,7 +100,7 @@ class Columns:
 def schema_of(arrow: Any) -> Schema:
     """Return what is needed of the schema of pyarrow."""
     pa = need("pyarrow", "parquet", "parquet:")
-    metadata = _features((arrow.metadata or {}).get(_METADATA))
+    metadata = _features((arrow.metadata or {}).get(METADATA))
     binary, structs = [], set()
     for field in arrow:
         if pa.types.is_struct(field.type):

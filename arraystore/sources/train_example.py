@@ -7,18 +7,25 @@
     Feature    field 1: BytesList, 2: FloatList, 3: Int64List, each with a repeated field 1
 
 Only what images need is read: the first value of byte strings, with its place in the record, and
-integers. See https://protobuf.dev/programming-guides/encoding/ for the wire format.
+integers. Everything can be written. See https://protobuf.dev/programming-guides/encoding/ for the
+wire format.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from arraystore.errors import brief
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Pieces = list[bytes | memoryview]
 
 _VARINT: Final = 0
 _FIXED64: Final = 1
@@ -174,3 +181,60 @@ def _varint(record: bytes | memoryview, start: int, stop: int) -> tuple[int, int
         if byte < 0x80:
             return value & (2**64 - 1), start + i + 1
     raise ValueError("is not a message: a number has no end")
+
+
+def encode_example(
+    features: Mapping[str, Sequence[bytes | memoryview] | NDArray[Any]],
+) -> bytes:
+    """Return a serialized ``tf.train.Example`` with features in the order of their names.
+
+    Parameters
+    ----------
+    features : mapping of str to sequence of bytes, or ndarray of shape (n,)
+        Floating-point numbers become float32, and bools integers. Integers of 2**63 and more
+        become the negative ones of the same bits.
+
+    Examples
+    --------
+    >>> record = encode_example({"label": np.array([300]), "image": [b"abc"]})
+    >>> feature = parse_example(record)["image"]
+    >>> record[feature.start : feature.stop], parse_example(record)["label"].number
+    (b'abc', 300)
+    """
+    entries: Pieces = []
+    for name in sorted(features):
+        key = _message(1, [name.encode()])
+        entries += _message(1, [*key, *_message(2, _value_list(features[name]))])
+    return b"".join(_message(1, entries))
+
+
+def _value_list(values: Sequence[bytes | memoryview] | NDArray[Any]) -> Pieces:
+    """Return the pieces of a Feature."""
+    if not isinstance(values, np.ndarray):
+        return _message(_BYTES, [piece for value in values for piece in _message(1, [value])])
+    if values.dtype.kind == "f":
+        return _message(_FLOATS, _message(1, [values.astype("<f4").tobytes()]))
+    numbers = values.astype(np.int64).astype(np.uint64).tolist()
+    return _message(_INTEGERS, _message(1, [b"".join(map(_as_varint, numbers))]))
+
+
+def _message(field: int, pieces: Pieces) -> Pieces:
+    """Return the pieces of a field behind its number and length; nothing is copied."""
+    nbytes = sum(map(len, pieces))
+    return [bytes([field << 3 | _DELIMITED]) + _as_varint(nbytes), *pieces]
+
+
+def _as_varint(value: int) -> bytes:
+    """Return a number in base 128.
+
+    Examples
+    --------
+    >>> _as_varint(300).hex()
+    'ac02'
+    """
+    found = bytearray()
+    while value >= 0x80:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)

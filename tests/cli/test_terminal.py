@@ -22,8 +22,7 @@ from arraystore.cli.contact_sheet import captions, contact_sheet
 from arraystore.cli.tables import print_report
 from arraystore.dataset.saved_selection import SavedSelection
 from arraystore.errors import ArrayStoreError, FormatError, StorageError, escaped, escaped_json
-from arraystore.integrations.export import export
-from arraystore.writing.progress import Meter, meter
+from arraystore.writing.progress import meter
 from arraystore.writing.report import ConvertReport, SplitReport
 from tests.reading.test_damaged_stores import set_attribute
 from tests.support import SUFFIXES, picture, write_folder, write_store
@@ -202,7 +201,7 @@ REFUSED: dict[str, Callable[[arraystore.Store], object]] = {
     "copy over": lambda store: arraystore.copy(store.address, other(store).address),
     "copy into": lambda store: arraystore.copy(beside(store, "."), store.address, overwrite=True),
     "verify": lambda store: arraystore.verify(beside(store, f"{HOSTILE}.zarr")),
-    "export": lambda store: export(store["train"], beside(store, "."), meter=Meter()),
+    "export": lambda store: arraystore.export(store["train"], beside(store, ".")),
     "sheet": lambda store: contact_sheet(store["train"].where(label=HOSTILE), np.array([], int)),
     "group": lambda store: _dataset(store, GIVEN),
     "array": lambda store: np.array(store["train"]),

@@ -16,9 +16,8 @@ import arraystore
 from arraystore.containers.hdf5.reader import HDF5Reader
 from arraystore.containers.zarr.arrays import PlainArray
 from arraystore.dataset import columns as dataset_columns
-from arraystore.integrations.export import METADATA, export
+from arraystore.exporting.folders import METADATA
 from arraystore.schema import ArraySpec
-from arraystore.writing.progress import meter
 from tests.support import SUFFIXES, picture, write_folder
 
 if TYPE_CHECKING:
@@ -197,8 +196,7 @@ def test_only_needed_chunks_are_read(
 
 def test_export_writes_columns(train: arraystore.Split, tmp_path: Path) -> None:
     few = train.where(label=1)
-    with meter(show=False) as shown:
-        export(few, tmp_path / "files", meter=shown, columns=["features", "tags", "group"])
+    arraystore.export(few, tmp_path / "files", columns=["features", "tags", "group"])
     lines = (tmp_path / "files" / METADATA).read_text().splitlines()
     rows = {row.pop("file_name"): row for row in map(json.loads, lines)}
     assert rows == {

@@ -17,8 +17,6 @@ from arraystore.errors import ArrayStoreError
 from arraystore.images.decode import decode
 from arraystore.images.probe import probe
 from arraystore.indexing.selection import as_positions, parse_split_string
-from arraystore.integrations.export import export
-from arraystore.writing.progress import Meter
 from tests.images.encoded_images import EVERY, FRAME, JPEG, PNG
 from tests.soak.judge import only_documented, scratch, use, whole_store
 from tests.sources.test_tar import END, block, extended, tar_of, walk_bytes
@@ -305,7 +303,7 @@ def check_names(case: tuple[list[str], list[str]]) -> None:
     before = {p for p in scratch().rglob("*") if path not in p.parents}
     out = inner / "a" / "b" / "out"
     with only_documented():
-        export(arraystore.open(path)["train"], out, meter=Meter())
+        arraystore.export(arraystore.open(path)["train"], out, sync=False)
     after = {p for p in scratch().rglob("*") if path not in p.parents}
     made = after - before
     assert all(p == out or out in p.parents for p in made), "outside of the folder"

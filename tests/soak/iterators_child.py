@@ -15,14 +15,15 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
 
 import arraystore
 from arraystore._threads import n_cpus
-from arraystore.integrations.export import export
+from arraystore.exporting import export
 from arraystore.writing.progress import Meter
 from tests.support import no_threads_are_left
 
@@ -49,8 +50,11 @@ class FailingMeter(Meter):
 
 def exported(split: Split) -> Iterator[None]:
     """Begin to export a split, and fail."""
-    with tempfile.TemporaryDirectory() as folder:
-        export(split, Path(folder) / "images", meter=FailingMeter())
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(export, "meter", return_value=nullcontext(FailingMeter())),
+    ):
+        arraystore.export(split, Path(folder) / "images", sync=False)
     yield
 
 

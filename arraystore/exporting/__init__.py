@@ -1,0 +1,1 @@
+"""Samples of stores written in the formats of other programs."""
