@@ -5,7 +5,13 @@
 'n04200800_7.JPEG'
 """
 
-from arraystore.convert import convert, write
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
 from arraystore.dataset.batch import Batch, Sample
 from arraystore.dataset.batches import Batches
 from arraystore.dataset.columns import Column, Columns
@@ -26,7 +32,6 @@ from arraystore.errors import (
     VersionError,
     WorkersLostError,
 )
-from arraystore.exporting.export import ExportedSplitReport, ExportReport, export
 from arraystore.integrations.dask_views import to_dask
 from arraystore.integrations.pytorch import torch, torch_batches
 from arraystore.integrations.xarray_view import to_xarray
@@ -34,14 +39,18 @@ from arraystore.reader import Store, StoreInfo
 from arraystore.reader import open_store as open  # noqa: A004 - as gzip.open and h5py.File do
 from arraystore.reading.image_reader import ReadPlan
 from arraystore.schema import SplitInfo, __version__
-from arraystore.verifying.problems import Problem, ProblemGroup
-from arraystore.verifying.verify import VerifyReport, verify
-from arraystore.writing.add_column import ColumnReport, add_column, remove_column
-from arraystore.writing.append import AppendReport, append
-from arraystore.writing.copy import CopyReport, copy
 from arraystore.writing.map_blocks import map_blocks
-from arraystore.writing.relocate import RelocateReport, relocate
-from arraystore.writing.report import ConvertReport, SplitReport
+
+if TYPE_CHECKING:
+    from arraystore.convert import convert, write
+    from arraystore.exporting.export import ExportedSplitReport, ExportReport, export
+    from arraystore.verifying.problems import Problem, ProblemGroup
+    from arraystore.verifying.verify import VerifyReport, verify
+    from arraystore.writing.add_column import ColumnReport, add_column, remove_column
+    from arraystore.writing.append import AppendReport, append
+    from arraystore.writing.copy import CopyReport, copy
+    from arraystore.writing.relocate import RelocateReport, relocate
+    from arraystore.writing.report import ConvertReport, SplitReport
 
 __all__ = [
     "AppendReport",
@@ -93,6 +102,56 @@ __all__ = [
     "verify",
     "write",
 ]
+
+_MODULES: Final = {
+    "AppendReport": "arraystore.writing.append",
+    "ColumnReport": "arraystore.writing.add_column",
+    "ConvertReport": "arraystore.writing.report",
+    "CopyReport": "arraystore.writing.copy",
+    "ExportReport": "arraystore.exporting.export",
+    "ExportedSplitReport": "arraystore.exporting.export",
+    "Problem": "arraystore.verifying.problems",
+    "ProblemGroup": "arraystore.verifying.problems",
+    "RelocateReport": "arraystore.writing.relocate",
+    "SplitReport": "arraystore.writing.report",
+    "VerifyReport": "arraystore.verifying.verify",
+    "add_column": "arraystore.writing.add_column",
+    "append": "arraystore.writing.append",
+    "convert": "arraystore.convert",
+    "copy": "arraystore.writing.copy",
+    "export": "arraystore.exporting.export",
+    "relocate": "arraystore.writing.relocate",
+    "remove_column": "arraystore.writing.add_column",
+    "verify": "arraystore.verifying.verify",
+    "write": "arraystore.convert",
+}
+"""Public names that a program which only reads does not need, and their modules."""
+
+
+if not TYPE_CHECKING:  # type checkers would accept any name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first used."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'arraystore' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
+class _Package(ModuleType):
+    """The package: its attribute ``convert`` is the function, never the module of that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python sets each imported submodule as an attribute of its package.
+        if name != "convert" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 # Methods that need modules above the layer of `Split`.
 Split.map_blocks = map_blocks

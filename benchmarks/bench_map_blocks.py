@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 import arraystore
-from arraystore.writing.map_blocks import _rows_per_block
+from arraystore.writing.computed_column import _rows_per_block
 from tests.support import write_store
 
 if TYPE_CHECKING:

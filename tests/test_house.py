@@ -62,7 +62,7 @@ PLAIN_ERRORS = {
 HARMLESS = {
     *("kind", "known", "name", "newer", "sign", "flag", "_KINDS", "index.dtype"),
     *("type(error).__name__", "type(file_name).__name__"),
-    *(f"', '.join({names})" for names in ("SHUFFLES", "_WRITERS", "choices", "sorted(_RESERVED)")),
+    *(f"', '.join({names})" for names in ("SHUFFLES", "choices", "writers", "sorted(_RESERVED)")),
     "', '.join((f'{known}://' for known in KINDS))",
     *("count", "height", "label", "least", "length", "n", "n_scans", "n_values", "nbytes", "size"),
     *("start", "stop", "width", "components", "found", "offset", "position", "precision"),

@@ -54,7 +54,7 @@ from arraystore.sources.label_space import LABEL_SPACES
 from arraystore.storage.location import Location
 from arraystore.storage.referenced_files import VARIABLE
 from arraystore.writing.append import ON_EXISTING
-from arraystore.writing.map_blocks import IMAGES
+from arraystore.writing.computed_column import IMAGES
 from arraystore.writing.plan_selection import CLASSES, name_of
 
 if TYPE_CHECKING:

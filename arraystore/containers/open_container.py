@@ -16,15 +16,10 @@ from arraystore.containers.hdf5.cached_object import (
     PAGE_NBYTES,
     CachedObjectReader,
 )
-from arraystore.containers.hdf5.editor import HDF5Editor
 from arraystore.containers.hdf5.reader import HDF5Reader
 from arraystore.containers.hdf5.redo import MARK, SIGNATURE
-from arraystore.containers.hdf5.writer import HDF5Writer
-from arraystore.containers.zarr.bucket_editor import ZarrBucketEditor
-from arraystore.containers.zarr.editor import ZarrEditor
 from arraystore.containers.zarr.metadata import METADATA
 from arraystore.containers.zarr.reader import ZarrReader
-from arraystore.containers.zarr.writer import ZarrWriter
 from arraystore.errors import FormatError, StorageError, escaped, store_changed
 from arraystore.indexing.byte_range import ByteRange
 from arraystore.storage.open_files import nbytes_of
@@ -46,10 +41,14 @@ TAIL_NBYTES: Final = 2**18
 """Bytes of the end of a local HDF5 file to read ahead: metadata and small columns are there."""
 
 _HDF5_SUFFIXES: Final = (".h5", ".hdf5")
-_WRITERS: Final[dict[str, type[ContainerWriter]]] = {
-    ".zarr": ZarrWriter,
-    **dict.fromkeys(_HDF5_SUFFIXES, HDF5Writer),
-}
+
+
+def _writers() -> dict[str, type[ContainerWriter]]:
+    """Return the writer of each suffix. Programs that only read do not import writers."""
+    from arraystore.containers.hdf5.writer import HDF5Writer
+    from arraystore.containers.zarr.writer import ZarrWriter
+
+    return {".zarr": ZarrWriter, **dict.fromkeys(_HDF5_SUFFIXES, HDF5Writer)}
 
 
 def writer_for(target: PurePath | Location) -> type[ContainerWriter]:
@@ -60,19 +59,23 @@ def writer_for(target: PurePath | Location) -> type[ContainerWriter]:
     ValueError
         If the suffix is another one.
     """
+    writers = _writers()
     try:
-        return _WRITERS[target.suffix.lower()]
+        return writers[target.suffix.lower()]
     except KeyError:
         raise ValueError(
             escaped(
                 f"{target}: the suffix chooses the container and must be one of "
-                f"{', '.join(_WRITERS)}, got {target.suffix!r}"
+                f"{', '.join(writers)}, got {target.suffix!r}"
             )
         ) from None
 
 
 def editor_for(path: Path) -> type[ColumnEditor]:
     """Return what changes the columns of a container on the local disk."""
+    from arraystore.containers.hdf5.editor import HDF5Editor
+    from arraystore.containers.zarr.editor import ZarrEditor
+
     return ZarrEditor if path.is_dir() else HDF5Editor
 
 
@@ -84,6 +87,8 @@ def bucket_editor_for(container: ContainerReader, objects: ObjectWriter) -> Colu
     ValueError
         If it is one object.
     """
+    from arraystore.containers.zarr.bucket_editor import ZarrBucketEditor
+
     check_changeable(container, objects.at(objects.key))
     return ZarrBucketEditor(objects)
 
@@ -102,7 +107,7 @@ def check_changeable(container: ContainerReader, location: str) -> None:
 
 def is_container(path: Path) -> bool:
     """Return whether a local file or folder looks like a container, even if it is damaged."""
-    return any(writer.is_at(path) for writer in _WRITERS.values())
+    return any(writer.is_at(path) for writer in _writers().values())
 
 
 def open_local(
@@ -209,6 +214,8 @@ def _open_local(
     reader.read_ahead([ByteRange(path.name, *end) for end in ends])
     (start,) = reader.read_ranges([ByteRange(path.name, 0, len(SIGNATURE))])
     if bytes(start) != SIGNATURE and (bytes(start) == MARK or has_journal(path)):
+        from arraystore.containers.hdf5.editor import HDF5Editor
+
         recovered(path, HDF5Editor.recover)
         return _open_local(path, mode, max_gap=max_gap, mmap=mmap)
     _check_signature(start, location)

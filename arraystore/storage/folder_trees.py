@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def _raise_folders(name: str, root: int) -> None:
     try:
         for inner, is_folder in _entries(fd):
             if is_folder:
-                os.rename(inner, secrets.token_hex(16), src_dir_fd=fd, dst_dir_fd=root)
+                os.rename(inner, os.urandom(16).hex(), src_dir_fd=fd, dst_dir_fd=root)
             else:
                 os.unlink(inner, dir_fd=fd)
     finally:

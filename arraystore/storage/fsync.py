@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -14,6 +13,8 @@ _SYNCERS: Final = 8
 
 def sync_tree(store: Path) -> None:
     """Wait until a file, or a folder with all its entries, is on the disk."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(_SYNCERS) as pool:
         # In parallel, so that the file system can commit many in one transaction.
         list(pool.map(sync_path, [store, *store.rglob("*")]))

@@ -6,7 +6,6 @@ import errno
 import mmap
 import os
 import resource
-import shutil
 import stat
 import sys
 import threading
@@ -241,7 +240,8 @@ def translate_full_disk(folder: Path, nbytes: int = 0) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        free = shutil.disk_usage(folder).free
+        disk = os.statvfs(folder)
+        free = disk.f_bavail * disk.f_frsize
         needed = f"{nbytes:,} more bytes are needed, " if nbytes else ""
         raise StorageError(
             f"{folder}: {os.strerror(error.errno)}: {needed}{free:,} bytes are free; free some "

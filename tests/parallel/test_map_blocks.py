@@ -22,7 +22,7 @@ import arraystore
 from arraystore.cli.commands import main
 from arraystore.errors import StorageError, StoreChangedError
 from arraystore.storage.objects import connection as stores
-from arraystore.writing import map_blocks as module
+from arraystore.writing import computed_column as module
 from arraystore.writing.block_files import BlockFolder
 from tests.support import SUFFIXES, Bucket, copied, objects_on_disk, picture, write_store
 
@@ -252,7 +252,7 @@ CHILD: Final = """
 import os, signal, sys
 from concurrent.futures import ThreadPoolExecutor
 import arraystore
-from arraystore.writing import map_blocks as module
+from arraystore.writing import computed_column as module
 module._MOST_ROWS = 8
 n = 0
 def number(batch):
