@@ -39,7 +39,7 @@ from typing_extensions import override
 from arraystore.errors import FormatError, VersionError, brief, escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -317,6 +317,22 @@ def file_name_fault(name: str) -> str:
     if _ODD_PART.search(name):
         return f"a file cannot be named {brief(name)}: must be a path below a folder"
     return ""
+
+
+def are_file_names(names: Sequence[str]) -> bool:
+    """Return whether samples can have all of some file names; false if that takes a closer look.
+
+    It is much faster than to ask `file_name_fault` of each name.
+
+    Examples
+    --------
+    >>> are_file_names(["cat/1.jpg", "2.jpg"]), are_file_names(["cat/1.jpg", "../2.jpg"])
+    (True, False)
+    """
+    text = f"/{'/'.join(names)}/"
+    return max(map(len, names), default=0) * 4 <= MAX_NAME_NBYTES and not any(
+        odd in text for odd in ("//", "/./", "/../", "\0", "\n")
+    )
 
 
 # Attributes as typed values

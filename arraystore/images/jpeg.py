@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+import numpy as np
 from typing_extensions import Buffer
 
 if TYPE_CHECKING:
+    from arraystore._typing import Ints
+
     Segment = tuple[int, int, tuple[int, int, int, int]]
 
 ReadBytes: TypeAlias = Callable[[int, int], Buffer]
@@ -25,11 +28,19 @@ PIECE_NBYTES: Final = 2048  # most photographs have their frame header in the fi
 
 # Flag 0xFF, marker, length; in a frame header then precision, height, width, components.
 _SEGMENT: Final = Struct(">BBHBHHB")
+_SEGMENT_FIELDS: Final = np.dtype(
+    {
+        "names": ["flag", "marker", "length", "precision", "height", "width", "components"],
+        "formats": ["u1", "u1", ">u2", "u1", ">u2", ">u2", "u1"],
+    }
+)
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _HUFFMAN: Final = frozenset({0xC0, 0xC1})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
 _UNDECODABLE_FRAMES: Final = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
 _SEGMENT_MARKERS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
+_IS_FRAME: Final = np.isin(np.arange(256), [*_FRAMES])
+_IS_SEGMENT: Final = np.isin(np.arange(256), [*_SEGMENT_MARKERS])
 _METADATA: Final = frozenset({0xE1, 0xE2})  # EXIF, XMP; colour profile, index of further images
 _ADOBE_NBYTES: Final = 12  # libjpeg ignores a shorter marker
 _INKS: Final = b"CMYK"
@@ -94,6 +105,51 @@ def plain_frame_header(piece: bytes) -> FrameHeader | None:
             return None
         offset += 2 + length
     return None
+
+
+def plain_frame_sizes(pieces: Sequence[bytes]) -> Ints:
+    """Return the sizes in the frame headers of many JPEGs, as `plain_frame_header` finds them.
+
+    The segments of all JPEGs are walked together, the first of each, then the second, …
+
+    Parameters
+    ----------
+    pieces : sequence of bytes
+        First bytes of each image, some kilobytes.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, 2)
+        Height and width; zeros for what is not a JPEG, or has no plain header in these bytes.
+
+    Examples
+    --------
+    >>> data = bytes.fromhex("FFD8 FFC0 000B 08 0020 0030 01 011100")
+    >>> plain_frame_sizes([data, data[:9], b"GIF89a"]).tolist()
+    [[32, 48], [0, 0], [0, 0]]
+    """
+    sizes = np.zeros((len(pieces), 2), np.int64)
+    data = np.frombuffer(b"".join(pieces), np.uint8)
+    nbytes = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    stop = np.cumsum(nbytes)
+    row = np.flatnonzero([piece.startswith(SIGNATURE) for piece in pieces])
+    offset, last = (stop - nbytes)[row] + 2, stop[row] - _SEGMENT.size
+    while True:
+        inside = offset <= last
+        row, offset, last = row[inside], offset[inside], last[inside]
+        if not len(row):
+            return sizes
+        fields = data[offset[:, None] + np.arange(_SEGMENT.size)].view(_SEGMENT_FIELDS)[:, 0]
+        length = fields["length"].astype(np.int64)
+        is_segment = (fields["flag"] == 0xFF) & _IS_SEGMENT[fields["marker"]] & (length >= 2)
+        is_frame = is_segment & _IS_FRAME[fields["marker"]]
+        if is_frame.any():
+            height, width = (fields[name].astype(np.int64) for name in ("height", "width"))
+            is_plain = is_frame & (fields["precision"] == 8) & np.isin(fields["components"], (1, 3))
+            is_plain &= (np.minimum(height, width) >= 1) & (np.maximum(height, width) <= _MAX_SIDE)
+            sizes[row[is_plain]] = np.stack((height, width), axis=1)[is_plain]
+        goes_on = is_segment & ~is_frame
+        row, offset, last = row[goes_on], (offset + 2 + length)[goes_on], last[goes_on]
 
 
 def find_frame_header(read: ReadBytes, nbytes: int, piece: bytes = b"") -> FrameHeader:

@@ -224,7 +224,8 @@ def content_digest(file_name: Sequence[str], label: Ints, nbytes: Ints, crc32c: 
         numbers = np.empty(len(rows), [("label", "<i8"), ("nbytes", "<i8"), ("crc", "<u4")])
         for field, values in (("label", label), ("nbytes", nbytes), ("crc", crc32c)):
             numbers[field] = values[rows]
-        packed, width = numbers.tobytes(), numbers.dtype.itemsize
-        for row, i in enumerate(rows.tolist()):
-            digest.update(file_name[i].encode() + b"\0" + packed[row * width : (row + 1) * width])
+        samples = numbers.view(f"V{numbers.itemsize}").tolist()
+        names = map(file_name.__getitem__, rows.tolist())
+        pairs = zip(names, samples, strict=True)
+        digest.update(b"".join([name.encode() + b"\0" + sample for name, sample in pairs]))
     return digest.hexdigest()

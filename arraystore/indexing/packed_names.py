@@ -101,6 +101,25 @@ class PackedNames(Sequence[str]):
         """Return some of the names, in the order of `positions`."""
         return type(self)(self.data, self.start[positions])
 
+    def repacked(self) -> Self:
+        r"""Return the same names, end to end in memory: reading them in turn is then faster.
+
+        Examples
+        --------
+        >>> names = PackedNames(packed(["b.jpg", "a.jpg", "c.jpg"])).take(np.array([2, 0]))
+        >>> names.repacked().data
+        bytearray(b'c.jpg\x00b.jpg\x00')
+        """
+        old = np.frombuffer(self.data, np.uint8)
+        zeros = np.flatnonzero(old == 0)
+        data = bytearray()
+        for first in range(0, len(self), _PIECE):
+            start = self.start[first : first + _PIECE].astype(np.int64)
+            nbytes = zeros[np.searchsorted(zeros, start)] + 1 - start
+            ends = np.cumsum(nbytes)
+            data += old[np.repeat(start - (ends - nbytes), nbytes) + np.arange(ends[-1])].tobytes()
+        return type(self)(data)
+
     def _some(self, start: NDArray[Any]) -> Iterable[str]:
         begin, end = int(start[0]), self.data.index(0, int(start[-1]))
         is_dense = begin < end < begin + _LONG_NBYTES * len(start)

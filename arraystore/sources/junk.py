@@ -41,6 +41,18 @@ def is_junk(path: str) -> bool:
     return _JUNK.search(path) is not None
 
 
+def has_junk(paths: Sequence[str]) -> bool:
+    """Whether `is_junk` holds for any path; all are searched at once.
+
+    Examples
+    --------
+    >>> has_junk(["cat/1.jpg", "2.jpg"]), has_junk(["cat/1.jpg", ".2.jpg"])
+    (False, True)
+    """
+    text = "/".join(paths)
+    return ("\n" in text or is_junk(text)) and any(map(is_junk, paths))
+
+
 def junk_note(paths: Sequence[str], split: str = "") -> tuple[str, ...]:
     """Return a note on paths that were left out as hidden or of the system, if there are any."""
     if not paths:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from arraystore.errors import SourceError
 from arraystore.indexing.packed_names import repeated
-from arraystore.schema import file_name_fault
+from arraystore.schema import are_file_names, file_name_fault
 from arraystore.storage.file_bytes import FileBytes
 from arraystore.storage.file_states import NO_FILES, FileStates
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from arraystore.indexing.hierarchy import Hierarchy
     from arraystore.indexing.packed_names import PackedNames
     from arraystore.storage.buckets import SourcePath
+
+_PIECE: Final = 2**14
+"""Names that are Python objects at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class SampleTable:
     def take(self, rows: Ints) -> SampleTable:
         """Return some of the samples, in the order of `rows`."""
         return SampleTable(
-            self.file_name.take(rows),
+            self.file_name.take(rows).repacked(),
             self.label[rows],
             self.file[rows],
             self.offset[rows],
@@ -177,9 +180,13 @@ def check_names(location: str, names: Sequence[str]) -> None:
         raise SourceError(
             f"{location}: {first_few(twice)} found more than once; file names must be unique"
         )
-    for name in names:
-        if fault := file_name_fault(name):
-            raise SourceError(f"{location}: {fault}")
+    for start in range(0, len(names), _PIECE):
+        some = list(names[start : start + _PIECE])
+        if are_file_names(some):
+            continue
+        for name in some:
+            if fault := file_name_fault(name):
+                raise SourceError(f"{location}: {fault}")
 
 
 def first_few(names: Sequence[str], few: int = 3) -> str:

@@ -16,21 +16,22 @@ In a bucket each read is a request of 4 KiB. Where members are small, longer ran
 one after another instead, because that takes less time than a round trip for each header.
 """
 
+import functools
 import os
 import re
 import stat
 import sys
+from array import array
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from arraystore.errors import SourceError
-from arraystore.sources.junk import is_junk
+from arraystore.sources.junk import has_junk, is_junk
 from arraystore.sources.tar_checksums import OCTAL, checksums
 from arraystore.storage.buckets import ObjectFile, ObjectPath, SourcePath
 from arraystore.storage.file_states import FileState, changed, check_open, state_of
@@ -72,6 +73,12 @@ _REFUSED: Final = {
     b"6": "a FIFO",
     b"S": "a GNU sparse file",
 }
+_PLAIN_HEADER: Final = re.compile(
+    # As nearly all programs write the header of a file: name, size, type, and no prefix.
+    rb"(?!\./)(?=([\x01-\x7f]{1,99})(?<!/)\0).{124}([0-7]{11})[ \0].{20}[0\0]"
+    rb".{100}ustar(?:  \0.{247}|\0.{82}\0.{166})",
+    re.DOTALL,
+)
 _PAX_RECORD: Final = re.compile(rb"([1-9][0-9]{0,6}) ([^=\n]+)=")
 _PAX_VALUES: Final = {b"path": re.compile(rb"[^\0]+"), b"size": re.compile(rb"[0-9]{1,20}")}
 
@@ -117,7 +124,7 @@ class Archive:
             Offset that reading begins with.
         """
         if self.object is None:
-            return partial(os.pread, self.fd)
+            return functools.partial(os.pread, self.fd)
         # Only one thread walks from the beginning.
         file = self.object.again() if start else self.object
         return lambda nbytes, offset: file.read_at(offset, nbytes)
@@ -158,9 +165,9 @@ class TarMembers:
         >>> kept.names, kept.offsets.tolist(), junk
         (['a.jpg'], [512], ['._a.jpg'])
         """
-        junk = [name for name in self.names if is_junk(name)]
-        if not junk:
+        if not has_junk(self.names):
             return self, []
+        junk = [name for name in self.names if is_junk(name)]
         rows = [i for i, name in enumerate(self.names) if not is_junk(name)]
         names = [self.names[i] for i in rows]
         kept = replace(self, names=names, offsets=self.offsets[rows], nbytes=self.nbytes[rows])
@@ -300,15 +307,20 @@ def walk(
         raise ValueError(f"bytes {start} to {stop} are not a range of {archive.nbytes} bytes")
     tape = _Tape(archive.reader(start), stop, location or archive.name)
     kept: dict[int, bytes] = {}
-    files = []
-    for name, offset, nbytes in tape.files(start):
-        files.append((name, offset, nbytes))
+    names, offsets, sizes = list[str](), array("q"), array("q")
+    run = None
+    if keep is None and archive.object is None:
+        run = functools.partial(tape.plain_run, names, offsets, sizes)
+    for name, offset, nbytes in tape.files(start, run):
+        names.append(name)
+        offsets.append(offset)
+        sizes.append(nbytes)
         if keep is not None and (n_kept := keep(name, nbytes)):
             kept[offset] = tape.read(offset, min(n_kept, nbytes))
     return TarMembers(
-        names=[name for name, _, _ in files],
-        offsets=np.array([offset for _, offset, _ in files], dtype=np.int64),
-        nbytes=np.array([nbytes for _, _, nbytes in files], dtype=np.int64),
+        names=names,
+        offsets=np.array(offsets, dtype=np.int64),
+        nbytes=np.array(sizes, dtype=np.int64),
         unread=tape.unread(partial=partial),
         kept=kept,
     )
@@ -413,29 +425,72 @@ class _Tape:
         Where the archive ends at the latest.
     location : str
         Name of the archive in error messages.
+
+    Attributes
+    ----------
+    stop : int
+        See above.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], stop: int, location: str) -> None:
         self._read = read
-        self._stop = stop
+        self.stop = stop
         self._end = 0
         self._location = location
         self._unverified: dict[int, bytes] = {}
+        self._ahead = -1, b""  # offset and bytes of a header that was read but not taken
 
-    def files(self, offset: int) -> Iterator[tuple[str, int, int]]:
-        """Yield name, offset and size of each regular file, from the header at `offset` on."""
+    def files(
+        self, offset: int, run: Callable[[int], int] | None = None
+    ) -> Iterator[tuple[str, int, int]]:
+        """Yield name, offset and size of each regular file, from the header at `offset` on.
+
+        Parameters
+        ----------
+        offset : int
+        run : callable, optional
+            `plain_run`, which takes some files instead.
+        """
         try:
-            self._end = yield from _files(self, offset)
+            self._end = yield from _files(self, offset, run)
         except SourceError:
             self.verify_checksums()  # an earlier damaged header is the cause, and reported instead
             raise
         self.verify_checksums()
 
+    def plain_run(self, names: list[str], offsets: array[int], sizes: array[int], at: int) -> int:
+        """Append the files whose headers follow each other from `at` on and are plain.
+
+        Nearly all headers are. This takes them in half the time, because nothing is called for
+        each.
+
+        Returns
+        -------
+        int
+            Offset of the first header that is not plain, or whose data is not complete.
+        """
+        read, stop, plain_header = self._read, self.stop, _PLAIN_HEADER.fullmatch
+        while plain := plain_header(header := read(RECORD_NBYTES, at)):
+            data, nbytes = at + RECORD_NBYTES, int(plain[2], 8)
+            if data + nbytes > stop:
+                break
+            if len(self._unverified) == _BATCH:
+                self.verify_checksums()
+            self._unverified[at] = header
+            names.append(plain[1].decode())
+            offsets.append(data)
+            sizes.append(nbytes)
+            at = data + nbytes + -nbytes % RECORD_NBYTES
+        self._ahead = at, header
+        return at
+
     def header(self, offset: int) -> bytes:
         """Read the header at `offset`; empty at the end-of-archive marker."""
-        header = self._read(RECORD_NBYTES, offset)
-        if len(header) < RECORD_NBYTES or offset + RECORD_NBYTES > self._stop:
-            end = min(self._stop, offset + len(header))
+        at, header = self._ahead
+        if at != offset:
+            header = self._read(RECORD_NBYTES, offset)
+        if len(header) < RECORD_NBYTES or offset + RECORD_NBYTES > self.stop:
+            end = min(self.stop, offset + len(header))
             raise self.error(
                 f"expected a header or the end-of-archive marker at byte {offset}, but the "
                 f"archive ends at {end}; it is truncated; download it again"
@@ -450,8 +505,8 @@ class _Tape:
     def data(self, offset: int, nbytes: int, name: str | None = None) -> int:
         """Return the offset of the data after the header at `offset`; it must be complete."""
         first = offset + RECORD_NBYTES
-        if first + nbytes > self._stop:
-            raise self.cut_short(name, offset, nbytes, self._stop)
+        if first + nbytes > self.stop:
+            raise self.cut_short(name, offset, nbytes, self.stop)
         return first
 
     def cut_short(self, name: str | None, offset: int, nbytes: int, end: int) -> SourceError:
@@ -491,8 +546,8 @@ class _Tape:
             If there are, and `partial` is false.
         """
         begin = self._end + RECORD_NBYTES  # after the marker itself
-        for offset in range(begin, self._stop, _TAIL_NBYTES):
-            tail = self._read(min(_TAIL_NBYTES, self._stop - offset), offset)
+        for offset in range(begin, self.stop, _TAIL_NBYTES):
+            tail = self._read(min(_TAIL_NBYTES, self.stop - offset), offset)
             if not tail:
                 break
             if found := tail.lstrip(b"\0"):
@@ -511,7 +566,7 @@ class _Tape:
         header = tail[record : record + RECORD_NBYTES]
         is_header = len(header) == RECORD_NBYTES and checksums([header])[1].all()
         what = "another archive" if is_header else "data, so a header may be lost"
-        stop = "" if self._stop == sys.maxsize else f" at byte {self._stop}"
+        stop = "" if self.stop == sys.maxsize else f" at byte {self.stop}"
         return (
             f"{self._location}: expected zeros up to the end{stop} after the end-of-archive marker "
             f"at byte {self._end}, but byte {offset + first} begins {what}; the files from there "
@@ -523,10 +578,13 @@ class _Tape:
         return SourceError(f"{self._location}: {message}")
 
 
-def _files(tape: _Tape, offset: int) -> Generator[tuple[str, int, int], None, int]:
+def _files(
+    tape: _Tape, offset: int, run: Callable[[int], int] | None
+) -> Generator[tuple[str, int, int], None, int]:
     """Yield name, offset and size of each regular file; return the offset of the end marker."""
     extended: dict[bytes, bytes] = {}
     while header := tape.header(offset):
+        is_file = False
         kind = header[_KIND]
         try:
             if kind in _EXTENSIONS:
@@ -538,13 +596,15 @@ def _files(tape: _Tape, offset: int) -> Generator[tuple[str, int, int], None, in
                 nbytes = int(extended[b"size"]) if b"size" in extended else _nbytes(header)
                 data = tape.data(offset, nbytes, name)
                 extended = {}
-                if kind in _FILES and name and name[-1] != "/":
+                if is_file := kind in _FILES and not name.endswith("/") and name != "":
                     yield _without_dot(name), data, nbytes
                 else:
                     _require_directory(kind, name, nbytes)
         except _MalformedError as error:
             raise tape.error(f"header at byte {offset}: {error}") from None
         offset = data + _padded(nbytes)
+        if is_file and run is not None and _PLAIN_HEADER.fullmatch(header):
+            offset = run(offset)
     if extended:
         raise tape.error(f"expected the member of an extended header at byte {offset}, got none")
     return offset

@@ -18,8 +18,7 @@ from arraystore.images.jpeg import (
     PIECE_NBYTES,
     SIGNATURE,
     Colours,
-    FrameHeader,
-    plain_frame_header,
+    plain_frame_sizes,
 )
 from arraystore.images.probe import ImageHeader, probe
 from arraystore.images.reencode import needs_reencoding, reencode_as_jpeg
@@ -382,11 +381,14 @@ def _probe_rows(task: _ProbeTask) -> _Probed:
     probed = _Probed.empty(len(file))
     whole: list[int] = []
     has_remote = files.has_remote
-    for i, place in enumerate(zip(file.tolist(), offset.tolist(), nbytes.tolist(), strict=True)):
-        is_plain_file = place[2] and not has_remote and not check_images
-        if is_plain_file and (plain := _plain_header(files, *place)):
-            probed.height[i], probed.width[i] = plain.height, plain.width
-            continue
+    places = list(zip(file.tolist(), offset.tolist(), nbytes.tolist(), strict=True))
+    is_plain = np.zeros(len(file), np.bool_)
+    if not has_remote and not check_images:
+        sizes = plain_frame_sizes([_first_bytes(files, *place) for place in places])
+        is_plain = (sizes[:, 0] > 0) & (sizes.prod(axis=1) <= _MAX_PLAIN_PIXELS)
+        probed.height[is_plain], probed.width[is_plain] = sizes[is_plain].T
+    for i in np.flatnonzero(~is_plain).tolist():
+        place = places[i]
         is_remote = has_remote and place[2] and files.is_remote(place[0])
         if is_remote and (check_images or not _is_jpeg(files, *place)):
             whole.append(i)
@@ -421,16 +423,12 @@ def _header(
     return header, is_sound, is_reencoded
 
 
-def _plain_header(files: FileBytes, number: int, offset: int, nbytes: int) -> FrameHeader | None:
-    """Return the header of an image on the disk that needs no further look, else None."""
+def _first_bytes(files: FileBytes, number: int, offset: int, nbytes: int) -> bytes:
+    """Return the beginning of an image on the disk; nothing if it may not be read."""
     try:
-        start = read_at(files.opened(number), offset, min(nbytes, PIECE_NBYTES))
-    except PermissionError:
-        return None
-    header = plain_frame_header(start) if start.startswith(SIGNATURE) else None
-    if header is None or header.height * header.width > _MAX_PLAIN_PIXELS:
-        return None
-    return header
+        return read_at(files.opened(number), offset, min(nbytes, PIECE_NBYTES)) if nbytes else b""
+    except PermissionError:  # a fault of the image, which is found when its header is read
+        return b""
 
 
 def _is_jpeg(files: FileBytes, number: int, offset: int, nbytes: int) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from arraystore.images.decode import decode
+from arraystore.images.jpeg import plain_frame_header, plain_frame_sizes
 from arraystore.images.probe import IMAGE_SUFFIXES, ImageHeader, probe
 from tests.images.encoded_images import (
     CMYK,
@@ -186,3 +187,34 @@ def test_every_image_suffix_can_be_decoded(suffix: str) -> None:
     form = Image.registered_extensions()[suffix]
     picture = GRAY.convert("1") if suffix == ".pbm" else COLOUR
     assert decode(encoded(picture, form)).shape == (45, 70, 3)
+
+
+markers = st.sampled_from([0xC0, 0xC2, 0xC3, 0xDB, 0xE0, 0xFE, 0xD8, 0xFF]) | st.integers(0, 255)
+frames = st.builds(
+    lambda marker, length, fields, rest: bytes([0xFF, marker, 0, length]) + bytes(fields) + rest,
+    markers,
+    st.integers(0, 30),
+    st.tuples(
+        st.sampled_from([8, 12]), *[st.sampled_from([0, 1, 255])] * 4, st.sampled_from([1, 3, 4])
+    ),
+    st.binary(max_size=22),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    pieces=st.lists(
+        st.builds(
+            lambda start, parts: start + b"".join(parts),
+            st.sampled_from([b"\xff\xd8", b"\xff\xd8\xff\xe0\x00\x04ab", b"GIF89a", b""]),
+            st.lists(frames | st.binary(max_size=12), max_size=5),
+        ),
+        max_size=6,
+    )
+)
+def test_frame_sizes_of_many_are_those_of_each(pieces: list[bytes]) -> None:
+    expected = []
+    for piece in pieces:
+        header = plain_frame_header(piece) if piece.startswith(b"\xff\xd8\xff") else None
+        expected.append([0, 0] if header is None else [header.height, header.width])
+    assert plain_frame_sizes(pieces).tolist() == expected

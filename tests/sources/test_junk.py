@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from arraystore.sources.junk import is_junk
+from arraystore.schema import are_file_names, file_name_fault
+from arraystore.sources.junk import has_junk, is_junk
+
+paths = st.lists(st.from_regex(r"(Icon\r|[./a\n]|Thumbs\.db|é){0,4}", fullmatch=True), max_size=4)
 
 
 @pytest.mark.parametrize(
@@ -29,3 +34,16 @@ def test_path_of_the_system_is_junk(path: str) -> None:
 )
 def test_path_of_an_image_is_kept(path: str) -> None:
     assert not is_junk(path)
+
+
+@given(some=paths)
+def test_junk_among_many_paths_is_found(some: list[str]) -> None:
+    assert has_junk(some) == any(map(is_junk, some))
+
+
+@given(some=paths)
+def test_file_names_with_a_fault_are_never_passed_together(some: list[str]) -> None:
+    if any(map(file_name_fault, some)):
+        assert not are_file_names(some)
+    elif not any("\n" in name for name in some):
+        assert are_file_names(some)
