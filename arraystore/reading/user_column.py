@@ -180,7 +180,8 @@ class UserColumn:
         """
         if not self.is_ragged:
             return self._rows(self.array, positions)
-        starts, stops = self._rows(self.bounds, positions), self._rows(self.bounds, positions + 1)
+        starts = self._rows(self.bounds, positions, RAGGED[1])
+        stops = self._rows(self.bounds, positions + 1, RAGGED[1])
         starts, stops = starts.astype(np.int64), stops.astype(np.int64)
         if ((starts < 0) | (stops < starts) | (stops > self.array.shape[0])).any():
             raise FormatError(
@@ -206,8 +207,8 @@ class UserColumn:
         nbytes = array.chunk_rows * max(1, int(np.prod(array.shape[1:], dtype=float))) * itemsize
         return max(1, _GROUP_NBYTES // max(1, nbytes))
 
-    def _rows(self, array: ArrayReader, positions: Ints) -> NDArray[Any]:
-        """Return rows of an array; each chunk is read once."""
+    def _rows(self, array: ArrayReader, positions: Ints, part: str = "") -> NDArray[Any]:
+        """Return rows of an array, or of a part of a ragged column; each chunk is read once."""
         if not len(positions):
             return np.empty((0, *array.shape[1:]), array.dtype)
         size = array.chunk_rows
@@ -226,7 +227,7 @@ class UserColumn:
         np.not_equal(chunk_of[1:], chunk_of[:-1], out=is_first[1:])
         begins = np.flatnonzero(is_first)
         numbers, ends = chunk_of[begins].tolist(), [*begins[1:].tolist(), len(positions)]
-        chunks = self._chunks(array, numbers)
+        chunks = self._chunks(array, numbers, part)
         for number, start, stop, chunk in zip(numbers, begins.tolist(), ends, chunks, strict=True):
             within = ascending[start:stop] - number * size
             run = compact(within)
@@ -234,10 +235,9 @@ class UserColumn:
             found[slice(start, stop) if order is None else order[start:stop]] = some
         return found
 
-    def _chunks(self, array: ArrayReader, numbers: list[int]) -> Iterator[NDArray[Any]]:
+    def _chunks(self, array: ArrayReader, numbers: list[int], part: str) -> Iterator[NDArray[Any]]:
         """Yield chunks, from the cache of the store or read some at a time."""
         cache, step = self._handle.chunks, self._n_together(array)
-        part = RAGGED[1] if self.is_ragged and array is self.bounds else ""
         for first in range(0, len(numbers), step):
             some = numbers[first : first + step]
             cached = {number: cache.get((self.path, part, number)) for number in some}

@@ -17,6 +17,7 @@ from arraystore.containers.hdf5.reader import HDF5Reader
 from arraystore.containers.zarr.arrays import PlainArray
 from arraystore.dataset import columns as dataset_columns
 from arraystore.exporting.folders import METADATA
+from arraystore.reading.user_column import UserColumn
 from arraystore.schema import ArraySpec
 from tests.support import SUFFIXES, picture, write_folder
 
@@ -152,6 +153,16 @@ def test_batches_have_columns(
         assert columns["features"].tolist() == FEATURES[indices].tolist()
         assert [tags.tolist() for tags in columns["tags"]] == [TAGS[i] for i in indices]
         assert columns["group"].tolist() == [GROUP[i] for i in indices]
+
+
+def test_ragged_column_whose_parts_are_opened_twice_is_right(
+    train: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that begin to read at the same time each open the array of the bounds."""
+    opened = UserColumn.__dict__["bounds"].func
+    monkeypatch.setattr(UserColumn, "bounds", property(opened))
+    for row in (3, 7):
+        assert train.columns["tags"][row].tolist() == TAGS[train.positions[row]]
 
 
 def test_batches_refuse_unknown_columns(train: arraystore.Split) -> None:
