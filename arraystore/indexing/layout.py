@@ -225,7 +225,6 @@ def content_digest(file_name: Sequence[str], label: Ints, nbytes: Ints, crc32c: 
         for field, values in (("label", label), ("nbytes", nbytes), ("crc", crc32c)):
             numbers[field] = values[rows]
         samples = numbers.view(f"V{numbers.itemsize}").tolist()
-        names = map(file_name.__getitem__, rows.tolist())
-        pairs = zip(names, samples, strict=True)
+        pairs = zip(map(file_name.__getitem__, rows.tolist()), samples, strict=True)
         digest.update(b"".join([name.encode() + b"\0" + sample for name, sample in pairs]))
     return digest.hexdigest()

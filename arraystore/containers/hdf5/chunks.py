@@ -16,9 +16,10 @@ import numpy as np
 from arraystore.containers.hdf5.datasets import filters_of, is_padded_with_zeros
 from arraystore.errors import FormatError
 from arraystore.indexing.byte_range import ByteRange
+from arraystore.indexing.positions import compact
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from numpy.typing import NDArray
     from typing_extensions import Buffer
@@ -108,6 +109,11 @@ class ChunkedColumn:
             Ascending. Rows that follow each other in a chunk are one range.
         """
         row_nbytes = math.prod(self.row_shape) * self.dtype.itemsize
+        if isinstance(run := compact(positions), range):
+            return [
+                ByteRange(key, start + first * row_nbytes, start + stop * row_nbytes)
+                for start, first, stop in self._parts(run)
+            ]
         numbers, within = np.divmod(positions, self.chunk_rows)
         begins = self.start[numbers] + within * row_nbytes
         is_first = np.ones(len(begins), np.bool_)
@@ -116,6 +122,13 @@ class ChunkedColumn:
         stops = begins[np.append(first[1:], len(begins)) - 1] + row_nbytes
         pairs = zip(begins[first].tolist(), stops.tolist(), strict=True)
         return [ByteRange(key, start, stop) for start, stop in pairs]
+
+    def _parts(self, run: range) -> Iterator[tuple[int, int, int]]:
+        """Yield the offset of each chunk that has some of the rows, and the rows in the chunk."""
+        for number in range(run.start // self.chunk_rows, (run.stop - 1) // self.chunk_rows + 1):
+            above = number * self.chunk_rows
+            first, stop = max(0, run.start - above), min(self.chunk_rows, run.stop - above)
+            yield int(self.start[number]), first, stop
 
     def values(self, chunks: Iterable[Buffer], rows: tuple[int, int] | None) -> NDArray[Any]:
         """Return the rows, decoded from the bytes of `ranges`.
