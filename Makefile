@@ -1,11 +1,12 @@
 # Two commands for everybody: `make demo` and `make test`. Each makes its own virtual environment.
 # For developers: `make check` (all that must pass but for the next), `make test-cloud` (real servers;
-# needs npm), `make test-frameworks` (PyTorch and others), `make check-oldest`, `make bench` (arraystore beside its peers; `make bench-full`,
-# `make bench-imagenet`, `make bench-remote`, `make bench-growth`), `make soak` (hostile input and
-# damage, for long).
+# needs npm), `make test-frameworks` (PyTorch and others), `make check-oldest`, `make bench`
+# (arraystore beside its peers; `make bench-full`, `make bench-imagenet`, `make bench-remote`,
+# `make bench-growth`, `make bench-train`), `make soak` (hostile input and damage, for long).
 
 PYTHON ?= python3
 VENV ?= .venv
+TRAIN_VENV ?= .venv-train
 BIN = $(VENV)/bin
 # On two cores the tests take half the time in two processes.
 TEST_PROCESSES ?= 2
@@ -13,7 +14,7 @@ TEST_PROCESSES ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-cloud test-frameworks check lint types check-oldest soak clean
-.PHONY: bench bench-full bench-imagenet bench-remote bench-growth
+.PHONY: bench bench-full bench-imagenet bench-remote bench-growth bench-train
 
 demo: $(VENV)/.core
 	$(BIN)/arraystore demo demo
@@ -63,6 +64,11 @@ bench-imagenet: $(VENV)/.test benchmarks/data/ILSVRC2012_img_val.tar
 bench-remote: $(VENV)/.test-cloud $(VENV)/.bench
 	$(BIN)/python -m benchmarks.bench_remote benchmarks/data/remote --rounds $(ROUNDS)
 
+# Batches for training beside other loaders. PyTorch alone takes 5.5 GB of disk. FFCV is measured if
+# it is installed in the same environment: it is built from source, and needs OpenCV and TurboJPEG.
+bench-train: $(TRAIN_VENV)/.bench-train
+	$(TRAIN_VENV)/bin/python -m benchmarks.bench_train benchmarks/data/train --rounds $(ROUNDS) $(BENCH)
+
 # At 10^4, 10^6 and 10^8 samples. The stores (4 GB) are made first, in about five minutes, and kept.
 bench-growth: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.bench_growth benchmarks/data --plot docs/growth.png
@@ -95,6 +101,14 @@ $(VENV)/.bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
 	touch $@
 
+$(TRAIN_VENV)/.bench-train: pyproject.toml
+	$(PYTHON) -m venv $(TRAIN_VENV)
+	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		'tensorflow-cpu>=2.20,<3'
+	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[opencv,bench-train,test-cloud]'
+	touch $@
+
 .node/.azurite: Makefile
 	npm install --silent --prefix .node --no-audit --no-fund --ignore-scripts 'azurite@^3.35'
 	touch $@
@@ -117,4 +131,4 @@ TORCH ?= torch
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-frameworks .node demo benchmarks/data
+	rm -rf .venv .venv-oldest .venv-frameworks .venv-train .node demo benchmarks/data

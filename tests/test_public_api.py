@@ -92,7 +92,7 @@ class Split
     batches(batch_size, *, seed=0, epoch=0, shuffle='full', balanced=False, drop_last=False,
         start_batch=0, rank=0, world_size=1, buffer_size=1024, size=None, crop='center', flip=False,
         scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333), views=1, layout='NHWC',
-        on_error='raise', columns=())
+        resize='pillow', out=None, on_error='raise', columns=())
     class_to_idx: attribute
     classes: attribute
     columns: attribute

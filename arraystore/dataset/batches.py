@@ -12,14 +12,16 @@ import numpy as np
 
 from arraystore._arguments import as_count
 from arraystore.dataset.batch import Batch, BatchWithColumns, Encoded
+from arraystore.dataset.batch_buffers import received
 from arraystore.errors import brief, escaped
+from arraystore.images.resize import import_resizer
 from arraystore.indexing.sampling import Groups, balanced, block_buffers, permutation, share
 from arraystore.reading.read_ahead import ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from arraystore._typing import Ints
+    from arraystore._typing import Ints, Pixels
     from arraystore.dataset.columns import Column
     from arraystore.dataset.sample_reader import SampleReader
     from arraystore.images.crops import Framing
@@ -33,7 +35,7 @@ Done = TypeVar("Done")
 SHUFFLES: Final = ("full", "block")
 """Kinds of shuffle; the first is the default."""
 
-_DRAWN: Final = ("size", "crop", "flip", "scale", "ratio", "views")
+_DRAWN: Final = ("size", "crop", "flip", "scale", "ratio", "views", "resize")
 """Attributes of `Framing` that the pixels depend on, besides seed and epoch."""
 
 N_LOADERS: Final = 2
@@ -125,6 +127,8 @@ class Batches:
         Whether to leave out images that cannot be decoded.
     columns : sequence of Column, optional
         Further columns of the batches.
+    outs : sequence of ndarray, optional
+        Arrays that receive the images, in turn.
     """
 
     def __init__(
@@ -138,8 +142,10 @@ class Batches:
         framing: Framing | None,
         skips: bool = False,
         columns: Sequence[Column] = (),
+        outs: Sequence[Pixels] = (),
     ) -> None:
         self._columns = columns
+        self._outs = outs
         self._skipped: dict[int, str] = {}
         self._skips = skips
         self._reader = reader
@@ -174,8 +180,12 @@ class Batches:
         if not len(self):
             return iter(())
         if self._epoch.shuffle == "block":
-            return self._counted(self._loop(self._cut(), self._reader.decode))
-        return self._counted(self._loop(self._whole(), self._reader.batch))
+            batches = self._counted(self._loop(self._cut(), self._reader.decode))
+        else:
+            batches = self._counted(self._loop(self._whole(), self._reader.batch))
+        if self._framing is None or not self._outs:
+            return batches
+        return received(batches, self._outs, self._framing.axis)
 
     def _counted(self, loop: Generator[AnyBatch]) -> Generator[AnyBatch]:
         """Yield the batches, and note which one is next."""
@@ -369,7 +379,11 @@ class Batches:
                 yield batch
 
     def _ahead(self, items: Generator[T], work: Callable[[T], Done]) -> Generator[Done]:
-        prepare = self._reader.import_libraries
+        def prepare() -> None:
+            self._reader.import_libraries()
+            if self._framing is not None:
+                import_resizer(self._framing.resize)
+
         return ahead(items, work, n_ahead=N_LOADERS, n_threads=N_LOADERS, prepare=prepare)
 
     def __repr__(self) -> str:

@@ -141,7 +141,7 @@ class SampleReader:
         self, encoded: Encoded, framing: Framing | None = None, faults: dict[int, str] | None = None
     ) -> Batch[Any]:
         """Decode samples that were read before; see `batch`."""
-        resized = None if framing is None else _Framed.empty(framing, len(encoded.indices))
+        resized = None if framing is None else _Framed.of(framing, encoded.indices)
 
         def work(i: int) -> Pixels:
             index, crc = int(encoded.indices[i]), encoded.crc32c[i]
@@ -212,7 +212,7 @@ class SampleReader:
         faults: dict[int, str] | None,
     ) -> tuple[Any, ...]:
         """Return decoded images, and the values of further columns."""
-        resized = None if framing is None else _Framed.empty(framing, len(indices))
+        resized = None if framing is None else _Framed.of(framing, indices)
 
         def read(stored: StoredSplit, positions: Ints, which: Sequence[int]) -> tuple[Any, ...]:
             rows, values = stored.rows(positions, columns, with_checksums=True)
@@ -274,7 +274,7 @@ class SampleReader:
         try:
             if resized is None:
                 return decode.decode(encoded)
-            resized.decode(encoded, index, place)
+            resized.decode(encoded, place)
         except ValueError as error:
             stored, position = self._samples.locate_one(index)
             message = f"{stored.describe(position)}: {error}"
@@ -306,17 +306,19 @@ def _without(
 
 
 class _Framed(NamedTuple):
-    """Images of a batch in one array."""
+    """Images of a batch in one array, and the random numbers of their crops."""
 
     framing: Framing
     images: Pixels
+    numbers: NDArray[np.float64]
 
     @classmethod
-    def empty(cls, framing: Framing, n: int) -> _Framed:
-        """Return an array for n images."""
-        return cls(framing, framing.empty(n))
+    def of(cls, framing: Framing, indices: Ints) -> _Framed:
+        """Return an array for the images of samples, given by their index in the split."""
+        return cls(framing, framing.empty(len(indices)), framing.numbers(indices.tolist()))
 
-    def decode(self, encoded: memoryview, index: int, place: int) -> None:
-        """Decode an image, of the sample `index` of the split, to a place in the array."""
-        crops = partial(self.framing.crops, index)
-        decode.decode_crops(encoded, self.framing.places(self.images, place), crops)
+    def decode(self, encoded: memoryview, place: int) -> None:
+        """Decode an image to a place in the array."""
+        crops = partial(self.framing.crops, self.numbers[place])
+        places = self.framing.places(self.images, place)
+        decode.decode_crops(encoded, places, crops, self.framing.resize)

@@ -21,6 +21,7 @@ from arraystore._arguments import (
 )
 from arraystore.dataset.arrow_table import arrow_table
 from arraystore.dataset.batch import Arena
+from arraystore.dataset.batch_buffers import as_outs
 from arraystore.dataset.batches import SHUFFLES, Batches, Epoch
 from arraystore.dataset.columns import Columns
 from arraystore.dataset.episodes import Episodes
@@ -31,7 +32,8 @@ from arraystore.dataset.sample_set import SampleSet, StoredPositions
 from arraystore.dataset.saved_selection import SavedSelection, SelectedRanks
 from arraystore.dataset.store_root import StoreRoot
 from arraystore.errors import FormatError, OtherSelectionError, brief, escaped
-from arraystore.images.crops import CROPS, LAYOUTS, RATIO, SCALE, Framing
+from arraystore.images.crops import CROPS, LAYOUTS, RATIO, RESIZES, SCALE, Framing
+from arraystore.images.resize import import_resizer
 from arraystore.indexing.layout import hash_numbers, label_index
 from arraystore.indexing.packed_names import is_pattern
 from arraystore.indexing.positions import as_mask, compact, distinct, is_ascending, union
@@ -899,6 +901,8 @@ class Split:
         ratio: tuple[float, float] = RATIO,
         views: int = 1,
         layout: str = LAYOUTS[0],
+        resize: str = RESIZES[0],
+        out: Pixels | Sequence[Pixels] | None = None,
         on_error: str = "raise",
         columns: Sequence[str] = (),
     ) -> Batches:
@@ -947,6 +951,14 @@ class Split:
             that ``first, second = batch.image`` are the two views of contrastive learning.
         layout : {"NHWC", "NCHW"}, default "NHWC"
             Order of the dimensions: height, width and channel, or channel, height and width.
+        resize : {"pillow", "opencv"}, default "pillow"
+            What scales the parts. Pillow's pixels are those of torchvision. OpenCV is faster and
+            needs ``arraystore[opencv]``; its pixels are less smooth where it reduces.
+        out : ndarray of uint8, or sequence of several, optional
+            Arrays that receive the images of the batches in turn, each of the shape of a whole
+            batch; ``Batch.image`` is the array, or its beginning if the batch is shorter. They are
+            written to when the loop requests a batch, and at no other time: a batch is valid until
+            its array's next turn.
         on_error : {"raise", "skip"}
             Raise an error for an image that cannot be decoded, or leave its sample out of the batch
             and record it in ``Batches.skipped``. A batch keeps its place and becomes shorter,
@@ -965,8 +977,10 @@ class Split:
         Raises
         ------
         ValueError
-            If an argument is out of range, or `crop`, `flip`, `views` or `layout` is given without
-            `size`.
+            If an argument is out of range, `crop`, `flip`, `views`, `layout`, `resize` or `out` is
+            given without `size`, or an array of `out` has another shape or dtype.
+        SourceError
+            If `resize` needs a library that is not installed.
 
         Examples
         --------
@@ -998,16 +1012,18 @@ class Split:
             world_size=as_count(world_size, "world_size"),
             buffer_size=as_count(buffer_size, "buffer_size", least=1),
         )
-        framing = _framing(size, crop, flip, scale, ratio, views, layout, order)
+        framing = _framing(size, crop, flip, scale, ratio, views, layout, resize, order)
+        n = as_count(batch_size, "batch_size", least=1)
         return Batches(
             self._reader,
-            as_count(batch_size, "batch_size", least=1),
+            n,
             order,
             first=as_count(start_batch, "start_batch"),
             drop_last=drop_last,
             framing=framing,
             skips=on_error != ON_ERROR[0],
             columns=[self.columns[name] for name in columns],
+            outs=() if out is None else as_outs(out, framing, n),
         )
 
     def episodes(
@@ -1330,17 +1346,20 @@ def _framing(
     ratio: tuple[float, float],
     views: int,
     layout: str,
+    resize: str,
     order: Epoch,
 ) -> Framing | None:
     """Return how images become arrays, from the arguments of `Split.batches`."""
+    check_choice(resize, "resize", RESIZES)
     check_choice(crop, "crop", CROPS)
     check_choice(layout, "layout", LAYOUTS)
     check_bools(flip=flip)
     views = as_count(views, "views", least=1)
     if size is None:
-        if (crop, flip, views, layout) != (CROPS[0], False, 1, LAYOUTS[0]):
-            raise ValueError("crop, flip, views and layout need a size")
+        if (crop, flip, views, layout, resize) != (CROPS[0], False, 1, LAYOUTS[0], RESIZES[0]):
+            raise ValueError("crop, flip, views, layout and resize need a size")
         return None
+    import_resizer(resize)
     return Framing(
         as_size(size),
         crop,
@@ -1351,6 +1370,7 @@ def _framing(
         layout,
         order.seed,
         order.epoch,
+        resize,
     )
 
 

@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from arraystore.indexing.sampling import words
+from arraystore.indexing.sampling import words_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from arraystore._typing import Pixels, Size
 
 CROPS: Final = ("center", "random")
 """Kinds of crop; the first is the default."""
+
+RESIZES: Final = ("pillow", "opencv")
+"""Libraries that scale; the first is the default."""
 
 LAYOUTS: Final = ("NHWC", "NCHW")
 """Order of the dimensions of a batch; the first is the default."""
@@ -29,21 +36,42 @@ SCALE: Final = (0.08, 1.0)
 RATIO: Final = (3 / 4, 4 / 3)
 
 _ATTEMPTS: Final = 10
-_WORDS_PER_VIEW: Final = 24
-"""Two for each attempt, two for the place, one for the flip; one is not used."""
+_STEPS_PER_VIEW: Final = 6
+"""Of four words: two for each attempt, two for the place, one for the flip; one is not used."""
 
-_FIRST_WORD: Final = 2**66
-"""Words before it order epochs; see `arraystore.indexing.sampling.permutation`."""
+_FIRST_STEP: Final = 2**64
+"""Steps before it order epochs; see `arraystore.indexing.sampling.permutation`."""
 
 
 class Crop(NamedTuple):
-    """A part of an image, in pixels, and whether it is mirrored."""
+    """A part of an image.
+
+    Attributes
+    ----------
+    top, left, height, width : float
+        In pixels.
+    is_flipped : bool
+        Whether it is mirrored.
+    is_cut : bool
+        Whether it is cut out before it is scaled, as by torchvision, so that pixels around it have
+        no influence on those at its edges.
+    """
 
     top: float
     left: float
     height: float
     width: float
     is_flipped: bool = False
+    is_cut: bool = False
+
+    def reduced(self, by: int) -> Crop:
+        """Return the same part of the image at a fraction of its size."""
+        return self._replace(
+            top=self.top / by,
+            left=self.left / by,
+            height=self.height / by,
+            width=self.width / by,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +93,7 @@ class Framing:
         Crops of each image.
     layout : {"NHWC", "NCHW"}
     seed, epoch : int
+    resize : {"pillow", "opencv"}
     """
 
     size: Size
@@ -76,12 +105,17 @@ class Framing:
     layout: str = LAYOUTS[0]
     seed: int = 0
     epoch: int = 0
+    resize: str = RESIZES[0]
 
     def empty(self, n: int) -> Pixels:
-        """Return an array for n images: (n, …), or (views, n, …) if there are several views."""
+        """Return an array for n images."""
+        return np.empty(self.shape(n), dtype=np.uint8)
+
+    def shape(self, n: int) -> tuple[int, ...]:
+        """Return the shape of n images: (n, …), or (views, n, …) if there are several views."""
         shape = (*self.size, 3) if self.layout == LAYOUTS[0] else (3, *self.size)
         lead = (n,) if self.views == 1 else (self.views, n)
-        return np.empty((*lead, *shape), dtype=np.uint8)
+        return (*lead, *shape)
 
     @property
     def axis(self) -> int:
@@ -93,22 +127,39 @@ class Framing:
         found = [images[i]] if self.views == 1 else [view[i] for view in images]
         return found if self.layout == LAYOUTS[0] else [np.moveaxis(one, 0, -1) for one in found]
 
-    def crops(self, index: int, height: int, width: int) -> list[Crop]:
+    def numbers(self, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Return the random numbers of samples, uniform in [0, 1).
+
+        Parameters
+        ----------
+        indices : sequence of int, length n
+            Of the samples in their split.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, views, 24), or (n, views, 0) if nothing is random
+        """
+        if self.crop == CROPS[0] and not self.flip:
+            return np.empty((len(indices), self.views, 0))
+        n_steps = self.views * _STEPS_PER_VIEW
+        steps = (_FIRST_STEP + index * n_steps for index in indices)
+        found = words_at(self.seed, self.epoch, steps, n_steps)
+        uniform = (found >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return uniform.reshape(len(indices), self.views, -1)
+
+    def crops(self, numbers: NDArray[np.float64], height: int, width: int) -> list[Crop]:
         """Return the crop of each view of an image.
 
         Parameters
         ----------
-        index : int
-            Of the sample in its split.
+        numbers : ndarray of float64, shape (views, 24 or 0)
+            Those of its sample, from `numbers`.
         height, width : int
             Of the image in pixels.
         """
-        if self.crop == CROPS[0] and not self.flip:
+        if not numbers.size:
             return [centred(height, width, self.size)] * self.views
-        start = _FIRST_WORD + index * self.views * _WORDS_PER_VIEW
-        stream = words(self.seed, self.epoch, start, start + self.views * _WORDS_PER_VIEW)
-        numbers = ((stream >> np.uint64(11)) * 2.0**-53).reshape(self.views, -1).tolist()
-        return [self._crop(height, width, some) for some in numbers]
+        return [self._crop(height, width, some) for some in numbers.tolist()]
 
     def _crop(self, height: int, width: int, numbers: list[float]) -> Crop:
         if self.crop == CROPS[0]:
@@ -125,7 +176,7 @@ def centred(height: float, width: float, size: Size) -> Crop:
     Examples
     --------
     >>> centred(300, 400, (100, 100))
-    Crop(top=0.0, left=50.0, height=300, width=300.0, is_flipped=False)
+    Crop(top=0.0, left=50.0, height=300, width=300.0, is_flipped=False, is_cut=False)
     """
     ratio = size[1] / size[0]
     if width / height > ratio:
@@ -159,7 +210,7 @@ def random_crop(
     Examples
     --------
     >>> random_crop(300, 400, (0.25, 0.25), (1, 1), [0.5] * 22)
-    Crop(top=64, left=114, height=173, width=173, is_flipped=False)
+    Crop(top=64, left=114, height=173, width=173, is_flipped=False, is_cut=True)
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(_ATTEMPTS):
@@ -168,11 +219,12 @@ def random_crop(
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             top, left = numbers[2 * _ATTEMPTS : 2 * _ATTEMPTS + 2]
-            return Crop(int(top * (height - h + 1)), int(left * (width - w + 1)), h, w)
+            place = int(top * (height - h + 1)), int(left * (width - w + 1))
+            return Crop(*place, h, w, is_cut=True)
     if width / height < ratio[0]:
         w, h = width, round(width / ratio[0])
     elif width / height > ratio[1]:
         w, h = round(height * ratio[1]), height
     else:
         w, h = width, height
-    return Crop((height - h) // 2, (width - w) // 2, h, w)
+    return Crop((height - h) // 2, (width - w) // 2, h, w, is_cut=True)

@@ -2,12 +2,14 @@
 
 simplejpeg decodes JPEG, because it is fast. Pillow decodes all other formats, and the JPEG files
 that simplejpeg is too strict for; where both can decode a JPEG, their pixels are equal. A JPEG that
-is to become much smaller is decoded at 1/2, 1/4 or 1/8 of its size, which is less work.
+is to become much smaller is decoded at 1/2, 1/4 or 1/8 of its size, which is less work. Rows below
+the part that is needed are not decoded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -15,10 +17,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from arraystore.images import jpeg
-from arraystore.images.crops import centred
+from arraystore.images.crops import RESIZES, centred
 from arraystore.images.jpeg import Colours
 from arraystore.images.pillow import DEFAULT_MAX_PIXELS, check_pixel_count, open_image
-from arraystore.images.resize import scale
+from arraystore.images.resize import scale_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,13 +33,17 @@ if TYPE_CHECKING:
 
 # libjpeg decodes to these fractions faster than to the full size, to those between more slowly.
 _REDUCTIONS: Final = (8, 4, 2)
-_MARGIN: Final = 1.5  # how much is left to scale down, at least; less would be visible
+_MARGINS: Final = {"pillow": 1.5, "opencv": 1.0}
+"""How much is left to scale down, at least. With Pillow, less would be visible; OpenCV, which mixes
+fewer pixels, is better and faster if little is left."""
 _MIN_REDUCED_SIDE: Final = 64  # below it, decoding at a fraction saves nothing
 
 UNKNOWN_COLOURS: Final = (
     "cannot be decoded: a JPEG of four components without an Adobe marker, which could be CMYK, "
     "YCCK, or YCbCr with alpha; save it as RGB"
 )
+
+_ROWS_STEP: Final = 16  # the rows of a JPEG are coded in blocks of 8 or, with half the colour, 16
 
 _SCRATCH_NBYTES: Final = 2**24  # 2,300 x 2,400 pixels; larger images allocate memory of their own
 _scratch: Final = threading.local()
@@ -116,12 +122,16 @@ def decode_resized(data: Buffer, out: Pixels) -> None:
 
 
 def decode_crops(
-    data: Buffer, outs: Sequence[Pixels], crops_of: Callable[[int, int], Sequence[Crop]]
+    data: Buffer,
+    outs: Sequence[Pixels],
+    crops_of: Callable[[int, int], Sequence[Crop]],
+    library: str = RESIZES[0],
 ) -> None:
     """Decode an image once, and scale several parts of it into arrays.
 
     A JPEG is decoded at a fraction of its size if all parts are to become much smaller, as in
-    `decode_resized`.
+    `decode_resized`. The rows below the parts are not decoded, so damage there is not detected,
+    except that the end is missing.
 
     Parameters
     ----------
@@ -131,6 +141,8 @@ def decode_crops(
         Arrays of one size that receive the results.
     crops_of : callable
         Returns the part for each of them, given height and width of the image.
+    library : {"pillow", "opencv"}
+        What scales. With OpenCV as little as possible is left to scale down.
 
     Raises
     ------
@@ -140,23 +152,18 @@ def decode_crops(
     size = (outs[0].shape[0], outs[0].shape[1])
     crops: Sequence[Crop] = ()
 
-    def reduction(height: int, width: int) -> int:
+    def needed(height: int, width: int) -> _Needed:
         nonlocal crops
         crops = crops_of(height, width)
-        least = min(height, width)
-        return min(_reduction(crop.height, crop.width, size, least) for crop in crops)
+        least, margin = min(height, width), _MARGINS[library]
+        by = min(_reduction(crop.height, crop.width, size, least, margin) for crop in crops)
+        return _Needed(by, max(_n_rows(crop, size, by) for crop in crops))
 
-    decoded = _decode(data, reduction)
-    by, (height, width) = decoded.by, decoded.extent
+    decoded = _decode(data, needed)
+    height, width = decoded.extent
     # Without a header that was read before, the crops are not known yet.
     for out, crop in zip(outs, crops or crops_of(round(height), round(width)), strict=True):
-        part = crop._replace(
-            top=crop.top / by,
-            left=crop.left / by,
-            height=crop.height / by,
-            width=crop.width / by,
-        )
-        out[...] = scale(decoded.pixels, part, size)
+        scale_into(out, decoded.pixels, crop.reduced(decoded.by), library)
 
 
 def check_decodes(data: Buffer) -> bool:
@@ -171,7 +178,11 @@ def check_decodes(data: Buffer) -> bool:
     ValueError
         As in `decode`.
     """
-    return not _decode(data, lambda h, w: _reduction(h, w, (1, 1), min(h, w))).has_warnings
+
+    def needed(height: int, width: int) -> _Needed:
+        return _Needed(_reduction(height, width, (1, 1), min(height, width)), height)
+
+    return not _decode(data, needed).has_warnings
 
 
 class _Decoded(NamedTuple):
@@ -194,26 +205,41 @@ class _Decoded(NamedTuple):
     has_warnings: bool = False
 
 
-_Reduction: TypeAlias = "Callable[[int, int], int]"
-"""Function from the height and width of a JPEG to the denominator of a fraction of its size."""
+class _Needed(NamedTuple):
+    """What is needed of a JPEG.
+
+    Attributes
+    ----------
+    by : int
+        Denominator of the fraction of its size at which it can be decoded.
+    n_rows : int
+        Rows from the top that are needed, at full size.
+    """
+
+    by: int
+    n_rows: int
 
 
-def _decode(data: Buffer, reduction: _Reduction | None = None) -> _Decoded:
+_NeededOf: TypeAlias = "Callable[[int, int], _Needed]"
+"""Function from the height and width of a JPEG to what is needed of it."""
+
+
+def _decode(data: Buffer, needed: _NeededOf | None = None) -> _Decoded:
     """Decode an image.
 
-    With a reduction there may be fewer pixels than the image has, and they may be in memory that
+    If less is `needed` there may be fewer pixels than the image has, and they may be in memory that
     this thread uses again for the next image.
     """
     view = memoryview(data).cast("B")
     if view.nbytes == 0:
         raise ValueError("is empty (0 bytes)")
     if bytes(view[:3]) == jpeg.SIGNATURE:
-        return _decode_jpeg(view, reduction)
+        return _decode_jpeg(view, needed)
     with open_image(view) as picture:
         return _with_extent(_to_rgb(picture))
 
 
-def _decode_jpeg(view: memoryview, reduction: _Reduction | None) -> _Decoded:
+def _decode_jpeg(view: memoryview, needed: _NeededOf | None) -> _Decoded:
     import simplejpeg
 
     header = check_size(view)
@@ -227,10 +253,9 @@ def _decode_jpeg(view: memoryview, reduction: _Reduction | None) -> _Decoded:
         # simplejpeg raises for any oddity, even an unknown JFIF version. Pillow, which decodes
         # next, raises if the image is truncated.
         with contextlib.suppress(ValueError):
-            if reduction is None:
+            if needed is None:
                 return _with_extent(simplejpeg.decode_jpeg(view, "rgb", strict=True))
-            by = reduction(header.height, header.width)
-            return _decode_reduced(view, header.height, header.width, by)
+            return _decode_needed(view, header, needed(header.height, header.width))
         if jpeg.lacks_only_end_marker(view, header):
             with contextlib.suppress(ValueError):
                 whole = bytes(view) + jpeg.END
@@ -251,18 +276,34 @@ def _reading(view: memoryview) -> jpeg.ReadBytes:
     return lambda start, stop: view[start:stop]
 
 
-def _decode_reduced(view: memoryview, height: int, width: int, by: int) -> _Decoded:
-    """Decode a JPEG at a fraction of its size."""
+def _decode_needed(view: memoryview, header: jpeg.FrameHeader, needed: _Needed) -> _Decoded:
+    """Decode a JPEG at a fraction of its size, without rows at its end that are not needed."""
     import simplejpeg
 
+    by, (height, width) = needed.by, (header.height, header.width)
+    data: memoryview | bytearray = view
+    # The colour of the last rows follows from the rows after them.
+    n_rows = _ROWS_STEP * -(-(needed.n_rows + 2 * by) // _ROWS_STEP)
+    is_cut = n_rows < height and jpeg.can_be_cut(view, header)
+    if is_cut:
+        data, height = jpeg.with_height(view, header, n_rows), n_rows
     least = {"min_height": -(-height // by), "min_width": -(-width // by), "min_factor": 2}
     nbytes = 3 * least["min_height"] * least["min_width"]
     buffer = _scratch_buffer(nbytes)
-    pixels = simplejpeg.decode_jpeg(view, "rgb", buffer=buffer, strict=True, **least)
-    return _Decoded(pixels, (height / by, width / by), by)
+    # libjpeg warns of the rows that it skips. Other warnings are of no interest: for an image with
+    # warnings, Pillow would decode the same pixels.
+    pixels = simplejpeg.decode_jpeg(data, "rgb", buffer=buffer, strict=not is_cut, **least)
+    return _Decoded(pixels, (header.height / by, width / by), by)
 
 
-def _reduction(height: float, width: float, size: Size, least: int) -> int:
+def _n_rows(crop: Crop, size: Size, by: int) -> int:
+    """Return how many rows of an image can have an influence on a part that is scaled."""
+    return math.ceil(crop.top + crop.height + max(crop.height / size[0], by))
+
+
+def _reduction(
+    height: float, width: float, size: Size, least: int, margin: float = _MARGINS[RESIZES[0]]
+) -> int:
     """Return the denominator of the fraction at which a JPEG is decoded.
 
     Parameters
@@ -272,6 +313,8 @@ def _reduction(height: float, width: float, size: Size, least: int) -> int:
     size : (int, int)
     least : int
         The shorter side of the image.
+    margin : float
+        How much is left to scale down, at least.
 
     Examples
     --------
@@ -280,7 +323,7 @@ def _reduction(height: float, width: float, size: Size, least: int) -> int:
     """
     if least < _MIN_REDUCED_SIDE:
         return 1
-    factor = min(height / size[0], width / size[1]) / _MARGIN
+    factor = min(height / size[0], width / size[1]) / margin
     return next((by for by in _REDUCTIONS if by <= factor), 1)
 
 

@@ -34,6 +34,7 @@ _SEGMENT_FIELDS: Final = np.dtype(
         "formats": ["u1", "u1", ">u2", "u1", ">u2", ">u2", "u1"],
     }
 )
+_HEIGHT_OFFSET: Final = 5
 _FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _HUFFMAN: Final = frozenset({0xC0, 0xC1})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
@@ -264,6 +265,23 @@ def lacks_only_end_marker(view: memoryview, header: FrameHeader) -> bool:
     scan = body.find(_SCAN)
     is_whole = 0 <= scan < len(body) - 4 and body.count(_SCAN) == 1
     return is_whole and body[scan + 4] == header.components
+
+
+def can_be_cut(view: memoryview, header: FrameHeader) -> bool:
+    """Return whether the first rows of a JPEG can be decoded alone: see `with_height`.
+
+    A progressive JPEG has all rows in each of its scans. A JPEG without its end may be truncated,
+    which is to be found however few rows are needed.
+    """
+    return header.marker in _HUFFMAN and bytes(view[-2:]) == END
+
+
+def with_height(view: memoryview, header: FrameHeader, height: int) -> bytearray:
+    """Return a copy of a JPEG that states fewer rows; libjpeg skips the data of the others."""
+    changed = bytearray(view)
+    start = header.offset + _HEIGHT_OFFSET
+    changed[start : start + 2] = height.to_bytes(2, "big")
+    return changed
 
 
 def without_metadata(view: memoryview) -> bytes:

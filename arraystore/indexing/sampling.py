@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from arraystore._typing import Hashes, Ints
 
@@ -21,6 +21,7 @@ BLOCKS_IN_BUFFER: Final = 16
 """Shuffle blocks, which are runs of consecutive samples, in one shuffle buffer."""
 
 _WORDS_PER_STEP: Final = 4
+_PERIOD: Final = 2**256
 
 
 class Groups(NamedTuple):
@@ -53,6 +54,35 @@ def words(seed: int, epoch: int, start: int, stop: int) -> Hashes:
     generator.advance(steps)
     stream: Hashes = generator.random_raw(rest + stop - start)
     return stream[rest:]
+
+
+def words_at(seed: int, epoch: int, steps: Iterable[int], n_steps: int) -> Hashes:
+    """Return several runs of words of the stream of a seed and an epoch.
+
+    Parameters
+    ----------
+    seed, epoch : int
+    steps : iterable of int
+        Where each run starts, in steps of four words.
+    n_steps : int
+        Length of a run.
+
+    Returns
+    -------
+    ndarray of uint64, shape (number of runs, 4 * n_steps)
+
+    Examples
+    --------
+    >>> np.array_equal(words_at(0, 0, [2, 0], 1), [words(0, 0, 8, 12), words(0, 0, 0, 4)])
+    True
+    """
+    generator = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
+    at, runs = 0, []
+    for step in steps:
+        generator.advance((step - at) % _PERIOD)
+        runs.append(generator.random_raw(_WORDS_PER_STEP * n_steps))
+        at = step + n_steps
+    return np.array(runs, dtype=np.uint64).reshape(-1, _WORDS_PER_STEP * n_steps)
 
 
 def permutation(n: int, seed: int, epoch: int = 0) -> Ints:
