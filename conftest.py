@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-collect_ignore = [] if find_spec("torch") else ["arraystore/integrations/torch_datasets.py"]
+collect_ignore = ["docs/tutorial.md"]  # tests/frameworks/test_tutorial.py runs it
+if find_spec("torch") is None:
+    collect_ignore.append("arraystore/integrations/torch_datasets.py")
 """Modules that are not searched for examples, because they import what is not installed."""
 
 
