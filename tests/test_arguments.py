@@ -30,7 +30,9 @@ CALLS: dict[Callable[..., Any], tuple[object, ...]] = {
     arraystore.Split.batches: (4,),
     arraystore.Split.to_arrow: (),
     arraystore.Split.to_pandas: (),
-    arraystore.map_blocks: (None, len, "x"),
+    arraystore.Split.torch: (),
+    arraystore.map_blocks: (len, "x"),
+    arraystore.export: ("a",),
 }
 """Public functions with bool parameters, and their other arguments."""
 
@@ -71,7 +73,8 @@ def test_other_value_for_a_bool_raises(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = (train, *CALLS[call]) if "." in call.__qualname__ else CALLS[call]
+    takes_split = next(iter(inspect.signature(call).parameters)) in ("self", "split", "samples")
+    arguments = (train, *CALLS[call]) if takes_split else CALLS[call]
     with pytest.raises(TypeError, match=rf"^{name} must be True or False, got "):
         call(*arguments, **{name: value})
     assert not [*tmp_path.iterdir()]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from arraystore._arguments import check_choice, need
 from arraystore.errors import brief, escaped
-from arraystore.images.crops import CROPS, LAYOUTS, RATIO, SCALE
+from arraystore.images.crops import CROPS, LAYOUTS, RATIO, RESIZES, SCALE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +24,7 @@ def torch(
     ratio: tuple[float, float] = RATIO,
     views: int = 1,
     layout: str = "NCHW",
+    resize: str = RESIZES[0],
     seed: int = 0,
     transform: Callable[[Any], Any] | None = None,
     columns: Sequence[str] = (),
@@ -40,7 +41,7 @@ def torch(
     size : int or (int, int), optional
         Height and width of the images; without it each image has its own size, and `transform` or
         a ``collate_fn`` must make them equal.
-    crop, flip, scale, ratio : optional
+    crop, flip, scale, ratio, resize : optional
         See `Split.batches`. What is drawn follows from the seed, the epoch and the position of the
         sample in the split.
     views : int, default 1
@@ -89,6 +90,7 @@ def torch(
         ratio=ratio,
         views=views,
         layout=LAYOUTS[0] if size is None else layout,
+        resize=resize,
         columns=_further(columns),
     )
     datasets = _datasets("torch")

@@ -90,7 +90,8 @@ def test_rows_that_are_left_out_have_no_influence(
     outs = np.empty((2, *size, 3), np.uint8)
     whole = crop._replace(top=200 - crop.height)
     decode_crops(PICTURES[name], list(outs), lambda height, width: [crop, whole], library)
-    np.testing.assert_array_equal(found, outs[0])
+    # Pillow 13 rounds some sizes differently for images of other heights.
+    np.testing.assert_allclose(found, outs[0], rtol=0, atol=1 if library == "pillow" else 0)
 
 
 def test_rows_below_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
