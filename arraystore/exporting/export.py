@@ -173,7 +173,7 @@ def export(
     if not isinstance(samples, Split):
         raise TypeError(f"samples must be a Split, such as store['train'], got {brief(samples)}")
     check_choice(format, "format", FORMATS)
-    check_bools(resume=resume, sync=sync)
+    check_bools(resume=resume, sync=sync, progress=False if progress is None else progress)
     shard_nbytes = as_count(shard_nbytes, "shard_nbytes", least=1)
     place = Path(os.path.realpath(as_path(target)))
     form_class = format_class(format, place)

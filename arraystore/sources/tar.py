@@ -16,25 +16,30 @@ In a bucket each read is a request of 4 KiB. Where members are small, longer ran
 one after another instead, because that takes less time than a round trip for each header.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 import re
 import stat
 import sys
 from array import array
-from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from arraystore.errors import SourceError
 from arraystore.sources.junk import has_junk, is_junk
 from arraystore.sources.tar_checksums import OCTAL, checksums
 from arraystore.storage.buckets import ObjectFile, ObjectPath, SourcePath
 from arraystore.storage.file_states import FileState, changed, check_open, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from numpy.typing import NDArray
 
 RECORD_NBYTES: Final = 512
 """Size of a header, and of the records to which data is padded."""
