@@ -226,7 +226,10 @@ for reading in sys.stdin:
     try:  # a late request of the reading before can end the wait for the first of this one
         print("begun", flush=True)
         exec(compile(reading, "reading", "exec"))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        # h5py raises SystemError from an interrupt that arrives in one of its callbacks.
+        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+            raise
         print("interrupted", flush=True)
 """
 
