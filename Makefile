@@ -78,6 +78,7 @@ SOAK_ROUNDS ?= 10
 KILL_ROUNDS ?= 200
 soak: $(VENV)/.test
 	$(BIN)/python -m scripts.soak --rounds $(SOAK_ROUNDS)
+	ARRAYSTORE_SOAK=1 $(BIN)/python -m pytest tests/containers/test_damage_matrix.py
 	$(BIN)/python -m benchmarks.kills --rounds $(KILL_ROUNDS)
 
 benchmarks/data/ILSVRC2012_img_val.tar: | $(VENV)/.test

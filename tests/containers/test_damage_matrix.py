@@ -1,12 +1,13 @@
 """Every kind of object, damaged in every way: reading gives right data or an error with its place.
 
 `arraystore.verify` always reports the damage. libhdf5 runs in a child process, so that a crash or
-an endless loop is a failed test.
+an endless loop is a failed test. Each object is damaged in some ways; `make soak` tries all of them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from contextlib import contextmanager
 from functools import cache
@@ -27,12 +28,21 @@ from tests.support import SUFFIXES, copied, picture, set_chunk_rows, write_folde
 from tests.test_reader import forks, in_forked_child
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 named = pytest.mark.parametrize
+
+IS_SOAK: Final = "ARRAYSTORE_SOAK" in os.environ
+"""Whether `make soak` runs these tests."""
+
+N_WAYS: Final = 3
+"""Number of ways to damage each object, unless `IS_SOAK`."""
+
 anywhere = settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=200 if IS_SOAK else 10,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 SPLITS: Final = ("train", "validation")
@@ -74,6 +84,18 @@ DAMAGE: Final[dict[str, Callable[[bytes], bytes | None]]] = {
     "deleted": lambda data: None,
     "zeros": lambda data: bytes(len(data)),
 }
+
+
+def damaged_in_turn(
+    objects: Sequence[str], damages: Mapping[str, Callable[[bytes], bytes | None]]
+) -> list[Any]:
+    """Return parameters: each object with the next damages, or with all of them in `make soak`."""
+    ways, n = list(damages), len(damages) if IS_SOAK else N_WAYS
+    return [
+        pytest.param(name, damages[way], id=f"{name}-{way}")
+        for i, name in enumerate(objects)
+        for way in (ways[(i * n + k) % len(ways)] for k in range(n))
+    ]
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
@@ -172,8 +194,7 @@ def test_undamaged_store_is_read_and_verified(sound: Path) -> None:
 
 
 @only_zarr
-@named("damage", DAMAGE.values(), ids=DAMAGE)
-@named("key", CHUNKS)
+@named(("key", "damage"), damaged_in_turn(CHUNKS, DAMAGE))
 def test_damaged_chunk_is_reported_and_never_read_wrong(
     store: Path, sound: Path, key: str, damage: Callable[[bytes], bytes | None]
 ) -> None:
@@ -183,14 +204,8 @@ def test_damaged_chunk_is_reported_and_never_read_wrong(
 
 
 @only_zarr
-@named(
-    ("is_consolidated", "damage"),
-    [
-        *((True, damage) for damage in DAMAGE.values()),
-        *((False, DAMAGE[name]) for name in ("byte flipped in the middle", "zeros", "deleted")),
-    ],
-)
-@named("key", DOCUMENTS)
+@named("is_consolidated", [True, False])
+@named(("key", "damage"), damaged_in_turn(DOCUMENTS, DAMAGE))
 def test_damaged_document_is_never_read_wrong(
     store: Path,
     sound: Path,
@@ -392,8 +407,10 @@ CHUNK_DAMAGE = {
 
 @forks
 @only_hdf5
-@named("damage", CHUNK_DAMAGE.values(), ids=CHUNK_DAMAGE)
-@named("name", [*ROOT_COLUMNS, *(f"train/{name}" for name in COLUMNS)])
+@named(
+    ("name", "damage"),
+    damaged_in_turn([*ROOT_COLUMNS, *(f"train/{name}" for name in COLUMNS)], CHUNK_DAMAGE),
+)
 def test_damaged_hdf5_chunk_is_never_read_wrong(
     store: Path, sound: Path, name: str, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -464,7 +481,7 @@ def use_columns(path: Path, n: int) -> None:
     assert sum(len(train.where(label=k)) for k in range(13)) == n
 
 
-@named("suffix", SUFFIXES)
+@named("suffix", SUFFIXES if IS_SOAK else [".h5"])  # small chunks are tested in both
 def test_store_of_two_chunks_of_full_size_is_verified(suffix: str, tmp_path: Path) -> None:
     large = store_of(tmp_path / f"large{suffix}", COLUMN_CHUNK_ROWS + 464)
     assert verified(large)

@@ -66,7 +66,14 @@ def nest(path: Path, depth: int, *, consolidated: bool = True) -> None:
         drop_consolidated_metadata(path)
 
 
-@named("consolidated", [True, False])
+in_each_way = named(
+    ("store", "consolidated"),
+    [(".zarr", True), (".zarr", False), (".h5", True)],  # HDF5 has no consolidated metadata
+    indirect=["store"],
+)
+
+
+@in_each_way
 @named("depth", [MAX_DEPTH + 1, 1100])
 def test_copying_deep_groups_raises_and_leaves_nothing(
     store: Path, consolidated: bool, depth: int, tmp_path: Path
@@ -82,8 +89,16 @@ def test_copying_deep_groups_raises_and_leaves_nothing(
         remove_tree(store)
 
 
-@named("suffix", SUFFIXES)
-@named("consolidated", [True, False])
+@named(
+    ("store", "consolidated", "suffix"),
+    [
+        (".zarr", True, ".zarr"),
+        (".zarr", False, ".h5"),
+        (".h5", True, ".zarr"),
+        (".h5", True, ".h5"),
+    ],
+    indirect=["store"],
+)
 def test_groups_up_to_the_limit_are_copied(
     store: Path, suffix: str, consolidated: bool, tmp_path: Path
 ) -> None:
