@@ -34,7 +34,7 @@ named = pytest.mark.parametrize
 
 N_THREADS: Final = 4
 N_PROCESSES: Final = 1
-N_CONVERSIONS: Final = 2
+N_CONVERSIONS: Final = 1
 """Conversions that finish while each reader reads."""
 
 

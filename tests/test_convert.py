@@ -877,8 +877,8 @@ for limit in range(*map(int, sys.argv[3:])):
 @pytest.mark.parametrize(
     ("limits", "outcomes"),
     [
-        (range(2_000, 130_000, 14_000), {"StorageError"}),
-        (range(180_000, 4_000_000, 200_000), {"StorageError", "done"}),
+        (range(2_000, 130_000, 30_000), {"StorageError"}),
+        (range(180_000, 4_000_000, 400_000), {"StorageError", "done"}),
     ],
     ids=["creating arrays", "sealing"],
 )

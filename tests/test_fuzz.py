@@ -20,7 +20,7 @@ from tests.soak.iterators_child import WAYS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EXAMPLES = 15
+EXAMPLES = 10
 
 
 @pytest.mark.parametrize("kind", FUZZED)
@@ -42,7 +42,7 @@ def test_hostile_input_is_read_or_refused(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("part", "n"),
-    [(hostile_hdf5.run, 10), (damage.run, 10), (faults.run, 10), (changing.run, 4)],
+    [(hostile_hdf5.run, 5), (damage.run, 5), (faults.run, 5), (changing.run, 2)],
     ids=lambda value: getattr(value, "__module__", str(value)),
 )
 def test_damage_gives_right_data_or_a_documented_error(
@@ -54,8 +54,8 @@ def test_damage_gives_right_data_or_a_documented_error(
 
 
 def test_overwriting_gives_readers_right_data_or_an_error() -> None:
-    counts = overwriting.run(7, 30, n_processes=1)
-    assert counts["reads"] >= 30
+    counts = overwriting.run(7, 20, n_processes=1)
+    assert counts["reads"] >= 20
     assert counts["right"]
     assert not [what for what in counts if "WRONG" in what]
 

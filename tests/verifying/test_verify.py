@@ -32,7 +32,15 @@ from tests.reading.test_damaged_stores import (
     rewrite_payload,
     set_attribute,
 )
-from tests.support import SUFFIXES, copied, picture, set_chunk_rows, write_folder, write_store
+from tests.support import (
+    SUFFIXES,
+    copied,
+    in_turn,
+    picture,
+    set_chunk_rows,
+    write_folder,
+    write_store,
+)
 from tests.web import Answer, WebServer
 
 if TYPE_CHECKING:
@@ -178,7 +186,11 @@ COLUMN_PROBLEMS: list[tuple[str, Change, tuple[object, ...]]] = [
 ]
 
 
-@named(("column", "change", "facts"), COLUMN_PROBLEMS)
+@named(
+    ("column", "change", "facts", "path"),
+    [(*problem, path) for problem, path in in_turn(COLUMN_PROBLEMS)],
+    indirect=["path"],
+)
 def test_wrong_column_is_reported(
     copy: Path, column: str, change: Change, facts: tuple[object, ...]
 ) -> None:
