@@ -74,11 +74,12 @@ bench-growth: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.bench_growth benchmarks/data --plot docs/growth.png
 
 # A round takes about a minute, 200 rounds of kills five; status 1 if anything was lost or wrong.
+# The tests run once more, with every value of a parameter in both containers, and all damages.
 SOAK_ROUNDS ?= 10
 KILL_ROUNDS ?= 200
 soak: $(VENV)/.test
 	$(BIN)/python -m scripts.soak --rounds $(SOAK_ROUNDS)
-	ARRAYSTORE_SOAK=1 $(BIN)/python -m pytest tests/containers/test_damage_matrix.py
+	ARRAYSTORE_SOAK=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
 	$(BIN)/python -m benchmarks.kills --rounds $(KILL_ROUNDS)
 
 benchmarks/data/ILSVRC2012_img_val.tar: | $(VENV)/.test

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -15,6 +17,48 @@ from tests.support import SUFFIXES
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run a test that has further parameters in one container for each of their values, in turn.
+
+    The checkerboard of values and containers has each value and, where there are several
+    parameters, each value in each container. ``ARRAYSTORE_SOAK=1``, as in `make soak`, runs all.
+    """
+    if "ARRAYSTORE_SOAK" in os.environ:
+        return
+    tests: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if hasattr(item, "callspec"):
+            tests[item.nodeid.partition("[")[0]].append(item)
+    left_out = {item for cases in tests.values() for item in _left_out(cases)}
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _left_out(cases: list[Any]) -> list[pytest.Item]:
+    """Return the cases of a test that another container is chosen for."""
+    parameters = [case.callspec.params for case in cases]
+    containers = [
+        name
+        for name in parameters[0]
+        if all(isinstance(some[name], str) and some[name] in SUFFIXES for some in parameters)
+    ]
+    axes = set()  # parameters that are given together are one
+    for name in parameters[0].keys() - containers:
+        numbers: dict[int, int] = {}  # of the values, some of which cannot be hashed
+        axes.add(tuple(numbers.setdefault(id(some[name]), len(numbers)) for some in parameters))
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i in sorted(range(len(cases)), key=lambda i: [parameters[i][name] for name in containers]):
+        alike[tuple(axis[i] for axis in sorted(axes))].append(i)
+    return [
+        cases[i]
+        for members in alike.values()
+        for number, i in enumerate(members)
+        if (number - sum(axis[i] for axis in axes)) % min(len(alike), len(members)) != 0
+    ]
 
 
 settings.register_profile("any machine", deadline=None)

@@ -153,9 +153,7 @@ def test_failed_request_is_retried_without_strong_etags(
     assert train.image_bytes[7] == known[7]
 
 
-@pytest.mark.parametrize(
-    ("failure", "path"), in_turn(["truncate", "stall"]), indirect=["path"]
-)
+@pytest.mark.parametrize(("failure", "path"), in_turn(["truncate", "stall"]), indirect=["path"])
 def test_retries_without_etags_are_bounded(
     opened: Callable[..., arraystore.Store], web: WebServer, failure: str
 ) -> None:
