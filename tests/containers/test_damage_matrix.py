@@ -1,7 +1,7 @@
 """Every kind of object, damaged in every way: reading gives right data or an error with its place.
 
 `arraystore.verify` always reports the damage. libhdf5 runs in a child process, so that a crash or
-an endless loop is a failed test. Each object is damaged in some ways; `make soak` tries all of them.
+an endless loop is a failed test. Each object is damaged in some ways; `make soak` tries all.
 """
 
 from __future__ import annotations

@@ -125,6 +125,7 @@ def test_copying_too_many_groups_raises(
         arraystore.copy(store, tmp_path / "b.h5")
 
 
+@named("store", [".h5"], indirect=True)  # what is removed is a folder in either case
 def test_workspace_with_deep_folders_is_removed(store: Path, tmp_path: Path) -> None:
     work = tmp_path / ".b.zarr.partial"
     (work / "store").mkdir(parents=True)
@@ -133,6 +134,7 @@ def test_workspace_with_deep_folders_is_removed(store: Path, tmp_path: Path) -> 
     assert not work.exists()
 
 
+@named("store", [".zarr"], indirect=True)
 def test_deep_store_is_overwritten(store: Path, tmp_path: Path) -> None:
     target = tmp_path / "b.zarr"
     arraystore.copy(store, target)

@@ -98,7 +98,7 @@ def test_copy_by_cluster_is_equal(suffix: str, client: Any, photos: str, tmp_pat
     assert digests[0] == digests[1]
 
 
-@every_suffix
+@pytest.mark.parametrize("suffix", [".h5"])
 def test_killed_worker_costs_its_blocks_only(
     suffix: str, client: Any, photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +112,7 @@ def test_killed_worker_costs_its_blocks_only(
     assert [*objects_on_disk(tmp_path / f"a{suffix}").values()] == [*expected]
 
 
-@every_suffix
+@pytest.mark.parametrize("suffix", [".zarr"])
 def test_conversion_resumes_after_a_lost_scheduler(
     suffix: str, photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,10 +43,10 @@ def test_killed_changes_of_columns_leave_a_whole_store(tmp_path: Path) -> None:
     assert counts["rounds"] == 1
 
 
-@pytest.mark.parametrize("option", [(), ("--no-exchange",)])
+@pytest.mark.parametrize(("suffix", "option"), [(".zarr", ()), (".h5", ("--no-exchange",))])
 def test_killed_overwriting_leaves_a_readable_store(
-    option: tuple[str, ...], tmp_path: Path
+    suffix: str, option: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = "--folder", str(tmp_path)
-    counts = kills("--rounds", "1", "--suffix", ".zarr", "--overwrite", *folder, *option)
+    counts = kills("--rounds", "1", "--suffix", suffix, "--overwrite", *folder, *option)
     assert counts["overwritings_killed"] >= 1

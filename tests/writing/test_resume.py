@@ -643,6 +643,7 @@ def test_hostile_line_is_refused(
     assert_refused(photos, target, "(line [0-9]+ |)must ")
 
 
+@pytest.mark.parametrize("target", [".h5"], indirect=True)  # the journal is the same for both
 def test_giant_line_is_refused(photos: Path, target: Path, unfinished: Path) -> None:
     os.truncate(unfinished / "journal", 2**40)
     assert_refused(photos, target, "line [0-9]+ has more than 67108864 bytes")
