@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from hypothesis import settings
@@ -15,8 +17,16 @@ from arraystore.cli.synthetic_archives import DrawnArchives, write_archives
 from arraystore.reading import image_reader, large_blocks
 from tests.support import SUFFIXES
 
-if TYPE_CHECKING:
-    from pathlib import Path
+MEMORY: Final = Path("/dev/shm")
+
+
+def pytest_configure() -> None:
+    """Keep temporary files in memory, unless ``TMPDIR`` is set.
+
+    The tests create some 50,000 small files, which takes a third less CPU time than on a disk.
+    """
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**32:
+        os.environ.setdefault("TMPDIR", str(MEMORY))
 
 
 @pytest.hookimpl(trylast=True)
