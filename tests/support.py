@@ -35,7 +35,7 @@ from arraystore.writing.progress import meter
 from arraystore.writing.seal import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     import pytest
@@ -44,12 +44,6 @@ if TYPE_CHECKING:
     from arraystore.dataset.split import Split
 
 SUFFIXES = (".zarr", ".h5")
-
-
-def in_turn(values: Iterable[Any]) -> list[tuple[Any, str]]:
-    """Return each value with one of the containers in turn, for claims that concern both alike."""
-    return [(value, SUFFIXES[i % len(SUFFIXES)]) for i, value in enumerate(values)]
-
 
 P = ParamSpec("P")
 T = TypeVar("T")

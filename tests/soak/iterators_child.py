@@ -1,4 +1,4 @@
-"""Abandon iterators in one way, and print a line for each.
+"""Abandon iterators in one or several ways, and print a line for each.
 
 This runs in its own process; its parent limits the time. At the end it reports threads that are
 left after the last iterator.
@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Generator
 from contextlib import nullcontext, suppress
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
@@ -205,9 +205,9 @@ def consume(iterator: Iterator[Any], choose: random.Random) -> None:
 
 
 def main() -> None:
-    """Abandon iterators as the command line says: way, seed, number, stores."""
-    way, seed, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    choose = random.Random(f"{way} {seed}")
+    """Abandon iterators as the command line says: ways, seed, number, stores."""
+    ways, seed, n = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3])
+    choose = random.Random(f"{sys.argv[1]} {seed}")
     splits = [arraystore.open(path)["train"] for path in sys.argv[4:]]
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     sys.unraisablehook = lambda raised: print(
@@ -216,21 +216,21 @@ def main() -> None:
         else "interrupted in a finalizer",
         flush=True,
     )
-    if way == "interrupt":
+    if "interrupt" in ways:
         # An interrupt during an import leaves CPython's import lock locked, so import first.
         for split in splits:
             for kind in KINDS.values():
                 with suppress(FailedError):
                     next(kind(split))
-    for number in range(n):
+    for way, number in product(ways, range(n)):
         gc.set_threshold(choose.choice([1, 5, 20, 100, 700]))
         kind = list(KINDS.values())[number % len(KINDS)]
         try:
             WAYS[way](kind, splits[choose.randrange(len(splits))], choose)
         except (FailedError, KeyboardInterrupt):
             signal.setitimer(signal.ITIMER_REAL, 0)
-        print("abandoned", flush=True)
-    if way == "exit":
+        print(f"abandoned by {way}", flush=True)
+    if "exit" in ways:
         return
     gc.collect()
     max_threads = n_cpus() + max(32, 2 * n_cpus())

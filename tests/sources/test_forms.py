@@ -16,7 +16,7 @@ from arraystore.sources.registry import load_source
 from arraystore.sources.source_options import SourceOptions
 from benchmarks.kills import tree
 from tests.sources.forms import CLASSES, FORMS, OPTIONS, SAMPLES, SPOOLED
-from tests.support import SUFFIXES, in_turn
+from tests.support import SUFFIXES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,8 @@ def test_spool_is_used_where_images_are_no_byte_range(
             assert data == next(sample.image for sample in samples if sample.name == name)
 
 
-@pytest.mark.parametrize(("form", "suffix"), in_turn(FORMS))
+@every_form
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_stopped_conversion_is_resumed(
     form: str,
     suffix: str,

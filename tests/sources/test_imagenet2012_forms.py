@@ -104,7 +104,8 @@ class StoppedError(Exception):
     """Stops a conversion."""
 
 
-@pytest.mark.parametrize(("form", "suffix"), [("parquet", ".zarr"), ("tar.gz", ".h5")])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("form", ["parquet", "tar.gz"])
 def test_killed_conversion_of_spooled_form_is_resumed(
     form: str,
     suffix: str,

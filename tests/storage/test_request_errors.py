@@ -19,7 +19,6 @@ from arraystore.errors import ChecksumError, FormatError, ShortReadError, Storag
 from arraystore.schema import INNER_CHUNK_NBYTES
 from tests.cloud.proxy import FAULTS, Proxy
 from tests.reading.test_remote import KEYS
-from tests.support import in_turn
 from tests.web import Answer, WebServer, etag_of
 
 if TYPE_CHECKING:
@@ -93,11 +92,6 @@ def payload_of(web: WebServer) -> str:
     return found
 
 
-each_failure = pytest.mark.parametrize(
-    ("failure", "path"), in_turn(TRANSIENT), ids=named, indirect=["path"]
-)
-
-
 def message_of(act: Callable[[], object], kind: type[Exception] = StorageError) -> str:
     with pytest.raises(kind) as caught:
         act()
@@ -110,7 +104,7 @@ def message_of(act: Callable[[], object], kind: type[Exception] = StorageError) 
 # Transient failures
 
 
-@each_failure
+@pytest.mark.parametrize("failure", TRANSIENT, ids=named)
 def test_failed_request_is_retried(
     train: arraystore.Split, web: WebServer, known: list[bytes], failure: Answer | str
 ) -> None:
@@ -119,7 +113,7 @@ def test_failed_request_is_retried(
     assert len(web.asked) == 3
 
 
-@each_failure
+@pytest.mark.parametrize("failure", TRANSIENT, ids=named)
 def test_store_opens_after_failed_requests(
     opened: Callable[..., arraystore.Store], web: WebServer, known: list[bytes], failure: str
 ) -> None:
@@ -127,18 +121,8 @@ def test_store_opens_after_failed_requests(
     assert opened()["train"].image_bytes[7] == known[7]
 
 
-@pytest.mark.parametrize(
-    ("failure", "etag", "path"),
-    [
-        ("reset", 'W/"1"', ".zarr"),
-        ("reset", "", ".h5"),
-        ("truncate", 'W/"1"', ".h5"),
-        ("truncate", "", ".zarr"),
-        ("stall", 'W/"1"', ".zarr"),
-        ("stall", "", ".h5"),
-    ],
-    indirect=["path"],
-)
+@pytest.mark.parametrize("etag", ['W/"1"', ""], ids=["weak etag", "no etag"])
+@pytest.mark.parametrize("failure", ["reset", "truncate", "stall"])
 def test_failed_request_is_retried_without_strong_etags(
     opened: Callable[..., arraystore.Store],
     web: WebServer,
@@ -153,7 +137,7 @@ def test_failed_request_is_retried_without_strong_etags(
     assert train.image_bytes[7] == known[7]
 
 
-@pytest.mark.parametrize(("failure", "path"), in_turn(["truncate", "stall"]), indirect=["path"])
+@pytest.mark.parametrize("failure", ["truncate", "stall"])
 def test_retries_without_etags_are_bounded(
     opened: Callable[..., arraystore.Store], web: WebServer, failure: str
 ) -> None:
@@ -167,7 +151,7 @@ def test_retries_without_etags_are_bounded(
     assert len(web.asked) == 1 + QUICK["max_retries"]
 
 
-@each_failure
+@pytest.mark.parametrize("failure", TRANSIENT, ids=named)
 def test_permanent_failure_raises_after_max_retries(
     train: arraystore.Split, web: WebServer, failure: Answer | str
 ) -> None:
@@ -177,7 +161,7 @@ def test_permanent_failure_raises_after_max_retries(
     assert len(web.asked) == 1 + QUICK["max_retries"]
 
 
-@pytest.mark.parametrize(("fault", "path"), in_turn(FAULTS), indirect=["path"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_bytes_are_right_when_a_tenth_of_requests_fail(
     opened: Callable[..., arraystore.Store],
     web: WebServer,
@@ -329,10 +313,7 @@ DENIED: Final = {
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected", "path"),
-    [(answer, expected, path) for (answer, expected), path in in_turn(DENIED.items())],
-    ids=[f"{a.status} {a.body[13:40]}" for a in DENIED],
-    indirect=["path"],
+    ("answer", "expected"), DENIED.items(), ids=[f"{a.status} {a.body[13:40]}" for a in DENIED]
 )
 def test_permanent_error_raises_at_once_with_a_remedy(
     opened: Callable[..., arraystore.Store], web: WebServer, answer: Answer, expected: str

@@ -32,15 +32,7 @@ from tests.reading.test_damaged_stores import (
     rewrite_payload,
     set_attribute,
 )
-from tests.support import (
-    SUFFIXES,
-    copied,
-    in_turn,
-    picture,
-    set_chunk_rows,
-    write_folder,
-    write_store,
-)
+from tests.support import SUFFIXES, copied, picture, set_chunk_rows, write_folder, write_store
 from tests.web import Answer, WebServer
 
 if TYPE_CHECKING:
@@ -186,11 +178,7 @@ COLUMN_PROBLEMS: list[tuple[str, Change, tuple[object, ...]]] = [
 ]
 
 
-@named(
-    ("column", "change", "facts", "path"),
-    [(*problem, path) for problem, path in in_turn(COLUMN_PROBLEMS)],
-    indirect=["path"],
-)
+@named(("column", "change", "facts"), COLUMN_PROBLEMS)
 def test_wrong_column_is_reported(
     copy: Path, column: str, change: Change, facts: tuple[object, ...]
 ) -> None:

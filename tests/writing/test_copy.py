@@ -96,16 +96,10 @@ def tree(store: Path) -> dict[str, bytes]:
 # Contents of a copy
 
 
-@pytest.mark.parametrize(
-    ("suffix", "target", "place", "to"),
-    [  # each pair of values once
-        (".zarr", ".zarr", "disk", "bucket"),
-        (".zarr", ".h5", "bucket", "disk"),
-        (".h5", ".zarr", "bucket", "bucket"),
-        (".h5", ".h5", "disk", "disk"),
-        (".h5", ".h5", "bucket", "bucket"),
-    ],
-)
+@every_suffix
+@every_target
+@every_place
+@pytest.mark.parametrize("to", ["disk", "bucket"])
 def test_copy_has_the_bytes_of_a_conversion(
     suffix: str,
     target: str,
@@ -125,7 +119,7 @@ def test_copy_has_the_bytes_of_a_conversion(
     assert report.splits == arraystore.open(tmp_path / f"expected{target}").info.splits
 
 
-@pytest.mark.parametrize(("suffix", "target"), [*OTHER.items(), (".zarr", ".zarr")])
+@pytest.mark.parametrize(("suffix", "target"), OTHER.items())
 def test_selections_are_copied(
     suffix: str, target: str, drawn: DrawnArchives, tmp_path: Path
 ) -> None:
@@ -139,13 +133,9 @@ def test_selections_are_copied(
     assert tree(tmp_path / f"b{target}") == tree(tmp_path / f"expected{target}")
 
 
+@every_suffix
 @pytest.mark.parametrize(
-    ("suffix", "options"),
-    [
-        (".h5", {"order": "label"}),
-        (".zarr", {"order": "source"}),
-        (".h5", {"order": "shuffled", "seed": 7}),
-    ],
+    "options", [{"order": "label"}, {"order": "source"}, {"order": "shuffled", "seed": 7}]
 )
 def test_order_and_seed_are_copied(
     suffix: str, options: dict[str, Any], photos: Path, tmp_path: Path
@@ -293,15 +283,9 @@ def damage(store: Path, photos: Path, name: str) -> None:
     raise AssertionError
 
 
-@pytest.mark.parametrize(
-    ("suffix", "target", "place"),
-    [  # each pair of values once
-        (".zarr", ".zarr", "disk"),
-        (".zarr", ".h5", "bucket"),
-        (".h5", ".zarr", "bucket"),
-        (".h5", ".h5", "disk"),
-    ],
-)
+@every_suffix
+@every_target
+@every_place
 def test_damaged_image_leaves_no_copy(
     suffix: str,
     target: str,
