@@ -58,7 +58,7 @@ def _left_out(cases: list[Any]) -> list[pytest.Item]:
     ]
     axes = set()  # parameters that are given together are one
     for name in parameters[0].keys() - containers:
-        numbers: dict[int, int] = {}  # of the values, some of which cannot be hashed
+        numbers: dict[int, int] = {}  # of the values; some cannot be hashed
         axes.add(tuple(numbers.setdefault(id(some[name]), len(numbers)) for some in parameters))
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i in sorted(range(len(cases)), key=lambda i: [parameters[i][name] for name in containers]):
