@@ -23,7 +23,7 @@ MEMORY: Final = Path("/dev/shm")
 def pytest_configure() -> None:
     """Keep temporary files in memory, unless ``TMPDIR`` is set.
 
-    The tests create some 50,000 small files, which takes a third less CPU time than on a disk.
+    The tests create many small files, which takes less CPU time there than on a disk.
     """
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**32:
         os.environ.setdefault("TMPDIR", str(MEMORY))
