@@ -133,7 +133,8 @@ class Split
     to_pandas(*, images=False)
     to_xarray(*, size=None, chunks=None, drop_variables=None)
     torch(*, size=None, crop='center', flip=False, scale=(0.08, 1.0), ratio=(0.75,
-        1.3333333333333333), views=1, layout='NCHW', seed=0, transform=None, columns=())
+        1.3333333333333333), views=1, layout='NCHW', resize='pillow', seed=0, transform=None,
+        columns=())
     torch_batches(batch_size, *, transform=None, columns=(), rank=None, world_size=None, **options)
     where(*, label=None, file_name=None, is_a=None, **columns)
 class SplitInfo(num_samples, num_bytes, order, seed, content_digest, is_referenced=False)
