@@ -268,7 +268,7 @@ class _LocalImages:
 
         def copy(start: int, nbytes: int) -> bytes:
             nonlocal until, n_reads
-            if n_reads:
+            if n_reads > 0:  # two threads that count down at once may pass 0
                 n_reads -= 1
                 return read(start, nbytes)
             chunk = start // chunk_nbytes
@@ -329,7 +329,7 @@ class _LocalImages:
 
         def copy(start: int, nbytes: int) -> bytes:
             nonlocal known, until, n_reads
-            if n_reads:
+            if n_reads > 0:  # two threads that count down at once may pass 0
                 n_reads -= 1
                 return other(start, nbytes)
             found = known
