@@ -18,7 +18,6 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 from queue import SimpleQueue
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from arraystore._threads import Scope, next_of
@@ -89,10 +88,6 @@ def in_order(results: Iterable[tuple[int, Done]]) -> Generator[Done]:
             following += 1
 
 
-_unpickling: Final = Lock()
-"""Unpickling imports modules; two threads that import a package at once may get parts of it."""
-
-
 class _Packed:
     """Work that the task itself unpickles, so that a failure is an error of the task.
 
@@ -107,8 +102,7 @@ class _Packed:
 
         serializer: Any = pickle  # its functions have no annotations
         try:
-            with _unpickling:
-                work = serializer.loads(self._data)
+            work = serializer.loads(self._data)
         except Exception as error:
             error.add_note(
                 "a worker of the cluster could not receive the function: its modules must be "

@@ -36,6 +36,7 @@ from arraystore.writing.zarr_bucket import ObjectPlace
 from tests.cloud.proxy import FAULTS
 from tests.cloud.servers import ACCESS_KEY, BUCKET, SECRET_KEY, SeaweedFS
 from tests.cloud.test_writing import objects_below
+from tests.parallel.conftest import PRELOAD
 from tests.support import SUFFIXES, objects_on_disk, picture, write_folder
 
 if TYPE_CHECKING:
@@ -75,11 +76,10 @@ def started(stack: ExitStack, server: Server) -> Cluster:
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
             env=places(server) | KEYS,
+            preload=PRELOAD,
         )
     )
-    client = stack.enter_context(made.Client(cluster))
-    client.run(os.chdir, "/")
-    return Cluster(cluster, client)
+    return Cluster(cluster, stack.enter_context(made.Client(cluster)))
 
 
 @pytest.fixture(scope="module")

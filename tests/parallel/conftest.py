@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import distributed
 import pytest
@@ -12,13 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+PRELOAD: Final = "import os; os.chdir('/')"
+"""What a worker does first, also one that replaces a killed worker.
+
+Otherwise that one stays in the folder of the test that killed it. Once the folder is removed,
+Python 3.13.0 does not import obstore any more (``SystemError: attempted to fetch exception``).
+"""
+
+
 def start() -> tuple[Any, Any]:
     """Start a cluster of two processes with another working directory; return it and a client."""
     made: Any = distributed  # it has annotations, but not of these
-    cluster = made.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0")
-    client = made.Client(cluster, set_as_default=False)
-    client.run(os.chdir, "/")
-    return cluster, client
+    cluster = made.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", preload=PRELOAD
+    )
+    return cluster, made.Client(cluster, set_as_default=False)
 
 
 @pytest.fixture(scope="session")
