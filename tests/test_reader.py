@@ -433,6 +433,18 @@ def test_repr_has_address_and_counts(store: arraystore.Store, path: Path) -> Non
     assert "train: 30, validation: 20" in repr(store.info)
 
 
+def test_repr_of_samples_and_batches_has_shapes_and_no_pixels(train: arraystore.Split) -> None:
+    sample, batch = train[5], train.batches(8, size=32, crop="random", views=2)
+    assert repr(sample) == (
+        f"<Sample: image uint8 {sample.image.shape}, label {sample.label}, "
+        f"file_name {sample.file_name!r}>"
+    )
+    assert repr(train[:4]) == "<Batch of 4 samples: image list, label, file_name>"
+    assert repr(next(iter(batch))) == (
+        "<Batch of 8 samples: image uint8 (2, 8, 32, 32, 3), label, file_name>"
+    )
+
+
 def test_open_accepts_text_url_and_home(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(path.parent))
     stores = [arraystore.open(text) for text in (str(path), f"file://{path}", f"~/{path.name}")]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 import numpy as np
 from typing_extensions import override
 
+from arraystore.errors import escaped
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -34,6 +36,11 @@ class Sample(NamedTuple):
     label: int
     file_name: str
 
+    @override
+    def __repr__(self) -> str:
+        image = _shape_of(self.image)
+        return escaped(f"<Sample: image {image}, label {self.label}, file_name {self.file_name!r}>")
+
 
 class Batch(NamedTuple, Generic[Many]):
     """Several samples, as columns.
@@ -42,7 +49,7 @@ class Batch(NamedTuple, Generic[Many]):
     ----------
     image : list of ndarray of uint8, or ndarray of uint8, shape (n, height, width, 3)
         Pixels of each image: a list of arrays (height, width, 3), since sizes differ;
-        one array where images were resized.
+        one array where images were resized. Several views have an axis before these.
     label : ndarray of int64, shape (n,)
     file_name : ndarray of str, shape (n,)
     """
@@ -60,6 +67,19 @@ class Batch(NamedTuple, Generic[Many]):
     def columns(self) -> dict[str, Any]:
         """Values of the further columns that were requested: arrays, or lists if ragged."""
         return {}
+
+    @override
+    def __repr__(self) -> str:
+        names = ", ".join(["label", "file_name", *self.columns])
+        image = _shape_of(self.image)
+        return escaped(f"<Batch of {self.num_samples} samples: image {image}, {names}>")
+
+
+def _shape_of(image: object) -> str:
+    """Return dtype and shape of the pixels, or that they are a list."""
+    if isinstance(image, np.ndarray):
+        return f"{image.dtype} {image.shape}"
+    return "list" if isinstance(image, list) else "none"
 
 
 class BatchWithColumns(Batch[Many]):

@@ -15,7 +15,7 @@ PRELOAD: Final = "import os; os.chdir('/')"
 """What a worker does first, also one that replaces a killed worker.
 
 Otherwise that one stays in the folder of the test that killed it. Once the folder is removed,
-Python 3.13.0 does not import obstore any more (``SystemError: attempted to fetch exception``).
+Python 3.13.0 no longer imports obstore (``SystemError: attempted to fetch exception``).
 """
 
 
