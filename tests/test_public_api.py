@@ -64,7 +64,7 @@ class Episodes
 class ExportReport(path, format, splits, has_checksums, left_out, num_resumed, seconds)
     as_dict()
     num_samples: attribute
-class ExportedSplitReport(num_samples, num_bytes, content_digest)
+class ExportedSplitReport(num_samples, num_bytes, content_digest, skipped)
 class FormatError(ArrayStoreError, ValueError)
 class Problem(message, split='', position=None, file_name='', key='')
     as_dict()
@@ -190,8 +190,8 @@ convert(dataset, target, *, storage_options=None, source_options=None, manual_di
 copy(source, target, *, source_options=None, target_options=None, classes='keep', order=None,
     seed=0, copy_images=True, allow_references=False, overwrite=False, sync=True, executor=None,
     progress=None)
-export(samples, target, format='folders', *, columns=None, shard_nbytes=268435456, resume=False,
-    sync=True, progress=None)
+export(samples, target, format='folders', *, columns=None, shard_nbytes=268435456, on_error='raise',
+    resume=False, sync=True, progress=None)
 map_blocks(split, function, name, *, images='decoded', size=None, columns=(), batch_size=64,
     description='', executor=None, overwrite=False, resume=False, sync=True, progress=None)
 open(address, *, checksum='auto', storage_options=None, max_gap=None, max_in_flight=256, mmap=True,
@@ -245,7 +245,8 @@ copy SOURCE TARGET --source-option --target-option --split --selection --label -
 demo FOLDER
 export STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample
     --seed=0 --save-selection -o/--output --format=folders --references --target-option --column
-    --no-columns --shard-nbytes=268435456 --resume --sync/--no-sync --progress/--no-progress --json
+    --no-columns --shard-nbytes=268435456 --on-error=raise --resume --sync/--no-sync
+    --progress/--no-progress --json
 info STORE --storage-option --json
 ls STORE SPLIT --storage-option --selection --label --is-a --file-name --per-label --sample --seed=0
     --save-selection --limit=20 --explain --json

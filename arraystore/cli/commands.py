@@ -17,7 +17,7 @@ import numpy as np
 from typing_extensions import override
 
 import arraystore
-from arraystore._arguments import as_path
+from arraystore._arguments import ON_ERROR, as_path
 from arraystore.cli import tables
 from arraystore.cli.contact_sheet import contact_sheet
 from arraystore.cli.demo import run_demo
@@ -768,6 +768,13 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
     metavar="N",
     help="Most bytes of images in a shard.",
 )
+@click.option(
+    "--on-error",
+    type=click.Choice(ON_ERROR),
+    default=ON_ERROR[0],
+    show_default=True,
+    help="Stop at a damaged image, or leave it out and list it.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted export, or start a new one.")
 @click.option(
     "--sync/--no-sync",
@@ -784,6 +791,7 @@ def export(
     columns: tuple[str, ...],
     no_columns: bool,
     shard_nbytes: int,
+    on_error: str,
     resume: bool,
     sync: bool,
     progress: bool | None,
@@ -812,6 +820,7 @@ def export(
         form,
         columns=columns if columns or no_columns else None,
         shard_nbytes=shard_nbytes,
+        on_error=on_error,
         resume=resume,
         sync=sync,
         progress=progress,

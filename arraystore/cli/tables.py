@@ -47,16 +47,21 @@ def print_report(report: ConvertReport, *, resumed: bool = False) -> None:
                 console,
                 f"{name}: {first_few(split.reencoded, _MAX_NAMES)} re-encoded as RGB JPEG",
             )
-        if split.skipped:
-            n = len(split.skipped)
-            _print_line(console, f"{name}: {n:,} image{'s' if n > 1 else ''} skipped:")
-            for file_name, reason in split.skipped[:10]:
-                _print_line(console, f"  {file_name}: {reason}")
+        _print_skipped(console, name, split.skipped)
     if report.was_complete:
         _print_line(console, "The store was already complete; nothing was converted.")
     _print_notes(console, report.notes)
     if report.partial:
         _print_line(console, "The source was incomplete; the store is marked as partial.")
+
+
+def _print_skipped(console: Console, split: str, skipped: Sequence[tuple[str, str]]) -> None:
+    """Print the first images that were left out, and why."""
+    if skipped:
+        n = len(skipped)
+        _print_line(console, f"{split}: {n:,} image{'s' if n > 1 else ''} skipped:")
+        for file_name, reason in skipped[:10]:
+            _print_line(console, f"  {file_name}: {reason}")
 
 
 def print_append(report: AppendReport) -> None:
@@ -106,6 +111,7 @@ def print_export(report: ExportReport, selection: str, output: str) -> None:
         digest = split.content_digest[:_DIGEST_DIGITS]
         line = f"{name}: {split.num_samples:,} images, {split.num_bytes:,} bytes, digest {digest}"
         _print_line(console, f"  {line}")
+        _print_skipped(console, f"  {name}", split.skipped)
     if report.num_resumed:
         _print_line(console, f"  {report.num_resumed:,} shards were written before")
     if not report.has_checksums:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from typing_extensions import override
 
 from arraystore._arguments import need
-from arraystore.exporting.shard_format import Written
 from arraystore.exporting.tfds_examples import TFDSExamples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from arraystore.exporting.contents import Contents, Group, Shard
+    from arraystore.exporting.contents import Contents
 
 _OPTIONS: Final = "group_size:1"
 """Each record is compressed by itself, so that reading one reads no other; as TFDS has it."""
@@ -42,13 +42,10 @@ class ArrayRecord(TFDSExamples):
         )
 
     @override
-    def write(self, target: Path, shard: Shard, groups: Iterator[Group]) -> Written:
-        name = self.shard_name(shard)
-        writer = self._module.ArrayRecordWriter(str(target / name), _OPTIONS)
+    @contextmanager
+    def writer(self, path: Path) -> Iterator[Callable[[bytes], object]]:
+        writer = self._module.ArrayRecordWriter(str(path), _OPTIONS)
         try:
-            for group in groups:
-                for record in self.examples(group):
-                    writer.write(record)
+            yield writer.write
         finally:
             writer.close()
-        return Written((name,))

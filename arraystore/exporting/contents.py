@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +12,7 @@ import numpy as np
 from arraystore.errors import brief
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,8 +31,8 @@ class Group:
 
     Attributes
     ----------
-    start : int
-        Index of the first in its split.
+    indices : ndarray of int64, shape (n,)
+        In their split, ascending.
     names : list of str
     labels : ndarray of int64, shape (n,)
     images : list of memoryview
@@ -41,7 +41,7 @@ class Group:
         Values of further columns; a list if their number differs.
     """
 
-    start: int
+    indices: Ints
     names: list[str]
     labels: Ints
     images: Sequence[memoryview]
@@ -169,6 +169,15 @@ class Contents:
             label_names=samples.label_names,
             label_words=samples.label_words,
         )
+
+    def without(self, left_out: Mapping[str, Collection[int]]) -> Contents:
+        """Return the contents without some samples, given by their indices in each split."""
+        splits = []
+        for split in self.splits:
+            kept = np.delete(np.arange(len(split)), [*left_out[split.name]])
+            samples = split.samples._derived(kept, split.samples.name)
+            splits.append(ExportedSplit(split.name, samples, self.columns))
+        return replace(self, splits=tuple(splits))
 
     @property
     def num_samples(self) -> int:

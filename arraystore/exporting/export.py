@@ -7,19 +7,21 @@ import itertools
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from arraystore._arguments import as_count, as_path, check_bools, check_choice
+from arraystore._arguments import ON_ERROR, as_count, as_path, check_bools, check_choice
 from arraystore._checksum import crc32c
 from arraystore.dataset.split import Split
 from arraystore.errors import brief, escaped
 from arraystore.exporting.contents import Contents, Group, Shard, group_bounds
 from arraystore.exporting.formats import FORMATS, check_target, format_class
 from arraystore.exporting.journal import ExportJournal, FinishedShard, remove_others
+from arraystore.exporting.sound_images import read_images
 from arraystore.indexing.layout import content_digest
 from arraystore.reading.read_ahead import ahead
 from arraystore.schema import __version__
@@ -32,7 +34,7 @@ from arraystore.writing.workspace import locked_folder, unlock
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
-    from arraystore._typing import Checksums
+    from arraystore._typing import Checksums, Ints
     from arraystore.exporting.contents import ExportedSplit
     from arraystore.exporting.shard_format import ShardFormat, Written
     from arraystore.writing.progress import Meter
@@ -57,11 +59,14 @@ class ExportedSplitReport:
     content_digest : str
         Identifies names, labels and image bytes in any order; computed from the bytes that were
         read for the export. Of a whole split it is the digest in `Store.info`.
+    skipped : tuple of (str, str)
+        File name of each image left out, and the reason.
     """
 
     num_samples: int
     num_bytes: int
     content_digest: str
+    skipped: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,7 @@ def export(
     *,
     columns: Sequence[str] | None = None,
     shard_nbytes: int = SHARD_NBYTES,
+    on_error: str = ON_ERROR[0],
     resume: bool = False,
     sync: bool = True,
     progress: bool | None = None,
@@ -131,8 +137,13 @@ def export(
         Further columns to export; all by default.
     shard_nbytes : int, default 268435456
         Most bytes of images in a shard; a larger image is a shard of its own.
+    on_error : {"raise", "skip"}
+        Raise an error for an image whose stored bytes are wrong or missing, or leave its sample out
+        and record it in the report. A server that does not respond is an error in any case.
+        Arrays are written after all images were read once to find the damaged ones.
     resume : bool, default False
-        Whether to continue an export that was interrupted, or to begin one.
+        Whether to continue an export that was interrupted, or to begin one. It may have had another
+        `on_error`.
     sync : bool, default True
         Whether to wait until all data is on the disk. Without it an export that a power failure
         interrupted should not be resumed.
@@ -146,7 +157,8 @@ def export(
     Raises
     ------
     ChecksumError
-        If an image is damaged. It is not written; images before it can be kept by `resume`.
+        If an image is damaged, unless ``on_error="skip"``. It is not written; images before it can
+        be kept by `resume`.
     FileExistsError
         If the target exists and is not an empty folder, or an unfinished export exists and
         `resume` is false.
@@ -173,21 +185,30 @@ def export(
     if not isinstance(samples, Split):
         raise TypeError(f"samples must be a Split, such as store['train'], got {brief(samples)}")
     check_choice(format, "format", FORMATS)
+    check_choice(on_error, "on_error", ON_ERROR)
     check_bools(resume=resume, sync=sync, progress=False if progress is None else progress)
     shard_nbytes = as_count(shard_nbytes, "shard_nbytes", least=1)
     place = Path(os.path.realpath(as_path(target)))
     form_class = format_class(format, place)
     check_target(place, form_class)
     contents = Contents.of(samples, columns, once=not form_class.takes_repeats)
-    form = form_class(contents)
-    fingerprint = _fingerprint(contents, format, shard_nbytes)
+    skips, skipped = on_error != ON_ERROR[0], dict[str, list[tuple[str, str]]]()
     with meter(progress) as shown:
-        shards, n_resumed = _Export(form, place, shard_nbytes, shown, sync).run(fingerprint, resume)
+        if skips and form_class.is_gapless:
+            contents, skipped = _without_damaged(contents, shown)
+            skips = False
+        form = form_class(contents)
+        fingerprint = _fingerprint(contents, format, shard_nbytes)
+        run = _Export(form, place, shard_nbytes, shown, skips=skips, sync=sync)
+        shards, n_resumed = run.run(fingerprint, resume)
     kept = {*contents.columns} - {*form.left_out}
     return ExportReport(
         path=str(place),
         format=format,
-        splits={split.name: _report(split, shards) for split in contents.splits},
+        splits={
+            split.name: _report(split, shards, skipped.get(split.name, ()))
+            for split in contents.splits
+        },
         has_checksums=samples.has_checksums,
         left_out=tuple(name for name in samples.columns if name not in kept),
         num_resumed=n_resumed,
@@ -222,20 +243,92 @@ def _digest(*values: object) -> str:
     return hashlib.sha256(repr(values).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _report(split: ExportedSplit, shards: Mapping[Shard, FinishedShard]) -> ExportedSplitReport:
+def _without_damaged(
+    contents: Contents, shown: Meter
+) -> tuple[Contents, dict[str, list[tuple[str, str]]]]:
+    """Read all images; return the contents without those that are damaged, and these."""
+    shown.start("reading images", contents.num_samples, contents.num_bytes)
+    faults: dict[str, dict[int, str]] = {split.name: {} for split in contents.splits}
+    whole = [Shard(split.name, 0, 1, 0, len(split)) for split in contents.splits]
+    with closing(_read_ahead(contents, whole, skips=True)) as stream:
+        for split, indices, images, found in stream:
+            faults[split.name] |= found
+            shown.advance(len(indices), sum(map(len, images)))
+    skipped = {split.name: _named(split, faults[split.name]) for split in contents.splits}
+    return contents.without(faults), skipped
+
+
+def _named(split: ExportedSplit, faults: Mapping[int, str]) -> list[tuple[str, str]]:
+    return [(str(split.names[i]), reason) for i, reason in faults.items()]
+
+
+def _read_ahead(contents: Contents, shards: Sequence[Shard], *, skips: bool) -> Generator[_Read]:
+    """Yield the images of some shards, read ahead in another thread."""
+    splits = {split.name: split for split in contents.splits}
+    wanted = (
+        (splits[shard.split], np.arange(start, stop))
+        for shard in shards
+        for start, stop in group_bounds(splits[shard.split], shard)
+    )
+
+    def read(item: tuple[ExportedSplit, Ints]) -> _Read:
+        split, indices = item
+        faults: dict[int, str] = {}
+        images = read_images(split.samples, indices, faults if skips else None)
+        return _Read(split, indices, images, faults)
+
+    def prepare() -> None:
+        for split in contents.splits:
+            for stored, _ in split.samples._sample_set:
+                stored.import_libraries()
+                if skips:
+                    stored.check_ranges()
+
+    return ahead(wanted, read, prepare=prepare)
+
+
+class _Read(NamedTuple):
+    """Samples that are read together, and those of them that are damaged, by index."""
+
+    split: ExportedSplit
+    indices: Ints
+    images: list[memoryview]
+    faults: dict[int, str]
+
+
+def _report(
+    split: ExportedSplit,
+    shards: Mapping[Shard, FinishedShard],
+    skipped: Sequence[tuple[str, str]],
+) -> ExportedSplitReport:
     mine = [finished for shard, finished in shards.items() if shard.split == split.name]
     checksums = np.concatenate([finished.checksums for finished in mine])
-    digest = content_digest(split.names.tolist(), split.samples.label, split.nbytes, checksums)
-    return ExportedSplitReport(len(split), int(split.nbytes.sum()), digest)
+    faults = {i: reason for finished in mine for i, reason in finished.skipped.items()}
+    kept = np.delete(np.arange(len(split)), [*faults])
+    names, labels, nbytes = split.names[kept], split.samples.label[kept], split.nbytes[kept]
+    return ExportedSplitReport(
+        num_samples=len(kept),
+        num_bytes=int(nbytes.sum()),
+        content_digest=content_digest(names.tolist(), labels, nbytes, checksums),
+        skipped=(*skipped, *_named(split, faults)),
+    )
 
 
 class _Export:
     """One run: the shards that are missing are written, then all are published together."""
 
     def __init__(
-        self, form: ShardFormat, target: Path, shard_nbytes: int, shown: Meter, sync: bool
+        self,
+        form: ShardFormat,
+        target: Path,
+        shard_nbytes: int,
+        shown: Meter,
+        *,
+        skips: bool,
+        sync: bool,
     ) -> None:
-        self._form, self._target, self._shown, self._sync = form, target, shown, sync
+        self._form, self._target, self._shown = form, target, shown
+        self._skips, self._sync = skips, sync
         self._folder = work_folder(target)
         self._content = self._folder / _CONTENT
         self._splits = {split.name: split for split in form.contents.splits}
@@ -292,7 +385,9 @@ class _Export:
             present = {
                 key: shard
                 for key, shard in journal.shards.items()
-                if not self._form.is_one_file and shard.is_in(self._content)
+                if not self._form.is_one_file
+                and shard.is_in(self._content)
+                and (self._skips or not shard.skipped)
             }
             journal.shards = present
         if journal.shards:
@@ -308,11 +403,9 @@ class _Export:
         """Write the shards that are not recorded, and record them."""
         form, contents = self._form, self._form.contents
         missing = [s for s in self._shards if (s.split, s.number) not in journal.shards]
-        finished = [s for s in self._shards if (s.split, s.number) in journal.shards]
-        n_done = sum(s.stop - s.start for s in finished)
-        nbytes_done = sum(
-            int(self._splits[s.split].nbytes[s.start : s.stop].sum()) for s in finished
-        )
+        before = [s for s in self._shards if (s.split, s.number) in journal.shards]
+        n_done = sum(s.stop - s.start for s in before)
+        nbytes_done = sum(self._splits[s.split].nbytes_of(s) for s in before)
         self._shown.start(
             "exporting images", contents.num_samples, contents.num_bytes, done=(n_done, nbytes_done)
         )
@@ -321,57 +414,56 @@ class _Export:
         try:
             for shard in missing:
                 checksums = np.empty(shard.stop - shard.start, np.uint32)
-                written = form.write(self._content, shard, self._taken(stream, checksums))
+                skipped: dict[int, str] = {}
+                groups = self._taken(stream, shard.start, checksums, skipped)
+                written = form.write(self._content, shard, groups)
                 if self._sync:
                     self._sync_files(written)
-                key = shard.split, shard.number
-                journal.add(key, FinishedShard.of(checksums, written, self._content))
+                sound = np.delete(checksums, [i - shard.start for i in skipped])
+                finished = FinishedShard.of(sound, skipped, written, self._content)
+                journal.add((shard.split, shard.number), finished)
         finally:
             stream.close()
         states = [(s, journal.shards[s.split, s.number].state) for s in self._shards]
         form.finish(self._content, states)
 
-    def _groups(self, shards: Sequence[Shard]) -> Generator[Group]:
-        """Yield the samples of some shards; images are read ahead in another thread."""
-        wanted = (
-            (self._splits[shard.split], start, stop)
-            for shard in shards
-            for start, stop in group_bounds(self._splits[shard.split], shard)
-        )
-
-        def read(item: tuple[ExportedSplit, int, int]) -> Any:
-            split, start, stop = item
-            return item, split.samples._reader.checked(np.arange(start, stop))
-
-        def prepare() -> None:
-            for split in self._splits.values():
-                for stored, _ in split.samples._sample_set:
-                    stored.import_libraries()
-
+    def _groups(self, shards: Sequence[Shard]) -> Generator[tuple[Group, dict[int, str]]]:
+        """Yield the samples of some shards, and those that are left out."""
         values = {
             (split.name, name): column.loaded_if_small()
             for split in self._splits.values()
             for name, column in split.columns.items()
         }
-        for (split, start, stop), images in ahead(wanted, read, prepare=prepare):
-            indices = np.arange(start, stop)
-            yield Group(
-                start,
-                split.names[start:stop].tolist(),
-                split.samples.label[start:stop],
-                images,
-                {name: values[split.name, name](indices) for name in split.columns},
-            )
+        with closing(_read_ahead(self._form.contents, shards, skips=self._skips)) as stream:
+            for split, indices, images, faults in stream:
+                sound = indices[~np.isin(indices, [*faults])] if faults else indices
+                group = Group(
+                    sound,
+                    split.names[sound].tolist(),
+                    split.samples.label[sound],
+                    images,
+                    {name: values[split.name, name](sound) for name in split.columns},
+                )
+                yield group, faults
 
-    def _taken(self, stream: Iterator[Group], checksums: Checksums) -> Iterator[Group]:
-        """Yield the next groups of a shard, and note the checksums of their images."""
+    def _taken(
+        self,
+        stream: Iterator[tuple[Group, dict[int, str]]],
+        first: int,
+        checksums: Checksums,
+        skipped: dict[int, str],
+    ) -> Iterator[Group]:
+        """Yield the next groups of a shard; note the checksums, and the images left out."""
         done = 0
         while done < len(checksums):
-            group = next(stream)
-            checksums[done : done + len(group)] = [crc32c(image) for image in group.images]
-            done += len(group)
-            yield group
-            self._shown.advance(len(group), sum(map(len, group.images)))
+            group, faults = next(stream)
+            checksums[group.indices - first] = [crc32c(image) for image in group.images]
+            skipped |= faults
+            n = len(group) + len(faults)
+            if len(group):
+                yield group
+            done += n
+            self._shown.advance(n, sum(map(len, group.images)))
 
     def _sync_files(self, written: Written) -> None:
         paths = [self._content / name for name in written.files]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -87,14 +88,16 @@ class Folders(ShardFormat):
 
     @override
     def write(self, target: Path, shard: Shard, groups: Iterator[Group]) -> Written:
-        paths = self._paths[shard.split]
+        paths, written = self._paths[shard.split], []
         for group in groups:
-            for path, image in zip(paths[group.start :], group.images, strict=False):
-                file = target / path
+            written += group.indices.tolist()
+            for i, image in zip(group.indices.tolist(), group.images, strict=True):
+                file = target / paths[i]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("wb") as writer:
                     writer.write(image)
-        return Written(tuple(paths[shard.start : shard.stop]))
+        absent = sorted({*range(shard.start, shard.stop)}.difference(written))
+        return Written(tuple(paths[i] for i in written), json.dumps(absent))
 
     @override
     def finish(self, target: Path, shards: Sequence[tuple[Shard, str]]) -> None:
@@ -102,11 +105,15 @@ class Folders(ShardFormat):
             return
         for split in self.contents.splits:
             prefix, paths = self._prefix[split.name], self._paths[split.name]
+            states = (json.loads(state) for shard, state in shards if shard.split == split.name)
+            absent = set(itertools.chain.from_iterable(states))
             with (target / prefix / METADATA).open("w", encoding="utf-8") as lines:
                 for start in range(0, len(paths), _ROWS):
                     rows = np.arange(start, min(start + _ROWS, len(paths)))
                     found = {n: plain(column.take(rows)) for n, column in split.columns.items()}
                     for i, path in enumerate(paths[start : start + _ROWS]):
+                        if start + i in absent:
+                            continue
                         row: dict[str, Any] = {"file_name": path.removeprefix(prefix)}
                         row |= {name: found[name][i] for name in found}
                         lines.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -30,6 +30,7 @@ class HDF5Arrays(ShardFormat):
     """The target is a file; one that a killed process left is not relied on, but replaced."""
 
     is_one_file: ClassVar[bool] = True
+    is_gapless: ClassVar[bool] = True
 
     @override
     def bounds(self, split: ExportedSplit, shard_nbytes: int) -> list[int]:
@@ -57,7 +58,7 @@ class HDF5Arrays(ShardFormat):
         with h5py.File(target, "r+") as file:
             stored = file[shard.split]
             for group in groups:
-                rows = slice(group.start, group.start + len(group))
+                rows = slice(group.indices[0], group.indices[-1] + 1)
                 stored["label"][rows] = group.labels
                 stored["file_name"][rows] = group.names
                 _write_each(stored["image"], group, [np.frombuffer(i, "u1") for i in group.images])
@@ -88,5 +89,5 @@ def _shape_and_type(column: Column, text: Any) -> tuple[tuple[int, ...], Any]:
 
 def _write_each(stored: Any, group: Group, values: Sequence[NDArray[Any]]) -> None:
     """Write values of different length; h5py takes several of equal length for one 2-D array."""
-    for i, value in enumerate(values):
-        stored[group.start + i] = value
+    for i, value in zip(group.indices.tolist(), values, strict=True):
+        stored[i] = value

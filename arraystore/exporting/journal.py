@@ -33,6 +33,8 @@ class FinishedShard:
     ----------
     checksums : ndarray of uint32
         CRC-32C of each image, of the bytes that were read.
+    skipped : dict of int to str
+        Images left out: index in the split, and why.
     nbytes_of : dict of str to int
         Size of each of its files, which are relative to the export.
     state : str
@@ -40,14 +42,17 @@ class FinishedShard:
     """
 
     checksums: Checksums
+    skipped: dict[int, str]
     nbytes_of: dict[str, int]
     state: str
 
     @classmethod
-    def of(cls, checksums: Checksums, written: Written, target: Path) -> Self:
+    def of(
+        cls, checksums: Checksums, skipped: dict[int, str], written: Written, target: Path
+    ) -> Self:
         """Return a shard that was just written below `target`, or as `target`."""
         nbytes_of = {name: (target / name).stat().st_size for name in written.files}
-        return cls(checksums, nbytes_of, written.state)
+        return cls(checksums, skipped, nbytes_of, written.state)
 
     def is_in(self, target: Path) -> bool:
         """Whether all files exist with the recorded sizes."""
@@ -81,9 +86,10 @@ class ExportJournal:
             if self.fingerprint is None:
                 self.fingerprint = {str(name): str(text) for name, text in value.items()}
                 return
-            split, number, checksums, files, state = value
+            split, number, checksums, skipped, files, state = value
             sizes = {str(name): int(nbytes) for name, nbytes in files.items()}
-            shard = FinishedShard(from_text(checksums), sizes, str(state))
+            faults = {int(index): str(reason) for index, reason in skipped}
+            shard = FinishedShard(from_text(checksums), faults, sizes, str(state))
             self.shards[str(split), int(number)] = shard
         except (AttributeError, TypeError, ValueError):
             raise FormatError(
@@ -120,7 +126,8 @@ class ExportJournal:
     def add(self, key: ShardKey, shard: FinishedShard) -> None:
         """Record a shard that is on the disk."""
         self.shards[key] = shard
-        self._append([*key, as_text(shard.checksums), shard.nbytes_of, shard.state])
+        skipped = [*shard.skipped.items()]
+        self._append([*key, as_text(shard.checksums), skipped, shard.nbytes_of, shard.state])
 
     def _append(self, value: Any) -> None:
         line = as_line(value)

@@ -50,6 +50,9 @@ class ShardFormat(ABC):
     is_one_file: ClassVar[bool] = False
     """Whether the target is a file: after a kill, nothing of it is kept."""
 
+    is_gapless: ClassVar[bool] = False
+    """Whether the number of samples must be right before the first is written."""
+
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
 
@@ -64,7 +67,10 @@ class ShardFormat(ABC):
 
     @abstractmethod
     def write(self, target: Path, shard: Shard, groups: Iterator[Group]) -> Written:
-        """Write a shard; parts of it may be left by a killed process."""
+        """Write a shard; parts of it may be left by a killed process.
+
+        Unless the format `is_gapless`, damaged images may be missing in the groups, or all of them.
+        """
 
     def finish(self, target: Path, shards: Sequence[tuple[Shard, str]]) -> None:
         """Write what describes all shards, given each with the state of `Written`."""

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from typing_extensions import override
 
 from arraystore.errors import FormatError, brief
-from arraystore.exporting.shard_format import ShardFormat
+from arraystore.exporting.shard_format import ShardFormat, Written
 from arraystore.sources.image_suffix import N_BYTES, suffix_of
 from arraystore.sources.train_example import encode_example
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import ClassVar
 
@@ -38,7 +40,7 @@ _ENCODINGS: Final = {".png": "png"}
 
 
 class TFDSExamples(ShardFormat):
-    """Shards of examples; a subclass writes the records to files.
+    """Shards of examples; a subclass writes records to files.
 
     Parameters
     ----------
@@ -77,7 +79,24 @@ class TFDSExamples(ShardFormat):
         name = re.sub(r"\W", "_", self.contents.dataset, flags=re.ASCII).lower()
         return name if name[:1].isalpha() else f"images_{name}"
 
-    def examples(self, group: Group) -> Iterator[bytes]:
+    @abstractmethod
+    def writer(self, path: Path) -> AbstractContextManager[Callable[[bytes], object]]:
+        """Return a context that creates a file, and gives a function that appends a record."""
+
+    @override
+    def write(self, target: Path, shard: Shard, groups: Iterator[Group]) -> Written:
+        name = self.shard_name(shard)
+        encoding, n_records, n_bytes = "", 0, 0
+        with self.writer(target / name) as append:
+            for group in groups:
+                encoding = encoding or _encoding_of(group.images[0])
+                n_records += len(group)
+                n_bytes += sum(map(len, group.images))
+                for example in self._examples(group):
+                    append(example)
+        return Written((name,), json.dumps([encoding, n_records, n_bytes]))
+
+    def _examples(self, group: Group) -> Iterator[bytes]:
         """Yield the serialized example of each sample."""
         for i, (name, label) in enumerate(zip(group.names, group.labels.tolist(), strict=True)):
             features: dict[str, Any] = {
@@ -92,14 +111,15 @@ class TFDSExamples(ShardFormat):
     @override
     def finish(self, target: Path, shards: Sequence[tuple[Shard, str]]) -> None:
         splits = []
+        written = [(shard.split, *json.loads(state)) for shard, state in shards]
         for split in self.contents.splits:
-            lengths = [s.stop - s.start for s, _ in shards if s.split == split.name]
+            mine = [(n, n_bytes) for name, _, n, n_bytes in written if name == split.name]
             splits.append(
                 {
                     "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
                     "name": split.name,
-                    "numBytes": str(int(split.nbytes.sum())),
-                    "shardLengths": list(map(str, lengths)),
+                    "numBytes": str(sum(n_bytes for _, n_bytes in mine)),
+                    "shardLengths": [str(n) for n, _ in mine],
                 }
             )
         info = {
@@ -109,19 +129,20 @@ class TFDSExamples(ShardFormat):
             "splits": splits,
             "version": _VERSION,
         }
-        documents = (json.dumps(info, indent=2), json.dumps(self._features(), indent=2))
+        encoding = next((found for _, found, *_ in written if found), "jpeg")
+        documents = (json.dumps(info, indent=2), json.dumps(self._features(encoding), indent=2))
         labels = "".join(f"{name}\n" for name in self.contents.label_names)
         for name, text in zip(FILES, (*documents, labels), strict=True):
             (target / name).write_text(text, encoding="utf-8")
 
-    def _features(self) -> dict[str, Any]:
-        """Return what ``features.json`` says of the features."""
+    def _features(self, encoding: str) -> dict[str, Any]:
+        """Return what ``features.json`` says of the features; the encoding is the first image's."""
         image = {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}}
         found = {
             "file_name": {"pythonClassName": f"{_PACKAGE}.text_feature.Text", "text": {}},
             "image": {
                 "pythonClassName": f"{_PACKAGE}.image_feature.Image",
-                "image": image | self._encoding(),
+                "image": image | {"encodingFormat": encoding},
             },
             "label": {
                 "pythonClassName": f"{_PACKAGE}.class_label_feature.ClassLabel",
@@ -136,13 +157,9 @@ class TFDSExamples(ShardFormat):
             "featuresDict": {"features": found},
         }
 
-    def _encoding(self) -> dict[str, str]:
-        """Return the encoding of the images, by the first of them."""
-        for split in self.contents.splits:
-            if len(split):
-                start = bytes(split.samples.image_bytes[0][:N_BYTES])
-                return {"encodingFormat": _ENCODINGS.get(suffix_of(start), "jpeg")}
-        return {"encodingFormat": "jpeg"}
+
+def _encoding_of(image: memoryview) -> str:
+    return _ENCODINGS.get(suffix_of(bytes(image[:N_BYTES])), "jpeg")
 
 
 def _flat(value: Any) -> Any:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from typing_extensions import override
 
-from arraystore.exporting.shard_format import Written
 from arraystore.exporting.tfds_examples import TFDSExamples
 from arraystore.sources.tfrecord import masked_crc32c
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from arraystore.exporting.contents import Group, Shard
 
 _LENGTH_NBYTES: Final = 8
 _CHECKSUM_NBYTES: Final = 4
@@ -26,16 +24,17 @@ class TFRecord(TFDSExamples):
     file_format: ClassVar[str] = "tfrecord"
 
     @override
-    def write(self, target: Path, shard: Shard, groups: Iterator[Group]) -> Written:
-        name = self.shard_name(shard)
-        with (target / name).open("wb") as file:
-            for group in groups:
-                for record in self.examples(group):
-                    length = len(record).to_bytes(_LENGTH_NBYTES, "little")
-                    file.write(length + _checksum(length))
-                    file.write(record)
-                    file.write(_checksum(record))
-        return Written((name,))
+    @contextmanager
+    def writer(self, path: Path) -> Iterator[Callable[[bytes], object]]:
+        with path.open("wb") as file:
+
+            def append(record: bytes) -> None:
+                length = len(record).to_bytes(_LENGTH_NBYTES, "little")
+                file.write(length + _checksum(length))
+                file.write(record)
+                file.write(_checksum(record))
+
+            yield append
 
 
 def _checksum(data: bytes) -> bytes:

@@ -76,7 +76,7 @@ class WebDataset(ShardFormat):
         with tarfile.open(target / name, "w", format=tarfile.PAX_FORMAT) as archive:
             for group in groups:
                 documents = self._documents(group)
-                keys = self._keys[shard.split][group.start : group.start + len(group)]
+                keys = [self._keys[shard.split][i] for i in group.indices.tolist()]
                 for key, image, label, document in zip(
                     keys, group.images, group.labels.tolist(), documents, strict=True
                 ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from typing_extensions import override
@@ -37,6 +37,8 @@ _ROWS: Final = 2**14
 
 class ZarrArrays(ShardFormat):
     """The target is a group of Zarr v3; each shard of the export is one of an array of images."""
+
+    is_gapless: ClassVar[bool] = True
 
     def __init__(self, contents: Contents) -> None:
         super().__init__(contents)
@@ -78,7 +80,7 @@ class ZarrArrays(ShardFormat):
 
         values = np.empty(shard.stop - shard.start, dtype=object)
         for group in groups:
-            start = group.start - shard.start
+            start = int(group.indices[0]) - shard.start
             values[start : start + len(group)] = list(map(bytes, group.images))
         name = f"{shard.split}/{_IMAGE}"
         if not len(values):

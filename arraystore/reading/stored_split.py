@@ -354,6 +354,16 @@ class StoredSplit:
         """Return the objects, and the number of requests and bytes, that images are read with."""
         return self._images.plan(rows.start, rows.nbytes)
 
+    def check_ranges(self) -> None:
+        """Check where all images are, so that errors of later reads are of images.
+
+        Raises
+        ------
+        FormatError
+            If an image is outside the payload, or a column is missing or damaged.
+        """
+        _ = self._ranges
+
     def places(self, rows: ImageRows) -> tuple[Pieces, Sequence[str]]:
         """Return the pieces of stored objects that hold images, and the keys of all objects."""
         manifest = self._images.manifest

@@ -265,7 +265,7 @@ def test_torn_journal_is_resumed_and_a_wrong_one_refused(
     interrupt(train, tmp_path / "out", "tfrecord", monkeypatch, after=7)
     journal = work_folder(tmp_path / "out") / "journal"
     lines = journal.read_bytes().splitlines(keepends=True)
-    damage(journal, [*lines, checked(json.dumps(["train", 0, "zz", {}, ""]).encode())])
+    damage(journal, [*lines, checked(json.dumps(["train", 0, "zz", [], {}, ""]).encode())])
     with pytest.raises(FormatError, match="must record a shard of an export"):
         exported(train, tmp_path / "out", "tfrecord", monkeypatch, resume=True)
     damage(journal, [*lines[:-1], lines[-1][:-5]])
