@@ -115,7 +115,7 @@ def print_export(report: ExportReport, selection: str, output: str) -> None:
     if report.num_resumed:
         _print_line(console, f"  {report.num_resumed:,} shards were written before")
     if not report.has_checksums:
-        _print_line(console, "  images were not compared: the store has no checksums of them")
+        _print_line(console, "  images were not compared with checksums")
     if report.left_out:
         _print_line(console, f"  columns that were not written: {', '.join(report.left_out)}")
 

@@ -36,7 +36,7 @@ class Group:
     names : list of str
     labels : ndarray of int64, shape (n,)
     images : list of memoryview
-        Encoded, and compared with their checksums.
+        Encoded, and compared with their checksums; none if the format does not read them.
     values : dict of str to ndarray of shape (n, …), or list of ndarray
         Values of further columns; a list if their number differs.
     """

@@ -58,7 +58,8 @@ class ExportedSplitReport:
         Number of exported images, and their total size in bytes.
     content_digest : str
         Identifies names, labels and image bytes in any order; computed from the bytes that were
-        read for the export. Of a whole split it is the digest in `Store.info`.
+        read for the export, or stored checksums if none were. Of a whole split it is the digest in
+        `Store.info`.
     skipped : tuple of (str, str)
         File name of each image left out, and the reason.
     """
@@ -80,7 +81,7 @@ class ExportReport:
     splits : dict of str to ExportedSplitReport
     has_checksums : bool
         Whether all images were compared with stored checksums. A store whose images stay in other
-        files may have none.
+        files may have none, and an export of references reads no images.
     left_out : tuple of str
         Further columns of the store that are not in the export.
     num_resumed : int
@@ -121,7 +122,8 @@ def export(
 ) -> ExportReport:
     """Export samples to a format of other programs, each image byte for byte as stored.
 
-    Every image is compared with its checksum. The export appears at `target` when it is complete.
+    Every image is compared with its checksum, except for references. The export appears at
+    `target` when it is complete.
 
     Parameters
     ----------
@@ -129,10 +131,12 @@ def export(
         Any selection. If it joins several splits, each gets its own shards.
     target : path
         A new name, or an empty folder, on a disk.
-    format : {"folders", "webdataset", "tfrecord", "parquet", "array-record", "lance", "arrays"}
-        Folders of classes; shards with the fields that WebDataset, TensorFlow Datasets or Hugging
-        Face expect; a Lance table a split; or arrays of variable length in a target that ends in
-        ``.h5``, ``.hdf5`` or ``.zarr``. See ``docs/exporting.md``.
+    format : str, default "folders"
+        ``"folders"`` of classes; shards with the fields that ``"webdataset"``, TensorFlow Datasets
+        (``"tfrecord"``, ``"array-record"``) or Hugging Face (``"parquet"``) expect; a table a split
+        (``"lance"``, or ``"lance-references"``, which refers to the images where they are); or
+        ``"arrays"`` of variable length in a target that ends in ``.h5``, ``.hdf5`` or ``.zarr``.
+        See ``docs/exporting.md``.
     columns : sequence of str, optional
         Further columns to export; all by default.
     shard_nbytes : int, default 268435456
@@ -198,7 +202,7 @@ def export(
             contents, skipped = _without_damaged(contents, shown)
             skips = False
         form = form_class(contents)
-        fingerprint = _fingerprint(contents, format, shard_nbytes)
+        fingerprint = _fingerprint(form, format, shard_nbytes)
         run = _Export(form, place, shard_nbytes, shown, skips=skips, sync=sync)
         shards, n_resumed = run.run(fingerprint, resume)
     kept = {*contents.columns} - {*form.left_out}
@@ -209,17 +213,18 @@ def export(
             split.name: _report(split, shards, skipped.get(split.name, ()))
             for split in contents.splits
         },
-        has_checksums=samples.has_checksums,
+        has_checksums=samples.has_checksums and form.reads_images,
         left_out=tuple(name for name in samples.columns if name not in kept),
         num_resumed=n_resumed,
         seconds=time.monotonic() - began,
     )
 
 
-def _fingerprint(contents: Contents, form: str, shard_nbytes: int) -> dict[str, str]:
-    """Return all that an export depends on, as text."""
+def _fingerprint(form: ShardFormat, name: str, shard_nbytes: int) -> dict[str, str]:
+    """Return all that an export in a format of that name depends on, as text."""
+    contents = form.contents
     found = {
-        "format": form,
+        "format": name,
         "columns": ", ".join(contents.columns),
         "shard_nbytes": str(shard_nbytes),
         "version of arraystore": __version__,
@@ -236,6 +241,9 @@ def _fingerprint(contents: Contents, form: str, shard_nbytes: int) -> dict[str, 
             hashlib.sha256(samples._stored_checksums()).hexdigest(),
             digests,
         )
+    if not form.reads_images:
+        stored = (one for split in contents.splits for one, _ in split.samples._sample_set)
+        found["place of the images"] = ", ".join(sorted({one.handle.address for one in stored}))
     return found
 
 
@@ -250,7 +258,7 @@ def _without_damaged(
     shown.start("reading images", contents.num_samples, contents.num_bytes)
     faults: dict[str, dict[int, str]] = {split.name: {} for split in contents.splits}
     whole = [Shard(split.name, 0, 1, 0, len(split)) for split in contents.splits]
-    with closing(_read_ahead(contents, whole, skips=True)) as stream:
+    with closing(_read_ahead(contents, whole, reads=True, skips=True)) as stream:
         for split, indices, images, found in stream:
             faults[split.name] |= found
             shown.advance(len(indices), sum(map(len, images)))
@@ -262,8 +270,10 @@ def _named(split: ExportedSplit, faults: Mapping[int, str]) -> list[tuple[str, s
     return [(str(split.names[i]), reason) for i, reason in faults.items()]
 
 
-def _read_ahead(contents: Contents, shards: Sequence[Shard], *, skips: bool) -> Generator[_Read]:
-    """Yield the images of some shards, read ahead in another thread."""
+def _read_ahead(
+    contents: Contents, shards: Sequence[Shard], *, reads: bool, skips: bool
+) -> Generator[_Read]:
+    """Yield the images of some shards, read ahead in another thread, or samples without them."""
     splits = {split.name: split for split in contents.splits}
     wanted = (
         (splits[shard.split], np.arange(start, stop))
@@ -274,7 +284,7 @@ def _read_ahead(contents: Contents, shards: Sequence[Shard], *, skips: bool) -> 
     def read(item: tuple[ExportedSplit, Ints]) -> _Read:
         split, indices = item
         faults: dict[int, str] = {}
-        images = read_images(split.samples, indices, faults if skips else None)
+        images = read_images(split.samples, indices, faults if skips else None) if reads else []
         return _Read(split, indices, images, faults)
 
     def prepare() -> None:
@@ -415,7 +425,7 @@ class _Export:
             for shard in missing:
                 checksums = np.empty(shard.stop - shard.start, np.uint32)
                 skipped: dict[int, str] = {}
-                groups = self._taken(stream, shard.start, checksums, skipped)
+                groups = self._taken(stream, shard, checksums, skipped)
                 written = form.write(self._content, shard, groups)
                 if self._sync:
                     self._sync_files(written)
@@ -427,14 +437,19 @@ class _Export:
         states = [(s, journal.shards[s.split, s.number].state) for s in self._shards]
         form.finish(self._content, states)
 
-    def _groups(self, shards: Sequence[Shard]) -> Generator[tuple[Group, dict[int, str]]]:
-        """Yield the samples of some shards, and those that are left out."""
+    def _groups(
+        self, shards: Sequence[Shard]
+    ) -> Generator[tuple[Group, Checksums, dict[int, str]]]:
+        """Yield the samples of some shards, their checksums, and those that are left out."""
+        reads = self._form.reads_images
         values = {
             (split.name, name): column.loaded_if_small()
             for split in self._splits.values()
             for name, column in split.columns.items()
         }
-        with closing(_read_ahead(self._form.contents, shards, skips=self._skips)) as stream:
+        with closing(
+            _read_ahead(self._form.contents, shards, reads=reads, skips=self._skips)
+        ) as stream:
             for split, indices, images, faults in stream:
                 sound = indices[~np.isin(indices, [*faults])] if faults else indices
                 group = Group(
@@ -444,26 +459,31 @@ class _Export:
                     images,
                     {name: values[split.name, name](sound) for name in split.columns},
                 )
-                yield group, faults
+                if reads:
+                    crc = np.fromiter(map(crc32c, images), np.uint32, len(images))
+                else:
+                    crc = split.samples._stored_checksums()[sound]
+                yield group, crc, faults
 
     def _taken(
         self,
-        stream: Iterator[tuple[Group, dict[int, str]]],
-        first: int,
+        stream: Iterator[tuple[Group, Checksums, dict[int, str]]],
+        shard: Shard,
         checksums: Checksums,
         skipped: dict[int, str],
     ) -> Iterator[Group]:
         """Yield the next groups of a shard; note the checksums, and the images left out."""
         done = 0
         while done < len(checksums):
-            group, faults = next(stream)
-            checksums[group.indices - first] = [crc32c(image) for image in group.images]
+            group, crc, faults = next(stream)
+            checksums[group.indices - shard.start] = crc
             skipped |= faults
             n = len(group) + len(faults)
             if len(group):
                 yield group
             done += n
-            self._shown.advance(n, sum(map(len, group.images)))
+            nbytes = self._splits[shard.split].nbytes[group.indices]
+            self._shown.advance(n, int(nbytes.sum()))
 
     def _sync_files(self, written: Written) -> None:
         paths = [self._content / name for name in written.files]

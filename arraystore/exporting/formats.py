@@ -20,6 +20,7 @@ _CLASSES: Final = {
     "parquet": {"": "parquet.Parquet"},
     "array-record": {"": "array_record.ArrayRecord"},
     "lance": {"": "lance_table.LanceTable"},
+    "lance-references": {"": "lance_references.LanceReferences"},
     "arrays": {
         ".h5": "hdf5_arrays.HDF5Arrays",
         ".hdf5": "hdf5_arrays.HDF5Arrays",

@@ -7,7 +7,7 @@ them are committed together.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from typing_extensions import override
 
@@ -16,7 +16,7 @@ from arraystore.exporting.arrow_rows import ArrowFormat
 from arraystore.exporting.shard_format import Written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from arraystore.exporting.contents import Contents, ExportedSplit, Group, Shard
@@ -43,6 +43,9 @@ class LanceTable(ArrowFormat):
         If pylance is not installed.
     """
 
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Further arguments of `lance.fragment.write_fragments`."""
+
     def __init__(self, contents: Contents) -> None:
         super().__init__(contents)
         self._lance = need("lance", "lance", "an export to lance")
@@ -53,11 +56,20 @@ class LanceTable(ArrowFormat):
         pa = self.pa
         classes = {_CLASSES: json.dumps(list(self.contents.label_names)).encode()}
         fields = [
-            pa.field("image", pa.large_binary()),
+            self.image_field(),
             pa.field("label", pa.int64(), metadata=classes),
             pa.field("file_name", pa.string()),
         ]
         return pa.schema([*fields, *self.further_fields(split)])
+
+    def image_field(self) -> Any:
+        """Return the field of the images in the schema."""
+        return self.pa.field("image", self.pa.large_binary())
+
+    def image_values(self, group: Group, split: ExportedSplit) -> Any:
+        """Return the values of this field for some samples."""
+        del split  # of use to a subclass
+        return self.images(group, self.pa.large_binary())
 
     @override
     def write(self, target: Path, shard: Shard, groups: Iterator[Group]) -> Written:
@@ -76,6 +88,7 @@ class LanceTable(ArrowFormat):
                 mode="create",
                 max_rows_per_file=_ALL,
                 max_bytes_per_file=_ALL,
+                **self.options,
             )
         except OSError:
             if failures:  # of reading; Lance has only its text
@@ -98,7 +111,7 @@ class LanceTable(ArrowFormat):
         try:
             for group in groups:
                 fixed = [
-                    self.images(group, pa.large_binary()),
+                    self.image_values(group, split),
                     pa.array(group.labels),
                     pa.array(group.names, pa.string()),
                 ]

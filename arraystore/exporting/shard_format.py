@@ -53,6 +53,9 @@ class ShardFormat(ABC):
     is_gapless: ClassVar[bool] = False
     """Whether the number of samples must be right before the first is written."""
 
+    reads_images: ClassVar[bool] = True
+    """Whether groups have the images."""
+
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
 

@@ -118,6 +118,17 @@ def read_lance(target: Path) -> list[Exported]:
     return [Exported(row["file_name"], row["label"], row["image"]) for row in rows]
 
 
+def read_lance_references(target: Path) -> list[Exported]:
+    table = lance.dataset(str(target / "train.lance"))
+    rows = table.to_table(columns=["file_name", "label"]).to_pylist()
+    images = table.read_blobs("image", indices=[*range(len(rows))]) if rows else []
+    return [
+        Exported(row["file_name"], row["label"], image)
+        for row, (_, image) in zip(rows, images, strict=True)
+        if image is not None
+    ]
+
+
 def read_hdf5(target: Path) -> list[Exported]:
     with h5py.File(target) as file:
         train = file["train"]
@@ -139,10 +150,14 @@ READERS: dict[tuple[str, str], Callable[[Path], list[Exported]]] = {
     ("array-record", "out"): read_array_record,
     ("parquet", "out"): read_parquet,
     ("lance", "out"): read_lance,
+    ("lance-references", "out"): read_lance_references,
     ("arrays", "out.h5"): read_hdf5,
     ("arrays", "out.zarr"): read_zarr,
 }
 """Formats with a row per sample, the names of their targets, and what reads them."""
+
+COPIES = {key: reader for key, reader in READERS.items() if key[0] != "lance-references"}
+"""Those that hold the images."""
 
 every_format = pytest.mark.parametrize(("form", "name"), READERS)
 

@@ -12,7 +12,7 @@ from arraystore import StorageError
 from arraystore.dataset import columns as columns_module
 from arraystore.exporting import folders
 from arraystore.storage.workspace_folder import work_folder
-from tests.exporting.test_formats import READERS
+from tests.exporting.test_formats import COPIES
 from tests.exporting.test_resume import contents_of, read_folders
 from tests.reading.test_remote import KEYS
 from tests.storage.test_request_errors import QUICK
@@ -28,7 +28,7 @@ N_SAMPLES = 40
 OPTIONS: dict[str, Any] = {"shard_nbytes": 5000, "sync": False}
 """A few images a shard."""
 
-FORMS = {("folders", "out"): read_folders, **READERS}
+FORMS = {("folders", "out"): read_folders, **COPIES}
 
 
 def store_with_columns(path: Path) -> None:

@@ -12,7 +12,7 @@ import arraystore
 from arraystore import ChecksumError, FormatError, StorageError
 from arraystore.cli.commands import main
 from arraystore.containers.zarr import writer as zarr_writer
-from tests.exporting.test_formats import READERS, records_in, samples_of, values_of
+from tests.exporting.test_formats import COPIES, READERS, records_in, samples_of, values_of
 from tests.exporting.test_resume import (
     N_SAMPLES,
     SHARD_NBYTES,
@@ -30,7 +30,7 @@ from tests.web import Answer, WebServer
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMS = {("folders", "out"): read_folders, **READERS}
+FORMS = {("folders", "out"): read_folders, **COPIES}
 
 DAMAGED = [0, 1, 7, 11]
 """Positions: all images of the first shard, one in the middle, and the last."""
