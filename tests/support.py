@@ -8,7 +8,9 @@ import shutil
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import numpy as np
@@ -80,6 +82,26 @@ def most_in_flight(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(executors, "ThreadPoolExecutor", Counting)
     return most
+
+
+@cache
+def _files_of(write: Callable[[Path], object], suffix: str) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{suffix}"
+        write(path)
+        files = (file for file in (path, *path.rglob("*")) if file.is_file())
+        return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+def write_once(write: Callable[[Path], object], path: Path) -> None:
+    """Write a store that `write` wrote before, if only to another path.
+
+    For stores that many tests need: copying one takes a tenth of the time.
+    """
+    for name, data in _files_of(write, path.suffix).items():
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
 
 
 def copied(path: Path, target: Path) -> Path:

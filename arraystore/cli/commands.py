@@ -743,8 +743,8 @@ def show(output: Path, limit: int | None, size: int, columns: int, **options: An
     default=FORMATS[0],
     show_default=True,
     help="Files class/name in folders; shards of tar archives, of TFRecord or ArrayRecord files as "
-    "TensorFlow Datasets has them, or of Parquet files as Hugging Face has them; Lance tables, with "
-    "the images or with references to where they are; or arrays of variable length.",
+    "TensorFlow Datasets has them, or of Parquet files as Hugging Face has them; Lance tables, of "
+    "the images or of references to where they are; or arrays of variable length.",
 )
 @click.option(
     "--references",

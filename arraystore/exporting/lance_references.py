@@ -13,7 +13,7 @@ import numpy as np
 from typing_extensions import override
 
 from arraystore._arguments import need
-from arraystore.errors import SourceError, brief
+from arraystore.errors import SourceError, brief, escaped
 from arraystore.exporting.lance_table import LanceTable
 from arraystore.indexing.byte_range import ZEROS
 from arraystore.writing.references import paths_of_objects
@@ -132,6 +132,8 @@ def _check_place(stored: StoredSplit) -> None:
 
 def _unreadable(place: str) -> ValueError:
     return ValueError(
-        f"{brief(place)}: Lance reads blobs from disks and from {', '.join(_SCHEMES)}; export to "
-        "lance, which copies the images"
+        escaped(
+            f"{place}: Lance reads blobs from disks and from {', '.join(_SCHEMES)}; export to "
+            "lance, which copies the images"
+        )
     )

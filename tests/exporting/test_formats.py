@@ -27,7 +27,7 @@ from arraystore.sources.junk import is_junk
 from arraystore.sources.tfrecord import records_of
 from arraystore.sources.train_example import parse_example
 from arraystore.sources.webdataset import split_key
-from tests.support import SUFFIXES, picture, write_folder, write_store
+from tests.support import SUFFIXES, picture, write_folder, write_once, write_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,15 +167,18 @@ def samples_of(split: arraystore.Split) -> list[Exported]:
     return list(map(Exported, *columns))
 
 
-def odd_store(path: Path) -> arraystore.Split:
-    """A split with odd names, images without a label, and an image that is none."""
+def write_odd_store(path: Path) -> None:
     images = [picture(seed=i) for i in range(len(NAMES) - 1)] + [b""]
     write_store(path, NAMES, LABELS, images, classes=CLASSES)
+
+
+def odd_store(path: Path) -> arraystore.Split:
+    """A split with odd names, images without a label, and an image that is none."""
+    write_once(write_odd_store, path)
     return arraystore.open(path)["train"]
 
 
-def with_columns(path: Path) -> arraystore.Split:
-    """A split with further columns of several kinds."""
+def write_with_columns(path: Path) -> None:
     n = 8
     images = [picture(seed=i) for i in range(n)]
     write_store(
@@ -189,6 +192,11 @@ def with_columns(path: Path) -> arraystore.Split:
     }
     for name, values in further.items():
         arraystore.add_column(path, "train", name, values)
+
+
+def with_columns(path: Path) -> arraystore.Split:
+    """A split with further columns of several kinds."""
+    write_once(write_with_columns, path)
     return arraystore.open(path)["train"]
 
 

@@ -14,7 +14,7 @@ from arraystore.exporting import lance_references
 from tests.exporting.test_formats import read_lance_references, samples_of
 from tests.exporting.test_resume import exported, interrupt
 from tests.reading.test_remote import KEYS
-from tests.support import SUFFIXES, picture, write_folder, write_store
+from tests.support import SUFFIXES, picture, write_folder, write_once, write_store
 from tests.test_reader import stored_files
 from tests.web import WebServer
 
@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 N_SAMPLES = 64
 
 
-def large_store(path: Path) -> arraystore.Split:
+def write_large_store(path: Path) -> None:
     images = [picture(64, 64, seed=i) for i in range(N_SAMPLES)]
     names = [f"{i}.jpg" for i in range(N_SAMPLES)]
     write_store(path, names, [i % 2 for i in range(N_SAMPLES)], images, classes="ab")
+
+
+def large_store(path: Path) -> arraystore.Split:
+    write_once(write_large_store, path)
     return arraystore.open(path)["train"]
 
 
@@ -78,7 +82,8 @@ def test_image_in_two_shards_is_in_the_table(
 ) -> None:
     monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", 2048)
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", 2048)
-    train = large_store(tmp_path / "a.zarr").sample(20, seed=0)
+    write_large_store(tmp_path / "a.zarr")
+    train = arraystore.open(tmp_path / "a.zarr")["train"].sample(20, seed=0)
     first = train._column("image_start") // 2048
     last = (train._column("image_start") + train.image_nbytes - 1) // 2048
     is_divided = first != last

@@ -16,7 +16,7 @@ from tests.exporting.test_formats import COPIES
 from tests.exporting.test_resume import contents_of, read_folders
 from tests.reading.test_remote import KEYS
 from tests.storage.test_request_errors import QUICK
-from tests.support import SUFFIXES, picture, set_chunk_rows, write_store
+from tests.support import SUFFIXES, picture, set_chunk_rows, write_once, write_store
 from tests.web import WebServer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def test_export_of_bucket_equals_export_of_local_copy(
     monkeypatch.setattr(columns_module, "_MOST_LOADED", 0)
     monkeypatch.setattr(folders, "_ROWS", 4)
     path = tmp_path / f"a{suffix}"
-    store_with_columns(path)
+    write_once(store_with_columns, path)
     whole, partly = tmp_path / "whole" / name, tmp_path / "partly" / name
     expected = arraystore.export(
         arraystore.open(path)["train"], tmp_path / "local" / name, form, **OPTIONS

@@ -22,7 +22,7 @@ from arraystore.storage.workspace_folder import work_folder
 from arraystore.writing.progress import Meter
 from arraystore.writing.workspace import locked_folder, unlock
 from tests.exporting.test_formats import COPIES, READERS, Exported, every_format, samples_of
-from tests.support import SUFFIXES, copied, picture, write_store
+from tests.support import SUFFIXES, copied, picture, write_once, write_store
 from tests.test_reader import flip_bit
 
 if TYPE_CHECKING:
@@ -54,10 +54,14 @@ class Interrupting(Meter):
             raise KeyboardInterrupt
 
 
-def split_of(path: Path) -> arraystore.Split:
+def write_split(path: Path) -> None:
     names = [f"{i}.jpg" for i in range(N_SAMPLES)]
     images = [picture(seed=i) for i in range(N_SAMPLES)]
     write_store(path, names, [i % 2 for i in range(N_SAMPLES)], images, classes="ab")
+
+
+def split_of(path: Path) -> arraystore.Split:
+    write_once(write_split, path)
     return arraystore.open(path)["train"]
 
 
@@ -133,7 +137,7 @@ def test_killed_export_is_resumed(tmp_path: Path) -> None:
         "for form in sys.argv[3:]:\n"
         "    if not os.fork():\n"
         "        target = sys.argv[2] + form\n"
-        f"        arraystore.export(train, target, form, shard_nbytes={SHARD_NBYTES})\n"
+        f"        arraystore.export(train, target, form, shard_nbytes={SHARD_NBYTES}, sync=False)\n"
         "    print(os.wait()[1])\n"
     )
     forms = ("webdataset", "folders", "tfrecord")
@@ -144,8 +148,9 @@ def test_killed_export_is_resumed(tmp_path: Path) -> None:
         target = tmp_path / f"o-{form}"
         assert work_folder(target).is_dir()
         assert not target.exists()
-        report = arraystore.export(train, target, form, shard_nbytes=SHARD_NBYTES, resume=True)
-        whole = arraystore.export(train, tmp_path / form, form, shard_nbytes=SHARD_NBYTES)
+        options: dict[str, Any] = {"shard_nbytes": SHARD_NBYTES, "sync": False}
+        report = arraystore.export(train, target, form, resume=True, **options)
+        whole = arraystore.export(train, tmp_path / form, form, **options)
         assert report.num_resumed > 0 == whole.num_resumed
         assert contents_of(target) == contents_of(tmp_path / form)
         assert report.splits == whole.splits

@@ -19,11 +19,12 @@ from tests.exporting.test_resume import (
     exported,
     read_folders,
     split_of,
+    write_split,
 )
 from tests.reading.test_damaged_stores import rewrite_column
 from tests.reading.test_remote import KEYS
 from tests.storage.test_request_errors import QUICK
-from tests.support import SUFFIXES, copied
+from tests.support import SUFFIXES, copied, write_once
 from tests.test_reader import flip_bit
 from tests.web import Answer, WebServer
 
@@ -36,10 +37,14 @@ DAMAGED = [0, 1, 7, 11]
 """Positions: all images of the first shard, one in the middle, and the last."""
 
 
+def write_with_column(path: Path) -> None:
+    write_split(path)
+    arraystore.add_column(path, "train", "score", range(N_SAMPLES))
+
+
 def damaged_store(folder: Path, suffix: str) -> tuple[arraystore.Split, arraystore.Split]:
     """Return the sound samples, and all samples of a store in which some are damaged."""
-    whole = split_of(folder / f"whole{suffix}")
-    arraystore.add_column(folder / f"whole{suffix}", "train", "score", range(N_SAMPLES))
+    write_once(write_with_column, folder / f"whole{suffix}")
     whole = arraystore.open(folder / f"whole{suffix}")["train"]
     path = copied(folder / f"whole{suffix}", folder / f"a{suffix}")
     for i in DAMAGED:
@@ -139,7 +144,8 @@ def test_images_of_a_lost_shard_are_left_out(
     monkeypatch.setattr(zarr_writer, "SHARD_NBYTES", 2048)
     monkeypatch.setattr(zarr_writer, "INNER_CHUNK_NBYTES", 2048)
     path = tmp_path / "a.zarr"
-    whole = split_of(path)
+    write_split(path)
+    whole = arraystore.open(path)["train"]
     starts = whole._column("image_start")
     chunk = path / "train" / "image_payload" / "c" / "2"
     is_lost = (starts < 3 * 2048) & (starts + whole.image_nbytes > 2 * 2048)
