@@ -37,7 +37,10 @@ def read_images(samples: Split, indices: Ints, faults: dict[int, str] | None) ->
     try:
         return samples._reader.checked(indices)
     except (*_DAMAGE, OSError) as error:
-        if faults is None or not _is_damage(error):
+        if not _is_damage(error):
+            raise
+        if faults is None:
+            error.add_note("pass on_error='skip' (--on-error skip) to leave damaged images out")
             raise
         if len(indices) == 1:
             faults[int(indices[0])] = str(error)

@@ -9,6 +9,7 @@ import pytest
 import arraystore
 from arraystore.errors import StorageError
 from tests.cloud.servers import BUCKET
+from tests.exporting.test_resume import contents_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,21 @@ def test_bytes_are_right_when_a_tenth_of_requests_fail(uploaded: Server, path: P
             assert train.image_bytes[::2] == expected[::2]
             assert train.image_bytes[1::2] == expected[1::2]
         assert sum(proxy.n_faults.values()) > 5
+
+
+def test_export_is_right_when_a_fifth_of_requests_fail(
+    uploaded: Server, path: Path, tmp_path: Path
+) -> None:
+    local = arraystore.open(path)["train"]
+    expected = arraystore.export(local, tmp_path / "local", "webdataset", shard_nbytes=1)
+    with uploaded.behind(rate=0.2, seed=2) as proxy:
+        address, options = uploaded.at(f"reading/{path.name}", proxy.endpoint)
+        options |= {"read_timeout": 0.5, "init_backoff": 0.01}
+        train = arraystore.open(address, storage_options=options, max_gap=0)["train"]
+        found = arraystore.export(train, tmp_path / "remote", "webdataset", shard_nbytes=1)
+        assert sum(proxy.n_faults.values()) > 2
+    assert found.splits == expected.splits
+    assert contents_of(tmp_path / "remote") == contents_of(tmp_path / "local")
 
 
 def test_absent_store_raises(uploaded: Server, path: Path) -> None:

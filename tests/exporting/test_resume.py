@@ -235,7 +235,8 @@ def test_damaged_image_is_reported_and_not_written(suffix: str, form: str, tmp_p
     target = tmp_path / ("out.zarr" if form == "arrays" else "out")
     with pytest.raises(ChecksumError, match=str(whole.file_name[7])) as caught:
         arraystore.export(train, target, form, shard_nbytes=SHARD_NBYTES, sync=False)
-    (note,) = caught.value.__notes__
+    remedy, note = caught.value.__notes__
+    assert "--on-error skip" in remedy
     assert f"of {N_SAMPLES} images in finished shards" in note
     assert not target.exists()
     written = b"".join(contents_of(work_folder(target)).values())
