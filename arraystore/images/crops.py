@@ -66,6 +66,8 @@ class Crop(NamedTuple):
 
     def reduced(self, by: int) -> Crop:
         """Return the same part of the image at a fraction of its size."""
+        if by == 1:
+            return self
         return self._replace(
             top=self.top / by,
             left=self.left / by,
@@ -167,7 +169,7 @@ class Framing:
         else:
             found = random_crop(height, width, self.scale, self.ratio, numbers)
         is_flipped = self.flip and numbers[2 * _ATTEMPTS + 2] < 1 / 2
-        return found._replace(is_flipped=is_flipped)
+        return found._replace(is_flipped=True) if is_flipped else found
 
 
 def centred(height: float, width: float, size: Size) -> Crop:

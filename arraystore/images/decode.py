@@ -266,7 +266,9 @@ def _decode_jpeg(view: memoryview, needed: _NeededOf | None) -> _Decoded:
 
 def check_size(view: memoryview) -> jpeg.FrameHeader:
     """Return the header of a JPEG; `ValueError` if it has too many pixels or scans."""
-    header = jpeg.find_frame_header(_reading(view), view.nbytes)
+    header = jpeg.plain_frame_header(bytes(view[: jpeg.PIECE_NBYTES]))
+    if header is None:
+        header = jpeg.find_frame_header(_reading(view), view.nbytes)
     check_pixel_count(header.height * header.width)
     jpeg.check_scans(view, header)
     return header
