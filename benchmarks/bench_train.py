@@ -11,6 +11,8 @@ shuffled epoch. The loaders take turns, each in a new process, with the store in
 - ``decoding alone``: simplejpeg in a thread per processor, of bytes in memory, into memory that is
   used again. Nothing is cropped, scaled or kept. This is the limit of what decodes whole images;
 - ``arraystore``: ``batches(size=224, crop="random", flip=True)``, with Pillow and with OpenCV;
+- ``torch_batches``, and ``torch`` in a DataLoader without workers, with the ``collate`` of the data
+  set and with PyTorch's: the same with OpenCV, as tensors of the layout NCHW;
 - ``DataLoader``: a worker per processor that reads ``image_bytes`` and decodes with simplejpeg,
   Pillow, torchvision or TorchCodec; then torchvision's RandomResizedCrop, or OpenCV's ``resize`` of
   a crop that torchvision drew;
@@ -138,6 +140,26 @@ def decoding_alone(place: Place) -> Iterator[object]:
 def by_arraystore(place: Place, resize: str) -> Iterator[object]:
     batches = place.train().batches(BATCH, size=SIZE, crop="random", flip=True, resize=resize)
     return (batch.image for batch in batches)
+
+
+OPTIONS: Final[dict[str, Any]] = {
+    "size": SIZE,
+    "crop": "random",
+    "flip": True,
+    "resize": "opencv",
+}
+
+
+def by_torch_batches(place: Place) -> Iterator[object]:
+    return iter(place.train().torch_batches(BATCH, **OPTIONS))
+
+
+def by_torch(place: Place, *, is_collated_by_pytorch: bool) -> Iterator[object]:
+    import torch
+
+    data = place.train().torch(**OPTIONS)
+    collate = None if is_collated_by_pytorch else data.collate
+    return iter(torch.utils.data.DataLoader(data, BATCH, shuffle=True, collate_fn=collate))
 
 
 class Crops:
@@ -299,10 +321,20 @@ def by_ffcv(place: Place) -> Iterator[object]:
 
 LIMIT: Final = "decoding alone"
 OURS: Final = ("arraystore, Pillow", "arraystore, OpenCV")
+TENSORS: Final = ("torch_batches", "torch", "torch, default_collate")
 LOADERS: Final[dict[str, tuple[Callable[[Place], Iterator[object]], tuple[str, ...]]]] = {
     LIMIT: (decoding_alone, ()),
     OURS[0]: (lambda place: by_arraystore(place, "pillow"), ()),
     OURS[1]: (lambda place: by_arraystore(place, "opencv"), ("cv2",)),
+    "torch_batches": (by_torch_batches, ("torch", "cv2")),
+    "torch": (
+        lambda place: by_torch(place, is_collated_by_pytorch=False),
+        ("torch", "cv2"),
+    ),
+    "torch, default_collate": (
+        lambda place: by_torch(place, is_collated_by_pytorch=True),
+        ("torch", "cv2"),
+    ),
     "DataLoader, simplejpeg, torchvision": (
         lambda place: by_dataloader(place, "simplejpeg"),
         ("torch", "torchvision"),
@@ -451,8 +483,8 @@ def show(title: str, costs: dict[str, list[Cost]]) -> None:
         print(f"| {name} | {rate:,.0f} | {rounds} | {cpu:.2f} | {first:.2f} | {memory:,.0f} |")
     rates = {name: median(run.rate for run in runs) for name, runs in costs.items()}
     cpus = {name: median(run.cpu for run in runs) for name, runs in costs.items()}
-    others = [name for name in costs if name not in (LIMIT, *OURS)]
-    for ours in OURS:
+    others = [name for name in costs if name not in (LIMIT, *OURS, *TENSORS)]
+    for ours in (*OURS, *TENSORS):
         if ours not in costs:
             continue
         print(f"\n{ours}:")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import distributed
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from arraystore._arguments import as_count, as_seed
 from arraystore.errors import brief, escaped
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from arraystore.images.crops import Framing
 
 _FILE_NAME = "file_name"
+
+_COPIED_BY_NUMPY = (torch.uint8, torch.float32)
+"""Kinds of images, before and after usual transforms, that are joined without PyTorch's threads."""
 
 
 class MapDataset(Dataset):  # type: ignore[misc] # Any where PyTorch is not installed
@@ -104,6 +107,26 @@ class MapDataset(Dataset):  # type: ignore[misc] # Any where PyTorch is not inst
     def set_epoch(self, epoch: int) -> None:
         """Draw the crops and flips of another epoch from now on."""
         self._epoch.fill_(as_seed(epoch, "epoch"))
+
+    def collate(self, samples: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Join samples into a batch as PyTorch's ``default_collate`` does; a ``collate_fn``.
+
+        Without workers, `default_collate` copies each image with all threads of PyTorch. They wait
+        for one another in a loop that takes as much CPU time as decoding, if other threads keep the
+        processors busy. This copies images in one thread.
+
+        Parameters
+        ----------
+        samples : sequence of tuple
+            Samples of this data set.
+
+        Returns
+        -------
+        list
+            ``[images, labels, *columns]``; ``images`` is a list if there are several views.
+        """
+        images, *others = zip(*samples, strict=True)
+        return [_joined(images), *map(default_collate, others)]
 
     def __repr__(self) -> str:
         return escaped(f"<Samples of {self._split!r} as tensors>")
@@ -269,6 +292,17 @@ class BatchDataset(IterableDataset):  # type: ignore[misc] # Any where PyTorch i
 
     def __repr__(self) -> str:
         return escaped(f"<{len(self):,} batches of {self._split!r} as tensors>")
+
+
+def _joined(images: Sequence[Any]) -> Any:
+    """Return images as one tensor, or their views as a list of tensors."""
+    first = images[0]
+    if isinstance(first, list):
+        return [_joined(views) for views in zip(*images, strict=True)]
+    # In a worker, PyTorch has one thread, and collates into memory that it shares.
+    if get_worker_info() is None and getattr(first, "dtype", None) in _COPIED_BY_NUMPY:
+        return torch.from_numpy(np.stack([image.numpy() for image in images]))
+    return default_collate(images)
 
 
 def _tensors(images: NDArray[Any] | list[NDArray[Any]], layout: str) -> Any:

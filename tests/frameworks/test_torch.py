@@ -55,6 +55,23 @@ def brighter(images: Any) -> Any:
     return images + 1
 
 
+def in_halves(images: Any) -> Any:
+    return images.to(torch.bfloat16) / 2
+
+
+def assert_same_structure(found: Any, expected: Any) -> None:
+    """Compare collated batches: nested lists of tensors and text."""
+    assert type(found) is type(expected)
+    if isinstance(found, torch.Tensor):
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+    elif isinstance(found, str):
+        assert found == expected
+    else:
+        for one, other in zip(found, expected, strict=True):
+            assert_same_structure(one, other)
+
+
 def as_tensors(batch: arraystore.Batch[Any]) -> tuple[Any, Any]:
     return torch.from_numpy(batch.image), torch.from_numpy(batch.label)
 
@@ -174,6 +191,28 @@ def test_map_views_are_collated_apart(pictures: arraystore.Split) -> None:
     (batch,) = pictures.batches(N, **OPTIONS, views=2, layout="NCHW", shuffle=False)
     np.testing.assert_array_equal(torch.stack([first, second]).numpy(), batch.image + np.uint8(1))
     assert labels.tolist() == batch.label.tolist()
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"views": 2}, {"transform": in_halves}])
+def test_collate_equals_that_of_pytorch(
+    pictures: arraystore.Split, options: dict[str, Any], n_workers: int
+) -> None:
+    samples = pictures.torch(**OPTIONS, **options, columns=["file_name", "vector"])
+    loader = partial(data.DataLoader, samples, 5, num_workers=n_workers)
+    for found, expected in zip(loader(collate_fn=samples.collate), loader(), strict=True):
+        assert_same_structure(found, expected)
+
+
+def test_collate_copies_without_threads_of_pytorch(
+    pictures: arraystore.Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = pictures.torch(size=6)
+    rows = samples.__getitems__(range(3))
+    monkeypatch.setattr(torch, "stack", None)
+    images, labels = samples.collate(rows)
+    np.testing.assert_array_equal(images.numpy()[2], rows[2][0].numpy())
+    assert labels.tolist() == [label for _, label in rows]
 
 
 def test_epoch_reaches_workers_that_persist(pictures: arraystore.Split) -> None:
