@@ -137,9 +137,10 @@ def torch_batches(
     -------
     torch.utils.data.IterableDataset
         Images are a tensor of uint8 (n, 3, height, width), or without `size` a list of tensors.
-        ``len`` is the number of batches. ``set_epoch(epoch)`` begins another epoch, also in workers
-        that persist. ``state_dict`` and ``load_state_dict`` continue an epoch, see `Batches`: with
-        workers either pass ``state_dict(n)`` the number of batches that the loop has taken, or use
+        ``len`` is the number of batches of an epoch, also of one that continues.
+        ``set_epoch(epoch)`` begins another epoch, also in workers that persist. ``state_dict`` and
+        ``load_state_dict`` continue an epoch, see `Batches`: with workers either pass
+        ``state_dict(n)`` the number of batches that the loop has taken, or use
         ``torchdata.stateful_dataloader.StatefulDataLoader``.
 
     Raises

@@ -175,8 +175,11 @@ class BatchDataset(IterableDataset):  # type: ignore[misc] # Any where PyTorch i
         self._latest: Batches | None = None
 
     def __len__(self) -> int:
-        """Return the number of batches of a loop over all workers."""
-        return len(self._batches())
+        """Return the number of batches of a whole epoch, wherever the loop begins.
+
+        Lightning, progress bars and schedules of learning rates count from the start of the epoch.
+        """
+        return len(self._batches(0))
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """Yield the batches, of a worker its part of them."""

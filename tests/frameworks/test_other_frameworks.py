@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from tests.support import SUFFIXES, picture, write_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 N = 23
 
@@ -63,17 +67,39 @@ def test_jax_takes_batches(pictures: arraystore.Split) -> None:
     np.testing.assert_array_equal(np.asarray(images), batch.image)
 
 
-def test_lightning_takes_an_epoch_after_another(pictures: arraystore.Split) -> None:
+class StoppedError(Exception):
+    """Ends a training amid an epoch."""
+
+
+def fit_with_lightning(
+    pictures: arraystore.Split,
+    folder: Path,
+    *,
+    n_workers: int | None = None,
+    stop_after: int | None = None,
+    checkpoint: Path | None = None,
+) -> list[tuple[int, tuple[str, ...], int]]:
+    """Train for 3 epochs of 3 batches, and return what each step was given.
+
+    `n_workers` are those of a StatefulDataLoader; without it Lightning takes the data set.
+    """
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     lightning = pytest.importorskip("lightning", reason="Lightning is not installed")
-    seen: list[str] = []
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="needs torchdata")
+    seen: list[tuple[int, tuple[str, ...], int]] = []
 
     class Images(lightning.LightningDataModule):  # type: ignore[misc, name-defined] # may not be installed
         def train_dataloader(self) -> Any:
             data = pictures.torch_batches(
-                8, size=8, columns=["file_name"], epoch=self.trainer.current_epoch
+                8,
+                size=8,
+                crop="random",
+                columns=["file_name"],
+                epoch=self.trainer.current_epoch,
             )
-            return torch.utils.data.DataLoader(data, batch_size=None)
+            if n_workers is None:
+                return data
+            return stateful.StatefulDataLoader(data, batch_size=None, num_workers=n_workers)
 
     class Model(lightning.LightningModule):  # type: ignore[misc, name-defined] # may not be installed
         def __init__(self) -> None:
@@ -81,23 +107,50 @@ def test_lightning_takes_an_epoch_after_another(pictures: arraystore.Split) -> N
             self.layer = torch.nn.Linear(8 * 8 * 3, 4)
 
         def training_step(self, batch: Any) -> Any:
+            if len(seen) == stop_after:
+                raise StoppedError
             images, labels, names = batch
-            seen.extend(names)
+            seen.append((self.trainer.current_epoch, tuple(names), int(images.long().sum())))
             return torch.nn.functional.cross_entropy(self.layer(images.flatten(1) / 255), labels)
 
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    quiet = dict.fromkeys(
-        ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
+    save = lightning.pytorch.callbacks.ModelCheckpoint(
+        folder, every_n_train_steps=1, save_top_k=-1, filename="{step}"
     )
     trainer = lightning.Trainer(
-        max_epochs=2, reload_dataloaders_every_n_epochs=1, accelerator="cpu", **quiet
+        max_epochs=3,
+        reload_dataloaders_every_n_epochs=1,
+        accelerator="cpu",
+        callbacks=[save],
+        **dict.fromkeys(["logger", "enable_progress_bar", "enable_model_summary"], False),
     )
-    with pytest.warns():  # of its own use of PyTorch
-        trainer.fit(Model(), datamodule=Images())
-    epochs = [pictures.batches(8, epoch=epoch) for epoch in range(2)]
-    assert seen == [n for batches in epochs for batch in batches for n in batch.file_name.tolist()]
+    with suppress(StoppedError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own use of PyTorch
+        trainer.fit(Model(), datamodule=Images(), ckpt_path=checkpoint)
+    return seen
+
+
+def test_lightning_takes_an_epoch_after_another(pictures: arraystore.Split, tmp_path: Path) -> None:
+    seen = fit_with_lightning(pictures, tmp_path)
+    epochs = [pictures.batches(8, size=8, crop="random", epoch=epoch) for epoch in range(3)]
+    assert seen == [
+        (i, tuple(batch.file_name.tolist()), int(batch.image.sum()))
+        for i, batches in enumerate(epochs)
+        for batch in batches
+    ]
+
+
+@pytest.mark.parametrize("n_workers", [None, 0, 2])
+@pytest.mark.parametrize("taken", [2, 3, 5])
+def test_lightning_continues_an_epoch(
+    pictures: arraystore.Split, tmp_path: Path, n_workers: int | None, taken: int
+) -> None:
+    fit = partial(fit_with_lightning, pictures, tmp_path, n_workers=n_workers)
+    whole = fit_with_lightning(pictures, tmp_path / "whole")
+    assert fit(stop_after=taken) == whole[:taken]
+    assert fit(checkpoint=tmp_path / f"step={taken}.ckpt") == whole[taken:]
 
 
 def test_timm_reads_through_a_reader(pictures: arraystore.Split) -> None:

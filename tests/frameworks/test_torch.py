@@ -260,7 +260,7 @@ def test_started_workers_get_epoch_and_state(pictures: arraystore.Split, method:
         batches, batch_size=None, num_workers=1, multiprocessing_context=method
     )
     expected = pictures.batches(3, **OPTIONS, epoch=4, start_batch=5, layout="NCHW")
-    assert len(loader) == len(expected) == 3
+    assert (len(loader), len(expected)) == (8, 3)
     assert_equal(
         loader, ((brighter(images), labels) for images, labels in map(as_tensors, expected))
     )
@@ -322,6 +322,7 @@ def test_state_without_workers_counts_batches(pictures: arraystore.Split) -> Non
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state
     resumed.set_epoch(3)  # the epoch of the state: nothing changes
+    assert len(resumed) == 6
     assert_equal(resumed, expected[2:])
     resumed.set_epoch(4)
     assert len(list(resumed)) == len(resumed) == 6
