@@ -12,6 +12,8 @@ import numpy as np
 from typing_extensions import Buffer
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from arraystore._typing import Ints
 
     Segment = tuple[int, int, tuple[int, int, int, int]]
@@ -129,26 +131,36 @@ def plain_frame_sizes(pieces: Sequence[bytes]) -> Ints:
     >>> plain_frame_sizes([data, data[:9], b"GIF89a"]).tolist()
     [[32, 48], [0, 0], [0, 0]]
     """
-    sizes = np.zeros((len(pieces), 2), np.int64)
     data = np.frombuffer(b"".join(pieces), np.uint8)
     nbytes = np.fromiter(map(len, pieces), np.int64, len(pieces))
     stop = np.cumsum(nbytes)
-    row = np.flatnonzero([piece.startswith(SIGNATURE) for piece in pieces])
-    offset, last = (stop - nbytes)[row] + 2, stop[row] - _SEGMENT.size
+    return frame_sizes(data, stop - nbytes, stop)
+
+
+def frame_sizes(data: NDArray[np.uint8], start: Ints, stop: Ints) -> Ints:
+    """Return what `plain_frame_sizes` does of the pieces ``data[start[i] : stop[i]]``."""
+    sizes = np.zeros((len(start), 2), np.int64)
+    row = np.flatnonzero(stop - start >= len(SIGNATURE))
+    begin = data[start[row, None] + np.arange(len(SIGNATURE))]
+    row = row[(begin == np.frombuffer(SIGNATURE, np.uint8)).all(axis=1)]
+    offset, last = start[row] + 2, stop[row] - _SEGMENT.size
+    n_places = max(0, len(data) - _SEGMENT.size + 1)
+    segments_at = np.ndarray(n_places, _SEGMENT_FIELDS, data, strides=1)  # at every byte
     while True:
         inside = offset <= last
         row, offset, last = row[inside], offset[inside], last[inside]
         if not len(row):
             return sizes
-        fields = data[offset[:, None] + np.arange(_SEGMENT.size)].view(_SEGMENT_FIELDS)[:, 0]
-        length = fields["length"].astype(np.int64)
-        is_segment = (fields["flag"] == 0xFF) & _IS_SEGMENT[fields["marker"]] & (length >= 2)
-        is_frame = is_segment & _IS_FRAME[fields["marker"]]
+        found = segments_at[offset]
+        length = found["length"].astype(np.int64)
+        is_segment = (found["flag"] == 0xFF) & _IS_SEGMENT[found["marker"]] & (length >= 2)
+        is_frame = is_segment & _IS_FRAME[found["marker"]]
         if is_frame.any():
-            height, width = (fields[name].astype(np.int64) for name in ("height", "width"))
-            is_plain = is_frame & (fields["precision"] == 8) & np.isin(fields["components"], (1, 3))
+            height, width = (found[name].astype(np.int64) for name in ("height", "width"))
+            is_gray, is_colour = (found["components"] == n for n in (1, 3))
+            is_plain = is_frame & (found["precision"] == 8) & (is_gray | is_colour)
             is_plain &= (np.minimum(height, width) >= 1) & (np.maximum(height, width) <= _MAX_SIDE)
-            sizes[row[is_plain]] = np.stack((height, width), axis=1)[is_plain]
+            sizes[row[is_plain], 0], sizes[row[is_plain], 1] = height[is_plain], width[is_plain]
         goes_on = is_segment & ~is_frame
         row, offset, last = row[goes_on], (offset + 2 + length)[goes_on], last[goes_on]
 

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
+    from numpy.typing import NDArray
+
     from arraystore._typing import Ints
     from arraystore.schema import DatasetInfo
     from arraystore.sources.imagenet2012_forms import Form
@@ -402,7 +404,7 @@ def _read_archive(
         if split == "train":
             how: dict[str, Any] = {"partial": partial, "executor": executor, "status": status}
             return _read_train(path, archive, wanted, **how)
-        members, junk = walk(archive, partial=partial).without_junk()
+        members, junk = walk(archive, partial=partial, frames=True).without_junk()
         names = _base_names(members)
         label = _labels_of(split, archive.name, names)
     places = members.offsets, members.nbytes
@@ -412,6 +414,7 @@ def _read_archive(
         PackedNames(packed(names)),
         label,
         *places,
+        frames=members.frames,
         notes=junk_note(junk, split),
         damage=members.unread,
     )
@@ -425,6 +428,7 @@ def _of_archive(
     offset: Ints,
     nbytes: Ints,
     *,
+    frames: NDArray[np.int32] | None,
     notes: Sequence[str],
     damage: Sequence[str],
 ) -> SplitImages:
@@ -441,6 +445,7 @@ def _of_archive(
         origin=(path.name, archive.nbytes),
         notes=tuple(notes),
         damage=tuple(damage),
+        frames=frames,
     )
 
 
@@ -468,27 +473,32 @@ def _read_train(
 
     def walk_of(i: int) -> Walk:
         start, nbytes = int(outer.offsets[i]), int(outer.nbytes[i])
-        return Walk(path, f"{archive.name}/{outer.names[i]}", start, start + nbytes, partial)
+        location = f"{archive.name}/{outer.names[i]}"
+        return Walk(path, location, start, start + nbytes, partial, frames=wanted is None)
 
-    def kept(
-        i: int, location: str, members: TarMembers
-    ) -> tuple[bytes, Ints, Ints, tuple[str, ...], list[str]]:
+    def kept(i: int, location: str, members: TarMembers) -> tuple[bytes, TarMembers, list[str]]:
         inner, hidden = members.without_junk()
         names = _base_names(inner)
         _check_class(location, wnids()[labels[i]], names)
-        if wanted is None:
-            return packed(names), inner.offsets, inner.nbytes, inner.unread, hidden
-        keep = np.array([j for j, name in enumerate(names) if name in wanted], dtype=np.int64)
-        some = packed([names[j] for j in keep])
-        return some, inner.offsets[keep], inner.nbytes[keep], inner.unread, hidden
+        if wanted is not None:
+            keep = [j for j, name in enumerate(names) if name in wanted]
+            names, inner = [names[j] for j in keep], inner.take(keep)
+        return packed(names), replace(inner, names=[]), hidden
 
-    def read_class(i: int) -> tuple[bytes, Ints, Ints, tuple[str, ...], list[str]]:
+    def read_class(i: int) -> tuple[bytes, TarMembers, list[str]]:
         one = walk_of(i)
-        members = walk(archive, one.location, start=one.start, stop=one.stop, partial=partial)
+        members = walk(
+            archive,
+            one.location,
+            start=one.start,
+            stop=one.stop,
+            partial=partial,
+            frames=one.frames,
+        )
         return kept(i, one.location, members)
 
     # One buffer each, because memory that a thread frees is not available to the others.
-    file_name, offsets, sizes = bytearray(), bytearray(), bytearray()
+    file_name, offsets, sizes, frames = bytearray(), bytearray(), bytearray(), bytearray()
     counts, unread = [], [*outer.unread]
     numbers = (i for i in range(len(labels)))
     if executor is None:
@@ -497,13 +507,14 @@ def _read_train(
     else:
         walked = enumerate(walk_all(executor, map(walk_of, numbers)))
         found = (kept(i, walk_of(i).location, members) for i, members in walked)
-    for names, offset, nbytes, lost, hidden in found:
-        unread += lost
+    for names, members, hidden in found:
+        unread += members.unread
         junk += hidden
         file_name += names
-        offsets += offset.tobytes()
-        sizes += nbytes.tobytes()
-        counts.append(len(offset))
+        offsets += members.offsets.tobytes()
+        sizes += members.nbytes.tobytes()
+        frames += b"" if members.frames is None else members.frames.tobytes()
+        counts.append(len(members.offsets))
         if len(counts) % _STATUS_EVERY == 0:
             status(f"reading the headers of {path.name} ({len(counts):,} of {len(labels):,})")
     return _of_archive(
@@ -513,6 +524,7 @@ def _read_train(
         np.repeat(np.array(labels, dtype=np.int64), np.array(counts, dtype=np.int64)),
         np.frombuffer(offsets, dtype=np.int64),
         np.frombuffer(sizes, dtype=np.int64),
+        frames=np.frombuffer(frames, np.int32).reshape(-1, 2) if wanted is None else None,
         notes=junk_note(junk, "train"),
         damage=unread,
     )

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
+    from numpy.typing import NDArray
+
     from arraystore._typing import Ints
     from arraystore.sources.imagenet2012_forms import Form
     from arraystore.sources.sample_table import Status
@@ -90,6 +92,8 @@ class SplitImages:
         What was converted, and its size in bytes.
     notes, damage : tuple of str
         See `Source`.
+    frames : ndarray of int32, shape (n, 2), optional
+        See `SampleTable`.
     """
 
     files: Sequence[SourcePath]
@@ -102,11 +106,13 @@ class SplitImages:
     origin: tuple[str, int]
     notes: tuple[str, ...] = ()
     damage: tuple[str, ...] = ()
+    frames: NDArray[np.int32] | None = None
 
     def table(self, first: int, n_files: int) -> SampleTable:
         """Return the samples, in a source where `files` begin at `first` of `n_files`."""
         file = np.where(self.file == SPOOL, n_files, self.file + first).astype(np.int32)
-        return SampleTable(self.file_name, self.label, file, self.offset, self.nbytes)
+        columns = self.file_name, self.label, file, self.offset, self.nbytes
+        return SampleTable(*columns, frames=self.frames)
 
 
 @dataclass

@@ -46,6 +46,8 @@ class SampleTable:
     extra : mapping of str to ndarray, shape (n, ...), or list of ndarray, length n
         Further values of each sample, by name; a list if their number differs. Instead of an
         array, anything with a shape and a data type that is read by slices.
+    frames : ndarray of int32, shape (n, 2), optional
+        Height and width of JPEGs whose frame header was read already, zeros where it was not.
     """
 
     file_name: PackedNames
@@ -54,12 +56,13 @@ class SampleTable:
     offset: Ints
     nbytes: Ints
     extra: Mapping[str, Any] = field(default_factory=dict)
+    frames: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.file_name)
 
     def take(self, rows: Ints) -> SampleTable:
-        """Return some of the samples, in the order of `rows`."""
+        """Return some of the samples, in the order of `rows`, without `frames`."""
         return SampleTable(
             self.file_name.take(rows).repacked(),
             self.label[rows],

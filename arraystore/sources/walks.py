@@ -30,7 +30,7 @@ class Walk:
     path : Path or ObjectPath
     location : str
     start, stop : int
-    partial : bool
+    partial, frames : bool
         See there.
     keep : callable, optional
         See there; it can be pickled.
@@ -42,6 +42,7 @@ class Walk:
     stop: int | None = None
     partial: bool = False
     keep: Callable[[str, int], int] | None = None
+    frames: bool = False
 
 
 def walk_all(executor: Executor, walks: Iterable[Walk]) -> Generator[TarMembers]:
@@ -81,4 +82,5 @@ def _walk_one(one: Walk) -> TarMembers:
             stop=one.stop,
             partial=one.partial,
             keep=one.keep,
+            frames=one.frames,
         )

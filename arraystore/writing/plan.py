@@ -288,9 +288,14 @@ def _probe(
     size = _DECODED_BATCH if check_images else _BATCH if executor is None else _SENT_BATCH
     here: Sequence[int] | Ints = range(len(table))
     others: Sequence[int] | Ints = range(0)
+    if table.frames is not None and not check_images:
+        is_plain = _are_plain(table.frames)
+        probed.height[:], probed.width[:] = np.where(is_plain[:, None], table.frames, 0).T
+        here = np.flatnonzero(~is_plain)
+        meter.advance(len(table) - len(here))
     if executor is not None:
-        is_spooled = table.file == len(source.files)  # other machines may not have the spool
-        here, others = np.flatnonzero(is_spooled), np.flatnonzero(~is_spooled)
+        is_spooled = table.file[here] == len(source.files)  # other machines may not have the spool
+        here, others = np.asarray(here)[is_spooled], np.asarray(here)[~is_spooled]
     import_decoders()
     with Workers(executor, n_threads=n_probers, max_in_flight=2 * n_probers) as workers:
         for all_rows, is_here in ((others, False), (here, True)):
@@ -385,7 +390,7 @@ def _probe_rows(task: _ProbeTask) -> _Probed:
     is_plain = np.zeros(len(file), np.bool_)
     if not has_remote and not check_images:
         sizes = plain_frame_sizes([_first_bytes(files, *place) for place in places])
-        is_plain = (sizes[:, 0] > 0) & (sizes.prod(axis=1) <= _MAX_PLAIN_PIXELS)
+        is_plain = _are_plain(sizes)
         probed.height[is_plain], probed.width[is_plain] = sizes[is_plain].T
     for i in np.flatnonzero(~is_plain).tolist():
         place = places[i]
@@ -400,6 +405,13 @@ def _probe_rows(task: _ProbeTask) -> _Probed:
         for i in some:
             probed.add(i, *_header(task, files, int(file[i]), int(offset[i]), int(nbytes[i])))
     return probed
+
+
+def _are_plain(frames: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Return which frame headers were found, and state fewer pixels than Pillow's limit."""
+    height, width = frames.astype(np.int64).T
+    is_plain: NDArray[np.bool_] = (height > 0) & (height * width <= _MAX_PLAIN_PIXELS)
+    return is_plain
 
 
 def _header(

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arraystore.errors import SourceError
+from arraystore.images.jpeg import plain_frame_header
 from arraystore.sources.tar import (
     MAX_EXTENSION_NBYTES,
     RECORD_NBYTES,
@@ -161,6 +162,11 @@ def test_more_headers_than_one_checksum_batch(tar_format: int) -> None:
     assert rows(walk_bytes(data)) == rows_of_tarfile(data)
 
 
+@pytest.mark.parametrize("step", [1, 2, 9, 100, 1000])
+def test_other_headers_among_many_plain_ones(step: int) -> None:
+    check_both_walks(tar_of([(f"{'é' * (i % step == step - 1)}{i}", b"x") for i in range(2300)]))
+
+
 @every_format
 def test_names_of_101_to_255_bytes(tar_format: int) -> None:
     files = [("d" * 90 + "/" + "f" * 60, b"1"), ("d" * 155 + "/" + "f" * 99, b"2")]
@@ -242,6 +248,47 @@ def test_only_headers_and_end_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pread", spy)
     walk_bytes(data)
     assert lengths == [*[RECORD_NBYTES] * 11, len(data) - 10 * (512 + 5120) - 512]
+
+
+def jpeg(height: int, width: int, nbytes: int) -> bytes:
+    """Return the beginning of a JPEG: metadata that takes some bytes, and the frame header."""
+    metadata = b"\xff\xe1" + (nbytes + 2).to_bytes(2, "big") + bytes(nbytes)
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return b"\xff\xd8" + metadata + b"\xff\xc0\x00\x0b\x08" + size + b"\x01\x01\x11\x00"
+
+
+@every_format
+@settings(deadline=None, max_examples=60)
+@given(
+    images=st.lists(
+        st.builds(jpeg, *[st.integers(0, 2**16 - 1)] * 2, st.integers(0, 1500)), max_size=9
+    ),
+    cut=st.integers(0, 1600),
+)
+def test_frames_are_those_of_the_files(tar_format: int, images: list[bytes], cut: int) -> None:
+    images = [*images, *(image[:cut] for image in images)]
+    data = tar_of([(f"{i}.jpg", image) for i, image in enumerate(images)], tar_format)
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        members = walk(Archive(file.fileno(), len(data), "a.tar"), frames=True)
+    assert rows(members) == rows_of_tarfile(data)
+    assert members.frames is not None
+    headers = map(plain_frame_header, images)
+    expected = [(header.height, header.width) if header else (0, 0) for header in headers]
+    found = list(map(tuple, members.frames.tolist()))
+    pairs = zip(found, expected, strict=True)
+    assert all(frame in {(0, 0), stated} for frame, stated in pairs)
+
+
+def test_frames_of_most_files_are_found() -> None:
+    data = tar_of([(f"{i}.jpg", jpeg(i + 1, 7, 300)) for i in range(3000)])
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        frames = walk(Archive(file.fileno(), len(data), "a.tar"), frames=True).frames
+    assert frames is not None
+    assert frames[:2990].tolist() == [[i + 1, 7] for i in range(2990)]
 
 
 def test_verified_headers_are_freed() -> None:
