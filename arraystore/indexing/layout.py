@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from arraystore.indexing.packed_names import encoded
 from arraystore.schema import SHARD_NBYTES, UNLABELLED
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ _PIECE: Final = 2**14
 
 _PREFIX: Final = np.dtype("S16")
 """First bytes of a name, which names are sorted by; whole names are compared only if these tie."""
+
+_DIGESTED: Final = np.dtype([("end", "u1"), ("label", "<i8"), ("nbytes", "<i8"), ("crc", "<u4")])
+"""What follows a name in the content digest; a zero byte ends the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,17 +218,18 @@ def content_digest(file_name: Sequence[str], label: Ints, nbytes: Ints, crc32c: 
     """
     prefix = np.empty(len(file_name), dtype=_PREFIX)
     for start in range(0, len(file_name), _PIECE):
-        names = file_name[start : start + _PIECE]
-        prefix[start : start + _PIECE] = [name.encode()[: prefix.itemsize] for name in names]
+        rows = np.arange(start, min(start + _PIECE, len(file_name)))
+        prefix[rows] = np.array(encoded(file_name, rows), _PREFIX)  # cuts them
     by_name = _ranked(prefix, file_name)
     del prefix
     digest = hashlib.sha256()
     for start in range(0, len(by_name), _PIECE):
         rows = by_name[start : start + _PIECE]
-        numbers = np.empty(len(rows), [("label", "<i8"), ("nbytes", "<i8"), ("crc", "<u4")])
+        numbers = np.zeros(len(rows), _DIGESTED)
         for field, values in (("label", label), ("nbytes", nbytes), ("crc", crc32c)):
             numbers[field] = values[rows]
-        samples = numbers.view(f"V{numbers.itemsize}").tolist()
-        pairs = zip(map(file_name.__getitem__, rows.tolist()), samples, strict=True)
-        digest.update(b"".join([name.encode() + b"\0" + sample for name, sample in pairs]))
+        parts = [b""] * (2 * len(rows))
+        parts[::2] = encoded(file_name, rows)
+        parts[1::2] = numbers.view(f"V{numbers.itemsize}").tolist()
+        digest.update(b"".join(parts))
     return digest.hexdigest()

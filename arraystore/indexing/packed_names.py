@@ -50,6 +50,19 @@ def packed(names: Sequence[str]) -> bytes:
     return data
 
 
+def encoded(names: Sequence[str], positions: Ints) -> list[bytes]:
+    r"""Return the UTF-8 of some names.
+
+    Examples
+    --------
+    >>> encoded(PackedNames(packed(["b", "é"])), np.array([1, 0]))
+    [b'\xc3\xa9', b'b']
+    """
+    if isinstance(names, PackedNames):
+        return names.packed_at(names.start[positions]).split(b"\0")[:-1]
+    return [names[i].encode() for i in positions.tolist()]
+
+
 class PackedNames(Sequence[str]):
     """A sequence of names in a third of the memory that a list needs.
 
@@ -71,6 +84,7 @@ class PackedNames(Sequence[str]):
     """How bytes that are not UTF-8 are decoded."""
 
     def __init__(self, data: bytes | bytearray, start: NDArray[Any] | None = None) -> None:
+        self._is_whole = start is None
         if start is None:
             stop = np.flatnonzero(np.frombuffer(data, np.uint8) == 0)
             start = np.zeros(len(stop), dtype=np.min_scalar_type(len(data)))
@@ -110,15 +124,32 @@ class PackedNames(Sequence[str]):
         >>> names.repacked().data
         bytearray(b'c.jpg\x00b.jpg\x00')
         """
-        old = np.frombuffer(self.data, np.uint8)
-        zeros = np.flatnonzero(old == 0)
+        if self._is_whole:
+            return self
         data = bytearray()
         for first in range(0, len(self), _PIECE):
-            start = self.start[first : first + _PIECE].astype(np.int64)
-            nbytes = zeros[np.searchsorted(zeros, start)] + 1 - start
-            ends = np.cumsum(nbytes)
-            data += old[np.repeat(start - (ends - nbytes), nbytes) + np.arange(ends[-1])].tobytes()
+            data += self.packed_at(self.start[first : first + _PIECE])
         return type(self)(data)
+
+    @property
+    def nbytes(self) -> Ints:
+        """Number of bytes of each name."""
+        start = self.start.astype(np.int64)
+        return self._zeros[np.searchsorted(self._zeros, start)] - start
+
+    @cached_property
+    def _zeros(self) -> NDArray[np.int64]:
+        """Offset of the zero byte behind each name in the data."""
+        return np.flatnonzero(np.frombuffer(self.data, np.uint8) == 0)
+
+    def packed_at(self, start: NDArray[Any]) -> bytes:
+        """Return the names that begin at some offsets, each followed by a zero byte."""
+        start = start.astype(np.int64)
+        nbytes = self._zeros[np.searchsorted(self._zeros, start)] + 1 - start
+        ends = np.cumsum(nbytes)
+        places = np.repeat(start - (ends - nbytes), nbytes) + np.arange(nbytes.sum())
+        names: NDArray[np.uint8] = np.frombuffer(self.data, np.uint8)[places]
+        return names.tobytes()
 
     def _some(self, start: NDArray[Any]) -> Iterable[str]:
         begin, end = int(start[0]), self.data.index(0, int(start[-1]))

@@ -554,12 +554,15 @@ def _labels_of(split: str, archive: str, names: list[str]) -> Ints:
 
 
 def _base_names(members: TarMembers) -> list[str]:
-    return [name.rpartition("/")[2] for name in members.names]
+    names = members.names
+    return [name.rpartition("/")[2] for name in names] if "/" in "\0".join(names) else names
 
 
 def _check_class(location: str, wnid: str, names: list[str]) -> None:
     """Raise `SourceError` if the archive of a class has an image of another class."""
     prefix = f"{wnid}_"
+    if "\0".join(("", *names)).count(f"\0{prefix}") == len(names):
+        return
     for name in names:
         if not name.startswith(prefix) and (other := _TRAIN_NAME.match(name)):
             raise SourceError(

@@ -16,6 +16,8 @@ _NAMES: Final = (
 )
 """Folders and files of macOS, Windows, Linux and network disks."""
 
+_LOWER_NAMES: Final = tuple(map(str.lower, _NAMES))
+
 _JUNK: Final = re.compile(
     # A part that begins with a dot, except . and .., or one of these names.
     rf"(?:^|/)(?:\.(?!\.?(?:/|$))|(?:{'|'.join(map(re.escape, _NAMES))})(?:/|$))",
@@ -49,7 +51,11 @@ def has_junk(paths: Sequence[str]) -> bool:
     >>> has_junk(["cat/1.jpg", "2.jpg"]), has_junk(["cat/1.jpg", ".2.jpg"])
     (False, True)
     """
-    text = "/".join(paths)
+    text = "/" + "/".join(paths)
+    if text.isascii() and "/." not in text:
+        lower = text.lower()
+        if not any(name in lower for name in _LOWER_NAMES):  # faster than the expression
+            return False
     return ("\n" in text or is_junk(text)) and any(map(is_junk, paths))
 
 

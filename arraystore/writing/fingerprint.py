@@ -116,7 +116,8 @@ def _plan_digest(plan: SplitPlan) -> str:
     columns += [plan.height, plan.width, *plan.selections.values()]
     digests = (hashlib.sha256(column).hexdigest() for column in columns)
     rest = [plan.skipped, plan.reencoded, *plan.selections]
-    return _digest(chain(table.file_name, rest, digests))
+    names = hashlib.sha256(table.file_name.repacked().data).hexdigest()
+    return _digest(chain([names], rest, digests))
 
 
 def _digest(values: Iterable[object]) -> str:

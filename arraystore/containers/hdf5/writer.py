@@ -19,6 +19,7 @@ from arraystore.containers.hdf5.redo import SIGNATURE
 from arraystore.containers.protocol import ContainerWriter
 from arraystore.errors import FormatError, brief
 from arraystore.indexing.byte_range import ChunkManifest
+from arraystore.indexing.packed_names import PackedNames
 from arraystore.schema import COLUMN_CHUNK_ROWS, MIN_TEXT_WIDTH, STRING, ArraySpec, Column
 from arraystore.storage.open_files import reserve
 
@@ -296,6 +297,8 @@ def _set_attribute(node: Any, name: str, value: Any) -> None:
 
 def _text_type(values: Sequence[str] | NDArray[Any]) -> np.dtype[Any]:
     """Return the type of fixed-length UTF-8 that is as wide as the longest text."""
+    if isinstance(values, PackedNames):
+        return _text_of_width(int(values.nbytes.max(initial=0)))
     return _text_of_width(max(map(len, map(str.encode, values)), default=0))
 
 
