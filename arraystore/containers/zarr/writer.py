@@ -265,7 +265,10 @@ class ZarrWriter(ContainerWriter):
             # import each other may get incomplete ones.
             from zarr.api.asynchronous import open_group
 
-            root = open_group(self._path, mode="a", zarr_format=3, use_consolidated=False)
+            from arraystore.containers.zarr.plain_store import PlainStore
+
+            store = PlainStore(self._path)
+            root = open_group(store, mode="a", zarr_format=3, use_consolidated=False)
             self._group = self._run(root)
         new_nodes, self._new_nodes = self._new_nodes, []
         for path, nbytes in new_nodes:
