@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ def pytest_configure() -> None:
     """
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**32:
         os.environ.setdefault("TMPDIR", str(MEMORY))
+        tempfile.tempdir = None  # where pytest keeps output: chosen, and kept, before this
 
 
 @pytest.hookimpl(trylast=True)
