@@ -23,6 +23,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ONLY_IN = {
     "zarr": {
         "containers/protocol.py",  # only for type checkers
+        "containers/zarr/plain_store.py",
         "containers/zarr/reader.py",
         "containers/zarr/writer.py",
         "exporting/zarr_arrays.py",  # writes arrays of variable length
@@ -105,7 +106,8 @@ OPENS_FILES = {
     "containers/open_container.py": {"LocalReader"},  # makes the reader of a local store
     "containers/zarr/editor.py": {"read_bytes", "read_text", "write_text"},  # documents
     "containers/zarr/references.py": {"read_bytes"},  # columns of exported references
-    "containers/zarr/writer.py": {"open", "read_text", "write_text"},  # writes a new store
+    "containers/zarr/plain_store.py": {"read_bytes", "write_bytes"},  # documents of a new store
+    "containers/zarr/writer.py": {"open", "read_text", "write_bytes", "write_text"},  # a new store
     "dataset/saved_selection.py": {"open", "write_bytes"},  # files of saved selections
     "integrations/kerchunk.py": {"open"},  # writes files of references
     "integrations/references.py": {"read_bytes"},  # references to be sent to a bucket
