@@ -20,6 +20,9 @@ from tests.support import SUFFIXES
 
 MEMORY: Final = Path("/dev/shm")
 
+IS_SOAK: Final = "ARRAYSTORE_SOAK" in os.environ
+"""Whether to run all parameters, and as many examples as Hypothesis does by default."""
+
 
 def pytest_configure() -> None:
     """Keep temporary files in memory, unless ``TMPDIR`` is set.
@@ -38,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     The checkerboard of values and containers has each value and, where there are several
     parameters, each value in each container. ``ARRAYSTORE_SOAK=1``, as in `make soak`, runs all.
     """
-    if "ARRAYSTORE_SOAK" in os.environ:
+    if IS_SOAK:
         return
     tests: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -73,7 +76,7 @@ def _left_out(cases: list[Any]) -> list[pytest.Item]:
     ]
 
 
-settings.register_profile("any machine", deadline=None)
+settings.register_profile("any machine", deadline=None, max_examples=100 if IS_SOAK else 30)
 settings.load_profile("any machine")
 
 large_blocks.keep_large_blocks()  # now, or a test that measures memory counts its block
