@@ -74,7 +74,8 @@ bench-growth: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.bench_growth benchmarks/data --plot docs/growth.png
 
 # A round takes about a minute, 200 rounds of kills five; status 1 if anything was lost or wrong.
-# The tests run once more, with every value of a parameter in both containers, and all damages.
+# The tests run once more, with every value of a parameter in both containers, more examples and all
+# damages.
 SOAK_ROUNDS ?= 10
 KILL_ROUNDS ?= 200
 soak: $(VENV)/.test

@@ -27,9 +27,10 @@ IS_SOAK: Final = "ARRAYSTORE_SOAK" in os.environ
 def pytest_configure() -> None:
     """Keep temporary files in memory, unless ``TMPDIR`` is set.
 
-    The tests create many small files, which takes less CPU time there than on a disk.
+    The tests create many small files, which takes less CPU time there than on a disk. They need
+    half a gigabyte.
     """
-    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**32:
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**31:
         os.environ.setdefault("TMPDIR", str(MEMORY))
         tempfile.tempdir = None  # where pytest keeps output: chosen, and kept, before this
 
