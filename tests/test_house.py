@@ -107,7 +107,7 @@ OPENS_FILES = {
     "containers/zarr/editor.py": {"read_bytes", "read_text", "write_text"},  # documents
     "containers/zarr/references.py": {"read_bytes"},  # columns of exported references
     "containers/zarr/plain_store.py": {"read_bytes", "write_bytes"},  # documents of a new store
-    "containers/zarr/writer.py": {"open", "read_text", "write_bytes", "write_text"},  # a new store
+    "containers/zarr/writer.py": {"open", "read_text", "write_text"},  # writes a new store
     "dataset/saved_selection.py": {"open", "write_bytes"},  # files of saved selections
     "integrations/kerchunk.py": {"open"},  # writes files of references
     "integrations/references.py": {"read_bytes"},  # references to be sent to a bucket
