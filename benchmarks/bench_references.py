@@ -6,9 +6,9 @@
 
 First an archive with the real number of members and the real size is written to a temporary folder.
 It is a sparse file: each member begins with a small image (6 GB on the disk, deleted at the end).
-It is converted with ``copy_images=False`` in a new Python process, to both containers, and
-references to its images are exported in each format, and opened with zarr-python (in Python 3.12
-or newer, which Icechunk needs).
+It is converted with ``copy_images=False`` in a new Python process, to both containers, also with a
+pool of two processes. In the first round references to its images are exported in each format, and
+opened with zarr-python (in Python 3.12 or newer, which Icechunk needs).
 
 Then an archive of `--images` images of ordinary sizes is converted with and without copies, and
 batches of random images are read from both, in turns.
@@ -21,6 +21,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -38,14 +39,26 @@ if TYPE_CHECKING:
 
 _CODE: Final = """
 import sys, time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from arraystore import convert
 start, cpu = time.perf_counter(), time.process_time()
-folder, target = map(Path, sys.argv[1:])
+folder, target = map(Path, sys.argv[1:3])
+n_processes = int(sys.argv[3])
+pool = ProcessPoolExecutor(n_processes) if n_processes else None
 report = convert(
-    "imagenet2012", target, manual_dir=folder, partial=True, copy_images=False, sync=False
+    "imagenet2012",
+    target,
+    manual_dir=folder,
+    partial=True,
+    copy_images=False,
+    sync=False,
+    executor=pool,
 )
 done = f"{report.splits['train'].num_samples:,} images to {target.suffix}"
+if pool is not None:
+    pool.shutdown()
+    done += f", {n_processes} processes"
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
 print(f"{done}: {seconds:.2f} s ({cpu:.2f} s CPU), peak {peak / 1e6:.0f} MB", flush=True)
@@ -115,12 +128,13 @@ def whole_archive(folder: Path, n_members: int, rounds: int) -> None:
     sizes = np.random.default_rng(0).integers(MEAN_NBYTES // 2, MEAN_NBYTES * 3 // 2, n_members)
     write_archive(folder / TRAIN, sizes, small_images(N_IMAGES))
     print(f"{(folder / TRAIN).stat().st_size:,} bytes", flush=True)
-    for _ in range(rounds):
-        for suffix in (".zarr", ".h5"):
+    os.sync()
+    for done in range(rounds):
+        for suffix, n_processes in product((".zarr", ".h5"), (0, 2)):
             with TemporaryDirectory(dir=folder) as made:
-                command = [sys.executable, "-c", _CODE, str(folder), f"{made}/a{suffix}"]
-                subprocess.run(command, check=True)
-                if suffix == ".zarr":
+                options = [str(folder), f"{made}/a{suffix}", str(n_processes)]
+                subprocess.run([sys.executable, "-c", _CODE, *options], check=True)
+                if suffix == ".zarr" and not done and not n_processes:
                     exports(Path(made) / "a.zarr")
 
 

@@ -95,6 +95,8 @@ _SMALLER: Final[dict[str, tuple[str, ...]]] = {
 
 _WALKERS: Final = 8
 _PROBES: Final = 16
+_MOST: Final = 7 / 8
+"""Share of cached headers from which one thread is faster than 8, on a disk that takes 0.1 ms."""
 _TRAIN_NAME: Final = re.compile(r"(n[0-9]{8})_[0-9]")
 _STATUS_EVERY: Final = 10
 _VALIDATION_NAME: Final = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG")
@@ -531,17 +533,17 @@ def _read_train(
 
 
 def _n_walkers(path: SourcePath, archive: Archive, outer: TarMembers) -> int:
-    """Return the number of threads to walk with: one if the headers are cached, else more.
+    """Return the number of threads to walk with: one if most headers are cached, else more.
 
     On a cold disk each header waits for a seek, and several threads keep the disk's queue full.
-    Threads that never wait only compete for the interpreter.
+    Threads that hardly ever wait only compete for the interpreter.
     """
     if isinstance(path, ObjectPath):
         return REMOTE_WALKERS
     some = outer.offsets[:: max(1, len(outer.offsets) // _PROBES)].tolist()
     file = open_file(str(path))
-    cached = (file.is_cached(next_header(archive, start), unknown=False) for start in some)
-    return 1 if all(cached) else _WALKERS
+    cached = [file.is_cached(next_header(archive, start), unknown=False) for start in some]
+    return 1 if sum(cached) >= _MOST * len(cached) else _WALKERS
 
 
 def _labels_of(split: str, archive: str, names: list[str]) -> Ints:

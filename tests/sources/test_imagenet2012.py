@@ -697,9 +697,9 @@ def test_unreadable_list_is_named(name: str, tmp_path: Path) -> None:
         load_source(SUBSET, manual_dir=tmp_path, subset_list=given)
 
 
-@pytest.mark.parametrize(("cached", "n_walkers"), [(True, 1), (False, 8)])
+@pytest.mark.parametrize(("n_cold", "n_walkers"), [(0, 1), (1, 1), (2, 8), (10, 8)])
 def test_number_of_walking_threads(
-    cached: bool, n_walkers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n_cold: int, n_walkers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pools, probed = [], []
 
@@ -709,14 +709,16 @@ def test_number_of_walking_threads(
 
     def probe(file: OpenFile, offset: int, *, unknown: bool) -> bool:
         probed.append((offset, unknown))
-        return cached
+        return len(probed) > n_cold
 
     monkeypatch.setattr(imagenet2012, "ahead", noted)
     monkeypatch.setattr(OpenFile, "is_cached", probe)
-    table = load_source(SUBSET, manual_dir=pack(tmp_path), partial=True).splits["train"]
+    train = {wnid: {f"{wnid}_{i}.JPEG": picture(seed=i) for i in (4, 17)} for wnid in wnids()[:10]}
+    names = [name for members in train.values() for name in members]
+    folder = pack(tmp_path, train, listed=names)
+    table = load_source(SUBSET, manual_dir=folder, partial=True).splits["train"]
     assert pools == [n_walkers]
-    second = [(offset - 512, False) for offset in table.offset[1::2].tolist()]
-    assert probed == (second if cached else second[:1])
+    assert probed == [(offset - 512, False) for offset in table.offset[1::2].tolist()]
 
 
 class Site:
