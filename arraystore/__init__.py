@@ -150,6 +150,11 @@ class _Package(ModuleType):
         if name != "convert" or not isinstance(value, ModuleType):
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # cloudpickle sends functions of a script with what they use: modules by name, but not those
+        # of another class.
+        return import_module, (__name__,)
+
 
 sys.modules[__name__].__class__ = _Package
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import cloudpickle
 
 import arraystore
 from arraystore.cli.commands import cli
@@ -380,3 +382,10 @@ def test_commands_have_the_listed_options() -> None:
         " ".join([name, *map(command_parameter, command.params)]) for name, command in commands(cli)
     ]
     assert wrapped(lines) == COMMANDS.splitlines()
+
+
+def test_functions_that_use_the_package_can_be_sent() -> None:
+    function: dict[str, Any] = {"arraystore": arraystore, "__name__": "__main__"}
+    exec("def version(): return arraystore.__version__, arraystore.convert", function)
+    sent = pickle.loads(cloudpickle.dumps(function["version"]))
+    assert sent() == (arraystore.__version__, arraystore.convert)
