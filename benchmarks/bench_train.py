@@ -261,7 +261,9 @@ def by_grain(place: Place) -> Iterator[object]:
     import grain
 
     source: Any = Crops(place, "simplejpeg")
-    dataset = grain.MapDataset.source(source).shuffle(seed=0).batch(BATCH).to_iter_dataset()
+    batches = grain.MapDataset.source(source).shuffle(seed=0).batch(BATCH)
+    # By default a worker decodes up to 500 batches ahead: all of them before the first is taken.
+    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     return iter(dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=n_cpus())))
 
 
