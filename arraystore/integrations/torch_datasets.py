@@ -303,9 +303,19 @@ def _joined(images: Sequence[Any]) -> Any:
     if isinstance(first, list):
         return [_joined(views) for views in zip(*images, strict=True)]
     # In a worker, PyTorch has one thread, and collates into memory that it shares.
-    if get_worker_info() is None and getattr(first, "dtype", None) in _COPIED_BY_NUMPY:
+    if get_worker_info() is None and _is_copied_by_numpy(first):
         return torch.from_numpy(np.stack([image.numpy() for image in images]))
     return default_collate(images)
+
+
+def _is_copied_by_numpy(image: Any) -> bool:
+    """Whether an image is a tensor that NumPy can read, not one on a GPU or with a gradient."""
+    return (
+        isinstance(image, torch.Tensor)
+        and image.dtype in _COPIED_BY_NUMPY
+        and image.device.type == "cpu"
+        and not image.requires_grad
+    )
 
 
 def _tensors(images: NDArray[Any] | list[NDArray[Any]], layout: str) -> Any:

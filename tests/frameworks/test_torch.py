@@ -215,6 +215,19 @@ def test_collate_copies_without_threads_of_pytorch(
     assert labels.tolist() == [label for _, label in rows]
 
 
+@pytest.mark.parametrize("options", [{"device": "meta"}, {"requires_grad": True}], ids=str)
+def test_collate_takes_tensors_that_numpy_cannot_read(
+    pictures: arraystore.Split, options: dict[str, Any]
+) -> None:
+    samples = pictures.torch(size=6, transform=lambda image: torch.zeros(image.shape, **options))
+    images, _ = samples.collate(samples.__getitems__(range(3)))
+    assert images.shape == (3, 3, 6, 6)
+    assert (images.device.type == "meta", images.requires_grad) == (
+        "device" in options,
+        "requires_grad" in options,
+    )
+
+
 def test_epoch_reaches_workers_that_persist(pictures: arraystore.Split) -> None:
     samples = pictures.torch(**OPTIONS)
     loader = data.DataLoader(samples, batch_size=N, num_workers=1, persistent_workers=True)
